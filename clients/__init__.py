@@ -1,0 +1,1 @@
+"""What runs at the user's: live client, microphone, file streamer."""

@@ -1,0 +1,1 @@
+"""Processes and the network: settings, connections, wire dialects."""

@@ -1,0 +1,180 @@
+"""Bytes of any supported encoding or container → int16 mono 16 kHz for each channel, as a stream.
+
+A `Decoder` carries state between calls: odd byte counts, resampler, container. However the same bytes are split, the
+same samples come out.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+import numpy as np
+import soxr
+
+from myna.streaming.events import SAMPLE_RATE
+
+MOST_CHANNELS = 8
+LOWEST_RATE = 8_000
+HIGHEST_RATE = 48_000
+PORTION = 10 * SAMPLE_RATE
+"""Samples a decoder hands out at a time, so that no frame, and no compressed silence, becomes hours of memory at once."""
+
+
+class AudioError(Exception):
+    """The bytes are not audio of the announced kind, or the kind is not supported; the message is for the client."""
+
+
+class Encoding(StrEnum):
+    """Encodings of raw audio, by the names clients use."""
+
+    LINEAR16 = "linear16"
+    FLOAT32 = "float32"
+    MULAW = "mulaw"
+    ALAW = "alaw"
+
+
+@dataclass(frozen=True, slots=True)
+class RawFormat:
+    """Interleaved raw audio: encoding, samples per second, channels. Raises `AudioError` if it is out of range."""
+
+    encoding: Encoding
+    sample_rate: int
+    channels: int = 1
+
+    def __post_init__(self) -> None:
+        if not LOWEST_RATE <= self.sample_rate <= HIGHEST_RATE:
+            raise AudioError(
+                f"sample_rate {self.sample_rate} is not supported: {LOWEST_RATE} to {HIGHEST_RATE} Hz are"
+            )
+        if not 1 <= self.channels <= MOST_CHANNELS:
+            raise AudioError(f"{self.channels} channels are not supported: 1 to {MOST_CHANNELS} are")
+
+
+class Decoder(Protocol):
+    """Audio bytes in, samples out."""
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes. Raises `AudioError` if they cannot be audio."""
+
+    def finish(self) -> None:
+        """No more bytes follow. Raises `AudioError` if what came is no audio."""
+
+    def read(self) -> list[bytes]:
+        """Return up to `PORTION` int16 samples for each channel; an empty list until more is fed."""
+        ...
+
+    def close(self) -> None:
+        """Let go of everything held."""
+
+
+class Resampler:
+    """Float samples at one rate, shape [samples, channels] → int16 bytes at 16 kHz for each channel (or their mean)."""
+
+    def __init__(self, rate: int, channels: int, *, mix: bool) -> None:
+        self._mix = mix
+        width = 1 if mix else channels
+        self._soxr = None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, width, dtype="float32")
+
+    def resample(self, audio: np.ndarray, *, last: bool = False) -> list[bytes]:
+        """Return what the samples add to each channel; `last` also empties the filter."""
+        if self._mix and audio.shape[1] > 1:
+            audio = audio.mean(axis=1, keepdims=True, dtype=np.float32)
+        if self._soxr is not None:
+            audio = self._soxr.resample_chunk(np.ascontiguousarray(audio, np.float32), last=last)
+        whole = np.clip(np.rint(audio * 32768.0), -32768, 32767).astype(np.int16)
+        return [whole[:, channel].tobytes() for channel in range(whole.shape[1])]
+
+
+class RawDecoder:
+    """Decodes headerless audio."""
+
+    def __init__(self, audio: RawFormat, *, mix: bool = False) -> None:
+        self._format = audio
+        self._frame = audio.channels * _BYTES[audio.encoding]
+        self._portion = PORTION * audio.sample_rate // SAMPLE_RATE * self._frame
+        self._waiting = bytearray()
+        self._finished = self._emptied = False
+        self._resampler = Resampler(audio.sample_rate, audio.channels, mix=mix)
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes."""
+        self._waiting += data
+
+    def finish(self) -> None:
+        """No more bytes follow; a broken last sample is dropped."""
+        self._finished = True
+
+    def read(self) -> list[bytes]:
+        """Return the next samples of each channel."""
+        size = min(len(self._waiting) // self._frame * self._frame, self._portion)
+        last = self._finished and not self._emptied and size < self._portion
+        if not size and not last:
+            return []
+        self._emptied = last
+        data = bytes(self._waiting[:size])
+        del self._waiting[:size]
+        audio = _to_float(data, self._format.encoding).reshape(-1, self._format.channels)
+        channels = self._resampler.resample(audio, last=last)
+        return channels if channels[0] or size else []
+
+    def close(self) -> None:
+        """Let go of the bytes that wait."""
+        self._waiting.clear()
+
+
+class PcmQueue:
+    """Decoded samples of each channel, handed out in portions."""
+
+    def __init__(self) -> None:
+        self._parts: deque[list[bytes]] = deque()
+        self.samples = 0
+
+    def put(self, channels: list[bytes]) -> None:
+        """Add the next samples of each channel."""
+        if channels and channels[0]:
+            self._parts.append(channels)
+            self.samples += len(channels[0]) // 2
+
+    def take(self) -> list[bytes]:
+        """Remove and return everything held."""
+        if not self._parts:
+            return []
+        joined = [b"".join(part) for part in zip(*self._parts, strict=True)]
+        self._parts.clear()
+        self.samples = 0
+        return joined
+
+
+def _expand(code: np.ndarray, *, mu: bool) -> np.ndarray:
+    """Return the linear values of G.711 codes (ITU-T G.711, tables 1 and 2), as floats in [-1, 1)."""
+    if mu:
+        code = ~code & 0xFF
+        exponent, mantissa = (code >> 4) & 7, code & 15
+        value = (((mantissa << 3) + 0x84) << exponent) - 0x84
+        negative = code & 0x80
+    else:
+        code = code ^ 0x55
+        exponent, mantissa = (code >> 4) & 7, code & 15
+        value = np.where(
+            exponent > 0, ((mantissa << 4) + 0x108) << np.maximum(exponent - 1, 0), (mantissa << 4) + 8
+        )
+        negative = ~code & 0x80
+    return (np.where(negative != 0, -value, value) / 32768.0).astype(np.float32)
+
+
+_BYTES = {Encoding.LINEAR16: 2, Encoding.FLOAT32: 4, Encoding.MULAW: 1, Encoding.ALAW: 1}
+_G711 = {
+    Encoding.MULAW: _expand(np.arange(256), mu=True),
+    Encoding.ALAW: _expand(np.arange(256), mu=False),
+}
+
+
+def _to_float(data: bytes, encoding: Encoding) -> np.ndarray:
+    if encoding is Encoding.LINEAR16:
+        return np.frombuffer(data, "<i2").astype(np.float32) / 32768.0
+    if encoding is Encoding.FLOAT32:
+        return np.nan_to_num(np.frombuffer(data, "<f4").astype(np.float32), posinf=0.0, neginf=0.0)
+    return _G711[encoding][np.frombuffer(data, np.uint8)]

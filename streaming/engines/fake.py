@@ -1,0 +1,95 @@
+"""An engine for tests: its words follow from the audio alone, its costs and faults from its settings.
+
+It hears amplitude: audio whose samples carry the code of a word (see `spoken`) comes back as that word, wherever the audio
+was cut, so that tests can tell lost words from doubled ones. It can fail, hang or crash at chosen jobs.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from myna.streaming.engines.base import EngineInfo, Job, JobError, Outcome, Transcript
+from myna.streaming.events import SAMPLE_RATE, Word
+
+WORD = 4800
+"""Samples a fake word lasts (300 ms)."""
+_LOUDEST_CODE = 16_000
+_BASE = 1_000
+_STEP = 10
+
+
+def spoken(code: int) -> np.ndarray:
+    """Return the int16 audio of word number `code` (0 to 1499): a constant level that names it."""
+    level = _BASE + _STEP * code
+    if not _BASE <= level <= _LOUDEST_CODE:
+        raise ValueError(f"word codes run from 0 to {(_LOUDEST_CODE - _BASE) // _STEP}, not to {code}")
+    return np.full(WORD, level, np.int16)
+
+
+def silence(seconds: float) -> np.ndarray:
+    """Return int16 silence."""
+    return np.zeros(round(seconds * SAMPLE_RATE), np.int16)
+
+
+@dataclass(frozen=True, slots=True)
+class FakeSettings:
+    """Costs and faults. Counts are of jobs since the engine was made, the first being 1; 0 is never."""
+
+    seconds_per_audio_second: float = 0.0
+    fail_every: int = 0
+    crash_at: int = 0
+    hang_at: int = 0
+    largest_batch: int = 1
+
+
+class FakeEngine:
+    """Deterministic words from coded audio; a word counts as heard if at least half of it is in the audio."""
+
+    def __init__(self, settings: FakeSettings | None = None) -> None:
+        self._settings = settings or FakeSettings()
+        self._jobs = 0
+
+    @property
+    def info(self) -> EngineInfo:
+        """Say what this engine can do."""
+        return EngineInfo(
+            name="fake",
+            languages=("en",),
+            longest_segment_s=15.0,
+            smallest_endpoint_ms=100,
+            largest_batch=self._settings.largest_batch,
+            cost_per_second=self._settings.seconds_per_audio_second,
+        )
+
+    def transcribe(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """Decode each job by itself."""
+        if cost := self._settings.seconds_per_audio_second * sum(job.length for job in jobs) / SAMPLE_RATE:
+            time.sleep(cost)
+        return [self._transcribe(job) for job in jobs]
+
+    def _transcribe(self, job: Job) -> Outcome:
+        self._jobs += 1
+        if self._jobs == self._settings.crash_at:
+            os._exit(70)
+        if self._jobs == self._settings.hang_at:
+            threading.Event().wait()
+        if self._settings.fail_every and self._jobs % self._settings.fail_every == 0:
+            return JobError("the fake engine was told to fail")
+        return Transcript(tuple(heard(np.frombuffer(job.pcm, np.int16))), -0.1)
+
+
+def heard(pcm: np.ndarray) -> list[Word]:
+    """Return the words coded in int16 audio."""
+    level = np.where(np.abs(pcm) >= _BASE - _STEP // 2, np.rint((pcm.astype(np.int64) - _BASE) / _STEP), -1)
+    edges = np.flatnonzero(np.diff(level)) + 1
+    words = []
+    for start, end in zip([0, *edges], [*edges, len(level)], strict=True):
+        if start < end and level[start] >= 0 and end - start >= WORD // 2:
+            words.append(Word(f"w{int(level[start])}", start / SAMPLE_RATE, end / SAMPLE_RATE, 0.9))
+    return words

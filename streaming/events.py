@@ -1,0 +1,127 @@
+"""What can happen to a live stream, and the few types every room shares.
+
+Inside the core time is a count of samples at `SAMPLE_RATE`; only words carry seconds, always from the start of the stream.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+SAMPLE_RATE = 16_000
+"""Samples per second everywhere behind the audio decoder: what Silero, Moonshine and Parakeet are trained on."""
+
+
+def seconds(samples: int) -> float:
+    """Convert a sample count at `SAMPLE_RATE` to seconds."""
+    return samples / SAMPLE_RATE
+
+
+def samples(duration_s: float) -> int:
+    """Convert seconds to the nearest sample count at `SAMPLE_RATE`."""
+    return round(duration_s * SAMPLE_RATE)
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One recognised word: as written, with its times in seconds and a confidence between 0 and 1."""
+
+    text: str
+    start: float
+    end: float
+    confidence: float
+
+    def shifted(self, offset_s: float) -> Word:
+        """Return the same word `offset_s` seconds later."""
+        return Word(self.text, self.start + offset_s, self.end + offset_s, self.confidence)
+
+    @property
+    def middle(self) -> float:
+        """The point that decides on which side of a cut the word falls."""
+        return (self.start + self.end) / 2
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of the channel's timeline in samples, end excluded."""
+
+    start: int
+    end: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start <= self.end:
+            raise ValueError(f"a span runs forward from zero, not from {self.start} to {self.end}")
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+
+class Cause(StrEnum):
+    """Why a segment was closed."""
+
+    ENDPOINT = "endpoint"
+    LENGTH = "length"
+    FLUSH = "finalize"
+    END = "close"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Base of everything a stream tells; `seq` counts the events of one stream from 0 without a gap."""
+
+    channel: int = 0
+    seq: int = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeechStarted(Event):
+    """Speech began at sample `at`."""
+
+    at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tentative(Event):
+    """What the open segment sounds like so far; replaces the tentative before it. The first `stable` words have settled."""
+
+    span: Span
+    words: tuple[Word, ...]
+    stable: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Final(Event):
+    """A segment's words for good. The Finals of a channel tile its timeline; one may be empty."""
+
+    span: Span
+    words: tuple[Word, ...]
+    cause: Cause
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed(Event):
+    """The engine could not decode this span; an empty Final follows, the stream goes on."""
+
+    span: Span
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UtteranceEnd(Event):
+    """Silence has ended an utterance that had words; comes after its last Final."""
+
+    last_word_end: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flushed(Event):
+    """Everything received before the flush with this token is final, on every channel."""
+
+    token: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended(Event):
+    """Nothing follows. `received` counts samples of one channel."""
+
+    received: int

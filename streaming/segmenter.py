@@ -1,0 +1,211 @@
+"""From speech probabilities to decisions: where speech starts, pauses, goes on, and where a segment is cut. Pure.
+
+The four things the design keeps apart live here as follows. A *segment* is what one Final commits: the segments of a
+channel tile its timeline. An *endpoint* is only a fact: so much silence. What a decode covers is the session's business;
+the segmenter only says where the quietest point of a stretch is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from myna.streaming.events import SAMPLE_RATE, Cause, Span
+from myna.streaming.policy import Policy
+
+WINDOW = 512
+"""Samples of one voice-activity window: what Silero takes at 16 kHz (32 ms)."""
+
+ONSET = 0.5
+"""Probability from which a window is speech: Silero's own default threshold."""
+OFFSET = 0.35
+"""Probability below which speech pauses: Silero's own default, the onset threshold less 0.15."""
+ONSET_WINDOWS = 2
+"""Windows of speech in a row that start it: one alone is often a click."""
+
+LONGEST_PAUSE = 10 * WINDOW
+"""Silence (320 ms) after which a pause is announced, so that its final can be decoded ahead of the endpoint, unless the
+endpoint asks for it sooner. Speech resumes after most shorter gaps."""
+_PAUSE_SHARE = 0.6
+"""The share of a short endpoint after which its pause is announced."""
+SHORTEST_PAUSE = 3 * WINDOW
+"""Silence (96 ms) that suffices for a cut when the segment has nearly reached its hard length."""
+PAUSE_WITHOUT_ENDPOINT = SAMPLE_RATE
+"""The pause asked for at the soft length where the policy has no endpoint to start from."""
+
+_SMOOTHING = 2
+"""Windows on either side that the smoothed probability averages: together 160 ms, about a syllable."""
+_EARLIEST_CUT = 0.4
+"""A forced cut falls behind this share of the hard length: shorter pieces cost more words than they save."""
+_LATEST_CUT = 10 * WINDOW
+"""A forced cut leaves so much (320 ms) behind it, or the word at the edge would be cut unheard."""
+_HISTORY = 40 * SAMPLE_RATE
+"""Probabilities kept to look for quiet points in: longer than any segment with its context."""
+
+
+@dataclass(frozen=True, slots=True)
+class Onset:
+    """Speech began at sample `at`."""
+
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Speech stopped at `speech.end`; it may be the end, or go on."""
+
+    speech: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """The pause was none: speech goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A segment is cut. `speech` is the part worth decoding (None: nothing to hear), `voice` how surely it is speech."""
+
+    span: Span
+    speech: Span | None
+    voice: float
+    cause: Cause
+
+
+Decision = Onset | Pause | Resumed | Closed
+
+
+class Segmenter:
+    """Cuts one channel. Feed it every window once, in order; it answers with what has been decided by then."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._endpoint = None if policy.endpoint_ms is None else policy.endpoint_ms * SAMPLE_RATE // 1000
+        self._soft = round(policy.soft_s * SAMPLE_RATE)
+        self._hard = round(policy.hard_s * SAMPLE_RATE)
+        sooner = LONGEST_PAUSE if self._endpoint is None else round(self._endpoint * _PAUSE_SHARE)
+        self.pause = min(LONGEST_PAUSE, max(ONSET_WINDOWS, sooner // WINDOW) * WINDOW)
+        """Silence after which a pause is announced."""
+        self._history: list[float] = []
+        self._history_start = 0
+        self._run = 0
+        self._voiced = False
+        self._paused = False
+        self.open_start = 0
+        """Where the open segment begins: the end of the last one closed."""
+        self.speech_start: int | None = None
+        """Where speech began in the open segment; None while it has none."""
+        self.speech_end = 0
+        """Where speech was last heard, in this segment or before."""
+        self.in_utterance = False
+        """Whether speech has been heard since the last endpoint."""
+        self.position = 0
+        """Samples fed."""
+
+    def feed(self, probability: float) -> list[Decision]:
+        """Take the next window's speech probability, return the decisions it brings, in order."""
+        self._history.append(probability)
+        self.position += WINDOW
+        decisions = self._listen(probability) if self.speech_start is None else self._follow(probability)
+        if closed := self._due_cut():
+            decisions.append(closed)
+        self._forget()
+        return decisions
+
+    def close(self, at: int, cause: Cause) -> Closed:
+        """Cut at `at` whatever is open, because the client asks or the stream ends."""
+        speech = None
+        if self.speech_start is not None:
+            speech = Span(self.speech_start, max(at, self.speech_start))
+        return self._close(max(at, self.open_start), speech, cause)
+
+    @property
+    def voice(self) -> float:
+        """How surely what was heard of the open segment is speech."""
+        if self.speech_start is None:
+            return 0.0
+        return self._strength(Span(self.speech_start, max(self.speech_start, self.speech_end)))
+
+    def quietest(self, start: int, end: int) -> int:
+        """Return the sample between `start` and `end` around which speech is least probable, the later of equals."""
+        first = max(0, (start - self._history_start) // WINDOW)
+        last = min(len(self._history), max(first + 1, (end - self._history_start) // WINDOW))
+        best, lowest = first, 2.0
+        for index in range(first, last):
+            around = self._history[max(0, index - _SMOOTHING) : index + _SMOOTHING + 1]
+            smoothed = sum(around) / max(1, len(around))
+            if smoothed <= lowest:
+                best, lowest = index, smoothed
+        return min(max(self._history_start + best * WINDOW + WINDOW // 2, start), end)
+
+    def _listen(self, probability: float) -> list[Decision]:
+        self._run = self._run + 1 if probability >= ONSET else 0
+        if self._run < ONSET_WINDOWS:
+            return []
+        self.speech_start = max(self.position - self._run * WINDOW, self.open_start)
+        self.speech_end = self.position
+        self._voiced, self._paused = True, False
+        if self.in_utterance:
+            return []
+        self.in_utterance = True
+        return [Onset(self.speech_start)]
+
+    def _follow(self, probability: float) -> list[Decision]:
+        assert self.speech_start is not None
+        self._voiced = probability >= ONSET or (self._voiced and probability >= OFFSET)
+        if self._voiced:
+            self.speech_end = self.position
+            if self._paused:
+                self._paused = False
+                return [Resumed()]
+        elif not self._paused and self.position - self.speech_end >= self.pause:
+            self._paused = True
+            return [Pause(Span(self.speech_start, self.speech_end))]
+        return []
+
+    def _due_cut(self) -> Closed | None:
+        if not self.in_utterance:
+            return None
+        silence = self.position - self.speech_end
+        if self._endpoint is not None and silence >= self._endpoint:
+            speech = None if self.speech_start is None else Span(self.speech_start, self.speech_end)
+            self.in_utterance = False
+            return self._close(self.position, speech, Cause.ENDPOINT)
+        if self.speech_start is None:
+            return None
+        length = self.position - self.speech_start
+        if length >= self._soft and silence >= self._sufficient_pause(length):
+            return self._close(self.position, Span(self.speech_start, self.speech_end), Cause.LENGTH)
+        if length >= self._hard:
+            earliest = self.speech_start + round(self._hard * _EARLIEST_CUT)
+            cut = self.quietest(earliest, self.position - _LATEST_CUT)
+            closed = self._close(cut, Span(self.speech_start, cut), Cause.LENGTH)
+            self.speech_start = cut
+            return closed
+        return None
+
+    def _sufficient_pause(self, length: int) -> int:
+        longest = PAUSE_WITHOUT_ENDPOINT if self._endpoint is None else self._endpoint
+        share = min(1.0, (length - self._soft) / max(1, self._hard - self._soft))
+        return round(longest + share * (min(SHORTEST_PAUSE, longest) - longest))
+
+    def _close(self, at: int, speech: Span | None, cause: Cause) -> Closed:
+        voice = self._strength(speech) if speech else 0.0
+        closed = Closed(Span(self.open_start, at), speech, voice, cause)
+        self.open_start = at
+        self.speech_start = None
+        self._run = 0
+        self._paused = False
+        return closed
+
+    def _strength(self, speech: Span) -> float:
+        """Return the mean probability of the surer half of the windows: pauses inside speech say nothing against it."""
+        first = max(0, (speech.start - self._history_start) // WINDOW)
+        last = max(first + 1, (speech.end - self._history_start) // WINDOW)
+        heard = sorted(self._history[first:last])
+        surer = heard[len(heard) // 2 :]
+        return sum(surer) / len(surer) if surer else 0.0
+
+    def _forget(self) -> None:
+        surplus = len(self._history) - _HISTORY // WINDOW
+        if surplus > 256:  # in steps, so that the list is not shifted at every window
+            del self._history[:surplus]
+            self._history_start += surplus * WINDOW

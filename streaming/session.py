@@ -1,0 +1,421 @@
+"""One channel of a live stream, without I/O: audio and results go in, requests and events come out.
+
+The Finals of a session tile its timeline. A segment's audio stays here until its Final is out, so that whatever happens to
+an engine, the session can ask again. Results are taken in any order; events leave in the order of the timeline.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from myna.streaming.engines.base import EngineInfo, Job, JobError, Kind, Outcome, Transcript
+from myna.streaming.events import (
+    SAMPLE_RATE,
+    Cause,
+    Ended,
+    Event,
+    Failed,
+    Final,
+    Flushed,
+    Span,
+    SpeechStarted,
+    Tentative,
+    UtteranceEnd,
+    Word,
+    samples,
+    seconds,
+)
+from myna.streaming.hypothesis import agreed, in_order, seam_index
+from myna.streaming.policy import Options, Policy
+from myna.streaming.segmenter import WINDOW, Closed, Decision, Onset, Pause, Resumed, Segmenter
+
+LEAD = samples(0.3)
+"""Audio heard before the first speech window: quiet first consonants lie below the VAD's threshold."""
+BEYOND = samples(1.0)
+"""Audio heard beyond a cut inside speech, so that the last word before it is heard whole."""
+LEAST_CONTEXT = samples(0.5)
+"""Less context than this only adds a broken word."""
+FIRST_INTERIM = samples(0.5)
+"""Speech heard before the first tentative transcript of an utterance: less gives guesses."""
+INTERIM_OVERLAP = samples(1.0)
+"""How far into its audio a windowed tentative decode is not yet believed."""
+INTERIM_CONTEXT = samples(2.0)
+"""Left context of a tentative decode: a final may hear more, this one is soon replaced."""
+_KEPT = 2 * WINDOW
+"""Slack of the audio kept, for windows being rounded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Detect:
+    """Request: speech probabilities for these int16 samples, a whole number of windows that begin at sample `start`."""
+
+    channel: int
+    start: int
+    pcm: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Request: decode this."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Request: the result of this job is no longer wanted."""
+
+    job_id: str
+
+
+Request = Detect | Submit | Cancel
+
+
+@dataclass(slots=True)
+class _Decode:
+    """A decode asked for, and its outcome once there is one."""
+
+    audio: Span
+    job_id: str
+    kind: Kind
+    outcome: Outcome | None = None
+
+
+@dataclass(slots=True)
+class _Segment:
+    """A segment cut but not yet final; without a decode it is empty."""
+
+    closed: Closed
+    decode: _Decode | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Barrier:
+    """Everything before sample `at` becomes final, then the token is acknowledged; without a token the stream ends."""
+
+    at: int
+    token: str | None
+
+
+class Session:
+    """One channel. `name` must differ from every other live session's, since job ids are made of it."""
+
+    def __init__(
+        self, name: str, policy: Policy, options: Options, engine: EngineInfo, *, channel: int = 0
+    ) -> None:
+        self._name = name
+        self._channel = channel
+        longest = samples(engine.longest_segment_s)
+        hard_s = min(policy.hard_s, seconds(longest - LEAD - BEYOND))
+        self._policy = replace(policy, hard_s=hard_s, soft_s=min(policy.soft_s, hard_s))
+        self._options = options
+        self._longest = longest
+        self._segmenter = Segmenter(self._policy)
+        self._pcm = bytearray()
+        self._pcm_start = 0
+        self._asked = 0  # samples for which voice activity was asked
+        self._barriers: deque[_Barrier] = deque()
+        self._closed: deque[_Segment | _Barrier] = deque()
+        self._speculative: _Decode | None = None
+        self._interim: _Decode | None = None
+        self._interim_at = 0
+        self._words: deque[Word] = deque()  # final words, as far back as a decode may still hear
+        self._last_speech_end: int | None = None  # of the last segment closed
+        self._tentative: tuple[Word, ...] = ()
+        self._uttered = False
+        self._epoch = 0
+        self._due = 0.0
+        self._count = 0
+        self._requests: list[Request] = []
+        self._events: list[Event] = []
+
+    @property
+    def received(self) -> int:
+        """Samples pushed so far."""
+        return self._pcm_start + len(self._pcm) // 2
+
+    @property
+    def backlog(self) -> int:
+        """Samples received that are neither accounted for by a Final nor part of the open segment."""
+        oldest = self._segmenter.position
+        for item in self._closed:
+            if isinstance(item, _Segment):
+                oldest = min(oldest, item.closed.span.start)
+                break
+        return self.received - oldest
+
+    @property
+    def audio_held(self) -> int:
+        """Samples of audio in memory."""
+        return len(self._pcm) // 2
+
+    def push(self, pcm: bytes, due: float) -> None:
+        """Take the next int16 samples; `due` is when their decode ought to start (see `Job.due`)."""
+        self._pcm += pcm
+        self._due = due
+        whole = (self.received - self._asked) // WINDOW * WINDOW
+        if whole:
+            self._requests.append(Detect(self._channel, self._asked, self._audio(Span(self._asked, self._asked + whole))))
+            self._asked += whole
+
+    def flush(self, token: str) -> None:
+        """Make everything received so far final, then acknowledge with the token."""
+        self._reach(_Barrier(self.received, token))
+
+    def end(self) -> None:
+        """Make everything received final; nothing may be pushed afterwards."""
+        self._reach(_Barrier(self.received, None))
+
+    def on_vad(self, start: int, probabilities: Sequence[float]) -> None:
+        """Take the probabilities asked for with the `Detect` that began at `start`; they must come in order."""
+        if start != self._segmenter.position:
+            raise ValueError(f"voice activity at sample {start} given, {self._segmenter.position} expected")
+        for probability in probabilities:  # one by one: what is decided must not depend on how windows were batched
+            self._pass_reached()
+            self._decide(self._segmenter.feed(probability))
+        self._pass_reached()
+        self._maybe_interim()
+        self._drain()
+
+    def on_result(self, job_id: str, epoch: int, outcome: Outcome) -> None:
+        """Take a decode's outcome, in any order; one that is no longer wanted is dropped."""
+        if epoch != self._epoch:
+            return
+        if self._interim and self._interim.job_id == job_id:
+            interim, self._interim = self._interim, None
+            if isinstance(outcome, Transcript):
+                self._tell(interim.audio, outcome)
+        elif self._speculative and self._speculative.job_id == job_id:
+            self._speculative.outcome = outcome
+            if isinstance(outcome, Transcript):
+                self._tell(self._speculative.audio, outcome)
+        else:
+            for item in self._closed:
+                if isinstance(item, _Segment) and item.decode and item.decode.job_id == job_id:
+                    item.decode.outcome = outcome
+        self._drain()
+
+    def reset_engine(self, epoch: int) -> None:
+        """Ask a new engine again for everything open; what the old one still says is dropped."""
+        self._epoch = epoch
+        self._interim = None
+        open_decodes = [item.decode for item in self._closed if isinstance(item, _Segment)]
+        for decode in [*open_decodes, self._speculative]:
+            if decode and decode.outcome is None:
+                decode.job_id = self._submit(decode.audio, decode.kind)
+
+    def take(self) -> tuple[list[Request], list[Event]]:
+        """Return what has to be done and told since the last call."""
+        requests, events = self._requests, self._events
+        self._requests, self._events = [], []
+        return requests, events
+
+    def abandon(self) -> list[Request]:
+        """Return the cancellations of everything asked for: nobody is listening any more."""
+        decodes = [item.decode for item in self._closed if isinstance(item, _Segment)]
+        return [
+            Cancel(decode.job_id)
+            for decode in [*decodes, self._speculative, self._interim]
+            if decode and decode.outcome is None
+        ]
+
+    def _reach(self, barrier: _Barrier) -> None:
+        self._barriers.append(barrier)
+        self._pass_reached()
+        self._drain()
+
+    def _pass_reached(self) -> None:
+        while self._barriers and self._segmenter.position >= self._barriers[0].at // WINDOW * WINDOW:
+            self._pass(self._barriers.popleft())
+
+    def _pass(self, barrier: _Barrier) -> None:
+        cause = Cause.END if barrier.token is None else Cause.FLUSH
+        if barrier.at > self._segmenter.open_start or self._segmenter.speech_start is not None:
+            self._decide([self._segmenter.close(barrier.at, cause)])
+        self._closed.append(barrier)
+
+    def _decide(self, decisions: Sequence[Decision]) -> None:
+        for decision in decisions:
+            match decision:
+                case Onset(at):
+                    self._interim_at = at + FIRST_INTERIM - self._interim_every()
+                    self._events.append(SpeechStarted(channel=self._channel, at=at))
+                case Pause(speech):
+                    audio = self._audio_to_hear(speech, self._segmenter.position)
+                    self._speculative = _Decode(audio, self._submit(audio, Kind.FINAL), Kind.FINAL)
+                case Resumed():
+                    self._drop_speculative()
+                case Closed():
+                    self._on_closed(decision)
+
+    def _on_closed(self, closed: Closed) -> None:
+        self._drop_interim()
+        decode = None
+        if closed.speech:
+            audio = self._audio_to_hear(closed.speech, self._segmenter.position)
+            if self._speculative and self._speculative.audio == audio:
+                decode, self._speculative = self._speculative, None
+            else:
+                decode = _Decode(audio, self._submit(audio, Kind.FINAL), Kind.FINAL)
+            self._last_speech_end = closed.speech.end
+        self._drop_speculative()
+        self._closed.append(_Segment(closed, decode))
+
+    def _audio_to_hear(self, speech: Span, available: int) -> Span:
+        """Return what a final decode of `speech` covers: the speech with its edges, and context where the seam is close."""
+        inside = self._segmenter.speech_start == speech.end  # cut inside speech, which goes on
+        end = min(speech.end + (BEYOND if inside else self._segmenter.pause), max(available, speech.end))
+        return Span(self._audio_start(speech.start, end, samples(self._policy.context_s)), end)
+
+    def _audio_start(self, speech_start: int, end: int, context: int) -> int:
+        earliest = max(self._pcm_start, end - self._longest)
+        context = min(context, speech_start - earliest)
+        if (
+            self._last_speech_end is not None
+            and speech_start - self._last_speech_end < samples(self._policy.context_gap_s)
+            and context >= LEAST_CONTEXT
+        ):
+            return self._segmenter.quietest(speech_start - context, speech_start - context // 2)
+        return max(speech_start - LEAD, earliest)
+
+    def _behind(self) -> bool:
+        """Whether a closed segment still waits for its words: what follows it cannot be joined yet."""
+        return any(isinstance(item, _Segment) for item in self._closed)
+
+    def _interim_every(self) -> int:
+        return samples(self._policy.interim_every_s or 0.0)
+
+    def _maybe_interim(self) -> None:
+        started, now = self._segmenter.speech_start, self._segmenter.position
+        if (
+            self._policy.interim_every_s is None
+            or started is None
+            or self._interim
+            or self._speculative  # says the same, and is told as a tentative too
+            or self._behind()
+            or now - self._interim_at < self._interim_every()
+            or now - started < FIRST_INTERIM
+        ):
+            return
+        start = self._audio_start(started, now, INTERIM_CONTEXT)
+        window = samples(self._policy.interim_window_s)
+        if now - start > window:
+            start = self._segmenter.quietest(now - window, now - window + INTERIM_OVERLAP // 2)
+        audio = Span(start, now)
+        self._interim = _Decode(audio, self._submit(audio, Kind.INTERIM), Kind.INTERIM)
+        self._interim_at = now
+
+    def _tell(self, audio: Span, transcript: Transcript) -> None:
+        """Turn a decode of the open segment into a tentative event."""
+        if self._policy.interim_every_s is None or self._behind() or not self._credible(transcript, self._segmenter.voice):
+            return
+        open_start = self._segmenter.open_start
+        seam = open_start if audio.start <= open_start else audio.start + INTERIM_OVERLAP
+        kept = [w for w in self._tentative if w.middle < seconds(seam)]
+        heard = self._new_words(audio, transcript, [*self._words, *kept], seconds(seam))
+        floor = max(seconds(open_start), self._words[-1].start if self._words else 0.0)
+        words = in_order([*kept, *heard], floor, seconds(max(audio.end, open_start)))
+        if not words and not self._tentative:
+            return
+        stable = agreed(self._tentative, words)
+        self._tentative = words
+        span = Span(open_start, max(audio.end, open_start))
+        self._events.append(Tentative(channel=self._channel, span=span, words=words, stable=stable))
+
+    def _drain(self) -> None:
+        """Tell what is complete at the head of the queue, then forget the audio nobody needs."""
+        while self._closed:
+            head = self._closed[0]
+            if isinstance(head, _Barrier):
+                self._closed.popleft()
+                if head.token is None:
+                    self._events.append(Ended(channel=self._channel, received=self.received))
+                else:
+                    self._events.append(Flushed(channel=self._channel, token=head.token))
+                continue
+            if head.decode and head.decode.outcome is None:
+                break
+            self._closed.popleft()
+            self._finish(head)
+        self._forget()
+
+    def _finish(self, segment: _Segment) -> None:
+        closed = segment.closed
+        words: tuple[Word, ...] = ()
+        if segment.decode:
+            match segment.decode.outcome:
+                case Transcript() as transcript:
+                    if self._credible(transcript, closed.voice):
+                        words = self._final_words(closed, segment.decode.audio, transcript)
+                case JobError(reason):
+                    self._events.append(Failed(channel=self._channel, span=closed.span, reason=reason))
+                case None:
+                    raise AssertionError("only decoded segments are finished")
+        self._words.extend(words)
+        self._tentative = ()
+        self._events.append(Final(channel=self._channel, span=closed.span, words=words, cause=closed.cause))
+        self._uttered = self._uttered or bool(words)
+        if closed.cause is Cause.ENDPOINT and self._uttered:
+            self._uttered = False
+            self._events.append(UtteranceEnd(channel=self._channel, last_word_end=self._words[-1].end))
+
+    def _final_words(self, closed: Closed, audio: Span, transcript: Transcript) -> tuple[Word, ...]:
+        start, end = seconds(closed.span.start), seconds(closed.span.end)
+        new = self._new_words(audio, transcript, self._words, start)
+        if audio.end > closed.span.end:
+            new = [w for w in new if w.middle < end]
+        floor = max(start, self._words[-1].start if self._words else 0.0)
+        return in_order(new, floor, end)
+
+    def _new_words(
+        self, audio: Span, transcript: Transcript, settled: Sequence[Word] | deque[Word], seam_s: float
+    ) -> list[Word]:
+        offset = seconds(audio.start)
+        heard = [word.shifted(offset) for word in transcript.words]
+        audible = [word for word in settled if word.end > offset]
+        return heard[seam_index(audible, heard, seam_s) :]
+
+    def _credible(self, transcript: Transcript, voice: float) -> bool:
+        gate = self._policy.gate
+        if transcript.log_probability < gate.hopeless:
+            return False
+        return transcript.log_probability >= gate.doubtful or voice >= gate.sure_voice
+
+    def _submit(self, audio: Span, kind: Kind) -> str:
+        self._count += 1
+        job_id = f"{self._name}/{self._count}"
+        pcm = self._audio(audio)
+        self._requests.append(Submit(Job(job_id, self._name, kind, pcm, self._due, self._epoch, self._options)))
+        return job_id
+
+    def _drop_speculative(self) -> None:
+        if self._speculative and self._speculative.outcome is None:
+            self._requests.append(Cancel(self._speculative.job_id))
+        self._speculative = None
+
+    def _drop_interim(self) -> None:
+        if self._interim:
+            self._requests.append(Cancel(self._interim.job_id))
+        self._interim = None
+
+    def _audio(self, span: Span) -> bytes:
+        return bytes(self._pcm[2 * (span.start - self._pcm_start) : 2 * (span.end - self._pcm_start)])
+
+    def _forget(self) -> None:
+        """Let go of audio and words that no decode can ask for any more."""
+        first_speech = self._segmenter.speech_start
+        needed = self._segmenter.position if first_speech is None else first_speech
+        needed -= max(samples(self._policy.context_s), LEAD) + _KEPT
+        for item in self._closed:
+            if isinstance(item, _Segment) and item.decode:
+                needed = min(needed, item.decode.audio.start)
+        if self._speculative:
+            needed = min(needed, self._speculative.audio.start)
+        surplus = needed - self._pcm_start
+        if surplus > SAMPLE_RATE:  # in steps of a second: cutting the front of the buffer moves all of it
+            del self._pcm[: 2 * surplus]
+            self._pcm_start = needed
+        while len(self._words) > 1 and self._words[0].end < seconds(self._pcm_start):
+            self._words.popleft()

