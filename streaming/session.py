@@ -99,6 +99,13 @@ class _Barrier:
     token: str | None
 
 
+def fitted(policy: Policy, engine: EngineInfo) -> Policy:
+    """Return the policy within what the engine can do: its longest segment, its smallest endpoint."""
+    hard_s = min(policy.hard_s, engine.longest_segment_s - seconds(LEAD + BEYOND))
+    endpoint_ms = policy.endpoint_ms and max(policy.endpoint_ms, engine.smallest_endpoint_ms)
+    return replace(policy, hard_s=hard_s, soft_s=min(policy.soft_s, hard_s), endpoint_ms=endpoint_ms)
+
+
 class Session:
     """One channel. `name` must differ from every other live session's, since job ids are made of it."""
 
@@ -107,11 +114,9 @@ class Session:
     ) -> None:
         self._name = name
         self._channel = channel
-        longest = samples(engine.longest_segment_s)
-        hard_s = min(policy.hard_s, seconds(longest - LEAD - BEYOND))
-        self._policy = replace(policy, hard_s=hard_s, soft_s=min(policy.soft_s, hard_s))
+        self._policy = fitted(policy, engine)
         self._options = options
-        self._longest = longest
+        self._longest = samples(engine.longest_segment_s)
         self._segmenter = Segmenter(self._policy)
         self._pcm = bytearray()
         self._pcm_start = 0
@@ -312,7 +317,9 @@ class Session:
         if self._policy.interim_every_s is None or self._behind() or not self._credible(transcript, self._segmenter.voice):
             return
         open_start = self._segmenter.open_start
-        seam = open_start if audio.start <= open_start else audio.start + INTERIM_OVERLAP
+        first_speech = self._segmenter.speech_start
+        windowed = first_speech is not None and audio.start > first_speech
+        seam = audio.start + INTERIM_OVERLAP if windowed else open_start
         kept = [w for w in self._tentative if w.middle < seconds(seam)]
         heard = self._new_words(audio, transcript, [*self._words, *kept], seconds(seam))
         floor = max(seconds(open_start), self._words[-1].start if self._words else 0.0)
@@ -367,7 +374,12 @@ class Session:
         if audio.end > closed.span.end:
             new = [w for w in new if w.middle < end]
         floor = max(start, self._words[-1].start if self._words else 0.0)
-        return in_order(new, floor, end)
+        words = in_order(new, floor, end)
+        if closed.cause is Cause.ENDPOINT and closed.speech and words:
+            # Attention trails off into the silence behind the last word; voice activity knows where that begins.
+            last, spoken_s = words[-1], seconds(closed.speech.end)
+            words = (*words[:-1], replace(last, end=max(last.start, min(last.end, spoken_s))))
+        return words
 
     def _new_words(
         self, audio: Span, transcript: Transcript, settled: Sequence[Word] | deque[Word], seam_s: float

@@ -52,16 +52,20 @@ class Stream:
         return sum(session.audio_held for session in self._sessions)
 
     def push(self, data: bytes) -> None:
-        """Take the next bytes; `advance` then decodes them. Raises `AudioError` if they cannot be audio."""
+        """Take the next bytes; `decode` turns them into samples. Raises `AudioError` if they cannot be audio."""
         self.bytes_received += len(data)
         self._decoder.feed(data)
 
-    def advance(self, arrived: float) -> bool:
-        """Decode a portion of what was pushed, which arrived at this wall time; return whether more may follow at once.
+    def decode(self) -> list[bytes]:
+        """Return the next portion of each channel, to be handed to `accept`; empty when more bytes are needed.
 
-        Raises `AudioError` if the bytes are not audio of the announced kind.
+        Touches nothing but the decoder, so it may run on another thread. Raises `AudioError` if the bytes are not audio
+        of the announced kind.
         """
-        channels = self._decoder.read()
+        return self._decoder.read()
+
+    def accept(self, channels: Sequence[bytes], arrived: float) -> None:
+        """Take a decoded portion, whose bytes arrived at this wall time; an empty one after `end` ends the sessions."""
         if channels:
             self._push_pcm(channels, arrived)
         elif self._ending:
@@ -70,7 +74,6 @@ class Stream:
                 self._early.append(Ended(received=0))
             for session in self._sessions:
                 session.end()
-        return bool(channels)
 
     def flush(self, token: str) -> None:
         """Make everything received final on every channel, then acknowledge once."""
@@ -82,7 +85,7 @@ class Stream:
             session.flush(token)
 
     def end(self) -> None:
-        """No audio follows; `advance` until it has no more. Raises `AudioError` if what came is no audio."""
+        """No bytes follow; `decode` and `accept` until a portion is empty. Raises `AudioError` if what came is no audio."""
         self._decoder.finish()
         self._ending = True
 

@@ -7,7 +7,7 @@ tensor. Greedy decoding; the cache stays inside onnxruntime between steps (IO bi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -51,12 +51,13 @@ class _Decoded:
 class MoonshineEngine:
     """One lane's model. `transcribe` may be called from one thread at a time."""
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, *, longest_segment_s: float = INFO.longest_segment_s) -> None:
         folder = folder or _installed_weights()
         for name in ("encoder_model.ort", "decoder_model_merged.ort", "tokenizer.bin"):
             if not (folder / name).is_file():
                 raise EngineUnavailableError(f"The Moonshine model file {name} is missing in {folder}")
         first, step = decoder_graphs(folder / "decoder_model_merged.ort")
+        self._info = replace(INFO, longest_segment_s=longest_segment_s)
         self._encoder = _session(folder / "encoder_model.ort")
         self._first = _session(first)
         self._step = _session(step)
@@ -67,7 +68,7 @@ class MoonshineEngine:
     @property
     def info(self) -> EngineInfo:
         """Say what this engine can do."""
-        return INFO
+        return self._info
 
     def transcribe(self, jobs: Sequence[Job]) -> list[Outcome]:
         """Decode each job by itself."""
@@ -76,10 +77,10 @@ class MoonshineEngine:
     def _transcribe(self, job: Job) -> Outcome:
         if job.length < SHORTEST:
             return Transcript((), 0.0)
-        if job.length > INFO.longest_segment_s * SAMPLE_RATE:
+        longest_s = self._info.longest_segment_s
+        if job.length > longest_s * SAMPLE_RATE:
             return JobError(
-                f"{job.length / SAMPLE_RATE:.1f} s of audio are more than the {INFO.longest_segment_s:g} s "
-                f"{INFO.name} decodes at once"
+                f"{job.length / SAMPLE_RATE:.1f} s of audio are more than the {longest_s:g} s {INFO.name} decodes at once"
             )
         audio = np.pad(np.frombuffer(job.pcm, np.int16).astype(np.float32) / 32768.0, PADDING)
         frames = self._encoder.run(

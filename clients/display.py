@@ -1,0 +1,91 @@
+"""Words in a terminal: tentative ones dim, settling as they become final; or every message as a line of JSON."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import Protocol
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from myna.streaming import wire
+
+
+class Display(Protocol):
+    """Shows messages as they come."""
+
+    def __enter__(self) -> Display: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def show(self, message: wire.AnyServerMessage) -> None:
+        """Show a message."""
+
+
+class JsonLines:
+    """One message a line, for other programs."""
+
+    def __enter__(self) -> JsonLines:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        pass
+
+    def show(self, message: wire.AnyServerMessage) -> None:
+        """Print a message."""
+        sys.stdout.write(message.model_dump_json() + "\n")
+        sys.stdout.flush()
+
+
+class Terminal:
+    """A paragraph an utterance; the one being spoken is redrawn until it is final."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(highlight=False)
+        self._live = Live(console=self._console, auto_refresh=False, transient=True)
+        self._settled: dict[int, list[str]] = {}
+        self._tentative: dict[int, Text] = {}
+
+    def __enter__(self) -> Terminal:
+        self._live.start()
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        for channel in list(self._settled):
+            self._print(channel)
+        self._live.stop()
+
+    def show(self, message: wire.AnyServerMessage) -> None:
+        """Draw what a message changes."""
+        match message:
+            case wire.Partial(channel=channel, words=words, stable=stable):
+                text = Text(" ".join(word.text for word in words[:stable]), style="bright_black")
+                text.append(" " + " ".join(word.text for word in words[stable:]), style="dim italic")
+                self._tentative[channel] = text
+            case wire.Final(channel=channel):
+                self._tentative.pop(channel, None)
+                if message.text:
+                    self._settled.setdefault(channel, []).append(message.text)
+            case wire.UtteranceEnd(channel=channel):
+                self._print(channel)
+            case wire.Error():
+                self._console.print(Text(message.message, style="red"))
+            case _:
+                return
+        self._redraw()
+
+    def _print(self, channel: int) -> None:
+        if words := self._settled.pop(channel, None):
+            self._console.print(Text(f"[{channel}] " if channel else "") + Text(" ".join(words)))
+
+    def _redraw(self) -> None:
+        lines = []
+        for channel in sorted(self._settled.keys() | self._tentative.keys()):
+            line = Text(" ".join(self._settled.get(channel, [])))
+            line.append(" ").append_text(self._tentative.get(channel, Text()))
+            lines.append(line)
+        self._live.update(Group(*lines), refresh=True)

@@ -1,0 +1,49 @@
+"""A whole conversation: audio from anywhere to a server, its messages to a display."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator
+
+from myna.clients.display import Display
+from myna.clients.live import DEFAULT_URL, LiveClient, StreamError
+from myna.streaming import wire
+
+
+async def transcribe(
+    audio: AsyncIterator[bytes], start: wire.Start, url: str = DEFAULT_URL, display: Display | None = None
+) -> list[wire.Final]:
+    """Send audio until it ends, or Ctrl-C is pressed; show every message; return the finals.
+
+    Raises `StreamError` if the stream breaks off, and whatever `audio` raises.
+    """
+    finals: list[wire.Final] = []
+    with display or contextlib.nullcontext() as shown:
+        async with LiveClient(start, url) as client:
+            sending = asyncio.create_task(_send(audio, client))
+            with contextlib.suppress(NotImplementedError):  # no signal handlers on this platform's loop
+                asyncio.get_running_loop().add_signal_handler(signal.SIGINT, sending.cancel)
+            try:
+                async for message in client:
+                    if isinstance(message, wire.Final):
+                        finals.append(message)
+                    if shown is not None:
+                        shown.show(message)
+                    if sending.done() and not sending.cancelled() and (error := sending.exception()):
+                        raise error
+            finally:
+                sending.cancel()
+                with contextlib.suppress(asyncio.CancelledError, StreamError):
+                    await sending
+    return finals
+
+
+async def _send(audio: AsyncIterator[bytes], client: LiveClient) -> None:
+    try:
+        async for chunk in audio:
+            await client.send(chunk)
+    finally:
+        with contextlib.suppress(StreamError):
+            await client.close()

@@ -1,0 +1,254 @@
+"""Word error rate, word times and delays over a manifest of recordings, whole or streamed live."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import json
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import jiwer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from myna.bench.local import local_server
+from myna.clients import files
+from myna.clients.live import LiveClient, StreamError
+from myna.streaming import wire
+from myna.streaming.engines import registry
+from myna.streaming.engines.base import EngineUnavailableError, Job, JobError, Kind
+
+WHOLE_FILE_S = 40.0
+"""Longer files are not decoded in one piece: beyond it the default engine loses its way, and memory grows with the square."""
+TAIL_S = 1.5
+"""Silence streamed after each file, as a microphone would go on, so that the last utterance ends at its endpoint."""
+
+
+class AccuracyError(Exception):
+    """Nothing can be measured; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A line of the manifest."""
+
+    audio: Path
+    text: str
+    group: str
+    words: tuple[tuple[str, float, float], ...] = ()
+    """Aligned words with start and end in seconds, where `alignments.jsonl` beside the manifest has them."""
+
+
+@dataclass(slots=True)
+class Heard:
+    """What came of a recording. Delays are in wall seconds; those of a stream faster than real time mean nothing."""
+
+    group: str
+    reference: str
+    hypothesis: str
+    start_errors_s: list[float] = field(default_factory=list)
+    first_partial_s: list[float] = field(default_factory=list)
+    partial_gap_s: list[float] = field(default_factory=list)
+    final_delay_s: list[float] = field(default_factory=list)
+
+
+def measure(
+    manifest: Path,
+    *,
+    live: bool,
+    url: str | None,
+    speed: float,
+    endpointing_ms: int | None,
+    groups: Sequence[str],
+    engine: str,
+    as_json: bool,
+) -> None:
+    """Measure and print. Raises `AccuracyError`."""
+    recordings = read_manifest(manifest, groups)
+    progress = Console(file=sys.stderr)
+    heard: list[Heard] = []
+    try:
+        if not live:
+            if url is not None:
+                raise AccuracyError("whole files are decoded in this process; --url goes with --live")
+            whole = _whole(engine)
+            heard = [h for r in track(recordings, "whole files", console=progress) if (h := whole(r)) is not None]
+        else:
+            with local_server(engine) if url is None else _Given(url) as address:
+                for recording in track(recordings, "live", console=progress):
+                    heard.append(asyncio.run(_stream(recording, address, speed, endpointing_ms)))
+    except (StreamError, EngineUnavailableError, files.UnreadableFileError) as error:
+        raise AccuracyError(str(error)) from error
+    report = summary(heard)
+    if as_json:
+        json.dump({"groups": report, "files": [asdict(h) for h in heard]}, sys.stdout, indent=1)
+        sys.stdout.write("\n")
+    else:
+        _print(report, timed=live and speed == 1.0)
+
+
+def read_manifest(manifest: Path, groups: Sequence[str] = ()) -> list[Recording]:
+    """Return the manifest's recordings, with word times where there are any. Raises `AccuracyError`."""
+    aligned: dict[str, tuple[tuple[str, float, float], ...]] = {}
+    alignments = manifest.parent / "alignments.jsonl"
+    try:
+        if alignments.is_file():
+            for line in alignments.read_text().splitlines():
+                entry = json.loads(line)
+                aligned[entry["audio"]] = tuple((w["word"], w["start"], w["end"]) for w in entry["words"])
+        entries = [json.loads(line) for line in manifest.read_text().splitlines() if line.strip()]
+        found = [
+            Recording(manifest.parent / e["audio"], e["text"], e.get("group", "all"), aligned.get(e["audio"], ()))
+            for e in entries
+        ]
+    except (OSError, ValueError, KeyError) as error:
+        raise AccuracyError(f"{manifest} is no manifest of JSON lines with audio and text: {error!r}") from error
+    found = [recording for recording in found if not groups or recording.group in groups]
+    if not found:
+        raise AccuracyError(f"{manifest} holds no recording" + (f" of {', '.join(groups)}" if groups else ""))
+    return found
+
+
+def normalised(text: str) -> str:
+    """Return text as it is compared: lower-case, hyphens as spaces, other punctuation stripped, nothing else."""
+    kept = (c if c.isalnum() or c in "' " else " " if c in "-–—" else "" for c in text.lower().replace("’", "'"))
+    return " ".join("".join(kept).split())
+
+
+def summary(heard: Sequence[Heard]) -> dict[str, dict[str, float | int]]:
+    """Return the figures of each group, and of all together."""
+    groups: dict[str, list[Heard]] = {}
+    for one in heard:
+        groups.setdefault(one.group, []).append(one)
+    if len(groups) > 1:
+        groups["all"] = list(heard)
+    return {name: _figures(members) for name, members in groups.items()}
+
+
+def _figures(members: Sequence[Heard]) -> dict[str, float | int]:
+    measures = jiwer.process_words(
+        [normalised(h.reference) for h in members], [normalised(h.hypothesis) for h in members]
+    )
+    figures: dict[str, float | int] = {
+        "files": len(members),
+        "words": measures.hits + measures.substitutions + measures.deletions,
+        "wer_percent": round(100 * measures.wer, 2),
+        "deletions": measures.deletions,
+        "insertions": measures.insertions,
+    }
+    starts = [abs(error) for h in members for error in h.start_errors_s]
+    if starts:
+        figures["start_error_median_ms"] = round(1000 * statistics.median(starts))
+        figures["start_error_p90_ms"] = round(1000 * _quantile(starts, 0.9))
+    for name in ("first_partial_s", "partial_gap_s", "final_delay_s"):
+        if values := [value for h in members for value in getattr(h, name)]:
+            figures[f"{name[:-2]}_median_s"] = round(statistics.median(values), 3)
+            figures[f"{name[:-2]}_p95_s"] = round(_quantile(values, 0.95), 3)
+            figures[f"{name[:-2]}_max_s"] = round(max(values), 3)
+    return figures
+
+
+def _quantile(values: Sequence[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def start_errors(aligned: Sequence[tuple[str, float, float]], words: Sequence[tuple[str, float]]) -> list[float]:
+    """Return heard start less aligned start of every word that both sides agree on, in seconds."""
+    known = [normalised(word) for word, _, _ in aligned]
+    said = [normalised(word) for word, _ in words]
+    blocks = difflib.SequenceMatcher(None, known, said, autojunk=False).get_matching_blocks()
+    return [words[b.b + i][1] - aligned[b.a + i][1] for b in blocks for i in range(b.size)]
+
+
+def _whole(engine: str):  # type: ignore[no-untyped-def] # noqa: ANN202
+    build = registry.builder(engine)
+    loaded = build(longest_segment_s=WHOLE_FILE_S) if engine == "moonshine" else build()  # type: ignore[call-arg]
+
+    def decode(recording: Recording) -> Heard | None:
+        pcm = b"".join(files.chunks(recording.audio))
+        if len(pcm) / 2 / files.RATE > WHOLE_FILE_S:
+            return None
+        (outcome,) = loaded.transcribe([Job("1", "1", Kind.FILE, pcm, 0.0)])
+        if isinstance(outcome, JobError):
+            raise AccuracyError(f"{recording.audio}: {outcome.reason}")
+        words = [(word.text, word.start) for word in outcome.words]
+        return _heard(recording, words)
+
+    return decode
+
+
+def _heard(recording: Recording, words: Sequence[tuple[str, float]]) -> Heard:
+    text = " ".join(word for word, _ in words)
+    return Heard(recording.group, recording.text, text, start_errors(recording.words, words))
+
+
+async def _stream(recording: Recording, url: str, speed: float, endpointing_ms: int | None) -> Heard:
+    start = wire.Start(encoding="linear16", sample_rate=files.RATE, endpointing_ms=endpointing_ms)
+    finals: list[wire.Final] = []
+    first_partial, gaps, delays = list[float](), list[float](), list[float]()
+    async with LiveClient(start, url) as client:
+        began = time.monotonic()
+        sending = asyncio.create_task(_send(recording.audio, client, speed))
+        onset: float | None = None
+        last_partial: float | None = None
+        async for message in client:
+            # The wall time at which a point of the audio was spoken, had the file been a microphone.
+            now = time.monotonic() - began
+            match message:
+                case wire.SpeechStarted(time=at):
+                    onset, last_partial = at, None
+                case wire.Partial():
+                    if onset is not None:
+                        first_partial.append(now - onset)
+                        onset = None
+                    if last_partial is not None:
+                        gaps.append(now - last_partial)
+                    last_partial = now
+                case wire.Final():
+                    finals.append(message)
+                    if message.cause == "endpoint" and message.words:
+                        delays.append(now - message.end)
+                        last_partial = None
+        await sending
+    heard = _heard(recording, [(word.text, word.start) for final in finals for word in final.words])
+    heard.first_partial_s, heard.partial_gap_s, heard.final_delay_s = first_partial, gaps, delays
+    return heard
+
+
+async def _send(audio: Path, client: LiveClient, speed: float) -> None:
+    silence = bytes(2 * round(files.RATE * files.CHUNK_S))
+    parts = [*files.chunks(audio), *[silence] * round(TAIL_S / files.CHUNK_S)]
+    async for chunk in files.paced(iter(parts), speed):
+        await client.send(chunk)
+    await client.close()
+
+
+class _Given:
+    """A server that runs already."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def __enter__(self) -> str:
+        return self._url
+
+    def __exit__(self, *unused: object) -> None:
+        pass
+
+
+def _print(report: dict[str, dict[str, float | int]], *, timed: bool) -> None:
+    table = Table("group")
+    columns = list(dict.fromkeys(name for figures in report.values() for name in figures))
+    columns = [name for name in columns if timed or not name.endswith("_s")]
+    for name in columns:
+        table.add_column(name.replace("_", " "), justify="right")
+    for group, figures in report.items():
+        table.add_row(group, *(str(figures.get(name, "")) for name in columns))
+    Console(width=220 if timed else 130).print(table)

@@ -1,0 +1,143 @@
+"""The command line. Each command imports what it needs: a client need not load the server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from myna import __version__
+
+app = typer.Typer(
+    name="myna", help="Self-hosted real-time speech to text.", no_args_is_help=True, add_completion=False
+)
+bench = typer.Typer(help="Measure a server: accuracy.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
+Url = Annotated[str, typer.Option(help="The server.", envvar="MYNA_URL")]
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _fail(message: str) -> NoReturn:
+    """End with one clear line and status 2: what was asked for cannot be done."""
+    typer.echo(f"myna: {message}", err=True)
+    raise typer.Exit(2)
+
+
+@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def serve(context: typer.Context) -> None:
+    """Run the server; every setting is a flag (--help lists them)."""
+    from myna.server import config
+
+    try:
+        settings = config.load(context.args)
+    except config.ConfigurationError as error:
+        _fail(str(error))
+    from myna.server.app import serve as run
+    from myna.streaming.engines.base import EngineUnavailableError
+
+    try:
+        run(settings)
+    except (config.ConfigurationError, EngineUnavailableError) as error:
+        _fail(str(error))
+
+
+@app.command()
+def stream(
+    file: Annotated[Path, typer.Argument(help="Any audio or video file FFmpeg reads.")],
+    url: Url = DEFAULT_URL,
+    speed: Annotated[float, typer.Option(min=0, help="Times real time; 0: as fast as the server takes it.")] = 1.0,
+    endpointing_ms: Annotated[int | None, typer.Option(help="Silence that ends an utterance; 0: never.")] = None,
+    language: Annotated[str | None, typer.Option(help="Language spoken.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="One message a line.")] = False,
+) -> None:
+    """Send a recording as if it were spoken now, and read along."""
+    from myna.clients import files
+
+    try:
+        _transcribe(
+            files.paced(files.chunks(file), speed), url, endpointing_ms=endpointing_ms, language=language, json=json
+        )
+    except files.UnreadableFileError as error:
+        _fail(str(error))
+
+
+@app.command()
+def mic(
+    url: Url = DEFAULT_URL,
+    device: Annotated[str | None, typer.Option(help="Number or part of the name of the device.")] = None,
+    list_devices: Annotated[bool, typer.Option("--list", help="List the devices and end.")] = False,
+    endpointing_ms: Annotated[int | None, typer.Option(help="Silence that ends an utterance; 0: never.")] = None,
+    language: Annotated[str | None, typer.Option(help="Language spoken.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="One message a line.")] = False,
+) -> None:
+    """Speak, and read along; Ctrl-C ends."""
+    from myna.clients import microphone
+
+    try:
+        if list_devices:
+            for line in microphone.devices() or ["no input devices"]:
+                typer.echo(line)
+            return
+        with contextlib.suppress(KeyboardInterrupt):
+            _transcribe(microphone.blocks(device), url, endpointing_ms=endpointing_ms, language=language, json=json)
+    except microphone.MicrophoneError as error:
+        _fail(str(error))
+
+
+def _transcribe(
+    audio: AsyncIterator[bytes], url: str, *, endpointing_ms: int | None, language: str | None, json: bool
+) -> None:
+    from myna.clients.display import JsonLines, Terminal
+    from myna.clients.live import StreamError
+    from myna.clients.session import transcribe
+    from myna.streaming import wire
+
+    try:
+        start = wire.Start(
+            encoding="linear16", sample_rate=16_000, endpointing_ms=endpointing_ms, language=language
+        )
+    except ValueError as error:
+        _fail(f"--endpointing-ms must lie between 0 and 10000, not at {endpointing_ms}: {type(error).__name__}")
+    try:
+        asyncio.run(transcribe(audio, start, url, JsonLines() if json else Terminal()))
+    except StreamError as error:
+        _fail(str(error))
+
+
+@bench.command()
+def accuracy(
+    manifest: Annotated[Path, typer.Option(help="JSON lines of audio, text and group; see docs/accuracy.md.")],
+    live: Annotated[bool, typer.Option(help="Stream live; otherwise decode each file whole.")] = False,
+    url: Annotated[str | None, typer.Option(help="A running server; without it one is started.")] = None,
+    speed: Annotated[float, typer.Option(min=0, help="Times real time; 0: as fast as it goes.")] = 0.0,
+    endpointing_ms: Annotated[int | None, typer.Option(help="Silence that ends an utterance; 0: never.")] = None,
+    group: Annotated[list[str] | None, typer.Option(help="Only these groups.")] = None,
+    engine: Annotated[str, typer.Option(help="Engine, where none is running.")] = "moonshine",
+    json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
+) -> None:
+    """Measure word error rate, word times and delays over a manifest of recordings."""
+    from myna.bench.accuracy import AccuracyError, measure
+
+    try:
+        measure(
+            manifest, live=live, url=url, speed=speed, endpointing_ms=endpointing_ms, groups=group or [],
+            engine=engine, as_json=json,
+        )  # fmt: skip
+    except AccuracyError as error:
+        _fail(str(error))
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)

@@ -1,0 +1,103 @@
+"""Every setting, read once: flags over environment over file over defaults. docs/configuration.md says the same in prose."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+CONFIG_VARIABLE = "MYNA_CONFIG"
+DEFAULT_FILE = "myna.toml"
+
+
+class ConfigurationError(Exception):
+    """The configuration cannot be used; the message is one line for the person who wrote it."""
+
+
+class Settings(BaseSettings):
+    """The server's settings. Durations carry their unit in their name."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="MYNA_",
+        frozen=True,
+        extra="forbid",
+        cli_prog_name="myna serve",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_avoid_json=True,
+        cli_hide_none_type=True,
+    )
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes any free one.")
+    engine: str = Field("moonshine", description="Recogniser.")
+    lanes: int = Field(0, ge=0, le=256, description="Decodes at the same time; 0: one per core.")
+    endpointing_ms: int = Field(
+        500, ge=0, le=10_000, description="Silence that ends an utterance, unless the client asks otherwise; 0: never."
+    )
+    max_utterance_s: float = Field(
+        12.0, ge=2, le=60, description="Length at which speech without a pause is cut, unless the client asks otherwise."
+    )
+    context_s: float = Field(
+        10.0, ge=0, le=60, description="Audio before a cut that is decoded again with what follows it."
+    )
+    interim_every_s: float = Field(
+        0.8, ge=0.1, le=10, description="Speech after which a new partial transcript is due."
+    )
+    start_timeout_s: float = Field(10.0, gt=0, description="A client must send its start message within this.")
+    idle_timeout_s: float = Field(30.0, gt=0, description="A client must send audio or a keepalive at least this often.")
+    max_frame_bytes: int = Field(
+        1024 * 1024, ge=1024, le=64 * 1024 * 1024, description="Largest WebSocket message taken from a client."
+    )
+    max_backlog_s: float = Field(
+        30.0, ge=5, le=600, description="Audio a stream may have waiting before the server stops reading from its client."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line written.")
+    log_format: Literal["console", "json"] = Field("console", description="How log lines are written.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order the sources; the first that has a value wins."""
+        del dotenv_settings, file_secret_settings
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_file())
+
+
+def config_file() -> Path | None:
+    """Return the file that `MYNA_CONFIG` names, or `myna.toml` in the working folder if there is one."""
+    if named := os.environ.get(CONFIG_VARIABLE):
+        if not Path(named).is_file():
+            raise ConfigurationError(f"{CONFIG_VARIABLE} names {named}, which is no file")
+        return Path(named)
+    return Path(DEFAULT_FILE) if Path(DEFAULT_FILE).is_file() else None
+
+
+def load(flags: list[str] | None = None) -> Settings:
+    """Read the settings; `flags` are command-line arguments. Raises `ConfigurationError`.
+
+    ``--help`` and unknown flags are answered as command lines do, by ending the program (status 0 and 2).
+    """
+    arguments: dict[str, Any] = {} if flags is None else {"_cli_parse_args": flags}
+    try:
+        return Settings(**arguments)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise ConfigurationError(f"setting {name}: {first['msg']}, not {first['input']!r}") from error
+    except (SettingsError, ValueError, OSError) as error:
+        raise ConfigurationError(f"the configuration cannot be read: {error}") from error

@@ -1,0 +1,224 @@
+"""The native live protocol: its messages and their two codecs, JSON and msgpack. Server and client both use these classes.
+
+docs/protocol.md is the prose; a test compares the two. Times are seconds from the start of the stream.
+"""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgpack
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+PATH = "/v1/stream"
+_Message = TypeVar("_Message")
+
+
+class Format(StrEnum):
+    """How messages are written. In JSON, control is text frames and audio is binary frames; in msgpack all is binary."""
+
+    JSON = "json"
+    MSGPACK = "msgpack"
+
+
+class WireError(ValueError):
+    """A frame is no message of the protocol; the text says what is wrong with it."""
+
+
+class _ClientMessage(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class _ServerMessage(BaseModel):
+    model_config = ConfigDict(frozen=True)  # a client ignores what a newer server adds
+
+
+class Start(_ClientMessage):
+    """First message. Without `encoding` the audio is a container (WAV, FLAC, MP3, Ogg, WebM, MP4) and describes itself."""
+
+    type: Literal["start"] = "start"
+    encoding: Literal["linear16", "float32", "mulaw", "alaw"] | None = None
+    sample_rate: int | None = None
+    channels: int = 1
+    multichannel: bool = False
+    """Transcribe every channel by itself; otherwise they are mixed."""
+    language: str | None = None
+    model: str | None = None
+    interim: bool = True
+    endpointing_ms: Annotated[int, Field(ge=0, le=10_000)] | None = None
+    """Silence that ends an utterance; 0: never; absent: the server's default."""
+    max_utterance_s: Annotated[float, Field(ge=2, le=60)] | None = None
+    """Speech without a pause is cut at this length; absent, or more than the model takes: the server's default."""
+
+
+class Audio(_ClientMessage):
+    """Audio in msgpack; in JSON a binary frame is audio and this message is not used."""
+
+    type: Literal["audio"] = "audio"
+    audio: bytes
+
+
+class Finalize(_ClientMessage):
+    """Make everything sent so far final, and acknowledge it with this id."""
+
+    type: Literal["finalize"] = "finalize"
+    id: Annotated[str, Field(max_length=200)] | None = None
+
+
+class KeepAlive(_ClientMessage):
+    """The client is there though it sends no audio."""
+
+    type: Literal["keepalive"] = "keepalive"
+
+
+class Close(_ClientMessage):
+    """No audio follows; the server sends what is left, `closed`, and closes."""
+
+    type: Literal["close"] = "close"
+
+
+AnyClientMessage = Start | Audio | Finalize | KeepAlive | Close
+
+
+class Word(BaseModel):
+    """A word as written, with its times and a confidence between 0 and 1."""
+
+    model_config = ConfigDict(frozen=True)
+
+    text: str
+    start: float
+    end: float
+    confidence: float
+
+
+class Ready(_ServerMessage):
+    """The stream is open, on these terms."""
+
+    type: Literal["ready"] = "ready"
+    stream: str
+    model: str
+    language: str
+    endpointing_ms: int
+    max_utterance_s: float
+
+
+class SpeechStarted(_ServerMessage):
+    """Speech began."""
+
+    type: Literal["speech_started"] = "speech_started"
+    channel: int
+    time: float
+
+
+class Partial(_ServerMessage):
+    """The open segment so far; replaces the partial before it. The first `stable` words have settled, none is final."""
+
+    type: Literal["partial"] = "partial"
+    channel: int
+    start: float
+    end: float
+    text: str
+    words: tuple[Word, ...]
+    stable: int
+
+
+class Final(_ServerMessage):
+    """A segment for good. The finals of a channel follow each other without gap or overlap; one may be empty."""
+
+    type: Literal["final"] = "final"
+    channel: int
+    start: float
+    end: float
+    text: str
+    words: tuple[Word, ...]
+    cause: Literal["endpoint", "length", "finalize", "close"]
+
+
+class UtteranceEnd(_ServerMessage):
+    """The endpointing silence followed speech; comes after the utterance's last final."""
+
+    type: Literal["utterance_end"] = "utterance_end"
+    channel: int
+    last_word_end: float
+
+
+class Finalized(_ServerMessage):
+    """Everything sent before the `finalize` of this id is final."""
+
+    type: Literal["finalized"] = "finalized"
+    id: str | None
+
+
+class Error(_ServerMessage):
+    """Something is wrong. Only `decode_failed` leaves the stream open; after any other `closed` follows."""
+
+    type: Literal["error"] = "error"
+    code: str
+    message: str
+
+
+class Closed(_ServerMessage):
+    """The last message: why, and how many seconds of audio were heard."""
+
+    type: Literal["closed"] = "closed"
+    reason: str
+    seconds: float
+
+
+AnyServerMessage = Ready | SpeechStarted | Partial | Final | UtteranceEnd | Finalized | Error | Closed
+
+_CLIENT: TypeAdapter[AnyClientMessage] = TypeAdapter(Annotated[AnyClientMessage, Field(discriminator="type")])
+_SERVER: TypeAdapter[AnyServerMessage] = TypeAdapter(Annotated[AnyServerMessage, Field(discriminator="type")])
+
+
+def encode(message: AnyClientMessage | AnyServerMessage, form: Format) -> str | bytes:
+    """Return the message as a text frame (JSON) or a binary frame (msgpack)."""
+    if form is Format.JSON:
+        return message.model_dump_json()
+    packed: bytes = msgpack.packb(message.model_dump())
+    return packed
+
+
+def decode_client(frame: str | bytes, form: Format) -> AnyClientMessage:
+    """Return the message a client sent; a binary frame in JSON is audio. Raises `WireError`."""
+    if form is Format.JSON and isinstance(frame, bytes):
+        return Audio.model_construct(audio=frame)
+    message = _validated(_CLIENT, _parsed(frame, form))
+    if form is Format.JSON and isinstance(message, Audio):
+        raise WireError("in JSON, audio is sent as binary frames, not as an 'audio' message")
+    return message
+
+
+def decode_server(frame: str | bytes, form: Format) -> AnyServerMessage:
+    """Return the message a server sent. Raises `WireError`."""
+    return _validated(_SERVER, _parsed(frame, form))
+
+
+def _parsed(frame: str | bytes, form: Format) -> Any:
+    if form is Format.JSON:
+        try:
+            parsed = json.loads(frame)
+        except (ValueError, RecursionError) as error:
+            raise WireError(f"the message is not JSON: {error}") from error
+    else:
+        if isinstance(frame, str):
+            raise WireError("with format=msgpack every frame is binary; this one was text")
+        try:
+            parsed = msgpack.unpackb(frame, use_list=True, strict_map_key=True)
+        except Exception as error:  # noqa: BLE001 - msgpack raises several unrelated classes
+            raise WireError(f"the message is not msgpack: {error or type(error).__name__}") from error
+    if not isinstance(parsed, dict):
+        raise WireError(f"a message is an object with a 'type', not {type(parsed).__name__}")
+    return parsed
+
+
+def _validated(adapter: TypeAdapter[_Message], parsed: Any) -> _Message:
+    try:
+        return adapter.validate_python(parsed)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "message"
+        given = "" if first["type"] in ("missing", "union_tag_invalid", "union_tag_not_found") else f", not {first['input']!r:.80}"
+        raise WireError(f"{where}: {first['msg']}{given}") from error
