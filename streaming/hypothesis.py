@@ -27,8 +27,8 @@ def seam_index(settled: Sequence[Word], heard: Sequence[Word], seam_s: float) ->
     new part begins. Every possible index is weighed: how badly the words before it match `settled` (edit distance with
     similar spellings half forgiven) and how far words would lie on the wrong side of the seam.
     """
-    if not heard:
-        return 0
+    if not settled:
+        return sum(word.middle < seam_s for word in heard)
     # previous[k]: cost of matching the settled words so far with heard[:k]
     previous = [float(k) for k in range(len(heard) + 1)]
     for known in settled:

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pytest
+
+from myna.streaming.engines.base import EngineInfo, Job, JobError, Kind, Transcript
+from myna.streaming.events import Word
+from myna.streaming.link import (
+    LARGEST,
+    Cancellation,
+    Hello,
+    Message,
+    Result,
+    Submission,
+    Unavailable,
+    Unpacker,
+    encode,
+)
+from myna.streaming.policy import Options
+
+MESSAGES: list[Message] = [
+    Submission(Job("a/0/1", "a/0", Kind.INTERIM, b"\x01\x02" * 100, 12.5, 3, Options("en"))),
+    Cancellation("a/0/1"),
+    Result("a/0/1", 3, Transcript((Word("hé", 0.1, 0.2, 0.9),), -0.3), 0.05),
+    Result("a/0/1", 3, JobError("broken"), 0.05),
+    Hello(EngineInfo("m", ("en", "fr"), 15.0, 100, 4, 0.1), 2),
+    Unavailable("no model"),
+]
+
+
+def test_messages_come_out_as_they_went_in_however_the_bytes_are_cut() -> None:
+    data = b"".join(encode(message) for message in MESSAGES)
+    for size in (1, 7, 1000, len(data)):
+        unpacker = Unpacker()
+        got = [m for start in range(0, len(data), size) for m in unpacker.feed(data[start : start + size])]
+        assert got == MESSAGES
+
+
+def test_a_length_beyond_the_limit_is_refused_before_its_bytes_are_awaited() -> None:
+    with pytest.raises(ValueError, match=str(LARGEST)):
+        list(Unpacker().feed(b"\xff\xff\xff\xff"))
+
+
+def test_what_is_no_message_is_refused() -> None:
+    with pytest.raises(ValueError, match="no message"):
+        list(Unpacker().feed(b"\x01\x00\x00\x00\x07"))

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from myna.streaming.engines.base import Job, Kind
+from myna.streaming.scheduler import Scheduler
+
+
+def job(name: str, kind: Kind = Kind.FINAL, due: float = 0.0, source: str | None = None) -> Job:
+    return Job(name, source or name, kind, b"", due)
+
+
+def order(scheduler: Scheduler) -> list[str]:
+    names = []
+    while batch := scheduler.schedule():
+        names += [j.id for j in batch]
+    return names
+
+
+def test_finals_come_before_interims_before_files_and_the_earliest_due_first() -> None:
+    scheduler = Scheduler()
+    for added in (job("file", Kind.FILE), job("interim", Kind.INTERIM), job("late", due=2), job("early", due=1)):
+        scheduler.add(added)
+    assert order(scheduler) == ["early", "late", "interim", "file"]
+
+
+def test_jobs_due_at_the_same_time_keep_their_order() -> None:
+    scheduler = Scheduler()
+    for name in "cab":
+        scheduler.add(job(name))
+    assert order(scheduler) == ["c", "a", "b"]
+
+
+def test_the_newest_interim_of_a_channel_replaces_the_one_that_waits() -> None:
+    scheduler = Scheduler()
+    old = job("old", Kind.INTERIM, source="x")
+    assert scheduler.add(old) is None
+    scheduler.add(job("other", Kind.INTERIM, source="y"))
+    assert scheduler.add(job("new", Kind.INTERIM, due=1, source="x")) is old
+    assert order(scheduler) == ["other", "new"]
+
+
+def test_an_interim_that_runs_is_not_replaced() -> None:
+    scheduler = Scheduler()
+    scheduler.add(job("old", Kind.INTERIM, source="x"))
+    scheduler.schedule()
+    assert scheduler.add(job("new", Kind.INTERIM, source="x")) is None
+
+
+def test_a_cancelled_job_never_runs() -> None:
+    scheduler = Scheduler()
+    scheduler.add(job("a"))
+    scheduler.add(job("b"))
+    assert scheduler.cancel("a")
+    assert not scheduler.cancel("a")
+    assert order(scheduler) == ["b"]
+
+
+def test_a_batch_holds_one_kind_and_no_more_than_the_engine_takes() -> None:
+    scheduler = Scheduler(largest_batch=2)
+    for added in (job("a"), job("b"), job("c"), job("i", Kind.INTERIM)):
+        scheduler.add(added)
+    batches = []
+    while batch := scheduler.schedule():
+        batches.append([j.id for j in batch])
+    assert batches == [["a", "b"], ["c"], ["i"]]
+
+
+def test_cancelled_jobs_leave_no_memory_behind() -> None:
+    scheduler = Scheduler()
+    scheduler.add(job("stays", due=-1))
+    for number in range(10_000):
+        scheduler.add(job(str(number)))
+        scheduler.cancel(str(number))
+    assert len(scheduler) == 1
+    assert len(scheduler._order) < 200

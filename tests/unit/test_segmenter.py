@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from myna.streaming.events import Cause, Span
+from myna.streaming.policy import Policy
+from myna.streaming.segmenter import WINDOW, Closed, Decision, Onset, Pause, Resumed, Segmenter
+
+
+def feed(segmenter: Segmenter, probabilities: list[float]) -> list[Decision]:
+    return [decision for probability in probabilities for decision in segmenter.feed(probability)]
+
+
+def seconds(count: float) -> int:
+    return round(count * 16_000 / WINDOW)
+
+
+SPEECH, QUIET = [0.95], [0.02]
+
+
+def test_one_loud_window_is_no_speech() -> None:
+    assert feed(Segmenter(Policy()), QUIET * 5 + SPEECH + QUIET * 50) == []
+
+
+def test_speech_starts_at_its_first_window() -> None:
+    assert feed(Segmenter(Policy()), QUIET * 5 + SPEECH * 2) == [Onset(5 * WINDOW)]
+
+
+def test_a_dip_above_the_offset_threshold_is_no_pause() -> None:
+    decisions = feed(Segmenter(Policy()), SPEECH * 10 + [0.4] * 60)
+    assert decisions == [Onset(0)]
+
+
+def test_a_pause_is_announced_and_taken_back_when_speech_resumes() -> None:
+    decisions = feed(Segmenter(Policy()), SPEECH * 10 + QUIET * 10 + SPEECH * 2)
+    assert decisions == [Onset(0), Pause(Span(0, 10 * WINDOW)), Resumed()]
+
+
+def test_the_endpoint_comes_after_the_silence_asked_for() -> None:
+    for endpoint_ms in (100, 300, 500, 1000):
+        segmenter = Segmenter(Policy(endpoint_ms=endpoint_ms))
+        (*_, closed) = feed(segmenter, SPEECH * 30 + QUIET * 60)
+        assert isinstance(closed, Closed)
+        assert closed.cause is Cause.ENDPOINT
+        silence_ms = (closed.span.end - 30 * WINDOW) / 16
+        assert endpoint_ms <= silence_ms < endpoint_ms + 32
+
+
+def test_a_pause_is_announced_before_a_short_endpoint() -> None:
+    decisions = feed(Segmenter(Policy(endpoint_ms=100)), SPEECH * 10 + QUIET * 10)
+    assert [type(decision) for decision in decisions] == [Onset, Pause, Closed]
+
+
+def test_long_speech_is_cut_at_a_shorter_pause_than_the_endpoint() -> None:
+    segmenter = Segmenter(Policy(soft_s=8, hard_s=12))
+    decisions = feed(segmenter, SPEECH * seconds(10) + QUIET * 12 + SPEECH * 5)
+    (closed,) = [decision for decision in decisions if isinstance(decision, Closed)]
+    assert closed.cause is Cause.LENGTH
+    assert segmenter.in_utterance
+
+
+def test_speech_without_any_pause_is_cut_where_it_is_least_probable() -> None:
+    segmenter = Segmenter(Policy(soft_s=8, hard_s=12))
+    dip = seconds(7)
+    decisions = feed(segmenter, SPEECH * dip + [0.6] * 3 + SPEECH * seconds(12))
+    closed = next(decision for decision in decisions if isinstance(decision, Closed))
+    assert abs(closed.span.end - (dip + 1) * WINDOW) <= 2 * WINDOW
+    assert closed.speech == Span(0, closed.span.end)
+
+
+def test_after_a_cut_by_length_the_endpoint_still_comes() -> None:
+    segmenter = Segmenter(Policy(soft_s=8, hard_s=12))
+    decisions = feed(segmenter, SPEECH * seconds(11.9) + QUIET * 40)
+    closed = [decision for decision in decisions if isinstance(decision, Closed)]
+    assert [c.cause for c in closed] == [Cause.LENGTH, Cause.ENDPOINT]
+    assert closed[1].speech is None
+
+
+def test_voice_tells_speech_from_what_hardly_passed_for_it() -> None:
+    for probabilities, sure in (([0.98, 0.97, 0.4, 0.9] * 5, True), ([0.55, 0.6, 0.52], False)):
+        *_, closed = feed(Segmenter(Policy()), probabilities + QUIET * 30)
+        assert isinstance(closed, Closed)
+        assert (closed.voice > 0.85) is sure
+
+
+@given(st.lists(st.floats(0, 1), max_size=3000), st.sampled_from([None, 100, 500]))
+def test_segments_tile_the_timeline(probabilities: list[float], endpoint_ms: int | None) -> None:
+    segmenter = Segmenter(Policy(endpoint_ms=endpoint_ms, soft_s=2, hard_s=3))
+    closed = [d for d in feed(segmenter, probabilities) if isinstance(d, Closed)]
+    closed.append(segmenter.close(segmenter.position, Cause.END))
+    position = 0
+    for segment in closed:
+        assert segment.span.start == position
+        position = segment.span.end
+        if segment.speech:
+            assert segment.span.start <= segment.speech.start <= segment.speech.end <= segment.span.end
+            assert len(segment.speech) <= 3.1 * 16_000
+    assert position == segmenter.position
+
+
+def test_a_policy_out_of_range_is_refused() -> None:
+    with pytest.raises(ValueError, match="soft_s=20"):
+        Policy(soft_s=20, hard_s=10)

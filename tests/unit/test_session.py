@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from drive import Drive, assert_tiles
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from myna.streaming.engines.fake import WORD, FakeEngine, FakeSettings, silence, spoken
+from myna.streaming.events import (
+    Cause,
+    Ended,
+    Failed,
+    Final,
+    Flushed,
+    SpeechStarted,
+    Tentative,
+    UtteranceEnd,
+)
+from myna.streaming.policy import Options, Policy
+from myna.streaming.session import Session
+
+ENGINE = FakeEngine()
+
+
+def drive(policy: Policy | None = None, *, engine: FakeEngine = ENGINE, seed: int | None = None) -> Drive:
+    return Drive(Session("s/0", policy or Policy(), Options(), engine.info), engine, seed=seed)
+
+
+def phrase(*codes: int) -> np.ndarray:
+    return np.concatenate([spoken(code) for code in codes])
+
+
+def names(*codes: int) -> list[str]:
+    return [f"w{code}" for code in codes]
+
+
+def test_an_utterance_becomes_one_final_and_its_end_is_told() -> None:
+    d = drive()
+    d.push(np.concatenate([silence(1), phrase(1, 2, 3), silence(1)]))
+    told = [type(event) for event in d.events if not isinstance(event, Tentative)]
+    assert told == [SpeechStarted, Final, UtteranceEnd]
+    assert d.text == names(1, 2, 3)
+    (final,) = d.finals
+    assert final.cause is Cause.ENDPOINT
+    assert final.words[0].start == pytest.approx(1.0, abs=0.05)
+
+
+def test_the_final_is_decoded_before_the_endpoint_and_not_again() -> None:
+    d = drive(Policy(interim_every_s=None))
+    d.push(np.concatenate([phrase(1, 2), silence(0.4)]))
+    assert len(d.decoded) == 1
+    assert not d.finals
+    d.push(silence(0.3))
+    assert len(d.decoded) == 1
+    assert d.text == names(1, 2)
+
+
+def test_speech_that_resumes_within_the_endpoint_stays_one_utterance() -> None:
+    d = drive()
+    d.push(np.concatenate([phrase(1, 2), silence(0.4), phrase(3), silence(1)]))
+    assert len(d.finals) == 1
+    assert d.text == names(1, 2, 3)
+
+
+def test_tentative_words_come_at_least_every_1200_ms_of_speech() -> None:
+    d = drive()
+    d.push(phrase(*range(30)), chunk=320)
+    ends = [event.span.end / 16_000 for event in d.events if isinstance(event, Tentative)]
+    assert ends[0] <= 1.2
+    assert all(later - earlier <= 1.2 for earlier, later in zip(ends, ends[1:], strict=False))
+
+
+def test_without_interims_there_are_no_tentative_words() -> None:
+    d = drive(Policy(interim_every_s=None))
+    d.push(np.concatenate([phrase(*range(8)), silence(1)]))
+    assert not [event for event in d.events if isinstance(event, Tentative)]
+
+
+def test_the_newest_tentative_of_long_speech_keeps_the_words_its_window_no_longer_hears() -> None:
+    d = drive(Policy(interim_window_s=3.0))
+    d.push(phrase(*range(30)))
+    last = [event for event in d.events if isinstance(event, Tentative)][-1]
+    assert [word.text for word in last.words] == names(*range(len(last.words)))
+    assert len(last.words) >= 25
+    assert last.stable >= 20
+
+
+def test_a_minute_of_speech_without_a_pause_loses_and_doubles_no_word() -> None:
+    d = drive()
+    d.push(np.concatenate([phrase(*range(200)), silence(1)]))
+    assert d.text == names(*range(200))
+    assert max(len(final.span) for final in d.finals) <= 12.1 * 16_000
+    d.end()
+    assert_tiles(d.finals, d.session.received)
+
+
+def test_the_same_word_said_many_times_is_counted_right_over_the_cuts() -> None:
+    d = drive()
+    said = [code for _ in range(40) for code in (7, 8, 7)]
+    d.push(np.concatenate([*[np.concatenate([spoken(c)[:-200], silence(200 / 16_000)]) for c in said], silence(1)]))
+    assert d.text == names(*said)
+
+
+def test_a_flush_makes_what_was_heard_final_and_is_acknowledged_after_it() -> None:
+    d = drive()
+    d.push(phrase(1, 2))
+    d.flush("now")
+    assert d.text == names(1, 2)
+    assert d.finals[-1].cause is Cause.FLUSH
+    assert isinstance(d.events[-1], Flushed)
+    d.push(np.concatenate([phrase(3), silence(1)]))
+    assert d.text == names(1, 2, 3)
+
+
+def test_a_flush_with_nothing_to_flush_is_acknowledged_too() -> None:
+    d = drive()
+    d.flush("a")
+    d.flush("b")
+    assert [event.token for event in d.events if isinstance(event, Flushed)] == ["a", "b"]
+    assert not d.finals
+
+
+def test_without_endpoints_only_length_flush_and_end_cut() -> None:
+    d = drive(Policy(endpoint_ms=None))
+    d.push(np.concatenate([phrase(1), silence(3), phrase(2), silence(3)]))
+    assert not d.finals
+    d.end()
+    assert d.text == names(1, 2)
+    assert {final.cause for final in d.finals} <= {Cause.END, Cause.LENGTH}
+
+
+def test_a_decode_that_fails_is_told_and_leaves_an_empty_final() -> None:
+    engine = FakeEngine(FakeSettings(fail_every=1))
+    d = drive(Policy(interim_every_s=None), engine=engine)
+    d.push(np.concatenate([phrase(1), silence(1)]))
+    assert [type(event) for event in d.events][-2:] == [Failed, Final]
+    d.end()
+    assert_tiles(d.finals, d.session.received)
+
+
+def test_a_new_engine_is_asked_again_and_every_final_comes_once() -> None:
+    d = drive(seed=3)
+    for code in range(0, 60, 3):
+        d.push(np.concatenate([phrase(code, code + 1, code + 2), silence(0.7)]))
+        d.crash(epoch=code + 1)
+    d.end()
+    assert d.text == names(*range(60))
+    assert_tiles(d.finals, d.session.received)
+
+
+def test_results_of_an_older_engine_are_dropped() -> None:
+    d = drive(Policy(interim_every_s=None), seed=0)
+    d.session.push(np.concatenate([phrase(1), silence(1)]).tobytes(), 0.0)
+    requests, _ = d.session.take()
+    d.session.on_vad(0, [0.99] * 10 + [0.01] * 30)
+    requests, _ = d.session.take()
+    old = requests[0].job  # type: ignore[union-attr]
+    d.session.reset_engine(1)
+    (outcome,) = ENGINE.transcribe([old])
+    d.session.on_result(old.id, 0, outcome)
+    assert d.session.take()[1] == []
+
+
+def test_memory_stays_bounded_over_an_hour_of_speech_and_of_silence() -> None:
+    for audio in (np.concatenate([phrase(*range(10)), silence(0.7)]), silence(3.7)):
+        d = drive()
+        for _ in range(3600 // 4):
+            d.push(audio, chunk=16_000)
+            d.events.clear()
+            d.decoded.clear()
+        assert d.most_audio_held <= 30 * 16_000
+
+
+def test_an_abandoned_session_cancels_what_it_asked_for() -> None:
+    session = Session("s/0", Policy(), Options(), ENGINE.info)
+    session.push(phrase(1, 2, 3, 4).tobytes(), 0.0)
+    session.take()
+    session.on_vad(0, [0.99] * 37)
+    (submitted,), _ = session.take()
+    (cancelled,) = session.abandon()
+    assert submitted.job.id == cancelled.job_id  # type: ignore[union-attr]
+
+
+speech = st.lists(
+    st.tuples(st.integers(1, 30), st.floats(0.02, 1.5)), min_size=1, max_size=6
+)  # words of a phrase, silence after it
+
+
+def build(phrases: list[tuple[int, float]]) -> tuple[np.ndarray, list[str]]:
+    parts, code = [silence(0.3)], 0
+    for count, pause in phrases:
+        parts += [phrase(*range(code, code + count)), silence(pause)]
+        code += count
+    return np.concatenate(parts), names(*range(code))
+
+
+@settings(max_examples=60, deadline=None)
+@given(speech, st.integers(0, 2**32), st.lists(st.integers(1, 40_000), min_size=1, max_size=5), st.integers(100, 1500))
+def test_finals_tile_and_hold_every_word_once_whatever_the_chunks_delays_and_order(
+    phrases: list[tuple[int, float]], seed: int, chunks: list[int], endpoint_ms: int
+) -> None:
+    audio, expected = build(phrases)
+    d = drive(Policy(endpoint_ms=endpoint_ms), seed=seed)
+    position, index = 0, 0
+    while position < len(audio):
+        size = chunks[index % len(chunks)]
+        d.push(audio[position : position + size], chunk=size)
+        position, index = position + size, index + 1
+    d.end()
+    assert d.text == expected
+    assert_tiles(d.finals, len(audio))
+
+
+@settings(max_examples=40, deadline=None)
+@given(speech, st.integers(0, 2**32), st.integers(100, 50_000), st.integers(0, 8))
+def test_the_same_audio_gives_the_same_finals_however_it_is_split_and_delayed(
+    phrases: list[tuple[int, float]], seed: int, chunk: int, flushes: int
+) -> None:
+    audio, _ = build(phrases)
+    points = [len(audio) * (i + 1) // (flushes + 1) for i in range(flushes)]
+
+    def run(seed: int | None, chunk: int) -> list[Final]:
+        d = drive(seed=seed)
+        begin = 0
+        for number, end in enumerate([*points, len(audio)]):
+            d.push(audio[begin:end], chunk=chunk)
+            if end != len(audio):
+                d.flush(str(number))
+            begin = end
+        d.end()
+        assert sum(isinstance(event, Flushed) for event in d.events) == flushes
+        assert sum(isinstance(event, Ended) for event in d.events) == 1
+        return d.finals
+
+    assert run(None, 1600) == run(seed, chunk)
