@@ -176,5 +176,6 @@ def _to_float(data: bytes, encoding: Encoding) -> np.ndarray:
     if encoding is Encoding.LINEAR16:
         return np.frombuffer(data, "<i2").astype(np.float32) / 32768.0
     if encoding is Encoding.FLOAT32:
-        return np.nan_to_num(np.frombuffer(data, "<f4").astype(np.float32), posinf=0.0, neginf=0.0)
+        audio = np.nan_to_num(np.frombuffer(data, "<f4").astype(np.float32), posinf=0.0, neginf=0.0)
+        return np.clip(audio, -1.0, 1.0)
     return _G711[encoding][np.frombuffer(data, np.uint8)]

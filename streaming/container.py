@@ -17,6 +17,8 @@ from myna.streaming.audio import MOST_CHANNELS, PORTION, AudioError, PcmQueue, R
 SUPPORTED = "WAV, FLAC, MP3, Ogg, WebM, MP4/M4A, AAC (ADTS)"
 MOST_MP4_BYTES = 64 * 1024 * 1024
 """An MP4 whose index lies behind its audio can only be decoded once all of it is here: this much is kept for that."""
+_MOST_MP4_HEAD = 1024 * 1024
+"""An MP4 whose first boxes (type, padding) are longer is taken as one whose index comes first."""
 _MOST_BAD_PACKETS = 50
 """Damaged packets in a row after which the stream is not audio any more; a lossy link damages a few."""
 
@@ -34,6 +36,21 @@ def sniff(head: bytes) -> str | None:
         return "aac"
     if head[0] == 0xFF and head[1] & 0xE0 == 0xE0 and head[1] & 0x06:
         return "mp3"
+    return None
+
+
+def index_is_last(head: bytes) -> bool | None:
+    """Return whether an MP4 that begins with `head` has its audio (mdat) before its index (moov); None: not seen yet."""
+    position = 0
+    while position + 16 <= len(head):
+        size, kind = int.from_bytes(head[position : position + 4]), head[position + 4 : position + 8]
+        if kind in (b"moov", b"moof", b"mdat"):
+            return kind == b"mdat"
+        if size == 1:  # the size is the 64 bits that follow
+            size = int.from_bytes(head[position + 8 : position + 16])
+        if size < 8:
+            raise AudioError(f"the MP4 stream is damaged: it has a {kind!r} box of {size} bytes")
+        position += size
     return None
 
 
@@ -58,7 +75,13 @@ class ContainerDecoder:
                     "these bytes begin no container this server reads "
                     f"({SUPPORTED}); for raw audio give encoding and sample_rate"
                 )
-            self._pipe = _Pipe(name, mix=self._mix)
+            seekable = False
+            if name == "mp4":
+                late = index_is_last(self._head)
+                if late is None and len(self._head) < _MOST_MP4_HEAD:
+                    return
+                seekable = bool(late)
+            self._pipe = _Pipe(name, mix=self._mix, seekable=seekable)
             data, self._head = self._head, b""
         self._pipe.feed(data)
 
@@ -68,7 +91,7 @@ class ContainerDecoder:
         if self._pipe is not None:
             self._pipe.finish()
         elif self._head:
-            raise AudioError(f"{len(self._head)} bytes are too few to be a container ({SUPPORTED})")
+            raise AudioError(f"these {len(self._head)} bytes are too few to be a container ({SUPPORTED})")
 
     def read(self) -> list[bytes]:
         """Return the next samples of each channel. Raises `AudioError` if FFmpeg cannot read the stream."""
@@ -85,12 +108,14 @@ class _Closed(Exception):  # noqa: N818 - not an error: it unwinds the decoding 
 
 
 class _Pipe:
-    """The coroutine. Exactly one of caller and decoding thread runs at a time; `_turn` says which."""
+    """The coroutine. Exactly one of caller and decoding thread runs at a time."""
 
-    def __init__(self, container: str, *, mix: bool) -> None:
+    def __init__(self, container: str, *, mix: bool, seekable: bool) -> None:
         self._container = container
         self._mix = mix
-        self._source = _Seekable(self) if container == "mp4" else _Source(self)
+        self._seekable = seekable
+        self._source = _Seekable(self) if seekable else _Source(self)
+        self._full = False
         self._bytes = bytearray()
         self._bytes_start = 0
         self._eof = False
@@ -105,7 +130,7 @@ class _Pipe:
 
     def feed(self, data: bytes) -> None:
         self._bytes += data
-        if self._container == "mp4" and len(self._bytes) > MOST_MP4_BYTES:
+        if self._seekable and len(self._bytes) > MOST_MP4_BYTES:
             raise AudioError(
                 f"an MP4 whose index follows its audio can be at most {MOST_MP4_BYTES} bytes long: "
                 "write it with its index first (-movflags +faststart) or fragmented"
@@ -115,7 +140,8 @@ class _Pipe:
         self._eof = True
 
     def read(self) -> list[bytes]:
-        if not self._done and not self._closed and (self._bytes_start + len(self._bytes) > self._source.position or self._eof):
+        unread = self._bytes_start + len(self._bytes) > self._source.position
+        if not self._done and not self._closed and (unread or self._eof or self._full):
             self._resume()
         if self._failure and not self._decoded.samples:
             raise self._failure
@@ -178,7 +204,7 @@ class _Pipe:
 
     def _decode(self) -> None:
         # Probing is bounded: a live stream must not wait for megabytes before its first word.
-        options = {"probesize": "65536", "analyzeduration": "500000", "fflags": "nobuffer"}
+        options = {"probesize": "65536", "analyzeduration": "500000"}
         with av.open(self._source, format=self._container, mode="r", options=options) as container:
             if not container.streams.audio:
                 raise AudioError(f"the {self._container} stream holds no audio")
@@ -194,7 +220,9 @@ class _Pipe:
                 for converted in to_float.resample(frame):
                     self._decoded.put(resampler.resample(converted.to_ndarray().T))
                 while self._decoded.samples >= PORTION:
+                    self._full = True
                     self.pause()
+                self._full = False
             if resampler is None:
                 raise AudioError(f"the {self._container} stream holds no audio that can be decoded")
             channels = 1 if self._mix else channels
@@ -234,7 +262,7 @@ class _Source:
 
 
 class _Seekable(_Source):
-    """For MP4, whose index may lie at the end: keeps everything, and seeks."""
+    """For an MP4 whose index lies at the end: keeps everything, waits for the end, and seeks."""
 
     def seek(self, offset: int, whence: int = 0) -> int:
         base = {0: 0, 1: self.position}[whence] if whence != 2 else self._pipe.total()
