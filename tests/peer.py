@@ -1,0 +1,82 @@
+"""A bare WebSocket client and what server tests share."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType
+
+from myna.server.app import Server
+from myna.server.config import Settings
+from myna.streaming import wire
+
+RAW = {"type": "start", "encoding": "linear16", "sample_rate": 16_000}
+
+
+def settings(**changes: Any) -> Settings:
+    return Settings(**{"port": 0, "lanes": 2, "log_level": "error", **changes})
+
+
+class Peer:
+    """A bare WebSocket client: whatever frames a test wants."""
+
+    def __init__(self, socket: ClientWebSocketResponse) -> None:
+        self.socket = socket
+        self.messages: list[dict[str, Any]] = []
+
+    async def send(self, message: dict[str, Any]) -> None:
+        await self.socket.send_json(message)
+
+    async def until(self, kind: str) -> dict[str, Any]:
+        """Read up to the next message of a type."""
+        while True:
+            message = await self.socket.receive(timeout=60)
+            assert message.type is WSMsgType.TEXT, (message, self.messages[-3:])
+            self.messages.append(message.json())
+            if self.messages[-1]["type"] == kind:
+                return self.messages[-1]
+
+    async def rest(self) -> list[dict[str, Any]]:
+        """Read until the server closes."""
+        while (message := await self.socket.receive(timeout=60)).type is WSMsgType.TEXT:
+            self.messages.append(message.json())
+        assert message.type in (WSMsgType.CLOSE, WSMsgType.CLOSED), message
+        return self.messages
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [message for message in self.messages if message["type"] == kind]
+
+    @property
+    def text(self) -> str:
+        return " ".join(message["text"] for message in self.of("final") if message["text"])
+
+
+@contextlib.asynccontextmanager
+async def connected(server: Server, query: str = "") -> AsyncIterator[Peer]:
+    async with (
+        ClientSession() as session,
+        session.ws_connect(server.url + wire.PATH + query, max_msg_size=0, compress=0) as socket,
+    ):
+        yield Peer(socket)
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Give other tasks their turns until the condition holds."""
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def assert_tiles(finals: list[dict[str, Any]], seconds: float) -> None:
+    position, last_start = 0.0, 0.0
+    for final in finals:
+        assert final["start"] == pytest.approx(position, abs=1e-9)
+        position = final["end"]
+        for word in final["words"]:
+            assert last_start <= word["start"] <= word["end"] <= final["end"] + 1e-3
+            last_start = word["start"]
+    assert position == pytest.approx(seconds, abs=0.001)

@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from peer import settings
+
+from myna.server.app import Server, running
+
+
+@pytest.fixture(scope="session")
+async def server() -> AsyncIterator[Server]:
+    """The default server with the real engine."""
+    async with running(settings()) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+async def strict_server() -> AsyncIterator[Server]:
+    """One that loses patience at once, with the fake engine."""
+    changes = {"engine": "fake", "start_timeout_s": 0.2, "idle_timeout_s": 0.3, "max_frame_bytes": 65_536}
+    async with running(settings(**changes)) as started:
+        yield started
