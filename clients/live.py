@@ -42,9 +42,7 @@ class LiveClient:
     stream that broke off raises `StreamError`.
     """
 
-    def __init__(
-        self, start: wire.Start, url: str = DEFAULT_URL, *, form: wire.Format = wire.Format.JSON
-    ) -> None:
+    def __init__(self, start: wire.Start, url: str = DEFAULT_URL, *, form: wire.Format = wire.Format.JSON) -> None:
         self._start = start
         self._url = stream_url(url, form)
         self._form = form
@@ -130,9 +128,7 @@ class SyncLiveClient:
     threads at the same time.
     """
 
-    def __init__(
-        self, start: wire.Start, url: str = DEFAULT_URL, *, form: wire.Format = wire.Format.JSON
-    ) -> None:
+    def __init__(self, start: wire.Start, url: str = DEFAULT_URL, *, form: wire.Format = wire.Format.JSON) -> None:
         self._client = LiveClient(start, url, form=form)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="myna-live-client", daemon=True)

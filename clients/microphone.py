@@ -38,14 +38,18 @@ def devices() -> list[str]:
     ]
 
 
+def check() -> None:
+    """Raise `MicrophoneError` unless there is a microphone."""
+    if not devices():
+        raise MicrophoneError("no microphone was found; plug one in, or stream a file with: myna stream FILE")
+
+
 async def blocks(device: str | None = None) -> AsyncIterator[bytes]:
     """Yield int16 mono at `RATE` from a device (number or part of its name; None: the default), until cancelled.
 
-    Raises `MicrophoneError` if there is none, or it cannot be opened.
+    Raises `MicrophoneError` if it cannot be opened.
     """
     sounddevice = _sounddevice()
-    if not devices():
-        raise MicrophoneError("no microphone was found; plug one in, or stream a file with: myna stream FILE")
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[bytes] = asyncio.Queue()
 

@@ -12,9 +12,7 @@ import typer
 
 from myna import __version__
 
-app = typer.Typer(
-    name="myna", help="Self-hosted real-time speech to text.", no_args_is_help=True, add_completion=False
-)
+app = typer.Typer(name="myna", help="Self-hosted real-time speech to text.", no_args_is_help=True, add_completion=False)
 bench = typer.Typer(help="Measure a server: accuracy.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 
@@ -65,7 +63,11 @@ def stream(
 
     try:
         _transcribe(
-            files.paced(files.chunks(file), speed), url, endpointing_ms=endpointing_ms, language=language, json=json
+            files.paced(files.chunks(file), speed),
+            url,
+            endpointing_ms=endpointing_ms,
+            language=language,
+            json=json,
         )
     except files.UnreadableFileError as error:
         _fail(str(error))
@@ -88,6 +90,7 @@ def mic(
             for line in microphone.devices() or ["no input devices"]:
                 typer.echo(line)
             return
+        microphone.check()
         with contextlib.suppress(KeyboardInterrupt):
             _transcribe(microphone.blocks(device), url, endpointing_ms=endpointing_ms, language=language, json=json)
     except microphone.MicrophoneError as error:
@@ -103,9 +106,7 @@ def _transcribe(
     from myna.streaming import wire
 
     try:
-        start = wire.Start(
-            encoding="linear16", sample_rate=16_000, endpointing_ms=endpointing_ms, language=language
-        )
+        start = wire.Start(encoding="linear16", sample_rate=16_000, endpointing_ms=endpointing_ms, language=language)
     except ValueError as error:
         _fail(f"--endpointing-ms must lie between 0 and 10000, not at {endpointing_ms}: {type(error).__name__}")
     try:

@@ -45,7 +45,7 @@ class Server:
         self.app.router.add_get("/health", self._health)
         self.app.router.add_get(wire.PATH, self._native)
 
-    async def _health(self, request: web.Request) -> web.Response:
+    async def _health(self, _request: web.Request) -> web.Response:
         engine = self.services.engine
         return web.json_response(
             {
@@ -62,7 +62,12 @@ class Server:
         if form not in list(wire.Format):
             known = ", ".join(wire.Format)
             return web.json_response(
-                {"error": {"code": "unknown_format", "message": f"format {form!r} is not known; there are: {known}"}},
+                {
+                    "error": {
+                        "code": "unknown_format",
+                        "message": f"format {form!r} is not known; there are: {known}",
+                    }
+                },
                 status=400,
             )
         dialect = NativeDialect(wire.Format(form), self._policy, self.services.engine.info)
@@ -82,7 +87,9 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         voice = VoiceActivity(SileroVad())
         stack.push_async_callback(voice.close)
         engine = EngineWorker(
-            settings.engine, settings.lanes or os.cpu_count() or 1, lambda epoch: services.on_engine_restart(epoch)
+            settings.engine,
+            settings.lanes or os.cpu_count() or 1,
+            lambda epoch: services.on_engine_restart(epoch),
         )
         services = Services(engine, voice, settings.max_backlog_s)
         stack.push_async_callback(engine.close)
@@ -115,7 +122,7 @@ async def _serve(settings: Settings) -> None:
 def _listen(settings: Settings) -> socket.socket:
     where = f"{settings.host}:{settings.port}"
     try:
-        family, kind, _, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
+        family, _, _, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
         listener = socket.create_server(address[:2], family=family, backlog=512)
     except socket.gaierror as error:
         raise ConfigurationError(f"host {settings.host!r} is no address of this machine: {error.strerror}") from error
@@ -123,6 +130,5 @@ def _listen(settings: Settings) -> socket.socket:
         raise ConfigurationError(
             f"cannot listen on {where}: {os.strerror(error.errno or 0)}; choose another with --port or MYNA_PORT"
         ) from error
-    del kind
-    listener.setblocking(False)
+    listener.setblocking(False)  # noqa: FBT003 - the standard library's signature
     return listener

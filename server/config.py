@@ -42,10 +42,16 @@ class Settings(BaseSettings):
     engine: str = Field("moonshine", description="Recogniser.")
     lanes: int = Field(0, ge=0, le=256, description="Decodes at the same time; 0: one per core.")
     endpointing_ms: int = Field(
-        500, ge=0, le=10_000, description="Silence that ends an utterance, unless the client asks otherwise; 0: never."
+        500,
+        ge=0,
+        le=10_000,
+        description="Silence that ends an utterance, unless the client asks otherwise; 0: never.",
     )
     max_utterance_s: float = Field(
-        12.0, ge=2, le=60, description="Length at which speech without a pause is cut, unless the client asks otherwise."
+        12.0,
+        ge=2,
+        le=60,
+        description="Length at which speech without a pause is cut, unless the client asks otherwise.",
     )
     context_s: float = Field(
         10.0, ge=0, le=60, description="Audio before a cut that is decoded again with what follows it."
@@ -54,14 +60,24 @@ class Settings(BaseSettings):
         0.8, ge=0.1, le=10, description="Speech after which a new partial transcript is due."
     )
     start_timeout_s: float = Field(10.0, gt=0, description="A client must send its start message within this.")
-    idle_timeout_s: float = Field(30.0, gt=0, description="A client must send audio or a keepalive at least this often.")
+    idle_timeout_s: float = Field(
+        30.0, gt=0, description="A client must send audio or a keepalive at least this often."
+    )
     max_frame_bytes: int = Field(
-        1024 * 1024, ge=1024, le=64 * 1024 * 1024, description="Largest WebSocket message taken from a client."
+        1024 * 1024,
+        ge=1024,
+        le=64 * 1024 * 1024,
+        description="Largest WebSocket message taken from a client.",
     )
     max_backlog_s: float = Field(
-        30.0, ge=5, le=600, description="Audio a stream may have waiting before the server stops reading from its client."
+        30.0,
+        ge=5,
+        le=600,
+        description="Audio a stream may have waiting before the server stops reading from its client.",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line written.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe log line written."
+    )
     log_format: Literal["console", "json"] = Field("console", description="How log lines are written.")
 
     @classmethod

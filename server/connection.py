@@ -7,6 +7,7 @@ import contextlib
 import secrets
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import structlog
 from aiohttp import WSCloseCode, WSMsgType, web
@@ -35,9 +36,7 @@ class _Socket(web.WebSocketResponse):
         super().__init__(max_msg_size=max_frame_bytes, heartbeat=HEARTBEAT_S, compress=False, autoclose=False)
         self._too_big = too_big
 
-    async def close(
-        self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True
-    ) -> bool:
+    async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
         if code == WSCloseCode.MESSAGE_TOO_BIG and not self.closed:
             for frame in self._too_big:
                 await _send(self, frame)
@@ -71,7 +70,8 @@ class Connection:
         with structlog.contextvars.bound_contextvars(stream=live.name):
             log.info("stream connected", peer=request.remote, path=request.path)
             writer = asyncio.create_task(self._write(socket), name=f"writer {live.name}")
-            reason, code = "gone", WSCloseCode.OK
+            reason = "gone"
+            code: int = WSCloseCode.OK
             try:
                 reason, code = await self._serve(socket)
                 await self._farewell(writer)
@@ -93,7 +93,8 @@ class Connection:
         """Receive until the end; return its reason and close code, all frames being in the outbox."""
         try:
             receiving = asyncio.create_task(self._receive(socket), name=f"receiver {self._live.name}")
-            await asyncio.wait([receiving, self._live.broken], return_when=asyncio.FIRST_COMPLETED)
+            either: list[asyncio.Future[Any]] = [receiving, self._live.broken]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if self._live.broken.done():
                 receiving.cancel()
                 with contextlib.suppress(asyncio.CancelledError, DialectError, SlowReaderError):

@@ -11,7 +11,16 @@ from collections.abc import Callable
 import structlog
 
 from myna.streaming.engines.base import EngineInfo, EngineUnavailableError, Job, Outcome
-from myna.streaming.link import Cancellation, Hello, Message, Result, Submission, Unavailable, Unpacker, encode
+from myna.streaming.link import (
+    Cancellation,
+    Hello,
+    Message,
+    Result,
+    Submission,
+    Unavailable,
+    Unpacker,
+    encode,
+)
 
 log = structlog.get_logger()
 
@@ -101,7 +110,13 @@ class EngineWorker:
             reason = hello.reason if isinstance(hello, Unavailable) else "its process died while loading"
             raise EngineUnavailableError(f"The engine {self._engine!r} cannot be used: {reason}")
         self._info, self._writer = hello.info, writer
-        log.info("engine ready", engine=hello.info.name, lanes=hello.lanes, worker=self._process.pid, epoch=self._epoch)
+        log.info(
+            "engine ready",
+            engine=hello.info.name,
+            lanes=hello.lanes,
+            worker=self._process.pid,
+            epoch=self._epoch,
+        )
         return reader
 
     async def _keep(self, reader: _MessageReader) -> None:

@@ -127,9 +127,7 @@ class LiveStream:
     def _open(self, command: Open) -> None:
         self._container = command.audio is None
         decoder = (
-            ContainerDecoder(mix=command.mix)
-            if command.audio is None
-            else RawDecoder(command.audio, mix=command.mix)
+            ContainerDecoder(mix=command.mix) if command.audio is None else RawDecoder(command.audio, mix=command.mix)
         )
         engine = self._services.engine
         self._stream = Stream(self.name, decoder, command.policy, command.options, engine.info)
@@ -207,7 +205,7 @@ class LiveStream:
             self._pump()
         except SlowReaderError:
             self._break(DialectError("slow_reader", "the client does not read what it is sent", TRY_AGAIN_LATER))
-        except Exception:  # noqa: BLE001 - a defect of ours; the other streams must not feel it
+        except Exception:
             log.exception("a stream failed", stream=self.name)
             self._break(DialectError("internal_error", "the server failed on this stream", INTERNAL_ERROR))
 

@@ -46,9 +46,7 @@ class RawFormat:
 
     def __post_init__(self) -> None:
         if not LOWEST_RATE <= self.sample_rate <= HIGHEST_RATE:
-            raise AudioError(
-                f"sample_rate {self.sample_rate} is not supported: {LOWEST_RATE} to {HIGHEST_RATE} Hz are"
-            )
+            raise AudioError(f"sample_rate {self.sample_rate} is not supported: {LOWEST_RATE} to {HIGHEST_RATE} Hz are")
         if not 1 <= self.channels <= MOST_CHANNELS:
             raise AudioError(f"{self.channels} channels are not supported: 1 to {MOST_CHANNELS} are")
 
@@ -158,9 +156,7 @@ def _expand(code: np.ndarray, *, mu: bool) -> np.ndarray:
     else:
         code = code ^ 0x55
         exponent, mantissa = (code >> 4) & 7, code & 15
-        value = np.where(
-            exponent > 0, ((mantissa << 4) + 0x108) << np.maximum(exponent - 1, 0), (mantissa << 4) + 8
-        )
+        value = np.where(exponent > 0, ((mantissa << 4) + 0x108) << np.maximum(exponent - 1, 0), (mantissa << 4) + 8)
         negative = ~code & 0x80
     return (np.where(negative != 0, -value, value) / 32768.0).astype(np.float32)
 

@@ -29,7 +29,12 @@ def sniff(head: bytes) -> str | None:
         return "wav"
     if head[4:8] == b"ftyp":
         return "mp4"
-    for magic, name in ((b"fLaC", "flac"), (b"OggS", "ogg"), (b"\x1a\x45\xdf\xa3", "matroska"), (b"ID3", "mp3")):
+    for magic, name in (
+        (b"fLaC", "flac"),
+        (b"OggS", "ogg"),
+        (b"\x1a\x45\xdf\xa3", "matroska"),
+        (b"ID3", "mp3"),
+    ):
         if head.startswith(magic):
             return name
     if head[0] == 0xFF and head[1] & 0xF6 == 0xF0:

@@ -109,9 +109,7 @@ def fitted(policy: Policy, engine: EngineInfo) -> Policy:
 class Session:
     """One channel. `name` must differ from every other live session's, since job ids are made of it."""
 
-    def __init__(
-        self, name: str, policy: Policy, options: Options, engine: EngineInfo, *, channel: int = 0
-    ) -> None:
+    def __init__(self, name: str, policy: Policy, options: Options, engine: EngineInfo, *, channel: int = 0) -> None:
         self._name = name
         self._channel = channel
         self._policy = fitted(policy, engine)
@@ -162,7 +160,9 @@ class Session:
         self._due = due
         whole = (self.received - self._asked) // WINDOW * WINDOW
         if whole:
-            self._requests.append(Detect(self._channel, self._asked, self._audio(Span(self._asked, self._asked + whole))))
+            self._requests.append(
+                Detect(self._channel, self._asked, self._audio(Span(self._asked, self._asked + whole)))
+            )
             self._asked += whole
 
     def flush(self, token: str) -> None:
@@ -314,7 +314,11 @@ class Session:
 
     def _tell(self, audio: Span, transcript: Transcript) -> None:
         """Turn a decode of the open segment into a tentative event."""
-        if self._policy.interim_every_s is None or self._behind() or not self._credible(transcript, self._segmenter.voice):
+        if (
+            self._policy.interim_every_s is None
+            or self._behind()
+            or not self._credible(transcript, self._segmenter.voice)
+        ):
             return
         open_start = self._segmenter.open_start
         first_speech = self._segmenter.speech_start

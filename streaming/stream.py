@@ -18,14 +18,10 @@ class Stream:
     `name` must differ from every other live stream's.
     """
 
-    def __init__(
-        self, name: str, decoder: Decoder, policy: Policy, options: Options, engine: EngineInfo
-    ) -> None:
+    def __init__(self, name: str, decoder: Decoder, policy: Policy, options: Options, engine: EngineInfo) -> None:
         self.name = name
         self._decoder = decoder
-        self._make_session = lambda channel: Session(
-            f"{name}/{channel}", policy, options, engine, channel=channel
-        )
+        self._policy, self._options, self._engine = policy, options, engine
         self._sessions: list[Session] = []
         self._flushed: dict[str, int] = {}
         self._ended = 0
@@ -121,7 +117,8 @@ class Stream:
 
     def _push_pcm(self, channels: Sequence[bytes], arrived: float) -> None:
         while len(self._sessions) < len(channels):
-            session = self._make_session(len(self._sessions))
+            channel = len(self._sessions)
+            session = Session(f"{self.name}/{channel}", self._policy, self._options, self._engine, channel=channel)
             session.reset_engine(self._epoch)
             self._sessions.append(session)
         # A client that sends faster than real time may fall due at half its audio's duration, no sooner, so that it

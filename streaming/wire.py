@@ -207,8 +207,9 @@ def _parsed(frame: str | bytes, form: Format) -> Any:
             raise WireError("with format=msgpack every frame is binary; this one was text")
         try:
             parsed = msgpack.unpackb(frame, use_list=True, strict_map_key=True)
-        except Exception as error:  # noqa: BLE001 - msgpack raises several unrelated classes
-            raise WireError(f"the message is not msgpack: {error or type(error).__name__}") from error
+        except Exception as error:
+            said = str(error) or type(error).__name__
+            raise WireError(f"the message is not msgpack: {said}") from error
     if not isinstance(parsed, dict):
         raise WireError(f"a message is an object with a 'type', not {type(parsed).__name__}")
     return parsed
@@ -220,5 +221,9 @@ def _validated(adapter: TypeAdapter[_Message], parsed: Any) -> _Message:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "message"
-        given = "" if first["type"] in ("missing", "union_tag_invalid", "union_tag_not_found") else f", not {first['input']!r:.80}"
+        given = (
+            ""
+            if first["type"] in ("missing", "union_tag_invalid", "union_tag_not_found")
+            else f", not {first['input']!r:.80}"
+        )
         raise WireError(f"{where}: {first['msg']}{given}") from error

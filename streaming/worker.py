@@ -6,6 +6,7 @@ Started by the front with one end of a socket pair. It ends when that socket doe
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import signal
 import socket
@@ -15,7 +16,16 @@ from collections.abc import Callable
 
 from myna.streaming.engines import registry
 from myna.streaming.engines.base import Engine, EngineUnavailableError, Job, JobError, Outcome
-from myna.streaming.link import Cancellation, Hello, Message, Result, Submission, Unavailable, Unpacker, encode
+from myna.streaming.link import (
+    Cancellation,
+    Hello,
+    Message,
+    Result,
+    Submission,
+    Unavailable,
+    Unpacker,
+    encode,
+)
 from myna.streaming.scheduler import Scheduler
 
 
@@ -61,7 +71,7 @@ def run_batch(engine: Engine, batch: list[Job]) -> list[Result]:
     outcomes: list[Outcome]
     try:
         outcomes = engine.transcribe(batch)
-    except Exception as error:  # noqa: BLE001 - an engine may raise anything; its other jobs must not suffer
+    except Exception as error:
         outcomes = [JobError(f"{type(error).__name__}: {error}")] * len(batch)
     step_s = time.perf_counter() - began
     return [Result(job.id, job.epoch, outcome, step_s) for job, outcome in zip(batch, outcomes, strict=True)]
@@ -110,11 +120,9 @@ def main() -> None:
     parser.add_argument("--lanes", type=int, required=True)
     arguments = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches both; the front decides
-    with socket.socket(fileno=arguments.fd) as connection:
-        try:
-            serve(connection, arguments.engine, arguments.lanes)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # the front is gone, and with it the reason to be here
+    gone = contextlib.suppress(BrokenPipeError, ConnectionResetError)  # without the front there is nothing to do here
+    with gone, socket.socket(fileno=arguments.fd) as connection:
+        serve(connection, arguments.engine, arguments.lanes)
 
 
 if __name__ == "__main__":

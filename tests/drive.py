@@ -37,7 +37,9 @@ class SileroVoice:
 class Drive:
     """Carries a session's requests out when told to, or after random delays and in random order if given a seed."""
 
-    def __init__(self, session: Session, engine: Engine, voice: Voice = amplitude_voice, seed: int | None = None) -> None:
+    def __init__(
+        self, session: Session, engine: Engine, voice: Voice = amplitude_voice, seed: int | None = None
+    ) -> None:
         self.session = session
         self.engine = engine
         self.events: list[Event] = []

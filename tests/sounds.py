@@ -25,7 +25,12 @@ def recording(name: str) -> np.ndarray:
 
 
 def contained(
-    channels: list[np.ndarray], container: str, codec: str, *, rate: int = RATE, options: dict[str, str] | None = None
+    channels: list[np.ndarray],
+    container: str,
+    codec: str,
+    *,
+    rate: int = RATE,
+    options: dict[str, str] | None = None,
 ) -> bytes:
     """Return int16 channels at `rate`, encoded into a container."""
     folder = tempfile.TemporaryDirectory()  # MP4 with its index first is written twice, which takes a real file

@@ -167,7 +167,7 @@ def start_errors(aligned: Sequence[tuple[str, float, float]], words: Sequence[tu
     return [words[b.b + i][1] - aligned[b.a + i][1] for b in blocks for i in range(b.size)]
 
 
-def _whole(engine: str):  # type: ignore[no-untyped-def] # noqa: ANN202
+def _whole(engine: str):  # type: ignore[no-untyped-def]
     build = registry.builder(engine)
     loaded = build(longest_segment_s=WHOLE_FILE_S) if engine == "moonshine" else build()  # type: ignore[call-arg]
 

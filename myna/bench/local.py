@@ -17,7 +17,7 @@ def local_server(engine: str, *flags: str) -> Iterator[str]:
     command = [
         sys.executable, "-m", "myna", "serve", "--port", "0", "--engine", engine, "--log-format", "json", *flags,
     ]  # fmt: skip
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own program
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         said: list[str] = []
         try:

@@ -89,10 +89,25 @@ class NativeDialect:
             case events.SpeechStarted(at=at, channel=channel):
                 return self._frames(wire.SpeechStarted(channel=channel, time=_round(seconds(at))))
             case events.Tentative(channel=channel, span=span, words=words, stable=stable):
-                partial = wire.Partial(channel=channel, stable=stable, **_said(span, words))
+                partial = wire.Partial(
+                    channel=channel,
+                    start=_round(seconds(span.start)),
+                    end=_round(seconds(span.end)),
+                    text=_text(words),
+                    words=_words(words),
+                    stable=stable,
+                )
                 return self._frames(partial, replaces=f"partial {channel}")
             case events.Final(channel=channel, span=span, words=words, cause=cause):
-                return self._frames(wire.Final(channel=channel, cause=cause.value, **_said(span, words)))
+                final = wire.Final(
+                    channel=channel,
+                    start=_round(seconds(span.start)),
+                    end=_round(seconds(span.end)),
+                    text=_text(words),
+                    words=_words(words),
+                    cause=cause.value,
+                )
+                return self._frames(final)
             case events.UtteranceEnd(channel=channel, last_word_end=end):
                 return self._frames(wire.UtteranceEnd(channel=channel, last_word_end=_round(end)))
             case events.Flushed(token=token):
@@ -116,7 +131,9 @@ class NativeDialect:
     def _open(self, start: wire.Start) -> Open:
         if start.model not in (None, self._engine.name):
             raise DialectError(
-                "unknown_model", f"there is no model {start.model!r} here; there is: {self._engine.name}", POLICY_VIOLATION
+                "unknown_model",
+                f"there is no model {start.model!r} here; there is: {self._engine.name}",
+                POLICY_VIOLATION,
             )
         if start.language is not None and start.language.split("-")[0].lower() not in self._engine.languages:
             raise DialectError(
@@ -136,9 +153,7 @@ class NativeDialect:
         return Open(_raw_format(start), not start.multichannel, self._policy, Options(start.language))
 
 
-def defaults(
-    endpointing_ms: int, max_utterance_s: float, context_s: float, interim_every_s: float
-) -> Policy:
+def defaults(endpointing_ms: int, max_utterance_s: float, context_s: float, interim_every_s: float) -> Policy:
     """Return the policy of a client that asks for nothing in particular."""
     return Policy(
         endpoint_ms=endpointing_ms or None,
@@ -160,7 +175,9 @@ def _raw_format(start: wire.Start) -> RawFormat | None:
         return None
     if start.sample_rate is None:
         raise DialectError(
-            "unsupported_audio", f"encoding {start.encoding} needs a sample_rate (8000 to 48000)", POLICY_VIOLATION
+            "unsupported_audio",
+            f"encoding {start.encoding} needs a sample_rate (8000 to 48000)",
+            POLICY_VIOLATION,
         )
     try:
         return RawFormat(Encoding(start.encoding), start.sample_rate, start.channels)
@@ -168,18 +185,15 @@ def _raw_format(start: wire.Start) -> RawFormat | None:
         raise DialectError("unsupported_audio", str(error), POLICY_VIOLATION) from error
 
 
-def _said(span: events.Span, words: Sequence[events.Word]) -> dict[str, object]:
-    return {
-        "start": _round(seconds(span.start)),
-        "end": _round(seconds(span.end)),
-        "text": " ".join(word.text for word in words),
-        "words": tuple(
-            wire.Word(
-                text=word.text, start=_round(word.start), end=_round(word.end), confidence=_round(word.confidence)
-            )
-            for word in words
-        ),
-    }
+def _text(words: Sequence[events.Word]) -> str:
+    return " ".join(word.text for word in words)
+
+
+def _words(words: Sequence[events.Word]) -> tuple[wire.Word, ...]:
+    return tuple(
+        wire.Word(text=word.text, start=_round(word.start), end=_round(word.end), confidence=_round(word.confidence))
+        for word in words
+    )
 
 
 def _round(value: float) -> float:

@@ -112,8 +112,7 @@ class MoonshineEngine:
                 break
             tokens.append(token)
             heads = [
-                values[f"attention.{layer}"].numpy()[0, list(chosen), 0]
-                for layer, chosen in ALIGNMENT_HEADS.items()
+                values[f"attention.{layer}"].numpy()[0, list(chosen), 0] for layer, chosen in ALIGNMENT_HEADS.items()
             ]
             attention.append(np.concatenate(heads).mean(axis=0))
             step.bind_cpu_input("input_ids", np.array([[token]], np.int64))

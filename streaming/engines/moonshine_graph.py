@@ -77,9 +77,11 @@ def _branch(model: onnx.ModelProto, branch: str, caches: tuple[str, ...]) -> onn
 
     nodes = [_copied(node) for node in [*outer.node, *graph.node] if node.op_type != "If"]
     outputs = [_float_output(o.name) for o in outer.output if any(f".{c}." in o.name for c in caches)]
-    for output in outputs:
-        if inner_name[output.name] != output.name:
-            nodes.append(helper.make_node("Identity", [inner_name[output.name]], [output.name]))
+    nodes += [
+        helper.make_node("Identity", [inner_name[output.name]], [output.name])
+        for output in outputs
+        if inner_name[output.name] != output.name
+    ]
     constants = [numpy_helper.from_array(np.array([-1], np.int64), "last_axis")]
 
     cross_attention = _without_batch_padding(nodes)
@@ -123,9 +125,7 @@ def _without_batch_padding(nodes: list[onnx.NodeProto]) -> list[str]:
     softmaxes = [node for node in nodes if node.op_type == "Softmax"]
     for softmax in softmaxes:
         masked = producer[softmax.input[0]]
-        (softmax.input[0],) = (
-            name for name in masked.input if producer[name].op_type in ("FusedMatMul", "MatMul")
-        )
+        (softmax.input[0],) = (name for name in masked.input if producer[name].op_type in ("FusedMatMul", "MatMul"))
         weights = softmax.output[0]
         guard = next((node for node in consumers[weights] if node.op_type == "Where"), None)
         if guard is not None:
@@ -184,7 +184,7 @@ def _replace_inputs(nodes: list[onnx.NodeProto], instead: dict[str, str]) -> Non
     for node in nodes:
         for index, name in enumerate(node.input):
             while name in instead:
-                name = instead[name]  # noqa: PLW2901 - follows a chain
+                name = instead[name]
             node.input[index] = name
 
 

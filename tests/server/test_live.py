@@ -19,8 +19,11 @@ from myna.streaming import wire
 BECKETT = "ever tried ever failed no matter try again fail again fail better"
 
 
-async def transcribed(server: Server, start: wire.Start, data: bytes, chunk: int = 3200, form: wire.Format = wire.Format.JSON):
+async def transcribed(
+    server: Server, start: wire.Start, data: bytes, chunk: int = 3200, form: wire.Format = wire.Format.JSON
+):
     async with LiveClient(start, server.url, form=form) as client:
+
         async def send() -> None:
             for begin in range(0, len(data), chunk):
                 await client.send(data[begin : begin + chunk])
@@ -70,7 +73,9 @@ async def test_real_speech_becomes_words_with_times_and_confidence(
     assert messages[-1].seconds == pytest.approx(len(beckett) / RATE, abs=0.001)
 
 
-async def test_the_finals_do_not_depend_on_how_the_audio_is_cut_into_frames(server: Server, beckett: np.ndarray) -> None:
+async def test_the_finals_do_not_depend_on_how_the_audio_is_cut_into_frames(
+    server: Server, beckett: np.ndarray
+) -> None:
     once = finals(await transcribed(server, START, beckett.tobytes(), chunk=1_000_000))
     assert once == finals(await transcribed(server, START, beckett.tobytes(), chunk=997))
 
@@ -105,7 +110,13 @@ async def test_telephone_audio_is_understood(server: Server, beckett: np.ndarray
 
 
 @pytest.mark.parametrize(
-    ("container", "codec", "rate"), [("flac", "flac", RATE), ("ogg", "libopus", 48_000), ("webm", "libopus", 48_000), ("mp3", "libmp3lame", RATE)]
+    ("container", "codec", "rate"),
+    [
+        ("flac", "flac", RATE),
+        ("ogg", "libopus", 48_000),
+        ("webm", "libopus", 48_000),
+        ("mp3", "libmp3lame", RATE),
+    ],
 )
 async def test_containers_describe_themselves(
     server: Server, beckett: np.ndarray, container: str, codec: str, rate: int
@@ -126,19 +137,21 @@ async def test_two_channels_are_transcribed_apart(server: Server, beckett: np.nd
         assert_tiles([final.model_dump() for final in finals(messages, channel)], 8.0)
 
 
-async def test_finalize_is_acknowledged_after_its_finals_and_when_there_are_none(server: Server, beckett: np.ndarray) -> None:
+async def test_finalize_is_acknowledged_after_its_finals_and_when_there_are_none(
+    server: Server, beckett: np.ndarray
+) -> None:
     async with connected(server) as peer:
         await peer.send(RAW)
         await peer.send({"type": "finalize", "id": "early"})
         assert (await peer.until("finalized"))["id"] == "early"
         assert not peer.of("final")
-        await peer.socket.send_bytes(beckett[: RATE].tobytes())
+        await peer.socket.send_bytes(beckett[:RATE].tobytes())
         await peer.send({"type": "finalize"})
         assert (await peer.until("finalized"))["id"] is None
         (final,) = peer.of("final")
         assert (final["cause"], final["end"]) == ("finalize", 1.0)
         assert "ever" in final["text"].lower()
-        await peer.socket.send_bytes(beckett[RATE :].tobytes())
+        await peer.socket.send_bytes(beckett[RATE:].tobytes())
         await peer.send({"type": "close"})
         messages = await peer.rest()
         assert messages[-1]["type"] == "closed"
@@ -173,7 +186,7 @@ async def test_the_blocking_client_does_the_same(server: Server, beckett: np.nda
             client.keep_alive()
             client.finalize("x")
             client.close()
-            heard = [message for message in client]
+            heard = list(client)
             assert client.ready is not None
             assert client.closed is not None
             return said(heard), client.closed.seconds

@@ -117,7 +117,8 @@ def test_the_same_raw_bytes_give_the_same_samples_however_they_are_split(
 
 
 @pytest.mark.parametrize(
-    ("rate", "channels", "said"), [(7_999, 1, "7999"), (96_000, 1, "96000"), (16_000, 0, "0 channels"), (16_000, 9, "9 channels")]
+    ("rate", "channels", "said"),
+    [(7_999, 1, "7999"), (96_000, 1, "96000"), (16_000, 0, "0 channels"), (16_000, 9, "9 channels")],
 )
 def test_rates_and_channels_out_of_range_are_refused(rate: int, channels: int, said: str) -> None:
     with pytest.raises(AudioError, match=said):
@@ -184,14 +185,16 @@ def test_too_few_bytes_to_be_a_container_are_refused_at_the_end() -> None:
         decoder.finish()
 
 
-@pytest.mark.parametrize("head", [b"RIFF\x00\x00\x00\x00WAVE", b"fLaC" + bytes(8), b"OggS" + bytes(8), b"\x1a\x45\xdf\xa3" + bytes(8)])
+@pytest.mark.parametrize(
+    "head",
+    [b"RIFF\x00\x00\x00\x00WAVE", b"fLaC" + bytes(8), b"OggS" + bytes(8), b"\x1a\x45\xdf\xa3" + bytes(8)],
+)
 def test_a_container_of_rubbish_is_refused(head: bytes) -> None:
     decoder = ContainerDecoder()
     decoder.feed(head + np.random.default_rng(0).bytes(300_000))
     decoder.finish()
-    with pytest.raises(AudioError, match="cannot be decoded|no audio|damaged"):
-        for _ in range(1000):
-            decoder.read()
+    with pytest.raises(AudioError, match=r"cannot be decoded|no audio|damaged"):
+        decoder.read()
     decoder.close()
 
 

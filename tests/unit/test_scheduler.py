@@ -17,7 +17,12 @@ def order(scheduler: Scheduler) -> list[str]:
 
 def test_finals_come_before_interims_before_files_and_the_earliest_due_first() -> None:
     scheduler = Scheduler()
-    for added in (job("file", Kind.FILE), job("interim", Kind.INTERIM), job("late", due=2), job("early", due=1)):
+    for added in (
+        job("file", Kind.FILE),
+        job("interim", Kind.INTERIM),
+        job("late", due=2),
+        job("early", due=1),
+    ):
         scheduler.add(added)
     assert order(scheduler) == ["early", "late", "interim", "file"]
 

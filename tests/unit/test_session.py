@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from drive import Drive, assert_tiles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from myna.streaming.engines.fake import WORD, FakeEngine, FakeSettings, silence, spoken
+from myna.streaming.engines.fake import FakeEngine, FakeSettings, silence, spoken
 from myna.streaming.events import (
     Cause,
     Ended,
@@ -68,7 +70,7 @@ def test_tentative_words_come_at_least_every_1200_ms_of_speech() -> None:
     d.push(phrase(*range(30)), chunk=320)
     ends = [event.span.end / 16_000 for event in d.events if isinstance(event, Tentative)]
     assert ends[0] <= 1.2
-    assert all(later - earlier <= 1.2 for earlier, later in zip(ends, ends[1:], strict=False))
+    assert all(later - earlier <= 1.2 for earlier, later in pairwise(ends))
 
 
 def test_without_interims_there_are_no_tentative_words() -> None:
@@ -196,7 +198,12 @@ def build(phrases: list[tuple[int, float]]) -> tuple[np.ndarray, list[str]]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(speech, st.integers(0, 2**32), st.lists(st.integers(1, 40_000), min_size=1, max_size=5), st.integers(100, 1500))
+@given(
+    speech,
+    st.integers(0, 2**32),
+    st.lists(st.integers(1, 40_000), min_size=1, max_size=5),
+    st.integers(100, 1500),
+)
 def test_finals_tile_and_hold_every_word_once_whatever_the_chunks_delays_and_order(
     phrases: list[tuple[int, float]], seed: int, chunks: list[int], endpoint_ms: int
 ) -> None:

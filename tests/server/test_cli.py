@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from sounds import RATE, recording
+
+from myna.bench.local import local_server
+
+MYNA = str(Path(sysconfig.get_path("scripts")) / "myna")
+
+
+def myna(*arguments: str, timeout: float = 60, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [MYNA, *arguments], capture_output=True, text=True, timeout=timeout, env={**os.environ, **environment}, check=False
+    )
+
+
+def assert_one_clear_line(done: subprocess.CompletedProcess[str], said: str) -> None:
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_taken_port_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert_one_clear_line(myna("serve", "--port", str(port)), str(port))
+
+
+def test_a_host_of_another_machine_is_named() -> None:
+    assert_one_clear_line(myna("serve", "--host", "192.0.2.1", "--port", "0"), "192.0.2.1")
+
+
+def test_an_unknown_engine_is_named_with_those_there_are() -> None:
+    assert_one_clear_line(myna("serve", "--port", "0", "--engine", "whisper"), "moonshine")
+
+
+def test_a_wrong_value_is_named(tmp_path: Path) -> None:
+    assert_one_clear_line(myna("serve", MYNA_PORT="99999"), "port")
+    config = tmp_path / "myna.toml"
+    config.write_text("prot = 1\n")
+    assert_one_clear_line(myna("serve", MYNA_CONFIG=str(config)), "prot")
+    config.write_text("port = [")
+    assert_one_clear_line(myna("serve", MYNA_CONFIG=str(config)), "configuration")
+    assert_one_clear_line(myna("serve", MYNA_CONFIG=str(tmp_path / "none.toml")), "none.toml")
+
+
+def test_missing_model_files_are_named(tmp_path: Path) -> None:
+    """A package of the right name without the weights stands before the real one."""
+    (tmp_path / "moonshine_voice").mkdir()
+    (tmp_path / "moonshine_voice" / "__init__.py").touch()
+    done = myna("serve", "--port", "0", "--log-level", "error", PYTHONPATH=str(tmp_path))
+    assert_one_clear_line(done, "encoder_model.ort")
+
+
+def test_a_server_that_is_not_there_is_named(tmp_path: Path, unused_tcp_port: int) -> None:
+    path = tmp_path / "speech.wav"
+    write_wav(path, recording("beckett")[:RATE])
+    assert_one_clear_line(myna("stream", str(path), "--url", f"http://127.0.0.1:{unused_tcp_port}"), "no Myna server")
+
+
+def test_files_that_cannot_be_streamed_are_named(tmp_path: Path) -> None:
+    with local_server("fake") as url:
+        assert_one_clear_line(myna("stream", str(tmp_path / "none.wav"), "--url", url), "none.wav does not exist")
+        text = tmp_path / "text.wav"
+        text.write_text("no sound")
+        assert_one_clear_line(myna("stream", str(text), "--url", url), "cannot be read as audio")
+
+
+def test_without_a_microphone_the_command_says_so() -> None:
+    done = myna("mic")
+    if done.returncode == 0:
+        pytest.skip("this machine has a microphone")
+    assert_one_clear_line(done, "icrophone")
+
+
+def test_a_recording_is_streamed_and_read_along(tmp_path: Path) -> None:
+    path = tmp_path / "speech.wav"
+    write_wav(path, recording("beckett"))
+    with local_server("moonshine") as url:
+        lines = myna("stream", str(path), "--url", url, "--speed", "0", "--json")
+        assert lines.returncode == 0, lines.stderr
+        messages = [json.loads(line) for line in lines.stdout.splitlines()]
+        assert messages[-1]["type"] == "closed"
+        assert any("tried" in message.get("text", "") for message in messages)
+        shown = myna("stream", str(path), "--url", url, "--speed", "4")
+        assert shown.returncode == 0, shown.stderr
+        assert "Ever tried" in shown.stdout
+
+
+def test_accuracy_is_measured_through_a_server_and_on_whole_files(tmp_path: Path) -> None:
+    write_wav(tmp_path / "a.wav", recording("beckett"))
+    manifest = tmp_path / "manifest.jsonl"
+    text = "ever tried ever failed no matter try again fail again fail better"
+    manifest.write_text(json.dumps({"audio": "a.wav", "text": text}) + "\n")
+    for flags in ((), ("--live",)):
+        done = myna("bench", "accuracy", "--manifest", str(manifest), "--json", *flags)
+        assert done.returncode == 0, done.stderr
+        figures = json.loads(done.stdout)["groups"]["all"]
+        assert figures["words"] == 12
+        assert figures["wer_percent"] <= 20
+    assert_one_clear_line(myna("bench", "accuracy", "--manifest", str(tmp_path / "none")), "none")
+
+
+def test_a_server_told_to_stop_stops_and_leaves_no_worker() -> None:
+    import psutil
+
+    command = [sys.executable, "-m", "myna", "serve", "--port", "0", "--engine", "fake"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while "listening" not in process.stderr.readline():
+            pass
+        (worker,) = psutil.Process(process.pid).children()
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+        assert process.returncode == 0
+        assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_worker_whose_server_is_killed_ends_too() -> None:
+    import psutil
+
+    command = [sys.executable, "-m", "myna", "serve", "--port", "0", "--engine", "fake"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while "listening" not in process.stderr.readline():
+            pass
+        (worker,) = psutil.Process(process.pid).children()
+        process.kill()
+        psutil.wait_procs([worker], timeout=30)
+        assert not worker.is_running()
+
+
+def write_wav(path: Path, pcm: np.ndarray) -> None:
+    with av.open(str(path), "w", format="wav") as file:
+        stream = file.add_stream("pcm_s16le", rate=RATE, layout="mono")
+        frame = av.AudioFrame.from_ndarray(pcm.reshape(1, -1), format="s16", layout="mono")
+        frame.sample_rate = RATE
+        file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))

@@ -1,0 +1,183 @@
+"""The default engine on real recordings: what it hears, when, how surely, and what it does not hear."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import jiwer
+import numpy as np
+import onnxruntime
+import pytest
+from drive import Drive, SileroVoice, assert_tiles
+from sounds import RATE, recording
+
+from myna.bench.accuracy import normalised
+from myna.streaming.engines.base import EngineUnavailableError, Job, JobError, Kind, Transcript
+from myna.streaming.engines.moonshine import BEGIN, END, PADDING, MoonshineEngine, align
+from myna.streaming.events import Tentative
+from myna.streaming.policy import Options, Policy
+from myna.streaming.session import Session
+
+
+@pytest.fixture(scope="module")
+def engine() -> MoonshineEngine:
+    return MoonshineEngine()
+
+
+def transcribe(engine: MoonshineEngine, pcm: np.ndarray) -> Transcript:
+    (outcome,) = engine.transcribe([Job("1", "1", Kind.FINAL, pcm.astype(np.int16).tobytes(), 0.0)])
+    assert isinstance(outcome, Transcript)
+    return outcome
+
+
+def session(engine: MoonshineEngine, policy: Policy | None = None) -> Drive:
+    return Drive(Session("s/0", policy or Policy(), Options(), engine.info), engine, SileroVoice())
+
+
+def test_speech_becomes_words(engine: MoonshineEngine) -> None:
+    transcript = transcribe(engine, recording("beckett"))
+    text = normalised(" ".join(word.text for word in transcript.words))
+    assert jiwer.wer("ever tried ever failed no matter try again fail again fail better", text) <= 0.1
+    assert transcript.log_probability > -0.5
+
+
+def test_words_begin_where_they_are_spoken(engine: MoonshineEngine) -> None:
+    """A pause of known place moves the words behind it by its length, and no word lies in it."""
+    pcm = recording("beckett")
+    cut = round(4.75 * RATE)  # between "no matter" and "try again"
+    pause_s = 1.0
+    moved = np.concatenate([pcm[:cut], np.zeros(round(pause_s * RATE), np.int16), pcm[cut:]])
+    before, after = transcribe(engine, pcm).words, transcribe(engine, moved).words
+    assert [w.text.lower().strip(".,") for w in before] == [w.text.lower().strip(".,") for w in after]
+    shifts = [b.start - a.start for a, b in zip(before, after, strict=True)]
+    expected = [0.0 if a.start < cut / RATE else pause_s for a in before]
+    assert float(np.median(np.abs(np.subtract(shifts, expected)))) < 0.05
+    assert not [w for w in after if cut / RATE + 0.1 < w.start < cut / RATE + pause_s - 0.1]
+
+
+def test_the_rebuilt_decoder_says_what_the_shipped_one_says(engine: MoonshineEngine) -> None:
+    """Teacher-forced, the merged decoder of the wheel predicts the very tokens the rebuilt graphs gave."""
+    pcm = recording("beckett")[: 5 * RATE]
+    audio = np.pad(pcm.astype(np.float32) / 32768.0, PADDING)
+    frames = engine._encoder.run(
+        None, {"input_values": audio[None], "attention_mask": np.ones((1, len(audio)), np.int64)}
+    )[0]
+    tokens = engine._decode(frames, 40).tokens
+    spec = find_spec("moonshine_voice")
+    assert spec is not None
+    assert spec.origin is not None
+    shipped = onnxruntime.InferenceSession(
+        str(Path(spec.origin).parent / "assets" / "tiny-en" / "decoder_model_merged.ort"),
+        providers=["CPUExecutionProvider"],
+    )
+    said: list[int] = []
+    while len(said) < 40:
+        inputs = {
+            "input_ids": np.array([[BEGIN, *said]], np.int64),
+            "encoder_hidden_states": frames,
+            "encoder_attention_mask": np.ones((1, len(audio)), np.int64),
+            "use_cache_branch": np.array([False]),
+        }
+        for value in shipped.get_inputs():
+            if value.name.startswith("past"):
+                inputs[value.name] = np.zeros((1, 8, 0 if "decoder" in value.name else frames.shape[1], 36), np.float32)
+        token = int(shipped.run(["logits"], inputs)[0][0, -1].argmax())
+        if token == END:
+            break
+        said.append(token)
+    assert said == tokens
+
+
+def test_a_job_does_not_depend_on_the_one_before(engine: MoonshineEngine) -> None:
+    one, other = recording("beckett")[: 4 * RATE], recording("two_cities")[: 4 * RATE]
+    alone = transcribe(engine, one)
+    transcribe(engine, other)
+    assert transcribe(engine, one) == alone
+
+
+def test_audio_too_short_for_a_word_has_none(engine: MoonshineEngine) -> None:
+    for length in (0, 1, 1599):
+        assert transcribe(engine, np.zeros(length, np.int16)).words == ()
+
+
+def test_audio_too_long_for_one_decode_fails_by_itself(engine: MoonshineEngine) -> None:
+    long = Job("1", "1", Kind.FINAL, bytes(2 * 16 * RATE), 0.0)
+    short = Job("2", "2", Kind.FINAL, recording("beckett").tobytes(), 0.0)
+    failed, done = engine.transcribe([long, short])
+    assert isinstance(failed, JobError)
+    assert "16.0 s" in failed.reason
+    assert isinstance(done, Transcript)
+
+
+def test_missing_weights_are_named(tmp_path: Path) -> None:
+    with pytest.raises(EngineUnavailableError, match=r"encoder_model\.ort"):
+        MoonshineEngine(tmp_path)
+
+
+def test_alignment_gives_each_token_its_frames() -> None:
+    attention = np.full((3, 30), 0.01)
+    for token, (start, end) in enumerate([(2, 9), (12, 20), (20, 28)]):
+        attention[token, start:end] = 1.0
+    assert align(attention) == ([2, 12, 20], [9, 20, 28])
+
+
+def test_alignment_of_more_tokens_than_frames_spreads_them() -> None:
+    starts, ends = align(np.ones((7, 3)))
+    assert starts == sorted(starts)
+    assert ends[-1] == 3
+
+
+def chords(seconds: float) -> np.ndarray:
+    """A progression in C: four notes with overtones, struck each second."""
+    beat = np.arange(RATE) / RATE
+    struck = np.minimum(1.0, 20 * beat) * np.exp(-1.5 * beat)
+    bars = [(261.6, 329.6, 392.0), (220.0, 261.6, 329.6), (174.6, 220.0, 261.6), (196.0, 246.9, 293.7)]
+    sounds = [
+        sum(np.sin(2 * np.pi * note * k * beat) / k for note in bar for k in (1, 2, 3, 4)) * struck for bar in bars
+    ]
+    music = np.concatenate([sounds[second % 4] for second in range(round(seconds))])
+    return music / np.abs(music).max() * 16_000
+
+
+SOUNDS = {
+    "digital silence": lambda n: np.zeros(n),
+    "white noise": lambda n: np.random.default_rng(0).normal(0, 3000, n),
+    "a 440 Hz tone": lambda n: 10_000 * np.sin(2 * np.pi * 440 * np.arange(n) / RATE),
+    "a chord progression": lambda n: chords(n / RATE),
+}
+
+
+@pytest.mark.parametrize("sound", SOUNDS)
+def test_five_minutes_of_no_speech_give_no_word(engine: MoonshineEngine, sound: str) -> None:
+    drive = session(engine)
+    drive.push(SOUNDS[sound](300 * RATE), chunk=16_000)
+    drive.end()
+    assert drive.text == []
+    assert not [event for event in drive.events if isinstance(event, Tentative)]
+
+
+def test_a_minute_of_fluent_speech_without_pauses_loses_and_doubles_nothing(engine: MoonshineEngine) -> None:
+    """Real speech with its pauses taken out, twice over, cut by length alone: each cut falls between words without rest."""
+    pcm = recording("two_cities")
+    pcm = pcm[: len(pcm) // 512 * 512]
+    spoken = np.repeat(np.array(SileroVoice()(0, pcm.tobytes())) > 0.3, 512)
+    fluent = np.concatenate([pcm[spoken], pcm[spoken]])
+    assert len(fluent) >= 60 * RATE
+    drive = session(engine, Policy(endpoint_ms=None))
+    drive.push(np.concatenate([fluent, np.zeros(RATE, np.int16)]))
+    drive.end()
+    assert_tiles(drive.finals, drive.session.received)
+    assert len(drive.finals) >= 6
+    measures = jiwer.process_words(normalised(TWO_CITIES + " " + TWO_CITIES), normalised(" ".join(drive.text)))
+    assert measures.insertions == 0
+    assert measures.deletions == 0
+    assert measures.wer <= 0.03
+
+
+TWO_CITIES = """It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of
+foolishness, it was the epoch of belief, it was the epoch of incredulity, it was the season of Light, it was the season
+of Darkness, it was the spring of hope, it was the winter of despair, we had everything before us, we had nothing before
+us, we were all going direct to Heaven, we were all going direct the other way. In short, the period was so far like the
+present period, that some of its noisiest authorities insisted on its being received, for good or for evil, in the
+superlative degree of comparison only."""
