@@ -23,7 +23,7 @@ def _sounddevice() -> ModuleType:
         raise MicrophoneError("the microphone needs an extra: pip install 'myna[mic]'") from error
     except OSError as error:
         raise MicrophoneError(
-            f"the PortAudio library is missing ({error}); on Debian: apt install libportaudio2"
+            f"the microphone needs the PortAudio library ({error}); on Debian: apt install libportaudio2"
         ) from error
     module: ModuleType = sounddevice
     return module

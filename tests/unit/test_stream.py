@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import numpy as np
+from drive import amplitude_voice
+
+from myna.streaming.audio import Encoding, RawDecoder, RawFormat
+from myna.streaming.engines.fake import FakeEngine, silence, spoken
+from myna.streaming.events import Ended, Event, Final, Flushed
+from myna.streaming.policy import Options, Policy
+from myna.streaming.session import Detect, Submit
+from myna.streaming.stream import Stream
+
+ENGINE = FakeEngine()
+
+
+def stream(channels: int = 2) -> Stream:
+    decoder = RawDecoder(RawFormat(Encoding.LINEAR16, 16_000, channels))
+    return Stream("s", decoder, Policy(interim_every_s=None), Options(), ENGINE.info)
+
+
+def settle(s: Stream, *, only: int | None = None) -> list[Event]:
+    """Carry out requests, on one channel only if told so, until there are none; return the events."""
+    told: list[Event] = []
+    while True:
+        requests, events = s.take()
+        told += events
+        if not requests:
+            return told
+        for request in requests:
+            if isinstance(request, Detect) and only in (None, request.channel):
+                s.on_vad(request.channel, request.start, amplitude_voice(request.channel, request.pcm))
+            elif isinstance(request, Submit):
+                (outcome,) = ENGINE.transcribe([request.job])
+                s.on_result(request.job.id, request.job.epoch, outcome)
+
+
+def push(s: Stream, *channels: np.ndarray, arrived: float = 0.0) -> None:
+    s.push(np.stack(channels, axis=1).tobytes())
+    while portion := s.decode():
+        s.accept(portion, arrived)
+
+
+def end(s: Stream) -> None:
+    s.end()
+    while portion := s.decode():
+        s.accept(portion, 0.0)
+    s.accept([], 0.0)
+
+
+def test_channels_are_heard_apart_and_events_are_numbered_across_them() -> None:
+    s = stream()
+    push(s, np.concatenate([spoken(1), silence(1)]), np.concatenate([spoken(2), silence(1)]))
+    events = settle(s)
+    assert {(e.channel, w.text) for e in events if isinstance(e, Final) for w in e.words} == {(0, "w1"), (1, "w2")}
+    end(s)
+    events += settle(s)
+    assert [event.seq for event in events] == list(range(len(events)))
+
+
+def test_a_flush_is_acknowledged_once_when_the_last_channel_has_done_it() -> None:
+    s = stream()
+    push(s, spoken(1), spoken(2))
+    s.flush("t")
+    requests, _ = s.take()
+    for request in requests:
+        if isinstance(request, Detect) and request.channel == 0:
+            s.on_vad(0, request.start, amplitude_voice(0, request.pcm))
+    assert not [event for event in settle(s) if isinstance(event, Flushed)]
+    for request in requests:
+        if isinstance(request, Detect) and request.channel == 1:
+            s.on_vad(1, request.start, amplitude_voice(1, request.pcm))
+    events = settle(s)
+    assert [event.token for event in events if isinstance(event, Flushed)] == ["t"]
+    assert isinstance(events[-1], Flushed)
+
+
+def test_a_flush_before_any_audio_is_acknowledged() -> None:
+    s = stream()
+    s.flush("t")
+    assert [type(event) for event in settle(s)] == [Flushed]
+
+
+def test_the_end_is_told_once_and_last_even_without_audio() -> None:
+    s = stream()
+    end(s)
+    assert settle(s) == [Ended(received=0, seq=0)]
+    s = stream(8)
+    push(s, *[spoken(1)] * 8)
+    end(s)
+    events = settle(s)
+    assert [type(event) for event in events].count(Ended) == 1
+    assert isinstance(events[-1], Ended)
+    assert len([event for event in events if isinstance(event, Final)]) == 8
+
+
+def test_audio_sent_faster_than_real_time_falls_due_later_than_live_audio() -> None:
+    fast, live = stream(1), stream(1)
+    dues: dict[Stream, list[float]] = {fast: [], live: []}
+    for _ in range(20):
+        push(fast, np.concatenate([spoken(1), silence(1)]), arrived=0.0)
+    push(live, np.concatenate([spoken(1), silence(1)]), arrived=1.0)
+    for s in (fast, live):
+        requests, _ = s.take()
+        for request in requests:
+            assert isinstance(request, Detect)
+            s.on_vad(0, request.start, amplitude_voice(0, request.pcm))
+            dues[s] += [r.job.due for r in s.take()[0] if isinstance(r, Submit)]
+    assert dues[live][0] == 1.0
+    assert max(dues[fast]) > 10
