@@ -9,8 +9,8 @@ from pathlib import Path
 import av
 
 RATE = 16_000
-CHUNK_S = 0.1
-"""Seconds of audio a chunk holds: what a voice client sends at once."""
+CHUNK_S = 0.05
+"""Seconds of audio a chunk holds: what voice clients send at once."""
 
 
 class UnreadableFileError(Exception):

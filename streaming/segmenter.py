@@ -22,8 +22,8 @@ OFFSET = 0.35
 ONSET_WINDOWS = 2
 """Windows of speech in a row that start it: one alone is often a click."""
 
-LONGEST_PAUSE = 10 * WINDOW
-"""Silence (320 ms) after which a pause is announced, so that its final can be decoded ahead of the endpoint, unless the
+LONGEST_PAUSE = 7 * WINDOW
+"""Silence (224 ms) after which a pause is announced, so that its final can be decoded ahead of the endpoint, unless the
 endpoint asks for it sooner. Speech resumes after most shorter gaps."""
 _PAUSE_SHARE = 0.6
 """The share of a short endpoint after which its pause is announced."""

@@ -35,6 +35,10 @@ LEAD = samples(0.3)
 """Audio heard before the first speech window: quiet first consonants lie below the VAD's threshold."""
 BEYOND = samples(1.0)
 """Audio heard beyond a cut inside speech, so that the last word before it is heard whole."""
+SURE_CONTEXT = samples(3.0)
+"""Context that a segment of any length is given: without it words at the seam are lost."""
+ENOUGH = samples(10.0)
+"""Audio with which a decode is as good as it gets: a short segment is given more context than a long one."""
 LEAST_CONTEXT = samples(0.5)
 """Less context than this only adds a broken word."""
 FIRST_INTERIM = samples(0.5)
@@ -276,7 +280,7 @@ class Session:
 
     def _audio_start(self, speech_start: int, end: int, context: int) -> int:
         earliest = max(self._pcm_start, end - self._longest)
-        context = min(context, speech_start - earliest)
+        context = min(context, max(SURE_CONTEXT, ENOUGH - (end - speech_start)), speech_start - earliest)
         if (
             self._last_speech_end is not None
             and speech_start - self._last_speech_end < samples(self._policy.context_gap_s)

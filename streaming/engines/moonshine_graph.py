@@ -28,7 +28,7 @@ from platformdirs import user_cache_path
 LAYERS = 6
 ATTENTION_LAYERS = (3, 4, 5)
 """Decoder layers whose cross-attention is put out; see `moonshine.ALIGNMENT_HEADS`."""
-_REVISION = 2
+_REVISION = 3
 """Raise when the rewriting below changes: graphs in the cache are of one revision."""
 
 
@@ -88,7 +88,9 @@ def _branch(model: onnx.ModelProto, branch: str, caches: tuple[str, ...]) -> onn
     for layer in ATTENTION_LAYERS:
         nodes.append(helper.make_node("Identity", [cross_attention[layer]], [f"attention.{layer}"]))
         outputs.append(_float_output(f"attention.{layer}"))
-    transposed = _transpose_cross_keys(nodes, inputs="encoder" not in caches)
+    branches = {a.name: a.g for a in choice.attribute}
+    scales = _cross_scales(list(branches["then_branch"].node))
+    transposed = _prepare_cross_keys(nodes, scales, inputs="encoder" not in caches)
 
     logits = inner_name["logits"]
     nodes += [
@@ -143,31 +145,48 @@ def _without_batch_padding(nodes: list[onnx.NodeProto]) -> list[str]:
     return [softmax.output[0] for softmax in softmaxes[1::2]]  # each layer: self-attention, then cross-attention
 
 
-def _transpose_cross_keys(nodes: list[onnx.NodeProto], *, inputs: bool) -> set[str]:
-    """Keep cross-attention keys transposed between steps: a plain product with them is twice as fast as a transposing one.
+def _prepare_cross_keys(nodes: list[onnx.NodeProto], scales: dict[int, float], *, inputs: bool) -> set[str]:
+    """Keep cross-attention keys transposed and scaled between steps: one query times such keys is a plain product.
 
-    In the `step` graph (`inputs`) the scores are computed from transposed keys; in `first` the keys put out are
-    transposed. Returns the names of the inputs whose last two axes have changed places.
+    onnxruntime's fast path for a single row takes neither a transposed matrix nor a factor. In the `step` graph (`inputs`)
+    the scores are computed from prepared keys; in `first` the keys put out are prepared. Returns the names of the inputs
+    whose last two axes have changed places.
     """
     names: set[str] = set()
-    for layer in range(LAYERS):
+    for layer, scale in scales.items():
         if inputs:
             key = f"past_key_values.{layer}.encoder.key"
-            scores = next(node for node in nodes if node.op_type == "FusedMatMul" and key in node.input)
-            attributes = {a.name: helper.get_attribute_value(a) for a in scores.attribute}
-            assert attributes.get("transB") == 1
-            assert not attributes.get("transA")
+            (scores,) = (node for node in nodes if node.op_type == "FusedMatMul" and key in node.input)
+            scores.op_type, scores.domain = "MatMul", ""
             del scores.attribute[:]
-            scores.attribute.append(helper.make_attribute("alpha", attributes.get("alpha", 1.0)))
             names.add(key)
         else:
             key = f"present.{layer}.encoder.key"
-            plain = key + ".plain"
+            plain, factor = f"{key}.plain", f"{key}.factor"
             _replace_inputs(nodes, {key: plain})
             for node in nodes:
                 node.output[:] = [plain if name == key else name for name in node.output]
-            nodes.append(helper.make_node("Transpose", [plain], [key], perm=[0, 1, 3, 2]))
+            value = numpy_helper.from_array(np.array(scale, np.float32), factor)
+            nodes += [
+                helper.make_node("Constant", [], [factor], value=value),
+                helper.make_node("Transpose", [plain], [f"{key}.transposed"], perm=[0, 1, 3, 2]),
+                helper.make_node("Mul", [f"{key}.transposed", factor], [key]),
+            ]
     return names
+
+
+def _cross_scales(nodes: list[onnx.NodeProto]) -> dict[int, float]:
+    """Return the factor of the cross-attention scores by layer, which the `step` branch has fused into their product."""
+    scales = {}
+    for layer in range(LAYERS):
+        key = f"past_key_values.{layer}.encoder.key"
+        padded = {key, *(node.output[0] for node in nodes if node.op_type == "Pad" and node.input[0] == key)}
+        (scores,) = (node for node in nodes if node.op_type == "FusedMatMul" and padded.intersection(node.input))
+        attributes = {a.name: helper.get_attribute_value(a) for a in scores.attribute}
+        assert attributes.get("transB") == 1
+        assert not attributes.get("transA")
+        scales[layer] = attributes.get("alpha", 1.0)
+    return scales
 
 
 def _needed(nodes: list[onnx.NodeProto], outputs: Iterable[str]) -> tuple[list[onnx.NodeProto], set[str]]:
