@@ -43,6 +43,8 @@ LEAST_CONTEXT = samples(0.5)
 """Less context than this only adds a broken word."""
 FIRST_INTERIM = samples(0.5)
 """Speech heard before the first tentative transcript of an utterance: less gives guesses."""
+RETRY = samples(0.25)
+"""Speech after which another tentative decode is due when the last one heard no word."""
 INTERIM_OVERLAP = samples(1.0)
 """How far into its audio a windowed tentative decode is not yet believed."""
 INTERIM_CONTEXT = samples(2.0)
@@ -255,9 +257,18 @@ class Session:
                     audio = self._audio_to_hear(speech, self._segmenter.position)
                     self._speculative = _Decode(audio, self._submit(audio, Kind.FINAL), Kind.FINAL)
                 case Resumed():
-                    self._drop_speculative()
+                    self._on_resumed()
                 case Closed():
                     self._on_closed(decision)
+
+    def _on_resumed(self) -> None:
+        speculative, waited = self._speculative, self._segmenter.position - self._interim_at
+        due = self._policy.interim_every_s is not None and 2 * waited >= self._interim_every()
+        if speculative and speculative.outcome is None and self._interim is None and due:
+            self._interim, self._speculative = speculative, None  # under way already, and as good as a new interim
+            self._interim_at = speculative.audio.end
+        else:
+            self._drop_speculative()
 
     def _on_closed(self, closed: Closed) -> None:
         self._drop_interim()
@@ -333,6 +344,7 @@ class Session:
         floor = max(seconds(open_start), self._words[-1].start if self._words else 0.0)
         words = in_order([*kept, *heard], floor, seconds(max(audio.end, open_start)))
         if not words and not self._tentative:
+            self._interim_at = min(self._interim_at, audio.end + RETRY - self._interim_every())
             return
         stable = agreed(self._tentative, words)
         self._tentative = words

@@ -117,7 +117,10 @@ def read_manifest(manifest: Path, groups: Sequence[str] = ()) -> list[Recording]
 
 def normalised(text: str) -> str:
     """Return text as it is compared: lower-case, hyphens as spaces, other punctuation stripped, nothing else."""
-    kept = (c if c.isalnum() or c == "'" else " " if c.isspace() or c in "-–—" else "" for c in text.lower().replace("’", "'"))
+    kept = (
+        c if c.isalnum() or c == "'" else " " if c.isspace() or c in "-–—" else ""
+        for c in text.lower().replace("’", "'")
+    )
     return " ".join("".join(kept).split())
 
 

@@ -21,7 +21,12 @@ MYNA = str(Path(sysconfig.get_path("scripts")) / "myna")
 
 def myna(*arguments: str, timeout: float = 60, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [MYNA, *arguments], capture_output=True, text=True, timeout=timeout, env={**os.environ, **environment}, check=False
+        [MYNA, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, **environment},
+        check=False,
     )
 
 

@@ -20,13 +20,13 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_document_lists_every_setting_with_its_default_and_meaning() -> None:
     rows = re.findall(r"^\| `(\w+)` \| `([^`]*)` \| (.*) \|$", DOCUMENT.read_text(), re.MULTILINE)
     documented = {name: (default, meaning) for name, default, meaning in rows}
-    actual = {
-        name: (str(field.default), field.description) for name, field in Settings.model_fields.items()
-    }
+    actual = {name: (str(field.default), field.description) for name, field in Settings.model_fields.items()}
     assert documented == actual
 
 
-def test_flags_win_over_environment_over_file_over_defaults(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flags_win_over_environment_over_file_over_defaults(
+    empty_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert load([]).port == 8000
     (empty_folder / "myna.toml").write_text("port = 1\nhost = '::1'\nlanes = 1\n")
     assert load([]).port == 1

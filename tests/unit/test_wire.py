@@ -69,9 +69,7 @@ def test_the_document_names_every_message_with_every_field() -> None:
 
 
 def test_the_document_names_every_error_code() -> None:
-    sources = "".join(
-        path.read_text() for path in (Path(__file__).parents[2] / "server").rglob("*.py")
-    )
+    sources = "".join(path.read_text() for path in (Path(__file__).parents[2] / "server").rglob("*.py"))
     codes = set(re.findall(r'DialectError\(\s*"(\w+)"', sources)) | {"decode_failed"}
     assert len(codes) >= 10
     for code in codes:
