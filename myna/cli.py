@@ -13,7 +13,7 @@ import typer
 from myna import __version__
 
 app = typer.Typer(name="myna", help="Self-hosted real-time speech to text.", no_args_is_help=True, add_completion=False)
-bench = typer.Typer(help="Measure a server: accuracy.", no_args_is_help=True)
+bench = typer.Typer(help="Measure a server: accuracy, memory.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 
 Url = Annotated[str, typer.Option(help="The server.", envvar="MYNA_URL")]
@@ -135,6 +135,22 @@ def accuracy(
             engine=engine, as_json=json,
         )  # fmt: skip
     except AccuracyError as error:
+        _fail(str(error))
+
+
+@bench.command()
+def memory(
+    file: Annotated[Path, typer.Argument(help="Speech; it is sent again and again.")],
+    minutes: Annotated[float, typer.Option(min=2, help="Minutes of audio to send.")] = 60.0,
+    engine: Annotated[str, typer.Option(help="Engine of the server that is started.")] = "moonshine",
+) -> None:
+    """Send hours of audio through one stream as fast as it goes, and watch the server's memory."""
+    from myna.bench.memory import measure
+    from myna.clients.files import UnreadableFileError
+
+    try:
+        measure(file, minutes, engine)
+    except UnreadableFileError as error:
         _fail(str(error))
 
 

@@ -11,12 +11,13 @@ from collections.abc import AsyncIterator
 
 import structlog
 import uvloop
-from aiohttp import web
+from aiohttp import WSCloseCode, web
 
 from myna import __version__
 from myna.server import log as logs
 from myna.server.config import ConfigurationError, Settings
 from myna.server.connection import Connection
+from myna.server.dialects.base import DialectError
 from myna.server.dialects.native import NativeDialect, defaults
 from myna.server.engine import EngineWorker
 from myna.server.live import Services
@@ -100,7 +101,13 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         stack.push_async_callback(runner.cleanup)
         await web.SockSite(runner, listener).start()
         log.info("listening", url=server.url, model=engine.info.name, version=__version__)
+        stack.callback(_break_off, services)
         yield server
+
+
+def _break_off(services: Services) -> None:
+    for stream in list(services.streams.values()):
+        stream.break_off(DialectError("shutting_down", "the server is stopping", WSCloseCode.GOING_AWAY))
 
 
 def serve(settings: Settings) -> None:

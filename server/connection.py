@@ -21,8 +21,8 @@ log = structlog.get_logger()
 
 HEARTBEAT_S = 30.0
 """The server pings so often; a client that has vanished without a word is noticed half of it later."""
-FAREWELL_S = 10.0
-"""A client may take so long to read what is left when a stream ends."""
+FAREWELL_S = 5.0
+"""A client may take so long to read what is left when a stream ends, then the connection is dropped."""
 
 
 class _Gone(Exception):  # noqa: N818 - not an error: clients may leave
@@ -74,7 +74,8 @@ class Connection:
             code: int = WSCloseCode.OK
             try:
                 reason, code = await self._serve(socket)
-                await self._farewell(writer)
+                if not await self._farewell(writer) and request.transport is not None:
+                    request.transport.abort()
             except _Gone:
                 pass
             finally:
@@ -92,25 +93,36 @@ class Connection:
     async def _serve(self, socket: web.WebSocketResponse) -> tuple[str, int]:
         """Receive until the end; return its reason and close code, all frames being in the outbox."""
         try:
-            receiving = asyncio.create_task(self._receive(socket), name=f"receiver {self._live.name}")
-            either: list[asyncio.Future[Any]] = [receiving, self._live.broken]
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            if self._live.broken.done():
-                receiving.cancel()
-                with contextlib.suppress(asyncio.CancelledError, DialectError, SlowReaderError):
-                    await receiving
-                raise self._live.broken.result()
-            await receiving
+            await self._receive_unless_broken(socket)
         except DialectError as error:
-            log.warning("stream refused", code=error.code, message=error.message)
-            self._put(self._dialect.failing(error))
-            self._put(self._dialect.closing(error.code, self._live.heard_s))
-            return error.code, error.close_code
+            return self._refuse(error)
         except SlowReaderError:
-            log.warning("slow reader")
-            raise _Gone from None
+            self._live.outbox.clear()  # room for the reason
+            return self._refuse(
+                DialectError("slow_reader", "the client does not read what it is sent", WSCloseCode.TRY_AGAIN_LATER)
+            )
         self._put(self._dialect.closing("close", self._live.heard_s))
         return "close", WSCloseCode.OK
+
+    async def _receive_unless_broken(self, socket: web.WebSocketResponse) -> None:
+        receiving = asyncio.create_task(self._receive(socket), name=f"receiver {self._live.name}")
+        either: list[asyncio.Future[Any]] = [receiving, self._live.broken]
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if self._live.broken.done():
+                raise self._live.broken.result()
+            await receiving
+        finally:
+            receiving.cancel()
+            await asyncio.wait([receiving])
+            if not receiving.cancelled():
+                receiving.exception()  # seen: it has been raised above, or the stream broke first
+
+    def _refuse(self, error: DialectError) -> tuple[str, int]:
+        log.warning("stream refused", code=error.code, message=error.message)
+        self._put(self._dialect.failing(error))
+        self._put(self._dialect.closing(error.code, self._live.heard_s))
+        return error.code, error.close_code
 
     async def _receive(self, socket: web.WebSocketResponse) -> None:
         while True:
@@ -145,9 +157,10 @@ class Connection:
         for frame in frames:
             self._live.outbox.put(frame)
 
-    async def _farewell(self, writer: asyncio.Task[None]) -> None:
+    async def _farewell(self, writer: asyncio.Task[None]) -> bool:
         self._live.outbox.close()
-        await asyncio.wait([writer], timeout=FAREWELL_S)
+        sent, _ = await asyncio.wait([writer], timeout=FAREWELL_S)
+        return bool(sent)
 
     async def _write(self, socket: web.WebSocketResponse) -> None:
         while frame := await self._live.outbox.get():

@@ -17,7 +17,7 @@ from myna.streaming.audio import AudioError, RawDecoder
 from myna.streaming.container import ContainerDecoder
 from myna.streaming.engines.base import Outcome
 from myna.streaming.events import Ended, Event, seconds
-from myna.streaming.session import Cancel, Detect, Request, Submit
+from myna.streaming.requests import Cancel, Detect, Request, Submit
 from myna.streaming.stream import Stream
 from myna.streaming.vad import VoiceMemory
 
@@ -56,7 +56,7 @@ class LiveStream:
     def __init__(self, name: str, dialect: Dialect, services: Services) -> None:
         self.name = name
         self.outbox = Outbox()
-        self.broken: asyncio.Future[DialectError] = asyncio.get_running_loop().create_future()
+        self.broken: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         self._dialect = dialect
         self._services = services
         self._stream: Stream | None = None
@@ -203,13 +203,14 @@ class LiveStream:
         try:
             step(self._stream)
             self._pump()
-        except SlowReaderError:
-            self._break(DialectError("slow_reader", "the client does not read what it is sent", TRY_AGAIN_LATER))
+        except SlowReaderError as error:
+            self.break_off(error)
         except Exception:
             log.exception("a stream failed", stream=self.name)
-            self._break(DialectError("internal_error", "the server failed on this stream", INTERNAL_ERROR))
+            self.break_off(DialectError("internal_error", "the server failed on this stream", INTERNAL_ERROR))
 
-    def _break(self, error: DialectError) -> None:
+    def break_off(self, error: Exception) -> None:
+        """End the stream for this reason; its connection says so to the client."""
         if not self.broken.done():
             self.broken.set_result(error)
         self._changed.set()

@@ -34,6 +34,11 @@ class Outbox:
         if self._size > LARGEST:
             raise SlowReaderError
 
+    def clear(self) -> None:
+        """Drop what is queued: the client will not read it."""
+        self._frames.clear()
+        self._size = 0
+
     def close(self) -> None:
         """No frame follows; what is queued can still be taken."""
         self._closed = True

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from myna.streaming.coverage import BEYOND, INTERIM_OVERLAP, LEAD, Coverage
 from myna.streaming.engines.base import EngineInfo, Job, JobError, Kind, Outcome, Transcript
 from myna.streaming.events import (
     SAMPLE_RATE,
@@ -29,54 +30,15 @@ from myna.streaming.events import (
 )
 from myna.streaming.hypothesis import agreed, in_order, seam_index
 from myna.streaming.policy import Options, Policy
+from myna.streaming.requests import Cancel, Detect, Request, Submit
 from myna.streaming.segmenter import WINDOW, Closed, Decision, Onset, Pause, Resumed, Segmenter
 
-LEAD = samples(0.3)
-"""Audio heard before the first speech window: quiet first consonants lie below the VAD's threshold."""
-BEYOND = samples(1.0)
-"""Audio heard beyond a cut inside speech, so that the last word before it is heard whole."""
-SURE_CONTEXT = samples(3.0)
-"""Context that a segment of any length is given: without it words at the seam are lost."""
-ENOUGH = samples(10.0)
-"""Audio with which a decode is as good as it gets: a short segment is given more context than a long one."""
-LEAST_CONTEXT = samples(0.5)
-"""Less context than this only adds a broken word."""
 FIRST_INTERIM = samples(0.5)
 """Speech heard before the first tentative transcript of an utterance: less gives guesses."""
 RETRY = samples(0.25)
 """Speech after which another tentative decode is due when the last one heard no word."""
-INTERIM_OVERLAP = samples(1.0)
-"""How far into its audio a windowed tentative decode is not yet believed."""
-INTERIM_CONTEXT = samples(2.0)
-"""Left context of a tentative decode: a final may hear more, this one is soon replaced."""
 _KEPT = 2 * WINDOW
 """Slack of the audio kept, for windows being rounded."""
-
-
-@dataclass(frozen=True, slots=True)
-class Detect:
-    """Request: speech probabilities for these int16 samples, a whole number of windows that begin at sample `start`."""
-
-    channel: int
-    start: int
-    pcm: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Submit:
-    """Request: decode this."""
-
-    job: Job
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    """Request: the result of this job is no longer wanted."""
-
-    job_id: str
-
-
-Request = Detect | Submit | Cancel
 
 
 @dataclass(slots=True)
@@ -120,8 +82,8 @@ class Session:
         self._channel = channel
         self._policy = fitted(policy, engine)
         self._options = options
-        self._longest = samples(engine.longest_segment_s)
         self._segmenter = Segmenter(self._policy)
+        self._coverage = Coverage(self._policy, samples(engine.longest_segment_s), self._segmenter)
         self._pcm = bytearray()
         self._pcm_start = 0
         self._asked = 0  # samples for which voice activity was asked
@@ -131,7 +93,6 @@ class Session:
         self._interim: _Decode | None = None
         self._interim_at = 0
         self._words: deque[Word] = deque()  # final words, as far back as a decode may still hear
-        self._last_speech_end: int | None = None  # of the last segment closed
         self._tentative: tuple[Word, ...] = ()
         self._uttered = False
         self._epoch = 0
@@ -254,7 +215,7 @@ class Session:
                     self._interim_at = at + FIRST_INTERIM - self._interim_every()
                     self._events.append(SpeechStarted(channel=self._channel, at=at))
                 case Pause(speech):
-                    audio = self._audio_to_hear(speech, self._segmenter.position)
+                    audio = self._coverage.of_final(speech, self._pcm_start)
                     self._speculative = _Decode(audio, self._submit(audio, Kind.FINAL), Kind.FINAL)
                 case Resumed():
                     self._on_resumed()
@@ -274,31 +235,14 @@ class Session:
         self._drop_interim()
         decode = None
         if closed.speech:
-            audio = self._audio_to_hear(closed.speech, self._segmenter.position)
+            audio = self._coverage.of_final(closed.speech, self._pcm_start)
             if self._speculative and self._speculative.audio == audio:
                 decode, self._speculative = self._speculative, None
             else:
                 decode = _Decode(audio, self._submit(audio, Kind.FINAL), Kind.FINAL)
-            self._last_speech_end = closed.speech.end
+            self._coverage.last_speech_end = closed.speech.end
         self._drop_speculative()
         self._closed.append(_Segment(closed, decode))
-
-    def _audio_to_hear(self, speech: Span, available: int) -> Span:
-        """Return what a final decode of `speech` covers: the speech with its edges, and context where the seam is close."""
-        inside = self._segmenter.speech_start == speech.end  # cut inside speech, which goes on
-        end = min(speech.end + (BEYOND if inside else self._segmenter.pause), max(available, speech.end))
-        return Span(self._audio_start(speech.start, end, samples(self._policy.context_s)), end)
-
-    def _audio_start(self, speech_start: int, end: int, context: int) -> int:
-        earliest = max(self._pcm_start, end - self._longest)
-        context = min(context, max(SURE_CONTEXT, ENOUGH - (end - speech_start)), speech_start - earliest)
-        if (
-            self._last_speech_end is not None
-            and speech_start - self._last_speech_end < samples(self._policy.context_gap_s)
-            and context >= LEAST_CONTEXT
-        ):
-            return self._segmenter.quietest(speech_start - context, speech_start - context // 2)
-        return max(speech_start - LEAD, earliest)
 
     def _behind(self) -> bool:
         """Whether a closed segment still waits for its words: what follows it cannot be joined yet."""
@@ -319,11 +263,7 @@ class Session:
             or now - started < FIRST_INTERIM
         ):
             return
-        start = self._audio_start(started, now, INTERIM_CONTEXT)
-        window = samples(self._policy.interim_window_s)
-        if now - start > window:
-            start = self._segmenter.quietest(now - window, now - window + INTERIM_OVERLAP // 2)
-        audio = Span(start, now)
+        audio = self._coverage.of_interim(started, now, self._pcm_start)
         self._interim = _Decode(audio, self._submit(audio, Kind.INTERIM), Kind.INTERIM)
         self._interim_at = now
 
@@ -439,7 +379,7 @@ class Session:
         """Let go of audio and words that no decode can ask for any more."""
         first_speech = self._segmenter.speech_start
         needed = self._segmenter.position if first_speech is None else first_speech
-        needed -= max(samples(self._policy.context_s), LEAD) + _KEPT
+        needed -= self._coverage.reach + _KEPT
         for item in self._closed:
             if isinstance(item, _Segment) and item.decode:
                 needed = min(needed, item.decode.audio.start)

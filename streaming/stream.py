@@ -9,7 +9,8 @@ from myna.streaming.audio import Decoder
 from myna.streaming.engines.base import EngineInfo, Outcome
 from myna.streaming.events import SAMPLE_RATE, Ended, Event, Flushed, seconds
 from myna.streaming.policy import Options, Policy
-from myna.streaming.session import Request, Session
+from myna.streaming.requests import Request
+from myna.streaming.session import Session
 
 
 class Stream:

@@ -9,8 +9,9 @@ import numpy as np
 
 from myna.streaming.engines.base import Engine, Job
 from myna.streaming.events import Ended, Event, Final
+from myna.streaming.requests import Cancel, Detect, Request, Submit
 from myna.streaming.segmenter import WINDOW
-from myna.streaming.session import Cancel, Detect, Request, Session, Submit
+from myna.streaming.session import Session
 from myna.streaming.vad import SileroVad, VoiceMemory
 
 Voice = Callable[[int, bytes], list[float]]

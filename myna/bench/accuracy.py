@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import difflib
 import json
 import statistics
@@ -80,7 +81,8 @@ def measure(
             whole = _whole(engine)
             heard = [h for r in track(recordings, "whole files", console=progress) if (h := whole(r)) is not None]
         else:
-            with local_server(engine) if url is None else _Given(url) as address:
+            with contextlib.ExitStack() as stack:
+                address = url or stack.enter_context(local_server(engine)).url
                 for recording in track(recordings, "live", console=progress):
                     heard.append(asyncio.run(_stream(recording, address, speed, endpointing_ms)))
     except (StreamError, EngineUnavailableError, files.UnreadableFileError) as error:
@@ -231,19 +233,6 @@ async def _send(audio: Path, client: LiveClient, speed: float) -> None:
     async for chunk in files.paced(iter(parts), speed):
         await client.send(chunk)
     await client.close()
-
-
-class _Given:
-    """A server that runs already."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-
-    def __enter__(self) -> str:
-        return self._url
-
-    def __exit__(self, *unused: object) -> None:
-        pass
 
 
 def _print(report: dict[str, dict[str, float | int]], *, timed: bool) -> None:

@@ -7,13 +7,22 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from myna.streaming.engines.base import EngineUnavailableError
 
 
+@dataclass(frozen=True, slots=True)
+class LocalServer:
+    """Where a server answers, and its process."""
+
+    url: str
+    pid: int
+
+
 @contextlib.contextmanager
-def local_server(engine: str, *flags: str) -> Iterator[str]:
-    """Start a server on a free port, yield its URL, end it. Raises `EngineUnavailableError` if it does not start."""
+def local_server(engine: str, *flags: str) -> Iterator[LocalServer]:
+    """Start a server on a free port, yield it, end it. Raises `EngineUnavailableError` if it does not start."""
     command = [
         sys.executable, "-m", "myna", "serve", "--port", "0", "--engine", engine, "--log-format", "json", *flags,
     ]  # fmt: skip
@@ -28,6 +37,6 @@ def local_server(engine: str, *flags: str) -> Iterator[str]:
             else:
                 raise EngineUnavailableError("".join(said[-3:]).strip() or "the server did not start")
             with contextlib.closing(process.stderr):
-                yield found[1] or found[2]
+                yield LocalServer(found[1] or found[2], process.pid)
         finally:
             process.terminate()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 
 import msgpack
@@ -11,6 +12,7 @@ from peer import RAW, assert_tiles, connected, eventually, settings
 from sounds import RATE, recording
 
 from myna.server.app import Server, running
+from myna.server.dialects.base import DialectError
 from myna.streaming import wire
 
 pytestmark = pytest.mark.usefixtures("unharmed")
@@ -167,6 +169,28 @@ async def test_random_frames_never_get_past_an_error(strict_server: Server) -> N
                     await peer.socket.send_str(json.dumps({"type": chance.choice(["start", "finalize", "close", "x"])}))
             while (await peer.socket.receive(timeout=30)).type in (WSMsgType.TEXT, WSMsgType.BINARY):
                 pass
+
+
+async def test_a_client_that_does_not_read_is_let_go(strict_server: Server) -> None:
+    async with connected(strict_server) as peer:
+        await peer.send(RAW)
+        question = json.dumps({"type": "finalize", "id": "x" * 200})
+        with contextlib.suppress(ConnectionError):
+            async with asyncio.timeout(60):
+                while True:  # the answers are never read
+                    await peer.socket.send_str(question)
+    await eventually(lambda: not strict_server.services.streams)
+
+
+async def test_a_server_that_stops_says_so_to_its_clients() -> None:
+    async with running(settings(engine="fake")) as server, connected(server) as peer:
+        await peer.send(RAW)
+        await peer.until("ready")
+        for live in server.services.streams.values():
+            live.break_off(DialectError("shutting_down", "the server is stopping", 1001))
+        messages = await peer.rest()
+        assert [m["type"] for m in messages] == ["ready", "error", "closed"]
+        assert peer.socket.close_code == 1001
 
 
 async def test_a_client_faster_than_the_engine_is_slowed_and_not_buffered() -> None:

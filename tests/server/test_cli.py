@@ -76,7 +76,8 @@ def test_a_server_that_is_not_there_is_named(tmp_path: Path, unused_tcp_port: in
 
 
 def test_files_that_cannot_be_streamed_are_named(tmp_path: Path) -> None:
-    with local_server("fake") as url:
+    with local_server("fake") as server:
+        url = server.url
         assert_one_clear_line(myna("stream", str(tmp_path / "none.wav"), "--url", url), "none.wav does not exist")
         text = tmp_path / "text.wav"
         text.write_text("no sound")
@@ -93,7 +94,8 @@ def test_without_a_microphone_the_command_says_so() -> None:
 def test_a_recording_is_streamed_and_read_along(tmp_path: Path) -> None:
     path = tmp_path / "speech.wav"
     write_wav(path, recording("beckett"))
-    with local_server("moonshine") as url:
+    with local_server("moonshine") as server:
+        url = server.url
         lines = myna("stream", str(path), "--url", url, "--speed", "0", "--json")
         assert lines.returncode == 0, lines.stderr
         messages = [json.loads(line) for line in lines.stdout.splitlines()]

@@ -7,7 +7,7 @@ from myna.streaming.audio import Encoding, RawDecoder, RawFormat
 from myna.streaming.engines.fake import FakeEngine, silence, spoken
 from myna.streaming.events import Ended, Event, Final, Flushed
 from myna.streaming.policy import Options, Policy
-from myna.streaming.session import Detect, Submit
+from myna.streaming.requests import Detect, Submit
 from myna.streaming.stream import Stream
 
 ENGINE = FakeEngine()

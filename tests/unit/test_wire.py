@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 from typing import get_args
@@ -52,10 +53,8 @@ def test_a_client_ignores_what_a_newer_server_adds() -> None:
 @given(st.binary(max_size=200), st.text(max_size=200))
 def test_whatever_a_client_sends_is_a_message_or_a_wire_error(data: bytes, text: str) -> None:
     for frame, form in ((data, wire.Format.MSGPACK), (text, wire.Format.JSON), (text, wire.Format.MSGPACK)):
-        try:
+        with contextlib.suppress(wire.WireError):
             wire.decode_client(frame, form)
-        except wire.WireError as error:
-            assert str(error)
 
 
 def test_the_document_names_every_message_with_every_field() -> None:

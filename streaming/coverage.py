@@ -1,0 +1,67 @@
+"""What a decode covers: the speech, its edges, and as much of what came before as helps. Pure.
+
+A cut close to speech costs words on both sides unless each side is heard with the other. So a segment is decoded with
+the audio before it, from a quiet point on; its words are dropped again (see `hypothesis.seam_index`).
+"""
+
+from __future__ import annotations
+
+from myna.streaming.events import Span, samples
+from myna.streaming.policy import Policy
+from myna.streaming.segmenter import Segmenter
+
+LEAD = samples(0.3)
+"""Audio heard before the first speech window: quiet first consonants lie below the VAD's threshold."""
+BEYOND = samples(1.0)
+"""Audio heard beyond a cut inside speech, so that the last word before it is heard whole."""
+SURE_CONTEXT = samples(3.0)
+"""Context that a segment of any length is given: without it words at the seam are lost."""
+ENOUGH = samples(10.0)
+"""Audio with which a decode is as good as it gets: a short segment is given more context than a long one."""
+LEAST_CONTEXT = samples(0.5)
+"""Less context than this only adds a broken word."""
+INTERIM_CONTEXT = samples(2.0)
+"""Left context of a tentative decode: a final may hear more, this one is soon replaced."""
+INTERIM_OVERLAP = samples(1.0)
+"""How far into its audio a windowed tentative decode is not yet believed."""
+
+
+class Coverage:
+    """The spans decodes of one channel cover; `longest` is the most samples the engine takes at once."""
+
+    def __init__(self, policy: Policy, longest: int, segmenter: Segmenter) -> None:
+        self._context = samples(policy.context_s)
+        self._context_gap = samples(policy.context_gap_s)
+        self._interim_window = samples(policy.interim_window_s)
+        self._longest = longest
+        self._segmenter = segmenter
+        self.last_speech_end: int | None = None
+        """Where the speech of the last segment closed ends."""
+
+    @property
+    def reach(self) -> int:
+        """Samples before the open speech that a decode may still ask for."""
+        return max(self._context, LEAD)
+
+    def of_final(self, speech: Span, earliest: int) -> Span:
+        """Return what the final decode of `speech` covers; no audio before `earliest` is held."""
+        inside = self._segmenter.speech_start == speech.end  # cut inside speech, which goes on
+        tail = BEYOND if inside else self._segmenter.pause  # a pause's whole silence: it is what is decoded ahead
+        end = min(speech.end + tail, max(self._segmenter.position, speech.end))
+        return Span(self._start(speech.start, end, self._context, earliest), end)
+
+    def of_interim(self, speech_start: int, now: int, earliest: int) -> Span:
+        """Return what a tentative decode covers: the open speech, or of long speech the last seconds."""
+        start = self._start(speech_start, now, INTERIM_CONTEXT, earliest)
+        if now - start > self._interim_window:
+            latest = now - self._interim_window
+            start = self._segmenter.quietest(latest, latest + INTERIM_OVERLAP // 2)
+        return Span(start, now)
+
+    def _start(self, speech_start: int, end: int, context: int, earliest: int) -> int:
+        earliest = max(earliest, end - self._longest)
+        context = min(context, max(SURE_CONTEXT, ENOUGH - (end - speech_start)), speech_start - earliest)
+        close = self.last_speech_end is not None and speech_start - self.last_speech_end < self._context_gap
+        if close and context >= LEAST_CONTEXT:
+            return self._segmenter.quietest(speech_start - context, speech_start - context // 2)
+        return max(speech_start - LEAD, earliest)

@@ -1,0 +1,33 @@
+"""What a session asks of the outside: voice activity and decodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from myna.streaming.engines.base import Job
+
+
+@dataclass(frozen=True, slots=True)
+class Detect:
+    """Request: speech probabilities for these int16 samples, a whole number of windows that begin at sample `start`."""
+
+    channel: int
+    start: int
+    pcm: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Request: decode this."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Request: the result of this job is no longer wanted."""
+
+    job_id: str
+
+
+Request = Detect | Submit | Cancel
