@@ -269,11 +269,10 @@ class Session:
 
     def _tell(self, audio: Span, transcript: Transcript) -> None:
         """Turn a decode of the open segment into a tentative event."""
-        if (
-            self._policy.interim_every_s is None
-            or self._behind()
-            or not self._credible(transcript, self._segmenter.voice)
-        ):
+        if self._policy.interim_every_s is None or self._behind():
+            return
+        if not self._credible(transcript, self._segmenter.voice):
+            self._hear_again_soon(audio)
             return
         open_start = self._segmenter.open_start
         first_speech = self._segmenter.speech_start
@@ -284,12 +283,15 @@ class Session:
         floor = max(seconds(open_start), self._words[-1].start if self._words else 0.0)
         words = in_order([*kept, *heard], floor, seconds(max(audio.end, open_start)))
         if not words and not self._tentative:
-            self._interim_at = min(self._interim_at, audio.end + RETRY - self._interim_every())
+            self._hear_again_soon(audio)
             return
         stable = agreed(self._tentative, words)
         self._tentative = words
         span = Span(open_start, max(audio.end, open_start))
         self._events.append(Tentative(channel=self._channel, span=span, words=words, stable=stable))
+
+    def _hear_again_soon(self, audio: Span) -> None:
+        self._interim_at = min(self._interim_at, audio.end + RETRY - self._interim_every())
 
     def _drain(self) -> None:
         """Tell what is complete at the head of the queue, then forget the audio nobody needs."""
