@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable
 
 from myna.streaming.engines import registry
-from myna.streaming.engines.base import Engine, EngineUnavailableError, Job, JobError, Outcome
+from myna.streaming.engines.base import Engine, EngineUnavailableError, Job, JobError, Kind, Outcome
+from myna.streaming.events import SAMPLE_RATE
 from myna.streaming.link import (
     Cancellation,
     Hello,
@@ -77,6 +78,13 @@ def run_batch(engine: Engine, batch: list[Job]) -> list[Result]:
     return [Result(job.id, job.epoch, outcome, step_s) for job, outcome in zip(batch, outcomes, strict=True)]
 
 
+def _warm(engine: Engine) -> Engine:
+    """Decode the longest job there can be: what it takes of memory and time is taken before the first client comes."""
+    longest = bytes(2 * int(engine.info.longest_segment_s * SAMPLE_RATE))
+    engine.transcribe([Job("warm-up", "warm-up", Kind.FILE, longest, 0.0)])
+    return engine
+
+
 def _lane(engine: Engine, desk: Desk, tell: Callable[[Message], None]) -> None:
     while batch := desk.next_batch():
         for result in run_batch(engine, batch):
@@ -94,7 +102,7 @@ def serve(connection: socket.socket, engine_name: str, lanes: int) -> None:
 
     try:
         build = registry.builder(engine_name)
-        engines = [build() for _ in range(lanes)]
+        engines = [_warm(build()) for _ in range(lanes)]
     except EngineUnavailableError as error:
         tell(Unavailable(str(error)))
         return
