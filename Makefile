@@ -4,9 +4,10 @@ BIN := .venv/bin
 
 .PHONY: serve test check
 
+# --no-compile: most of what is installed is never imported; the rest is compiled when it is.
 .venv/.serve: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable .
+	$(BIN)/pip install --quiet --no-compile --editable .
 	touch $@
 
 .venv/.develop: pyproject.toml constraints-test.txt

@@ -216,11 +216,15 @@ async def _stream(recording: Recording, url: str, speed: float, endpointing_ms: 
                     if last_partial is not None:
                         gaps.append(now - last_partial)
                     last_partial = now
+                case wire.Final(cause="endpoint"):
+                    finals.append(message)
+                    last_partial = None
+                    if message.words:
+                        delays.append(now - message.end)
                 case wire.Final():
                     finals.append(message)
-                    if message.cause == "endpoint" and message.words:
-                        delays.append(now - message.end)
-                        last_partial = None
+                    if last_partial is not None:
+                        last_partial = now  # it tells more than a partial would
         await sending
     heard = _heard(recording, [(word.text, word.start) for final in finals for word in final.words])
     heard.first_partial_s, heard.partial_gap_s, heard.final_delay_s = first_partial, gaps, delays
