@@ -31,7 +31,6 @@ class Stream:
         self._epoch = 0
         self._ending = False
         self._early: list[Event] = []
-        self.bytes_received = 0
 
     @property
     def received(self) -> int:
@@ -50,7 +49,6 @@ class Stream:
 
     def push(self, data: bytes) -> None:
         """Take the next bytes; `decode` turns them into samples. Raises `AudioError` if they cannot be audio."""
-        self.bytes_received += len(data)
         self._decoder.feed(data)
 
     def decode(self) -> list[bytes]:

@@ -70,8 +70,6 @@ class EngineInfo:
     smallest_endpoint_ms: int
     """Shorter silences than this cut words apart; a dialect takes shorter ones as this."""
     largest_batch: int = 1
-    cost_per_second: float = 0.05
-    """Seconds of one lane for a second of audio, before anything is measured."""
 
 
 class Engine(Protocol):

@@ -64,7 +64,6 @@ class FakeEngine:
             longest_segment_s=15.0,
             smallest_endpoint_ms=100,
             largest_batch=self._settings.largest_batch,
-            cost_per_second=self._settings.seconds_per_audio_second,
         )
 
     def transcribe(self, jobs: Sequence[Job]) -> list[Outcome]:

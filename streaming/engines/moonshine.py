@@ -24,7 +24,6 @@ INFO = EngineInfo(
     longest_segment_s=15.0,
     smallest_endpoint_ms=100,
     largest_batch=1,
-    cost_per_second=0.045,
 )
 BEGIN, END = 1, 2
 TOKENS_PER_SECOND = 6.5

@@ -22,7 +22,7 @@ MESSAGES: list[Message] = [
     Cancellation("a/0/1"),
     Result("a/0/1", 3, Transcript((Word("hé", 0.1, 0.2, 0.9),), -0.3), 0.05),
     Result("a/0/1", 3, JobError("broken"), 0.05),
-    Hello(EngineInfo("m", ("en", "fr"), 15.0, 100, 4, 0.1), 2),
+    Hello(EngineInfo("m", ("en", "fr"), 15.0, 100, 4), 2),
     Unavailable("no model"),
 ]
 
