@@ -113,7 +113,7 @@ async def test_a_format_nobody_knows_is_refused_before_the_upgrade(strict_server
 async def test_without_a_start_the_server_waits_only_so_long(strict_server: Server) -> None:
     error, close_code = await refusal(strict_server)
     assert (error["code"], close_code) == ("no_start", 1008)
-    assert "0.2 s" in error["message"]
+    assert "0.5 s" in error["message"]
 
 
 async def test_keepalives_before_the_start_do_not_extend_it(strict_server: Server) -> None:
@@ -137,7 +137,7 @@ async def test_keepalives_keep_a_client_that_sends_no_audio(strict_server: Serve
         await peer.send(RAW)
         loop = asyncio.get_running_loop()
         began = loop.time()
-        while loop.time() - began < 0.8:  # well past the idle limit of 0.3 s
+        while loop.time() - began < 1.6:  # well past the idle limit of 0.8 s
             await peer.send({"type": "keepalive"})
             await asyncio.sleep(0.05)
         await peer.send({"type": "close"})
@@ -157,7 +157,7 @@ async def test_random_frames_never_get_past_an_error(strict_server: Server) -> N
     import random
 
     chance = random.Random(1)
-    for _ in range(60):
+    for _ in range(20):
         async with connected(strict_server, chance.choice(["", "?format=msgpack"])) as peer:
             if chance.random() < 0.5:
                 await peer.send(RAW)
