@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import structlog
+from aiohttp import WSCloseCode
 
 from myna.server.dialects.base import Audio, Command, Dialect, DialectError, End, Flush, KeepAlive, Open
 from myna.server.engine import EngineWorker
@@ -29,10 +30,6 @@ _SPOOL = 4
 """A stream whose backlog is so many times the configured one cannot be served; see DialectError 'overloaded'."""
 _DECODED_INLINE = 65_536
 """Raw audio up to so many bytes is decoded on the event loop (well under a millisecond); more goes to a thread."""
-
-INTERNAL_ERROR = 1011
-TRY_AGAIN_LATER = 1013
-UNSUPPORTED_DATA = 1003
 
 
 @dataclass(slots=True)
@@ -96,7 +93,7 @@ class LiveStream:
                 case KeepAlive():
                     pass
         except AudioError as error:
-            raise DialectError("undecodable_audio", str(error), UNSUPPORTED_DATA) from error
+            raise DialectError("undecodable_audio", str(error), WSCloseCode.UNSUPPORTED_DATA) from error
 
     async def end(self) -> None:
         """Take no more audio, wait until everything heard is final."""
@@ -157,7 +154,7 @@ class LiveStream:
                 raise DialectError(
                     "overloaded",
                     f"{stream.backlog_s:.0f} s of audio wait to be decoded; the server cannot keep up with this client",
-                    TRY_AGAIN_LATER,
+                    WSCloseCode.TRY_AGAIN_LATER,
                 ) from None
 
     def _pump(self) -> None:
@@ -207,7 +204,9 @@ class LiveStream:
             self.break_off(error)
         except Exception:
             log.exception("a stream failed", stream=self.name)
-            self.break_off(DialectError("internal_error", "the server failed on this stream", INTERNAL_ERROR))
+            self.break_off(
+                DialectError("internal_error", "the server failed on this stream", WSCloseCode.INTERNAL_ERROR)
+            )
 
     def break_off(self, error: Exception) -> None:
         """End the stream for this reason; its connection says so to the client."""

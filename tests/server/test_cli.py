@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -7,10 +8,12 @@ import socket
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
 import numpy as np
+import psutil
 import pytest
 from sounds import RATE, recording
 
@@ -120,15 +123,19 @@ def test_accuracy_is_measured_through_a_server_and_on_whole_files(tmp_path: Path
     assert_one_clear_line(myna("bench", "accuracy", "--manifest", str(tmp_path / "none")), "none")
 
 
-def test_a_server_told_to_stop_stops_and_leaves_no_worker() -> None:
-    import psutil
-
+@contextlib.contextmanager
+def server_and_worker() -> Iterator[tuple[subprocess.Popen[str], psutil.Process]]:
     command = [sys.executable, "-m", "myna", "serve", "--port", "0", "--engine", "fake"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         while "listening" not in process.stderr.readline():
             pass
         (worker,) = psutil.Process(process.pid).children()
+        yield process, worker
+
+
+def test_a_server_told_to_stop_stops_and_leaves_no_worker() -> None:
+    with server_and_worker() as (process, worker):
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=30)
         assert process.returncode == 0
@@ -136,14 +143,7 @@ def test_a_server_told_to_stop_stops_and_leaves_no_worker() -> None:
 
 
 def test_a_worker_whose_server_is_killed_ends_too() -> None:
-    import psutil
-
-    command = [sys.executable, "-m", "myna", "serve", "--port", "0", "--engine", "fake"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        while "listening" not in process.stderr.readline():
-            pass
-        (worker,) = psutil.Process(process.pid).children()
+    with server_and_worker() as (process, worker):
         process.kill()
         psutil.wait_procs([worker], timeout=30)
         assert not worker.is_running()
