@@ -63,8 +63,8 @@ class Terminal:
         """Draw what a message changes."""
         match message:
             case wire.Partial(channel=channel, words=words, stable=stable):
-                text = Text(" ".join(word.text for word in words[:stable]), style="bright_black")
-                text.append(" " + " ".join(word.text for word in words[stable:]), style="dim italic")
+                text = Text(" ".join(word.punctuated_word for word in words[:stable]), style="bright_black")
+                text.append(" " + " ".join(word.punctuated_word for word in words[stable:]), style="dim italic")
                 self._tentative[channel] = text
             case wire.Final(channel=channel):
                 self._tentative.pop(channel, None)

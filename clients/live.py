@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
@@ -10,13 +11,17 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
 from myna.streaming import wire
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 _PONG_WITHIN_S = 60.0
 """A server under load reads a fast sender's pings late; it does answer them."""
+
+
+_LOADING_WITHIN_S = 300.0
+"""How long a client comes again while its model is being loaded."""
 
 
 class StreamError(Exception):
@@ -42,9 +47,16 @@ class LiveClient:
     stream that broke off raises `StreamError`.
     """
 
-    def __init__(self, start: wire.Start, url: str = DEFAULT_URL, *, form: wire.Format = wire.Format.JSON) -> None:
+    def __init__(
+        self,
+        start: wire.Start,
+        url: str = DEFAULT_URL,
+        *,
+        model: str | None = None,
+        form: wire.Format = wire.Format.JSON,
+    ) -> None:
         self._start = start
-        self._url = stream_url(url, form)
+        self._url = stream_url(url, form, model)
         self._form = form
         self._socket: ClientConnection | None = None
         self.ready: wire.Ready | None = None
@@ -53,12 +65,7 @@ class LiveClient:
         """The server's last message, once it has come."""
 
     async def __aenter__(self) -> LiveClient:
-        try:
-            self._socket = await connect(
-                self._url, compression=None, max_size=None, ping_timeout=_PONG_WITHIN_S, open_timeout=30
-            )
-        except (OSError, InvalidHandshake, TimeoutError) as error:
-            raise StreamError("unreachable", f"no Myna server answers at {self._url}: {error}") from error
+        self._socket = await self._connect()
         try:
             await self._send(self._start)
             message = await self._next()
@@ -75,6 +82,23 @@ class LiveClient:
     ) -> None:
         assert self._socket is not None
         await self._socket.close()
+
+    async def _connect(self) -> ClientConnection:
+        """Connect, again and again while the server says that the model is being loaded."""
+        waited_s = 0.0
+        while True:
+            try:
+                return await connect(
+                    self._url, compression=None, max_size=None, ping_timeout=_PONG_WITHIN_S, open_timeout=30
+                )
+            except InvalidStatus as error:
+                code, message, retry_s = _refused(error)
+                if retry_s is None or waited_s + retry_s > _LOADING_WITHIN_S:
+                    raise StreamError(code, message) from error
+                await asyncio.sleep(retry_s)
+                waited_s += retry_s
+            except (OSError, InvalidHandshake, TimeoutError) as error:
+                raise StreamError("unreachable", f"no Myna server answers at {self._url}: {error}") from error
 
     async def send(self, audio: bytes) -> None:
         """Send audio as announced in `start`; waits while the server is behind."""
@@ -128,8 +152,15 @@ class SyncLiveClient:
     threads at the same time.
     """
 
-    def __init__(self, start: wire.Start, url: str = DEFAULT_URL, *, form: wire.Format = wire.Format.JSON) -> None:
-        self._client = LiveClient(start, url, form=form)
+    def __init__(
+        self,
+        start: wire.Start,
+        url: str = DEFAULT_URL,
+        *,
+        model: str | None = None,
+        form: wire.Format = wire.Format.JSON,
+    ) -> None:
+        self._client = LiveClient(start, url, model=model, form=form)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="myna-live-client", daemon=True)
 
@@ -194,9 +225,23 @@ class SyncLiveClient:
         self._loop.close()
 
 
-def stream_url(url: str, form: wire.Format) -> str:
+def _refused(error: InvalidStatus) -> tuple[str, str, float | None]:
+    """Return code and message of a refused handshake, and the seconds after which the server asks to come again."""
+    response = error.response
+    try:
+        said = json.loads(response.body or b"")["error"]
+        code, message = str(said["code"]), str(said["message"])
+    except (ValueError, KeyError, TypeError):
+        return "refused", f"the server answered with HTTP {response.status_code}", None
+    try:
+        return code, message, float(response.headers["Retry-After"])
+    except (KeyError, ValueError):
+        return code, message, None
+
+
+def stream_url(url: str, form: wire.Format, model: str | None = None) -> str:
     """Return the WebSocket address of the live protocol on the server at `url` (http, https, ws or wss)."""
     parts = urlsplit(url if "://" in url else f"http://{url}")
     scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
     path = parts.path if parts.path.endswith(wire.PATH) else parts.path.rstrip("/") + wire.PATH
-    return urlunsplit((scheme, parts.netloc, path, urlencode({"format": form.value}), ""))
+    return urlunsplit((scheme, parts.netloc, path, urlencode({"format": form.value} | ({"model": model} if model else {})), ""))

@@ -13,7 +13,12 @@ from myna.streaming import wire
 
 
 async def transcribe(
-    audio: AsyncIterator[bytes], start: wire.Start, url: str = DEFAULT_URL, display: Display | None = None
+    audio: AsyncIterator[bytes],
+    start: wire.Start,
+    url: str = DEFAULT_URL,
+    display: Display | None = None,
+    *,
+    model: str | None = None,
 ) -> list[wire.Final]:
     """Send audio until it ends, or Ctrl-C is pressed; show every message; return the finals.
 
@@ -21,7 +26,7 @@ async def transcribe(
     """
     finals: list[wire.Final] = []
     with display or contextlib.nullcontext() as shown:
-        async with LiveClient(start, url) as client:
+        async with LiveClient(start, url, model=model) as client:
             sending = asyncio.create_task(_send(audio, client))
             with contextlib.suppress(NotImplementedError):  # no signal handlers on this platform's loop
                 asyncio.get_running_loop().add_signal_handler(signal.SIGINT, sending.cancel)

@@ -6,11 +6,15 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+from pydantic import ValidationError
 
 from myna import __version__
+
+if TYPE_CHECKING:
+    from myna.streaming import wire
 
 app = typer.Typer(name="myna", help="Self-hosted real-time speech to text.", no_args_is_help=True, add_completion=False)
 bench = typer.Typer(help="Measure a server: accuracy, memory.", no_args_is_help=True)
@@ -56,6 +60,8 @@ def stream(
     speed: Annotated[float, typer.Option(min=0, help="Times real time; 0: as fast as the server takes it.")] = 1.0,
     endpointing_ms: Annotated[int | None, typer.Option(help="Silence that ends an utterance; 0: never.")] = None,
     language: Annotated[str | None, typer.Option(help="Language spoken.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model, if not the server's default.")] = None,
+    keyterm: Annotated[list[str] | None, typer.Option(help="A word or phrase to be made likelier.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One message a line.")] = False,
 ) -> None:
     """Send a recording as if it were spoken now, and read along."""
@@ -64,9 +70,9 @@ def stream(
     try:
         _transcribe(
             files.paced(files.chunks(file), speed),
+            _start(endpointing_ms, language, keyterm),
             url,
-            endpointing_ms=endpointing_ms,
-            language=language,
+            model=model,
             json=json,
         )
     except files.UnreadableFileError as error:
@@ -80,6 +86,8 @@ def mic(
     list_devices: Annotated[bool, typer.Option("--list", help="List the devices and end.")] = False,
     endpointing_ms: Annotated[int | None, typer.Option(help="Silence that ends an utterance; 0: never.")] = None,
     language: Annotated[str | None, typer.Option(help="Language spoken.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model, if not the server's default.")] = None,
+    keyterm: Annotated[list[str] | None, typer.Option(help="A word or phrase to be made likelier.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One message a line.")] = False,
 ) -> None:
     """Speak, and read along; Ctrl-C ends."""
@@ -92,25 +100,32 @@ def mic(
             return
         microphone.check()
         with contextlib.suppress(KeyboardInterrupt):
-            _transcribe(microphone.blocks(device), url, endpointing_ms=endpointing_ms, language=language, json=json)
+            start = _start(endpointing_ms, language, keyterm)
+            _transcribe(microphone.blocks(device), start, url, model=model, json=json)
     except microphone.MicrophoneError as error:
         _fail(str(error))
 
 
-def _transcribe(
-    audio: AsyncIterator[bytes], url: str, *, endpointing_ms: int | None, language: str | None, json: bool
-) -> None:
-    from myna.clients.display import JsonLines, Terminal
-    from myna.clients.live import StreamError
-    from myna.clients.session import transcribe
+def _start(endpointing_ms: int | None, language: str | None, keyterms: list[str] | None) -> wire.Start:
     from myna.streaming import wire
 
     try:
-        start = wire.Start(encoding="linear16", sample_rate=16_000, endpointing_ms=endpointing_ms, language=language)
+        return wire.Start(
+            encoding="linear16", sample_rate=16_000, endpointing_ms=endpointing_ms, language=language,
+            keyterms=tuple(keyterms or ()),
+        )  # fmt: skip
     except ValueError as error:
-        _fail(f"--endpointing-ms must lie between 0 and 10000, not at {endpointing_ms}: {type(error).__name__}")
+        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": ("start",), "msg": str(error)}
+        _fail(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}")
+
+
+def _transcribe(audio: AsyncIterator[bytes], start: wire.Start, url: str, *, model: str | None, json: bool) -> None:
+    from myna.clients.display import JsonLines, Terminal
+    from myna.clients.live import StreamError
+    from myna.clients.session import transcribe
+
     try:
-        asyncio.run(transcribe(audio, start, url, JsonLines() if json else Terminal()))
+        asyncio.run(transcribe(audio, start, url, JsonLines() if json else Terminal(), model=model))
     except StreamError as error:
         _fail(str(error))
 
@@ -123,7 +138,7 @@ def accuracy(
     speed: Annotated[float, typer.Option(min=0, help="Times real time; 0: as fast as it goes.")] = 0.0,
     endpointing_ms: Annotated[int | None, typer.Option(help="Silence that ends an utterance; 0: never.")] = None,
     group: Annotated[list[str] | None, typer.Option(help="Only these groups.")] = None,
-    engine: Annotated[str, typer.Option(help="Engine, where none is running.")] = "moonshine",
+    model: Annotated[str | None, typer.Option(help="Model: a name, a .nemo file or a hub name.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
 ) -> None:
     """Measure word error rate, word times and delays over a manifest of recordings."""
@@ -132,7 +147,7 @@ def accuracy(
     try:
         measure(
             manifest, live=live, url=url, speed=speed, endpointing_ms=endpointing_ms, groups=group or [],
-            engine=engine, as_json=json,
+            model=model, as_json=json,
         )  # fmt: skip
     except AccuracyError as error:
         _fail(str(error))
@@ -142,14 +157,14 @@ def accuracy(
 def memory(
     file: Annotated[Path, typer.Argument(help="Speech; it is sent again and again.")],
     minutes: Annotated[float, typer.Option(min=2, help="Minutes of audio to send.")] = 60.0,
-    engine: Annotated[str, typer.Option(help="Engine of the server that is started.")] = "moonshine",
+    model: Annotated[str | None, typer.Option(help="Model of the server that is started.")] = None,
 ) -> None:
     """Send hours of audio through one stream as fast as it goes, and watch the server's memory."""
     from myna.bench.memory import measure
     from myna.clients.files import UnreadableFileError
 
     try:
-        measure(file, minutes, engine)
+        measure(file, minutes, model)
     except UnreadableFileError as error:
         _fail(str(error))
 

@@ -18,12 +18,13 @@ from myna.server import log as logs
 from myna.server.config import ConfigurationError, Settings
 from myna.server.connection import Connection
 from myna.server.dialects.base import DialectError
-from myna.server.dialects.native import NativeDialect, defaults
-from myna.server.engine import EngineWorker
+from myna.server.dialects.native import NativeDialect
 from myna.server.live import Services
+from myna.server.models import ModelBusyError, Models
 from myna.server.voice import VoiceActivity
 from myna.streaming import wire
-from myna.streaming.engines import registry
+from myna.streaming.engines.base import EngineUnavailableError
+from myna.streaming.engines.catalogue import Catalogue, Model, UnknownModelError
 from myna.streaming.vad import SileroVad
 
 log = structlog.get_logger()
@@ -32,47 +33,72 @@ log = structlog.get_logger()
 class Server:
     """A running server; `url` says where."""
 
-    def __init__(self, settings: Settings, listener: socket.socket, services: Services) -> None:
+    def __init__(self, settings: Settings, listener: socket.socket, services: Services, models: Models) -> None:
         self.settings = settings
         self.services = services
+        self.models = models
         self._listener = listener
         host, port = listener.getsockname()[:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        policy = defaults(
-            settings.endpointing_ms, settings.max_utterance_s, settings.context_s, settings.interim_every_s
-        )
-        self._policy = policy
         self.app = web.Application()
         self.app.router.add_get("/health", self._health)
+        self.app.router.add_get("/v1/models", self._models)
         self.app.router.add_get(wire.PATH, self._native)
 
     async def _health(self, _request: web.Request) -> web.Response:
-        engine = self.services.engine
+        alive = all(worker.alive for worker in self.models.workers)
         return web.json_response(
             {
-                "status": "ok" if engine.alive else "degraded",
+                "status": "ok" if alive else "degraded",
                 "version": __version__,
-                "model": engine.info.name,
+                "model": self.models.catalogue.default,
                 "streams": len(self.services.streams),
             },
-            status=200 if engine.alive else 503,
+            status=200 if alive else 503,
         )
+
+    async def _models(self, _request: web.Request) -> web.Response:
+        catalogue = self.models.catalogue
+        usable, broken = await asyncio.to_thread(catalogue.models)
+        described = [self._described(model) for model in usable.values()]
+        return web.json_response({"object": "list", "data": described, "unusable": broken})
+
+    def _described(self, model: Model) -> dict[str, object]:
+        catalogue = self.models.catalogue
+        return {
+            "id": model.name,
+            "object": "model",
+            "owned_by": "myna",
+            "default": model.name == catalogue.default,
+            "aliases": sorted(alias for alias, name in catalogue.aliases.items() if name == model.name),
+            "engine": model.engine,
+            "languages": list(model.languages),
+            "mode": model.mode,
+            "version": model.version,
+            "uuid": model.uuid,
+            "loaded": self.models.loaded(model),
+        }
 
     async def _native(self, request: web.Request) -> web.StreamResponse:
         form = request.query.get("format", wire.Format.JSON)
         if form not in list(wire.Format):
             known = ", ".join(wire.Format)
-            return web.json_response(
-                {
-                    "error": {
-                        "code": "unknown_format",
-                        "message": f"format {form!r} is not known; there are: {known}",
-                    }
-                },
-                status=400,
-            )
-        dialect = NativeDialect(wire.Format(form), self._policy, self.services.engine.info)
-        return await Connection(dialect, self.services, self.settings).run(request)
+            return _refusal(400, "unknown_format", f"format {form!r} is not known; there are: {known}")
+        try:
+            model = await asyncio.to_thread(self.models.catalogue.find, request.query.get("model"))
+            async with self.models.serving(model) as engine:
+                dialect = NativeDialect(wire.Format(form), self.settings, engine.info)
+                return await Connection(dialect, engine, self.services, self.settings).run(request)
+        except UnknownModelError as error:
+            return _refusal(400, "unknown_model", str(error))
+        except EngineUnavailableError as error:
+            return _refusal(400, "unusable_model", str(error))
+        except ModelBusyError as error:
+            return _refusal(503, "model_busy", str(error), {"Retry-After": str(error.retry_s)})
+
+
+def _refusal(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> web.Response:
+    return web.json_response({"error": {"code": code, "message": message}}, status=status, headers=headers)
 
 
 @contextlib.asynccontextmanager
@@ -84,23 +110,19 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
     listener = _listen(settings)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(listener.close)
-        registry.check(settings.engine)
         voice = VoiceActivity(SileroVad())
         stack.push_async_callback(voice.close)
-        engine = EngineWorker(
-            settings.engine,
-            settings.lanes or os.cpu_count() or 1,
-            lambda epoch: services.on_engine_restart(epoch),
-        )
-        services = Services(engine, voice, settings.max_backlog_s)
-        stack.push_async_callback(engine.close)
-        await engine.start()
-        server = Server(settings, listener, services)
+        services = Services(voice, settings.max_backlog_s)
+        catalogue = Catalogue(settings.models, settings.model, settings.aliases, settings.languages)
+        models = Models(catalogue, settings, services.on_engine_restart)
+        stack.push_async_callback(models.close)
+        await models.start()
+        server = Server(settings, listener, services, models)
         runner = web.AppRunner(server.app, access_log=None, shutdown_timeout=5.0)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         await web.SockSite(runner, listener).start()
-        log.info("listening", url=server.url, model=engine.info.name, version=__version__)
+        log.info("listening", url=server.url, model=catalogue.default, version=__version__)
         stack.callback(_break_off, services)
         yield server
 

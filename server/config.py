@@ -39,8 +39,29 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes any free one.")
-    engine: str = Field("moonshine", description="Recogniser.")
-    lanes: int = Field(0, ge=0, le=256, description="Decodes at the same time; 0: one per core.")
+    model: str = Field(
+        "moonshine-tiny-en",
+        description="Model of clients that ask for none: a name, a `.nemo` file, or a hub name such as `owner/name`.",
+    )
+    models: Path = Field(Path("models"), description="Folder whose `.nemo` files are models.")
+    aliases: dict[str, str] = Field({}, description="Other names of models, each with what it stands for.")
+    languages: dict[str, list[str]] = Field({}, description="What models know, by name, where their files do not say.")
+    preload: list[str] = Field([], description="Models loaded at start besides the default; others are at first use.")
+    models_memory_mb: int = Field(
+        0, ge=0, description="Memory that loaded models may take; the least used is unloaded for another. 0: no limit."
+    )
+    device: str = Field("auto", description="Where Parakeet runs: `auto`, `cpu`, `cuda`, `cuda:1` …")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="Of Parakeet's encoder; `auto`: bf16 on a GPU that has it, else fp32."
+    )
+    cuda_graphs: bool = Field(True, description="Decode with CUDA graphs; switch off if a small card fails.")
+    torch_compile: bool = Field(False, description="Compile Parakeet's encoder: slower to start, needs a C++ compiler.")
+    largest_batch: int = Field(
+        0, ge=0, le=1024, description="Most utterances Parakeet decodes in one step; 0: 64 on a GPU, 16 on a CPU."
+    )
+    lanes: int = Field(
+        0, ge=0, le=256, description="Cores a model may use; Moonshine decodes one utterance on each. 0: all."
+    )
     endpointing_ms: int = Field(
         500,
         ge=0,
@@ -48,10 +69,10 @@ class Settings(BaseSettings):
         description="Silence that ends an utterance, unless the client asks otherwise; 0: never.",
     )
     max_utterance_s: float = Field(
-        12.0,
-        ge=2,
+        0.0,
+        ge=0,
         le=60,
-        description="Length at which speech without a pause is cut, unless the client asks otherwise.",
+        description="Length at which speech without a pause is cut, unless the client asks otherwise; 0: what suits the model.",
     )
     context_s: float = Field(
         10.0, ge=0, le=60, description="Audio before a cut that is decoded again with what follows it."

@@ -14,6 +14,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from myna.server.config import Settings
 from myna.server.dialects.base import Dialect, DialectError, End, Frame
+from myna.server.engine import EngineWorker
 from myna.server.live import LiveStream, Services
 from myna.server.outbox import SlowReaderError
 
@@ -46,11 +47,11 @@ class _Socket(web.WebSocketResponse):
 class Connection:
     """One client from its upgrade to its close."""
 
-    def __init__(self, dialect: Dialect, services: Services, settings: Settings) -> None:
+    def __init__(self, dialect: Dialect, engine: EngineWorker, services: Services, settings: Settings) -> None:
         self._dialect = dialect
         self._services = services
         self._settings = settings
-        self._live = LiveStream(secrets.token_hex(8), dialect, services)
+        self._live = LiveStream(secrets.token_hex(8), dialect, engine, services)
         self._began = time.monotonic()
 
     async def run(self, request: web.Request) -> web.WebSocketResponse:
@@ -68,7 +69,7 @@ class Connection:
         live = self._live
         self._services.streams[live.name] = live
         with structlog.contextvars.bound_contextvars(stream=live.name):
-            log.info("stream connected", peer=request.remote, path=request.path)
+            log.info("stream connected", peer=request.remote, path=request.path, model=live.engine.info.name)
             writer = asyncio.create_task(self._write(socket), name=f"writer {live.name}")
             reason = "gone"
             code: int = WSCloseCode.OK

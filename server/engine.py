@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 
 import structlog
 
-from myna.streaming.engines.base import EngineInfo, EngineUnavailableError, Job, Outcome
+from myna.streaming.engines.base import EngineInfo, EngineUnavailableError, Job, ModelOptions, Outcome
 from myna.streaming.link import (
     Cancellation,
     Hello,
     Message,
+    Release,
     Result,
     Submission,
     Unavailable,
@@ -32,14 +35,17 @@ OnResult = Callable[[str, int, Outcome], None]
 
 
 class EngineWorker:
-    """One worker process. Its results and `on_restart` are called on the event loop.
+    """One worker process with one model. Its results and `on_restart` are called on the event loop.
 
-    After a restart every job that waited is forgotten; `on_restart` is given the new epoch, under which they are to be
-    submitted again.
+    After a restart every job that waited is forgotten; `on_restart` is given the worker, under whose new epoch they are to
+    be submitted again.
     """
 
-    def __init__(self, engine: str, lanes: int, on_restart: Callable[[int], None]) -> None:
+    def __init__(
+        self, engine: str, options: ModelOptions, lanes: int, on_restart: Callable[[EngineWorker], None]
+    ) -> None:
         self._engine = engine
+        self._options = options
         self._lanes = lanes
         self._on_restart = on_restart
         self._waiting: dict[str, OnResult] = {}
@@ -48,6 +54,8 @@ class EngineWorker:
         self._writer: asyncio.StreamWriter | None = None
         self._task: asyncio.Task[None] | None = None
         self._info: EngineInfo | None = None
+        self.memory = 0
+        """Bytes the process and its GPU memory took when it was ready."""
 
     @property
     def info(self) -> EngineInfo:
@@ -59,6 +67,11 @@ class EngineWorker:
     def alive(self) -> bool:
         """Whether a worker takes jobs at the moment."""
         return self._writer is not None
+
+    @property
+    def pid(self) -> int | None:
+        """The worker's process, while there is one."""
+        return self._process.pid if self._process else None
 
     @property
     def epoch(self) -> int:
@@ -89,12 +102,18 @@ class EngineWorker:
         if self._waiting.pop(job_id, None) and self._writer is not None:
             self._writer.write(encode(Cancellation(job_id)))
 
+    def release(self, source: str) -> None:
+        """Say that no more of this channel's utterance will come."""
+        if self._writer is not None:
+            self._writer.write(encode(Release(source)))
+
     async def _launch(self) -> _MessageReader:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "myna.streaming.worker",
                 "--fd", str(theirs.fileno()), "--engine", self._engine, "--lanes", str(self._lanes),
+                "--options", json.dumps(asdict(self._options)),
                 pass_fds=(theirs.fileno(),),
             )  # fmt: skip
         stream, writer = await asyncio.open_unix_connection(sock=ours)
@@ -108,26 +127,20 @@ class EngineWorker:
             writer.close()
             await self._end_process()
             reason = hello.reason if isinstance(hello, Unavailable) else "its process died while loading"
-            raise EngineUnavailableError(f"The engine {self._engine!r} cannot be used: {reason}")
-        self._info, self._writer = hello.info, writer
-        log.info(
-            "engine ready",
-            engine=hello.info.name,
-            lanes=hello.lanes,
-            worker=self._process.pid,
-            epoch=self._epoch,
-        )
+            raise EngineUnavailableError(f"The model {self._options.name!r} cannot be used: {reason}")
+        self._info, self._writer, self.memory = hello.info, writer, hello.memory
         return reader
 
     async def _keep(self, reader: _MessageReader) -> None:
         while True:
             await self._receive(reader)
-            log.error("the engine worker died; starting another", epoch=self._epoch)
+            log.error("the engine worker died; starting another", model=self._options.name, epoch=self._epoch)
             await self._end_process()
             self._waiting.clear()
             self._epoch += 1
             reader = await self._launch_again()
-            self._on_restart(self._epoch)
+            log.info("the engine worker is back", model=self._options.name, worker=self.pid, epoch=self._epoch)
+            self._on_restart(self)
 
     async def _launch_again(self) -> _MessageReader:
         backoff_s = _FIRST_BACKOFF_S

@@ -18,7 +18,7 @@ from myna.streaming.audio import AudioError, RawDecoder
 from myna.streaming.container import ContainerDecoder
 from myna.streaming.engines.base import Outcome
 from myna.streaming.events import Ended, Event, seconds
-from myna.streaming.requests import Cancel, Detect, Request, Submit
+from myna.streaming.requests import Cancel, Detect, Release, Request, Submit
 from myna.streaming.stream import Stream
 from myna.streaming.vad import VoiceMemory
 
@@ -36,22 +36,23 @@ _DECODED_INLINE = 65_536
 class Services:
     """What every stream shares."""
 
-    engine: EngineWorker
     voice: VoiceActivity
     max_backlog_s: float
     streams: dict[str, LiveStream] = field(default_factory=dict)
 
-    def on_engine_restart(self, epoch: int) -> None:
-        """Have every stream ask the new worker again."""
+    def on_engine_restart(self, engine: EngineWorker) -> None:
+        """Have every stream of this worker ask again."""
         for stream in list(self.streams.values()):
-            stream.reset_engine(epoch)
+            if stream.engine is engine:
+                stream.reset_engine(engine.epoch)
 
 
 class LiveStream:
     """One connection's stream. `outbox` fills with frames; `broken` is set when it cannot go on."""
 
-    def __init__(self, name: str, dialect: Dialect, services: Services) -> None:
+    def __init__(self, name: str, dialect: Dialect, engine: EngineWorker, services: Services) -> None:
         self.name = name
+        self.engine = engine
         self.outbox = Outbox()
         self.broken: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         self._dialect = dialect
@@ -126,9 +127,8 @@ class LiveStream:
         decoder = (
             ContainerDecoder(mix=command.mix) if command.audio is None else RawDecoder(command.audio, mix=command.mix)
         )
-        engine = self._services.engine
-        self._stream = Stream(self.name, decoder, command.policy, command.options, engine.info)
-        self._stream.reset_engine(engine.epoch)
+        self._stream = Stream(self.name, decoder, command.policy, command.options, self.engine.info)
+        self._stream.reset_engine(self.engine.epoch)
         for frame in self._dialect.opened(self.name):
             self.outbox.put(frame)
 
@@ -180,9 +180,11 @@ class LiveStream:
                     memory = self._memories.setdefault(channel, VoiceMemory())
                     self._services.voice.detect(memory, pcm, self._voice_answer(channel, start))
                 case Submit(job):
-                    self._services.engine.submit(job, self._on_result)
+                    self.engine.submit(job, self._on_result)
                 case Cancel(job_id):
-                    self._services.engine.cancel(job_id)
+                    self.engine.cancel(job_id)
+                case Release(source):
+                    self.engine.release(source)
 
     def _voice_answer(self, channel: int, start: int) -> Callable[[list[float]], None]:
         def answer(probabilities: list[float]) -> None:

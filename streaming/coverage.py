@@ -52,11 +52,15 @@ class Coverage:
 
     def of_interim(self, speech_start: int, now: int, earliest: int) -> Span:
         """Return what a tentative decode covers: the open speech, or of long speech the last seconds."""
-        start = self._start(speech_start, now, INTERIM_CONTEXT, earliest)
+        start = self.of_utterance(speech_start, now, earliest).start
         if now - start > self._interim_window:
             latest = now - self._interim_window
             start = self._segmenter.quietest(latest, latest + INTERIM_OVERLAP // 2)
         return Span(start, now)
+
+    def of_utterance(self, speech_start: int, now: int, earliest: int) -> Span:
+        """Return what an engine that follows the open speech is to hear of it so far; it begins where it begins."""
+        return Span(self._start(speech_start, now, INTERIM_CONTEXT, earliest), now)
 
     def _start(self, speech_start: int, end: int, context: int, earliest: int) -> int:
         earliest = max(earliest, end - self._longest)

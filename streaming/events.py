@@ -5,6 +5,7 @@ Inside the core time is a count of samples at `SAMPLE_RATE`; only words carry se
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -22,14 +23,22 @@ def samples(duration_s: float) -> int:
     return round(duration_s * SAMPLE_RATE)
 
 
+_AROUND = re.compile(r"^\W+|\W+$")
+
+
 @dataclass(frozen=True, slots=True)
 class Word:
-    """One recognised word: as written, with its times in seconds and a confidence between 0 and 1."""
+    """One recognised word: as the engine writes it, with case and punctuation, with its times in seconds and a confidence between 0 and 1."""
 
     text: str
     start: float
     end: float
     confidence: float
+
+    @property
+    def bare(self) -> str:
+        """The word without the punctuation around it, in lower case; what is punctuation only stays as it is."""
+        return _AROUND.sub("", self.text).lower() or self.text
 
     def shifted(self, offset_s: float) -> Word:
         """Return the same word `offset_s` seconds later."""

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 import msgpack
 
-from myna.streaming.engines.base import EngineInfo, Job, JobError, Kind, Outcome, Transcript
+from myna.streaming.engines.base import EngineInfo, Job, JobError, Kind, Missing, Outcome, Transcript
 from myna.streaming.events import Word
 from myna.streaming.policy import Options
 
@@ -19,10 +19,11 @@ LARGEST = 64 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Worker → front, once, when its engines are loaded."""
+    """Worker → front, once, when its engines are loaded. `memory` is what they take, in bytes: of the process and a GPU."""
 
     info: EngineInfo
     lanes: int
+    memory: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,13 @@ class Cancellation:
 
 
 @dataclass(frozen=True, slots=True)
+class Release:
+    """Front → worker: no more of this channel's utterance will come."""
+
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """Worker → front: a job's outcome, with the seconds its step took."""
 
@@ -56,7 +64,7 @@ class Result:
     step_s: float
 
 
-Message = Hello | Unavailable | Submission | Cancellation | Result
+Message = Hello | Unavailable | Submission | Cancellation | Release | Result
 
 
 def encode(message: Message) -> bytes:
@@ -65,16 +73,21 @@ def encode(message: Message) -> bytes:
         case Submission(job):
             body: object = [
                 "submit", job.id, job.source, int(job.kind), job.pcm, job.due, job.epoch, asdict(job.options),
+                job.utterance, job.held,
             ]  # fmt: skip
         case Cancellation(job_id):
             body = ["cancel", job_id]
+        case Release(source):
+            body = ["release", source]
+        case Result(job_id, epoch, Missing(held), step_s):
+            body = ["missing", job_id, epoch, held, step_s]
         case Result(job_id, epoch, Transcript(words, log_probability), step_s):
             flat = [(w.text, w.start, w.end, w.confidence) for w in words]
             body = ["transcript", job_id, epoch, flat, log_probability, step_s]
         case Result(job_id, epoch, JobError(reason), step_s):
             body = ["error", job_id, epoch, reason, step_s]
-        case Hello(info, lanes):
-            body = ["hello", asdict(info), lanes]
+        case Hello(info, lanes, memory):
+            body = ["hello", asdict(info), lanes, memory]
         case Unavailable(reason):
             body = ["unavailable", reason]
     packed: bytes = msgpack.packb(body)
@@ -83,16 +96,20 @@ def encode(message: Message) -> bytes:
 
 def _decode(packed: bytes) -> Message:
     match msgpack.unpackb(packed, use_list=False):
-        case ("submit", job_id, source, kind, pcm, due, epoch, options):
-            return Submission(Job(job_id, source, Kind(kind), pcm, due, epoch, Options(**options)))
+        case ("submit", job_id, source, kind, pcm, due, epoch, options, utterance, held):
+            return Submission(Job(job_id, source, Kind(kind), pcm, due, epoch, Options(**options), utterance, held))
         case ("cancel", job_id):
             return Cancellation(job_id)
+        case ("release", source):
+            return Release(source)
+        case ("missing", job_id, epoch, held, step_s):
+            return Result(job_id, epoch, Missing(held), step_s)
         case ("transcript", job_id, epoch, words, log_probability, step_s):
             return Result(job_id, epoch, Transcript(tuple(Word(*w) for w in words), log_probability), step_s)
         case ("error", job_id, epoch, reason, step_s):
             return Result(job_id, epoch, JobError(reason), step_s)
-        case ("hello", info, lanes):
-            return Hello(EngineInfo(**info), lanes)
+        case ("hello", info, lanes, memory):
+            return Hello(EngineInfo(**info), lanes, memory)
         case ("unavailable", reason):
             return Unavailable(reason)
         case other:

@@ -54,3 +54,5 @@ class Options:
     """What the client asks of the engine itself; every job carries its own."""
 
     language: str | None = None
+    keyterms: tuple[str, ...] = ()
+    """Words and phrases to be made likelier."""

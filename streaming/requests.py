@@ -30,4 +30,11 @@ class Cancel:
     job_id: str
 
 
-Request = Detect | Submit | Cancel
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Request: the engine need not follow this channel's utterance any further."""
+
+    source: str
+
+
+Request = Detect | Submit | Cancel | Release

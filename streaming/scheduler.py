@@ -1,24 +1,34 @@
 """Which jobs a lane decodes next. Pure: no clock, thread or model.
 
-Finals before interims before files, the earliest due first. The newest interim of a channel replaces an older one that
-still waits, so that under load interims thin out first.
+Finals before interims before files, the earliest due first. What else is due and of like length joins the most urgent job
+in one batch. The newest interim of a channel replaces an older one that still waits, so that under load interims thin out
+first.
 """
 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Sequence
 
-from myna.streaming.engines.base import Job, Kind
+from myna.streaming.engines.base import EngineInfo, Job, Kind
+from myna.streaming.events import samples
+
+_CONSIDERED = 4
+"""A batch is put together from so many times its size of the most urgent jobs; looking further costs more than it gains."""
+
+_Entry = tuple[Kind, float, int, str]
 
 
 class Scheduler:
     """Holds the jobs that wait. Every job added is scheduled once, replaced by a newer interim, or cancelled."""
 
-    def __init__(self, largest_batch: int = 1) -> None:
-        self._largest_batch = largest_batch
+    def __init__(self, engine: EngineInfo) -> None:
+        self._largest_batch = engine.largest_batch
+        self._most_padding = engine.most_padding
+        self._interim_window = samples(engine.interim_window_s)
         self._waiting: dict[str, Job] = {}
         self._interims: dict[str, str] = {}  # by source
-        self._order: list[tuple[Kind, float, int, str]] = []
+        self._order: list[_Entry] = []
         self._count = 0
 
     def __len__(self) -> int:
@@ -49,16 +59,45 @@ class Scheduler:
 
     def schedule(self) -> list[Job]:
         """Return the jobs of the next batch, all of one kind; empty if nothing waits."""
-        batch: list[Job] = []
-        while self._order and len(batch) < self._largest_batch:
-            kind, _, _, job_id = self._order[0]
-            if batch and kind is not batch[0].kind:
+        entries = self._most_urgent(1 if self._largest_batch == 1 else _CONSIDERED * self._largest_batch)
+        chosen = self._alike([self._waiting[job_id] for *_, job_id in entries])
+        for job in chosen:
+            del self._waiting[job.id]
+            self._forget_interim(job)
+        for entry in entries:
+            if entry[3] in self._waiting:
+                heapq.heappush(self._order, entry)
+        return chosen
+
+    def _most_urgent(self, count: int) -> list[_Entry]:
+        """Take the entries of the most urgent jobs, all of one kind, out of the order."""
+        entries: list[_Entry] = []
+        while self._order and len(entries) < count:
+            if entries and self._order[0][0] is not entries[0][0]:
                 break
-            heapq.heappop(self._order)
-            if job := self._waiting.pop(job_id, None):
-                self._forget_interim(job)
-                batch.append(job)
-        return batch
+            entry = heapq.heappop(self._order)
+            if entry[3] in self._waiting:
+                entries.append(entry)
+        return entries
+
+    def _alike(self, jobs: Sequence[Job]) -> list[Job]:
+        """Return the first job and those of the others that can be batched with it, the nearest in length first."""
+        if not jobs:
+            return []
+        head = self._length(jobs[0])
+        chosen, total, longest = [jobs[0]], head, head
+        for job in sorted(jobs[1:], key=lambda job: abs(self._length(job) - head)):  # stable: the earlier due first
+            if len(chosen) == self._largest_batch:
+                break
+            length = self._length(job)
+            padded = (len(chosen) + 1) * max(longest, length)
+            if padded - (total + length) <= self._most_padding * padded:
+                chosen.append(job)
+                total, longest = total + length, max(longest, length)
+        return chosen
+
+    def _length(self, job: Job) -> int:
+        return min(job.length, self._interim_window) if job.kind is Kind.INTERIM else job.length
 
     def _forget_interim(self, job: Job) -> None:
         if self._interims.get(job.source) == job.id:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from myna.streaming.coverage import BEYOND, INTERIM_OVERLAP, LEAD, Coverage
-from myna.streaming.engines.base import EngineInfo, Job, JobError, Kind, Outcome, Transcript
+from myna.streaming.engines.base import EngineInfo, Job, JobError, Kind, Missing, Outcome, Transcript
 from myna.streaming.events import (
     SAMPLE_RATE,
     Cause,
@@ -30,7 +30,7 @@ from myna.streaming.events import (
 )
 from myna.streaming.hypothesis import agreed, in_order, seam_index
 from myna.streaming.policy import Options, Policy
-from myna.streaming.requests import Cancel, Detect, Request, Submit
+from myna.streaming.requests import Cancel, Detect, Release, Request, Submit
 from myna.streaming.segmenter import WINDOW, Closed, Decision, Onset, Pause, Resumed, Segmenter
 
 FIRST_INTERIM = samples(0.5)
@@ -49,6 +49,15 @@ class _Decode:
     job_id: str
     kind: Kind
     outcome: Outcome | None = None
+
+
+@dataclass(slots=True)
+class _Followed:
+    """The open utterance, as an engine follows it: its number, where it begins, and up to where the engine has heard it."""
+
+    number: int
+    start: int
+    heard: int
 
 
 @dataclass(slots=True)
@@ -92,6 +101,9 @@ class Session:
         self._speculative: _Decode | None = None
         self._interim: _Decode | None = None
         self._interim_at = 0
+        self._follows = engine.incremental
+        self._followed: _Followed | None = None
+        self._utterances = 0
         self._words: deque[Word] = deque()  # final words, as far back as a decode may still hear
         self._tentative: tuple[Word, ...] = ()
         self._uttered = False
@@ -157,8 +169,7 @@ class Session:
             return
         if self._interim and self._interim.job_id == job_id:
             interim, self._interim = self._interim, None
-            if isinstance(outcome, Transcript):
-                self._tell(interim.audio, outcome)
+            self._on_interim(interim, outcome)
         elif self._speculative and self._speculative.job_id == job_id:
             self._speculative.outcome = outcome
             if isinstance(outcome, Transcript):
@@ -173,6 +184,8 @@ class Session:
         """Ask a new engine again for everything open; what the old one still says is dropped."""
         self._epoch = epoch
         self._interim = None
+        if self._followed:
+            self._followed.heard = self._followed.start
         open_decodes = [item.decode for item in self._closed if isinstance(item, _Segment)]
         for decode in [*open_decodes, self._speculative]:
             if decode and decode.outcome is None:
@@ -187,11 +200,9 @@ class Session:
     def abandon(self) -> list[Request]:
         """Return the cancellations of everything asked for: nobody is listening any more."""
         decodes = [item.decode for item in self._closed if isinstance(item, _Segment)]
-        return [
-            Cancel(decode.job_id)
-            for decode in [*decodes, self._speculative, self._interim]
-            if decode and decode.outcome is None
-        ]
+        open_decodes = [d for d in [*decodes, self._speculative, self._interim] if d and d.outcome is None]
+        cancels: list[Request] = [Cancel(decode.job_id) for decode in open_decodes]
+        return [*cancels, Release(self._name)] if self._utterances else cancels
 
     def _reach(self, barrier: _Barrier) -> None:
         self._barriers.append(barrier)
@@ -242,6 +253,7 @@ class Session:
                 decode = _Decode(audio, self._submit(audio, Kind.FINAL), Kind.FINAL)
             self._coverage.last_speech_end = closed.speech.end
         self._drop_speculative()
+        self._followed = None
         self._closed.append(_Segment(closed, decode))
 
     def _behind(self) -> bool:
@@ -263,9 +275,32 @@ class Session:
             or now - started < FIRST_INTERIM
         ):
             return
-        audio = self._coverage.of_interim(started, now, self._pcm_start)
-        self._interim = _Decode(audio, self._submit(audio, Kind.INTERIM), Kind.INTERIM)
+        self._ask_interim(started, now)
         self._interim_at = now
+
+    def _ask_interim(self, started: int, now: int) -> None:
+        if not self._follows:
+            audio = self._coverage.of_interim(started, now, self._pcm_start)
+            self._interim = _Decode(audio, self._submit(audio, Kind.INTERIM), Kind.INTERIM)
+            return
+        if self._followed is None:
+            self._utterances += 1
+            start = self._coverage.of_utterance(started, now, self._pcm_start).start
+            self._followed = _Followed(self._utterances, start, start)
+        audio = Span(self._followed.start, now)
+        self._interim = _Decode(audio, self._submit(audio, Kind.INTERIM, self._followed), Kind.INTERIM)
+
+    def _on_interim(self, interim: _Decode, outcome: Outcome) -> None:
+        followed = self._followed
+        if isinstance(outcome, Transcript):
+            if followed and interim.kind is Kind.INTERIM:
+                followed.heard = interim.audio.end
+            self._tell(interim.audio, outcome)
+        elif isinstance(outcome, Missing) and followed:
+            followed.heard = followed.start + outcome.held
+            started = self._segmenter.speech_start
+            if started is not None:
+                self._ask_interim(started, max(interim.audio.end, followed.heard))
 
     def _tell(self, audio: Span, transcript: Transcript) -> None:
         """Turn a decode of the open segment into a tentative event."""
@@ -320,7 +355,7 @@ class Session:
                         words = self._final_words(closed, segment.decode.audio, transcript)
                 case JobError(reason):
                     self._events.append(Failed(channel=self._channel, span=closed.span, reason=reason))
-                case None:
+                case Missing() | None:
                     raise AssertionError("only decoded segments are finished")
         self._words.extend(words)
         self._tentative = ()
@@ -357,11 +392,13 @@ class Session:
             return False
         return transcript.log_probability >= gate.doubtful or voice >= gate.sure_voice
 
-    def _submit(self, audio: Span, kind: Kind) -> str:
+    def _submit(self, audio: Span, kind: Kind, followed: _Followed | None = None) -> str:
         self._count += 1
         job_id = f"{self._name}/{self._count}"
-        pcm = self._audio(audio)
-        self._requests.append(Submit(Job(job_id, self._name, kind, pcm, self._due, self._epoch, self._options)))
+        number, held = (followed.number, followed.heard - followed.start) if followed else (0, 0)
+        pcm = self._audio(Span(audio.start + held, audio.end))
+        job = Job(job_id, self._name, kind, pcm, self._due, self._epoch, self._options, number, held)
+        self._requests.append(Submit(job))
         return job_id
 
     def _drop_speculative(self) -> None:
@@ -387,6 +424,8 @@ class Session:
                 needed = min(needed, item.decode.audio.start)
         if self._speculative:
             needed = min(needed, self._speculative.audio.start)
+        if self._followed:
+            needed = min(needed, self._followed.start)
         surplus = needed - self._pcm_start
         if surplus > SAMPLE_RATE:  # in steps of a second: cutting the front of the buffer moves all of it
             del self._pcm[: 2 * surplus]

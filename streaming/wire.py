@@ -45,7 +45,8 @@ class Start(_ClientMessage):
     multichannel: bool = False
     """Transcribe every channel by itself; otherwise they are mixed."""
     language: str | None = None
-    model: str | None = None
+    keyterms: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=200)], ...], Field(max_length=100, strict=False)] = ()
+    """Words and phrases to be made likelier, where the model can."""
     interim: bool = True
     endpointing_ms: Annotated[int, Field(ge=0, le=10_000)] | None = None
     """Silence that ends an utterance; 0: never; absent: the server's default."""
@@ -83,11 +84,12 @@ AnyClientMessage = Start | Audio | Finalize | KeepAlive | Close
 
 
 class Word(BaseModel):
-    """A word as written, with its times and a confidence between 0 and 1."""
+    """A word, bare and in lower case and as written, with its times and a confidence between 0 and 1."""
 
     model_config = ConfigDict(frozen=True)
 
-    text: str
+    word: str
+    punctuated_word: str
     start: float
     end: float
     confidence: float

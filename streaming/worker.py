@@ -8,19 +8,31 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import json
+import resource
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 
 from myna.streaming.engines import registry
-from myna.streaming.engines.base import Engine, EngineUnavailableError, Job, JobError, Kind, Outcome
-from myna.streaming.events import SAMPLE_RATE
+from myna.streaming.engines.base import (
+    Engine,
+    EngineInfo,
+    EngineUnavailableError,
+    Job,
+    JobError,
+    ModelOptions,
+    Outcome,
+)
 from myna.streaming.link import (
     Cancellation,
     Hello,
     Message,
+    Release,
     Result,
     Submission,
     Unavailable,
@@ -33,8 +45,9 @@ from myna.streaming.scheduler import Scheduler
 class Desk:
     """The scheduler behind a lock, shared by the thread that takes messages and the lanes."""
 
-    def __init__(self, largest_batch: int) -> None:
-        self._scheduler = Scheduler(largest_batch)
+    def __init__(self, engine: EngineInfo) -> None:
+        self._scheduler = Scheduler(engine)
+        self._released: list[str] = []
         self._work = threading.Condition()
         self._closed = False
 
@@ -47,6 +60,8 @@ class Desk:
                     self._work.notify()
                 case Cancellation(job_id):
                     self._scheduler.cancel(job_id)
+                case Release(source):
+                    self._released.append(source)
                 case _:
                     raise ValueError(f"the front does not send {type(message).__name__}")
 
@@ -58,6 +73,12 @@ class Desk:
                     return batch
                 self._work.wait()
             return []
+
+    def released(self) -> list[str]:
+        """Return the channels released since the last call: the lane that owns their utterances forgets them."""
+        with self._work:
+            released, self._released = self._released, []
+            return released
 
     def close(self) -> None:
         """Let the lanes end after the batch they are at."""
@@ -78,20 +99,67 @@ def run_batch(engine: Engine, batch: list[Job]) -> list[Result]:
     return [Result(job.id, job.epoch, outcome, step_s) for job, outcome in zip(batch, outcomes, strict=True)]
 
 
-def _warm(engine: Engine) -> Engine:
-    """Decode the longest job there can be: what it takes of memory and time is taken before the first client comes."""
-    longest = bytes(2 * int(engine.info.longest_segment_s * SAMPLE_RATE))
-    engine.transcribe([Job("warm-up", "warm-up", Kind.FILE, longest, 0.0)])
-    return engine
+class Collector:
+    """Python's garbage collection, done between steps only.
+
+    In the middle of one it costs time, and from another thread it may free what a GPU is still using.
+    """
+
+    _EVERY = 64
+    """Steps between two collections of everything; the young are collected after each."""
+
+    def __init__(self) -> None:
+        self._steps = 0
+
+    def keep_everything(self) -> None:
+        """Take over from Python; what there is now, the models, is here to stay and need not be walked."""
+        gc.disable()
+        gc.collect()
+        gc.freeze()
+
+    def step_done(self) -> None:
+        """Collect what the step left behind."""
+        self._steps += 1
+        gc.collect(2 if self._steps % self._EVERY == 0 else 0)
 
 
-def _lane(engine: Engine, desk: Desk, tell: Callable[[Message], None]) -> None:
-    while batch := desk.next_batch():
-        for result in run_batch(engine, batch):
-            tell(result)
+class _Lane(threading.Thread):
+    """One engine and the thread that alone touches it, from loading on. `info` and `desk` are handed over when ready."""
+
+    def __init__(self, build: Callable[[], Engine], collector: Collector, tell: Callable[[Message], None]) -> None:
+        super().__init__(daemon=True)
+        self.info: Future[EngineInfo] = Future()
+        self.desk: Future[Desk] = Future()
+        self._build, self._collector, self._tell = build, collector, tell
+
+    def run(self) -> None:
+        """Load the engine, then decode batches until there is no more work to come."""
+        try:
+            engine = self._build()
+            engine.warm_up()
+        except BaseException as error:  # whoever waits for it must know
+            self.info.set_exception(error)
+            return
+        self.info.set_result(engine.info)
+        desk = self.desk.result()
+        while batch := desk.next_batch():
+            for source in desk.released():
+                engine.release(source)
+            for result in run_batch(engine, batch):
+                self._tell(result)
+            self._collector.step_done()
 
 
-def serve(connection: socket.socket, engine_name: str, lanes: int) -> None:
+def _memory() -> int:
+    """Return the bytes this process and its GPU memory take at most so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    torch = sys.modules.get("torch")  # only an engine that needs it has loaded it
+    if torch is not None and torch.cuda.is_available():
+        peak += torch.cuda.max_memory_reserved()
+    return int(peak)
+
+
+def serve(connection: socket.socket, engine_name: str, options: ModelOptions, lanes: int) -> None:
     """Load an engine for each lane, say hello, then work until the front hangs up."""
     sending = threading.Lock()
 
@@ -102,17 +170,19 @@ def serve(connection: socket.socket, engine_name: str, lanes: int) -> None:
 
     try:
         build = registry.builder(engine_name)
-        engines = [_warm(build()) for _ in range(lanes)]
+        collector = Collector()
+        working = [_Lane(lambda: build(options), collector, tell) for _ in range(lanes)]
+        for lane in working:
+            lane.start()
+        info = [lane.info.result() for lane in working][0]
     except EngineUnavailableError as error:
         tell(Unavailable(str(error)))
         return
-    info = engines[0].info
-    desk = Desk(info.largest_batch)
-    threads = [threading.Thread(target=_lane, args=(engine, desk, tell), daemon=True) for engine in engines]
-    for thread in threads:
-        thread.start()
-    gc.freeze()  # the models are here to stay; collections need not walk them
-    tell(Hello(info, lanes))
+    collector.keep_everything()
+    desk = Desk(info)
+    for lane in working:
+        lane.desk.set_result(desk)
+    tell(Hello(info, lanes, _memory()))
     unpacker = Unpacker()
     while data := connection.recv(1 << 20):
         for message in unpacker.feed(data):
@@ -125,12 +195,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Myna's engine worker; started by the server, not by hand.")
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--engine", required=True)
+    parser.add_argument("--options", required=True, help="ModelOptions as JSON")
     parser.add_argument("--lanes", type=int, required=True)
     arguments = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches both; the front decides
     gone = contextlib.suppress(BrokenPipeError, ConnectionResetError)  # without the front there is nothing to do here
     with gone, socket.socket(fileno=arguments.fd) as connection:
-        serve(connection, arguments.engine, arguments.lanes)
+        options = json.loads(arguments.options)
+        options["languages"] = tuple(options["languages"])
+        serve(connection, arguments.engine, ModelOptions(**options), arguments.lanes)
 
 
 if __name__ == "__main__":

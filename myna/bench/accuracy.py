@@ -18,12 +18,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from myna.bench.local import local_server
+from myna.bench.local import local_engine, local_server
 from myna.clients import files
 from myna.clients.live import LiveClient, StreamError
 from myna.streaming import wire
-from myna.streaming.engines import registry
-from myna.streaming.engines.base import EngineUnavailableError, Job, JobError, Kind
+from myna.streaming.engines.base import EngineUnavailableError, Job, Kind, Transcript
+from myna.streaming.engines.catalogue import MOONSHINE
 
 WHOLE_FILE_S = 40.0
 """Longer files are not decoded in one piece: beyond it the default engine loses its way, and memory grows with the square."""
@@ -67,7 +67,7 @@ def measure(
     speed: float,
     endpointing_ms: int | None,
     groups: Sequence[str],
-    engine: str,
+    model: str | None,
     as_json: bool,
 ) -> None:
     """Measure and print. Raises `AccuracyError`."""
@@ -78,13 +78,13 @@ def measure(
         if not live:
             if url is not None:
                 raise AccuracyError("whole files are decoded in this process; --url goes with --live")
-            whole = _whole(engine)
+            whole = _whole(model)
             heard = [h for r in track(recordings, "whole files", console=progress) if (h := whole(r)) is not None]
         else:
             with contextlib.ExitStack() as stack:
-                address = url or stack.enter_context(local_server(engine)).url
+                address = url or stack.enter_context(local_server(model)).url
                 for recording in track(recordings, "live", console=progress):
-                    heard.append(asyncio.run(_stream(recording, address, speed, endpointing_ms)))
+                    heard.append(asyncio.run(_stream(recording, address, speed, endpointing_ms, model if url else None)))
     except (StreamError, EngineUnavailableError, files.UnreadableFileError) as error:
         raise AccuracyError(str(error)) from error
     report = summary(heard)
@@ -172,17 +172,18 @@ def start_errors(aligned: Sequence[tuple[str, float, float]], words: Sequence[tu
     return [words[b.b + i][1] - aligned[b.a + i][1] for b in blocks for i in range(b.size)]
 
 
-def _whole(engine: str):  # type: ignore[no-untyped-def]
-    build = registry.builder(engine)
-    loaded = build(longest_segment_s=WHOLE_FILE_S) if engine == "moonshine" else build()  # type: ignore[call-arg]
+def _whole(model: str | None):  # type: ignore[no-untyped-def]
+    build = local_engine(model)
+    own_model = model in (None, "moonshine", MOONSHINE)
+    loaded = build(longest_segment_s=WHOLE_FILE_S) if own_model else build()
 
     def decode(recording: Recording) -> Heard | None:
         pcm = b"".join(files.chunks(recording.audio))
         if len(pcm) / 2 / files.RATE > WHOLE_FILE_S:
             return None
         (outcome,) = loaded.transcribe([Job("1", "1", Kind.FILE, pcm, 0.0)])
-        if isinstance(outcome, JobError):
-            raise AccuracyError(f"{recording.audio}: {outcome.reason}")
+        if not isinstance(outcome, Transcript):
+            raise AccuracyError(f"{recording.audio}: {outcome}")
         words = [(word.text, word.start) for word in outcome.words]
         return _heard(recording, words)
 
@@ -194,11 +195,13 @@ def _heard(recording: Recording, words: Sequence[tuple[str, float]]) -> Heard:
     return Heard(recording.group, recording.text, text, start_errors(recording.words, words))
 
 
-async def _stream(recording: Recording, url: str, speed: float, endpointing_ms: int | None) -> Heard:
+async def _stream(
+    recording: Recording, url: str, speed: float, endpointing_ms: int | None, model: str | None
+) -> Heard:
     start = wire.Start(encoding="linear16", sample_rate=files.RATE, endpointing_ms=endpointing_ms)
     finals: list[wire.Final] = []
     first_partial, gaps, delays = list[float](), list[float](), list[float]()
-    async with LiveClient(start, url) as client:
+    async with LiveClient(start, url, model=model) as client:
         began = time.monotonic()
         sending = asyncio.create_task(_send(recording.audio, client, speed))
         onset: float | None = None
@@ -226,7 +229,7 @@ async def _stream(recording: Recording, url: str, speed: float, endpointing_ms: 
                     if last_partial is not None:
                         last_partial = now  # it tells more than a partial would
         await sending
-    heard = _heard(recording, [(word.text, word.start) for final in finals for word in final.words])
+    heard = _heard(recording, [(word.punctuated_word, word.start) for final in finals for word in final.words])
     heard.first_partial_s, heard.partial_gap_s, heard.final_delay_s = first_partial, gaps, delays
     return heard
 

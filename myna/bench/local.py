@@ -6,10 +6,14 @@ import contextlib
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
-from myna.streaming.engines.base import EngineUnavailableError
+from myna.streaming.engines.base import Engine, EngineUnavailableError, ModelOptions
+from myna.streaming.engines.catalogue import MOONSHINE, Catalogue, UnknownModelError
+from myna.streaming.engines.registry import builder
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +25,11 @@ class LocalServer:
 
 
 @contextlib.contextmanager
-def local_server(engine: str, *flags: str) -> Iterator[LocalServer]:
+def local_server(model: str | None, *flags: str) -> Iterator[LocalServer]:
     """Start a server on a free port, yield it, end it. Raises `EngineUnavailableError` if it does not start."""
     command = [
-        sys.executable, "-m", "myna", "serve", "--port", "0", "--engine", engine, "--log-format", "json", *flags,
+        sys.executable, "-m", "myna", "serve", "--port", "0", "--log-format", "json",
+        *(("--model", model) if model else ()), *flags,
     ]  # fmt: skip
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -40,3 +45,12 @@ def local_server(engine: str, *flags: str) -> Iterator[LocalServer]:
                 yield LocalServer(found[1] or found[2], process.pid)
         finally:
             process.terminate()
+
+
+def local_engine(model: str | None) -> Callable[..., Engine]:
+    """Return what builds the model's engine in this process. Raises `EngineUnavailableError`."""
+    try:
+        found = Catalogue(Path("models"), model or MOONSHINE, {}, {}).find()
+    except UnknownModelError as error:
+        raise EngineUnavailableError(str(error)) from error
+    return partial(builder(found.engine), ModelOptions(source=found.source, name=found.name))

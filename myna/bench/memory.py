@@ -18,10 +18,10 @@ from myna.clients.live import LiveClient
 from myna.streaming import wire
 
 
-def measure(file: Path, minutes: float, engine: str) -> None:
+def measure(file: Path, minutes: float, model: str | None) -> None:
     """Print resident memory of front and worker at twelve points on the way. Raises `UnreadableFileError`."""
     table = Table("minutes heard", "wall s", "front MB", "worker MB")
-    with local_server(engine) as server:
+    with local_server(model) as server:
         for heard_min, wall_s, front, worker in asyncio.run(_send(server.url, server.pid, file, minutes)):
             table.add_row(f"{heard_min:.1f}", f"{wall_s:.0f}", f"{front:.1f}", f"{worker:.1f}")
     Console().print(table)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from myna.server.config import Settings
 from myna.server.dialects.base import (
     Audio,
     Command,
@@ -31,11 +32,12 @@ _SOFT_SHARE = 2 / 3
 class NativeDialect:
     """One connection's translator."""
 
-    def __init__(self, form: wire.Format, defaults: Policy, engine: EngineInfo) -> None:
+    def __init__(self, form: wire.Format, settings: Settings, engine: EngineInfo) -> None:
         self._form = form
-        self._defaults = defaults
+        self._defaults = defaults(settings, engine)
         self._engine = engine
         self._policy: Policy | None = None
+        self._language = engine.languages[0] if len(engine.languages) == 1 else "und"
         self._flushes: dict[str, str | None] = {}
         self._flush_count = 0
 
@@ -77,7 +79,7 @@ class NativeDialect:
             wire.Ready(
                 stream=stream,
                 model=self._engine.name,
-                language=self._engine.languages[0],
+                language=self._language,
                 endpointing_ms=self._policy.endpoint_ms or 0,
                 max_utterance_s=self._policy.hard_s,
             )
@@ -129,18 +131,19 @@ class NativeDialect:
         return [Frame(wire.encode(message, self._form), replaces)]
 
     def _open(self, start: wire.Start) -> Open:
-        if start.model not in (None, self._engine.name):
-            raise DialectError(
-                "unknown_model",
-                f"there is no model {start.model!r} here; there is: {self._engine.name}",
-                POLICY_VIOLATION,
-            )
-        if start.language is not None and start.language.split("-")[0].lower() not in self._engine.languages:
+        known = self._engine.languages
+        if start.language is not None:
+            self._language = start.language.split("-")[0].lower()
+        if known and self._language not in (*known, "und"):
             raise DialectError(
                 "unsupported_language",
                 f"{self._engine.name} does not know the language {start.language!r}; it knows: "
-                + ", ".join(self._engine.languages),
+                + ", ".join(known),
                 POLICY_VIOLATION,
+            )
+        if start.keyterms and not self._engine.keyterms:
+            raise DialectError(
+                "unsupported_keyterms", f"{self._engine.name} cannot make words likelier: leave keyterms out", POLICY_VIOLATION
             )
         policy = self._defaults
         if start.endpointing_ms is not None:
@@ -150,17 +153,18 @@ class NativeDialect:
         if not start.interim:
             policy = replace(policy, interim_every_s=None)
         self._policy = fitted(policy, self._engine)
-        return Open(_raw_format(start), not start.multichannel, self._policy, Options(start.language))
+        return Open(_raw_format(start), not start.multichannel, self._policy, Options(start.language, start.keyterms))
 
 
-def defaults(endpointing_ms: int, max_utterance_s: float, context_s: float, interim_every_s: float) -> Policy:
+def defaults(settings: Settings, engine: EngineInfo) -> Policy:
     """Return the policy of a client that asks for nothing in particular."""
+    longest_s = settings.max_utterance_s or engine.best_segment_s
     return Policy(
-        endpoint_ms=endpointing_ms or None,
-        hard_s=max_utterance_s,
-        soft_s=max_utterance_s * _SOFT_SHARE,
-        context_s=context_s,
-        interim_every_s=interim_every_s,
+        endpoint_ms=settings.endpointing_ms or None,
+        hard_s=longest_s,
+        soft_s=longest_s * _SOFT_SHARE,
+        context_s=settings.context_s,
+        interim_every_s=settings.interim_every_s,
     )
 
 
@@ -191,7 +195,13 @@ def _text(words: Sequence[events.Word]) -> str:
 
 def _words(words: Sequence[events.Word]) -> tuple[wire.Word, ...]:
     return tuple(
-        wire.Word(text=word.text, start=_round(word.start), end=_round(word.end), confidence=_round(word.confidence))
+        wire.Word(
+            word=word.bare,
+            punctuated_word=word.text,
+            start=_round(word.start),
+            end=_round(word.end),
+            confidence=_round(word.confidence),
+        )
         for word in words
     )
 

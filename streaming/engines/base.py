@@ -23,6 +23,9 @@ class Kind(IntEnum):
 class Job:
     """Audio to decode: `pcm` is int16 mono at 16 kHz, native byte order. `source` names the channel it belongs to.
 
+    An interim job may be the next step of an utterance that the engine follows: `utterance` numbers it (0: the job stands
+    alone), and `held` counts the samples of it before `pcm`, which the engine ought to hold already.
+
     `epoch` counts the engine's lives as the front knows them; a result of an older one is dropped. `due` is the wall
     time, in the front's clock, at which the audio ought to have been decoded at once; the earliest is served first.
     """
@@ -34,11 +37,13 @@ class Job:
     due: float
     epoch: int = 0
     options: Options = field(default_factory=Options)
+    utterance: int = 0
+    held: int = 0
 
     @property
     def length(self) -> int:
-        """Return the number of samples."""
-        return len(self.pcm) // 2
+        """Return the number of samples from the start of what is decoded."""
+        return self.held + len(self.pcm) // 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,14 @@ class JobError:
     reason: str
 
 
-Outcome = Transcript | JobError
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """The engine holds less of the utterance than the job took for granted: ask again with the audio from `held` on."""
+
+    held: int
+
+
+Outcome = Transcript | JobError | Missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +82,40 @@ class EngineInfo:
     smallest_endpoint_ms: int
     """Shorter silences than this cut words apart; a dialect takes shorter ones as this."""
     largest_batch: int = 1
+    most_padding: float = 0.0
+    """Share of a batch's audio that may be padding; the scheduler puts only jobs of like length together."""
+    best_segment_s: float = 12.0
+    """Speech without a pause is cut at this length, unless the client asks otherwise."""
+    interim_window_s: float = 3600.0
+    """An interim encodes at most so much of its utterance, however long that is; 0: equal parts, whatever the length."""
+    incremental: bool = False
+    """Whether interims are steps of an utterance the engine follows; see `Job.utterance`."""
+    keyterms: bool = False
+    """Whether words can be made likelier for one stream."""
+    version: str = ""
+    mode: str = "offline"
+    """`offline`: the model was trained on whole utterances; `streaming`: on a limited view of the future."""
+    uuid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """How a model is to be loaded. An engine takes what concerns it."""
+
+    source: str = ""
+    """A .nemo file or a hub name, for an engine that has no model of its own."""
+    name: str = ""
+    """What the model is called in the catalogue."""
+    languages: tuple[str, ...] = ()
+    """What the configuration says that the model knows; empty: what the model itself says."""
+    device: str = "auto"
+    precision: str = "auto"
+    cuda_graphs: bool = True
+    compile: bool = False
+    largest_batch: int = 0
+    """Jobs in one step; 0: the engine's default."""
+    threads: int = 0
+    """Cores one lane may use; 0: all."""
 
 
 class Engine(Protocol):
@@ -80,8 +126,16 @@ class Engine(Protocol):
         """Say what this engine can do."""
         ...
 
+    def warm_up(self) -> None:
+        """Take what the largest work takes of memory and time before the first client comes."""
+        ...
+
     def transcribe(self, jobs: Sequence[Job]) -> list[Outcome]:
         """Decode a batch; the answers are in the order of the jobs."""
+        ...
+
+    def release(self, source: str) -> None:
+        """Forget the utterance followed for this channel, if any."""
         ...
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from myna.streaming.engines.base import EngineInfo, Job, JobError, Outcome, Transcript
+from myna.streaming.engines.base import EngineInfo, Job, JobError, Missing, ModelOptions, Outcome, Transcript
 from myna.streaming.events import SAMPLE_RATE, Word
 
 WORD = 4800
@@ -46,25 +46,47 @@ class FakeSettings:
     crash_at: int = 0
     hang_at: int = 0
     largest_batch: int = 1
+    incremental: bool = False
+    forget_every: int = 0
+    """Steps of followed utterances that find nothing held."""
+    keyterms: bool = False
 
 
 class FakeEngine:
     """Deterministic words from coded audio; a word counts as heard if at least half of it is in the audio."""
 
-    def __init__(self, settings: FakeSettings | None = None) -> None:
+    def __init__(self, options: ModelOptions | None = None, settings: FakeSettings | None = None) -> None:
+        self._name = (options and options.name) or "fake"
+        self._languages = (options and options.languages) or ("en",)
         self._settings = settings or FakeSettings()
         self._jobs = 0
+        self._steps = 0
+        self._followed: dict[str, tuple[int, bytes]] = {}
 
     @property
     def info(self) -> EngineInfo:
         """Say what this engine can do."""
         return EngineInfo(
-            name="fake",
-            languages=("en",),
+            name=self._name,
+            languages=self._languages,
             longest_segment_s=15.0,
             smallest_endpoint_ms=100,
             largest_batch=self._settings.largest_batch,
+            incremental=self._settings.incremental,
+            keyterms=self._settings.keyterms,
         )
+
+    @property
+    def followed(self) -> set[str]:
+        """The channels whose utterances are followed."""
+        return set(self._followed)
+
+    def warm_up(self) -> None:
+        """Do nothing: there is nothing to load."""
+
+    def release(self, source: str) -> None:
+        """Forget the utterance followed for this channel."""
+        self._followed.pop(source, None)
 
     def transcribe(self, jobs: Sequence[Job]) -> list[Outcome]:
         """Decode each job by itself."""
@@ -80,7 +102,19 @@ class FakeEngine:
             threading.Event().wait()
         if self._settings.fail_every and self._jobs % self._settings.fail_every == 0:
             return JobError("the fake engine was told to fail")
-        return Transcript(tuple(heard(np.frombuffer(job.pcm, np.int16))), -0.1)
+        if not job.utterance:
+            return Transcript(tuple(heard(np.frombuffer(job.pcm, np.int16))), -0.1)
+        self._steps += 1
+        if self._settings.forget_every and self._steps % self._settings.forget_every == 0:
+            self._followed.clear()
+        number, pcm = self._followed.get(job.source, (0, b""))
+        if number != job.utterance:
+            pcm = b""
+        if job.held > len(pcm) // 2:
+            return Missing(len(pcm) // 2)
+        pcm += job.pcm[len(pcm) - 2 * job.held :]
+        self._followed[job.source] = (job.utterance, pcm)
+        return Transcript(tuple(heard(np.frombuffer(pcm, np.int16))), -0.1)
 
 
 def heard(pcm: np.ndarray) -> list[Word]:

@@ -14,7 +14,16 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from myna.streaming.engines.base import EngineInfo, EngineUnavailableError, Job, JobError, Outcome, Transcript
+from myna.streaming.engines.base import (
+    EngineInfo,
+    EngineUnavailableError,
+    Job,
+    JobError,
+    Kind,
+    ModelOptions,
+    Outcome,
+    Transcript,
+)
 from myna.streaming.engines.moonshine_graph import LAYERS, decoder_graphs
 from myna.streaming.events import SAMPLE_RATE, Word
 
@@ -23,7 +32,8 @@ INFO = EngineInfo(
     languages=("en",),
     longest_segment_s=15.0,
     smallest_endpoint_ms=100,
-    largest_batch=1,
+    version="0.1.0",  # of the wheel that ships the weights
+    uuid="22595085-db37-5f6a-9d7e-311964686bc1",
 )
 BEGIN, END = 1, 2
 TOKENS_PER_SECOND = 6.5
@@ -50,7 +60,14 @@ class _Decoded:
 class MoonshineEngine:
     """One lane's model. `transcribe` may be called from one thread at a time."""
 
-    def __init__(self, folder: Path | None = None, *, longest_segment_s: float = INFO.longest_segment_s) -> None:
+    def __init__(
+        self,
+        options: ModelOptions | None = None,
+        folder: Path | None = None,
+        *,
+        longest_segment_s: float = INFO.longest_segment_s,
+    ) -> None:
+        del options  # one model, one precision, one core a lane
         folder = folder or _installed_weights()
         for name in ("encoder_model.ort", "decoder_model_merged.ort", "tokenizer.bin"):
             if not (folder / name).is_file():
@@ -69,9 +86,17 @@ class MoonshineEngine:
         """Say what this engine can do."""
         return self._info
 
+    def warm_up(self) -> None:
+        """Decode the longest job there can be."""
+        longest = bytes(2 * int(self._info.longest_segment_s * SAMPLE_RATE))
+        self.transcribe([Job("warm-up", "warm-up", Kind.FILE, longest, 0.0)])
+
     def transcribe(self, jobs: Sequence[Job]) -> list[Outcome]:
         """Decode each job by itself."""
         return [self._transcribe(job) for job in jobs]
+
+    def release(self, source: str) -> None:
+        """Do nothing: no utterance is followed."""
 
     def _transcribe(self, job: Job) -> Outcome:
         if job.length < SHORTEST:

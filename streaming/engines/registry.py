@@ -3,43 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 
-from myna.streaming.engines.base import Engine, EngineUnavailableError
+from myna.streaming.engines.base import Engine, EngineUnavailableError, ModelOptions
 
-_ENGINES: dict[str, tuple[str, str, tuple[str, ...], str]] = {
-    # name: module, class, what it needs installed, how to get it
-    "moonshine": (
+
+@dataclass(frozen=True, slots=True)
+class EngineKind:
+    """An engine that can be asked for: where its class is, what must be installed, and how to get that."""
+
+    module: str
+    class_name: str
+    needs: tuple[str, ...] = ()
+    hint: str = ""
+    one_lane: bool = False
+    """Whether one thread owns the model and uses all cores; otherwise there is a model on each core."""
+
+
+ENGINES = {
+    "moonshine": EngineKind(
         "myna.streaming.engines.moonshine",
         "MoonshineEngine",
-        ("onnxruntime", "onnx", "moonshine_voice"),
-        "pip install moonshine-voice==0.1.0",
+        needs=("onnxruntime", "onnx", "moonshine_voice"),
+        hint="pip install moonshine-voice==0.1.0",
     ),
-    "fake": ("myna.streaming.engines.fake", "FakeEngine", (), ""),
+    "parakeet": EngineKind(
+        "myna.streaming.engines.parakeet",
+        "ParakeetEngine",
+        needs=("torch", "nemo"),
+        hint="pip install 'myna[parakeet]'",
+        one_lane=True,
+    ),
+    "fake": EngineKind("myna.streaming.engines.fake", "FakeEngine"),
 }
-"""Selectable engines; Parakeet joins them when its file is written."""
-
-
-def names() -> list[str]:
-    """Return the engines that can be asked for."""
-    return sorted(_ENGINES)
 
 
 def check(name: str) -> None:
-    """Raise `EngineUnavailableError` unless the engine is known and what it needs is installed."""
-    if name not in _ENGINES:
-        raise EngineUnavailableError(f"There is no engine {name!r}; there are: {', '.join(names())}")
-    missing = [package for package in _ENGINES[name][2] if find_spec(package) is None]
+    """Raise `EngineUnavailableError` unless what the engine needs is installed."""
+    kind = ENGINES[name]
+    missing = [package for package in kind.needs if find_spec(package) is None]
     if missing:
         raise EngineUnavailableError(
-            f"The engine {name!r} needs {', '.join(missing)}, not installed here: {_ENGINES[name][3]}"
+            f"The engine {name!r} needs {', '.join(missing)}, not installed here: {kind.hint}"
         )
 
 
-def builder(name: str) -> Callable[[], Engine]:
+def builder(name: str) -> Callable[[ModelOptions], Engine]:
     """Return what builds the engine, importing it now. Raises `EngineUnavailableError`."""
     check(name)
-    module, class_name, _, _ = _ENGINES[name]
-    build: Callable[[], Engine] = getattr(import_module(module), class_name)
+    build: Callable[[ModelOptions], Engine] = getattr(import_module(ENGINES[name].module), ENGINES[name].class_name)
     return build

@@ -56,7 +56,7 @@ async def refusal(server: Server, *frames: str | bytes | dict, query: str = "") 
         ([{"type": "start", "encoding": "linear16"}], "unsupported_audio", "sample_rate", 1008),
         ([{"type": "start", "sample_rate": 8000}], "unsupported_audio", "encoding", 1008),
         ([{**RAW, "channels": 9}], "unsupported_audio", "9 channels", 1008),
-        ([{**RAW, "model": "gpt"}], "unknown_model", "there is: fake", 1008),
+        ([{**RAW, "keyterms": ["Myna"]}], "unsupported_keyterms", "fake cannot", 1008),
         ([{**RAW, "language": "fr"}], "unsupported_language", "it knows: en", 1008),
         ([{**RAW, "endpointing_ms": -1}], "invalid_message", "endpointing_ms", 1007),
         ([{**RAW, "max_utterance_s": 1}], "invalid_message", "max_utterance_s", 1007),
@@ -183,7 +183,7 @@ async def test_a_client_that_does_not_read_is_let_go(strict_server: Server) -> N
 
 
 async def test_a_server_that_stops_says_so_to_its_clients() -> None:
-    async with running(settings(engine="fake")) as server, connected(server) as peer:
+    async with running(settings(model="fake")) as server, connected(server) as peer:
         await peer.send(RAW)
         await peer.until("ready")
         for live in server.services.streams.values():

@@ -50,8 +50,8 @@ def test_a_host_of_another_machine_is_named() -> None:
     assert_one_clear_line(myna("serve", "--host", "192.0.2.1", "--port", "0"), "192.0.2.1")
 
 
-def test_an_unknown_engine_is_named_with_those_there_are() -> None:
-    assert_one_clear_line(myna("serve", "--port", "0", "--engine", "whisper"), "moonshine")
+def test_an_unknown_model_is_named_with_those_there_are() -> None:
+    assert_one_clear_line(myna("serve", "--port", "0", "--model", "whisper"), "moonshine")
 
 
 def test_a_wrong_value_is_named(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_accuracy_is_measured_through_a_server_and_on_whole_files(tmp_path: Path
 
 @contextlib.contextmanager
 def server_and_worker() -> Iterator[tuple[subprocess.Popen[str], psutil.Process]]:
-    command = [sys.executable, "-m", "myna", "serve", "--port", "0", "--engine", "fake"]
+    command = [sys.executable, "-m", "myna", "serve", "--port", "0", "--model", "fake"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         while "listening" not in process.stderr.readline():

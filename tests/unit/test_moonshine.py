@@ -112,7 +112,7 @@ def test_audio_too_long_for_one_decode_fails_by_itself(engine: MoonshineEngine) 
 
 def test_missing_weights_are_named(tmp_path: Path) -> None:
     with pytest.raises(EngineUnavailableError, match=r"encoder_model\.ort"):
-        MoonshineEngine(tmp_path)
+        MoonshineEngine(folder=tmp_path)
 
 
 def test_alignment_gives_each_token_its_frames() -> None:

@@ -1,7 +1,13 @@
 from __future__ import annotations
 
-from myna.streaming.engines.base import Job, Kind
+from typing import Any
+
+from myna.streaming.engines.base import EngineInfo, Job, Kind
 from myna.streaming.scheduler import Scheduler
+
+
+def scheduler_of(**info: Any) -> Scheduler:
+    return Scheduler(EngineInfo("e", ("en",), 15.0, 100, **info))
 
 
 def job(name: str, kind: Kind = Kind.FINAL, due: float = 0.0, source: str | None = None) -> Job:
@@ -16,7 +22,7 @@ def order(scheduler: Scheduler) -> list[str]:
 
 
 def test_finals_come_before_interims_before_files_and_the_earliest_due_first() -> None:
-    scheduler = Scheduler()
+    scheduler = scheduler_of()
     for added in (
         job("file", Kind.FILE),
         job("interim", Kind.INTERIM),
@@ -28,14 +34,14 @@ def test_finals_come_before_interims_before_files_and_the_earliest_due_first() -
 
 
 def test_jobs_due_at_the_same_time_keep_their_order() -> None:
-    scheduler = Scheduler()
+    scheduler = scheduler_of()
     for name in "cab":
         scheduler.add(job(name))
     assert order(scheduler) == ["c", "a", "b"]
 
 
 def test_the_newest_interim_of_a_channel_replaces_the_one_that_waits() -> None:
-    scheduler = Scheduler()
+    scheduler = scheduler_of()
     old = job("old", Kind.INTERIM, source="x")
     assert scheduler.add(old) is None
     scheduler.add(job("other", Kind.INTERIM, source="y"))
@@ -44,14 +50,14 @@ def test_the_newest_interim_of_a_channel_replaces_the_one_that_waits() -> None:
 
 
 def test_an_interim_that_runs_is_not_replaced() -> None:
-    scheduler = Scheduler()
+    scheduler = scheduler_of()
     scheduler.add(job("old", Kind.INTERIM, source="x"))
     scheduler.schedule()
     assert scheduler.add(job("new", Kind.INTERIM, source="x")) is None
 
 
 def test_a_cancelled_job_never_runs() -> None:
-    scheduler = Scheduler()
+    scheduler = scheduler_of()
     scheduler.add(job("a"))
     scheduler.add(job("b"))
     assert scheduler.cancel("a")
@@ -60,7 +66,7 @@ def test_a_cancelled_job_never_runs() -> None:
 
 
 def test_a_batch_holds_one_kind_and_no_more_than_the_engine_takes() -> None:
-    scheduler = Scheduler(largest_batch=2)
+    scheduler = scheduler_of(largest_batch=2)
     for added in (job("a"), job("b"), job("c"), job("i", Kind.INTERIM)):
         scheduler.add(added)
     batches = []
@@ -70,7 +76,7 @@ def test_a_batch_holds_one_kind_and_no_more_than_the_engine_takes() -> None:
 
 
 def test_cancelled_jobs_leave_no_memory_behind() -> None:
-    scheduler = Scheduler()
+    scheduler = scheduler_of()
     scheduler.add(job("stays", due=-1))
     for number in range(10_000):
         scheduler.add(job(str(number)))

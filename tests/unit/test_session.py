@@ -133,7 +133,7 @@ def test_without_endpoints_only_length_flush_and_end_cut() -> None:
 
 
 def test_a_decode_that_fails_is_told_and_leaves_an_empty_final() -> None:
-    engine = FakeEngine(FakeSettings(fail_every=1))
+    engine = FakeEngine(settings=FakeSettings(fail_every=1))
     d = drive(Policy(interim_every_s=None), engine=engine)
     d.push(np.concatenate([phrase(1), silence(1)]))
     assert [type(event) for event in d.events][-2:] == [Failed, Final]

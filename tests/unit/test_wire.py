@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from myna.streaming import wire
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "protocol.md"
-WORD = wire.Word(text="hé", start=0.5, end=0.75, confidence=0.9)
+WORD = wire.Word(word="hé", punctuated_word="Hé,", start=0.5, end=0.75, confidence=0.9)
 FROM_SERVER: list[wire.AnyServerMessage] = [
     wire.Ready(stream="s", model="m", language="en", endpointing_ms=500, max_utterance_s=12.0),
     wire.SpeechStarted(channel=0, time=0.1),

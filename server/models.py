@@ -1,0 +1,184 @@
+"""The models in memory: one engine worker each, loaded at start or on first use, unloaded when another needs the room."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+import structlog
+
+from myna.server.config import ConfigurationError, Settings
+from myna.server.engine import EngineWorker
+from myna.streaming.engines import registry
+from myna.streaming.engines.base import EngineUnavailableError, ModelOptions
+from myna.streaming.engines.catalogue import Catalogue, Model, UnknownModelError
+
+log = structlog.get_logger()
+
+PATIENCE_S = 8.0
+"""A client whose model must be loaded first waits so long in its handshake (WebSocket libraries give up after 10 s); then
+it is told to come again, and the loading goes on."""
+RETRY_AFTER_S = 5
+_PROCESS_BYTES = {"parakeet": 900 << 20, "moonshine": 350 << 20}
+"""What a worker takes besides its weights, until it has told: NeMo's import alone is 670 MB."""
+
+
+class ModelBusyError(Exception):
+    """The model cannot serve now: it is being loaded, or there is no room for it; `retry_s` says when to come again."""
+
+    def __init__(self, message: str, retry_s: int) -> None:
+        super().__init__(message)
+        self.retry_s = retry_s
+
+
+@dataclass(slots=True)
+class _Loaded:
+    model: Model
+    worker: EngineWorker
+    streams: int = 0
+    last_used: float = 0.0
+
+
+class Models:
+    """Hands out workers. A model's streams keep it in memory; an idle one may be unloaded."""
+
+    def __init__(self, catalogue: Catalogue, settings: Settings, on_restart: Callable[[EngineWorker], None]) -> None:
+        self.catalogue = catalogue
+        self._settings = settings
+        self._on_restart = on_restart
+        self._loaded: dict[tuple[str, str], _Loaded] = {}
+        self._loading: dict[tuple[str, str], asyncio.Task[_Loaded]] = {}
+        self._failed: dict[tuple[str, str], str] = {}
+        self._room = asyncio.Lock()
+
+    @property
+    def workers(self) -> list[EngineWorker]:
+        """The workers of the models in memory."""
+        return [loaded.worker for loaded in self._loaded.values()]
+
+    def loaded(self, model: Model) -> bool:
+        """Return whether the model is in memory."""
+        return (model.name, model.uuid) in self._loaded
+
+    async def start(self) -> None:
+        """Load the default model and those to be preloaded. Raises `EngineUnavailableError`, `ConfigurationError`."""
+        for name in [None, *self._settings.preload]:
+            try:
+                model = await asyncio.to_thread(self.catalogue.find, name)
+            except UnknownModelError as error:
+                if name is None:
+                    raise EngineUnavailableError(str(error)) from error
+                raise ConfigurationError(f"setting preload: {error}") from error
+            if not self.loaded(model):
+                await self._load(model)
+
+    async def close(self) -> None:
+        """End every worker."""
+        for task in list(self._loading.values()):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, EngineUnavailableError, ModelBusyError):
+                await task
+        for loaded in list(self._loaded.values()):
+            await loaded.worker.close()
+        self._loaded.clear()
+
+    @contextlib.asynccontextmanager
+    async def serving(self, model: Model) -> AsyncIterator[EngineWorker]:
+        """Yield the model's worker, loading it if need be; it stays in memory meanwhile.
+
+        Raises `ModelBusyError`, or `EngineUnavailableError` if it cannot be loaded at all.
+        """
+        loaded = await self._get(model)
+        loaded.streams += 1
+        try:
+            yield loaded.worker
+        finally:
+            loaded.streams -= 1
+            loaded.last_used = asyncio.get_running_loop().time()
+            if not loaded.streams:
+                await self._retire_replaced()
+
+    async def _get(self, model: Model) -> _Loaded:
+        key = (model.name, model.uuid)
+        while (loaded := self._loaded.get(key)) is None:  # again if it has been unloaded before its first stream came
+            if reason := self._failed.get(key):
+                raise EngineUnavailableError(reason)
+            task = self._loading.get(key)
+            if task is None:
+                task = self._loading[key] = asyncio.create_task(self._load(model), name=f"loading {model.name}")
+                task.add_done_callback(lambda task: self._on_loaded(key, task))
+            done, _ = await asyncio.wait([task], timeout=PATIENCE_S)
+            if not done:
+                raise ModelBusyError(f"the model {model.name!r} is being loaded; try again in a moment", RETRY_AFTER_S)
+            task.result()
+        return loaded
+
+    def _on_loaded(self, key: tuple[str, str], task: asyncio.Task[_Loaded]) -> None:
+        del self._loading[key]
+        if not task.cancelled() and isinstance(error := task.exception(), EngineUnavailableError):
+            log.error("model cannot be loaded", model=key[0], reason=str(error))
+            self._failed[key] = str(error)  # the same file is not tried again; a changed one has another uuid
+
+    async def _load(self, model: Model) -> _Loaded:
+        settings, engine = self._settings, registry.ENGINES[model.engine]
+        cores = os.cpu_count() or 1
+        lanes = 1 if engine.one_lane else settings.lanes or cores
+        options = ModelOptions(
+            source=model.source, name=model.name, languages=model.languages, device=settings.device,
+            precision=settings.precision, cuda_graphs=settings.cuda_graphs, compile=settings.torch_compile,
+            largest_batch=settings.largest_batch, threads=settings.lanes or cores,
+        )  # fmt: skip
+        async with self._room:  # one at a time: each must see what the others take
+            await self._make_room(model)
+            worker = EngineWorker(model.engine, options, lanes, self._on_restart)
+            await worker.start()
+        info = worker.info
+        log.info(
+            "model loaded", model=model.name, engine=model.engine, version=info.version or None,
+            languages=",".join(info.languages) or "not known", mode=info.mode, uuid=info.uuid or None, lanes=lanes,
+            memory_mb=worker.memory >> 20, worker=worker.pid,
+        )  # fmt: skip
+        now = asyncio.get_running_loop().time()
+        loaded = self._loaded[(model.name, model.uuid)] = _Loaded(model, worker, last_used=now)
+        await self._retire_replaced()
+        await self._unload_down_to(self._limit(), sparing=loaded)
+        return loaded
+
+    def _limit(self) -> float:
+        return (self._settings.models_memory_mb << 20) or float("inf")
+
+    def _used(self) -> int:
+        return sum(loaded.worker.memory for loaded in self._loaded.values())
+
+    async def _make_room(self, model: Model) -> None:
+        expected = model.size + _PROCESS_BYTES.get(model.engine, 0)
+        await self._unload_down_to(self._limit() - expected)
+        if self._loaded and self._used() + expected > self._limit():
+            busy = ", ".join(loaded.model.name for loaded in self._loaded.values())
+            raise ModelBusyError(
+                f"there is no room for the model {model.name!r}: it needs about {expected >> 20} MB of the"
+                f" {self._settings.models_memory_mb} MB that models may take, and {busy} is in use",
+                RETRY_AFTER_S,
+            )
+
+    async def _unload_down_to(self, limit: float, sparing: _Loaded | None = None) -> None:
+        while self._used() > limit:
+            idle = [one for one in self._loaded.values() if not one.streams and one is not sparing]
+            if not idle:
+                return
+            await self._unload(min(idle, key=lambda one: one.last_used))
+
+    async def _retire_replaced(self) -> None:
+        """Unload idle models whose file has been replaced by a newer one that is loaded."""
+        newest = {loaded.model.name: loaded for loaded in self._loaded.values()}  # in the order of loading
+        for loaded in list(self._loaded.values()):
+            if loaded is not newest[loaded.model.name] and not loaded.streams:
+                await self._unload(loaded)
+
+    async def _unload(self, loaded: _Loaded) -> None:
+        del self._loaded[(loaded.model.name, loaded.model.uuid)]
+        await loaded.worker.close()
+        log.info("model unloaded", model=loaded.model.name, memory_mb=loaded.worker.memory >> 20)

@@ -1,0 +1,162 @@
+"""Which models there are: the engines' own, the .nemo files of a folder, and what the configuration names.
+
+Looking costs one listing of the folder; a file is read again only when it has changed. Nothing is loaded here.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+
+from myna.streaming.engines import registry
+from myna.streaming.engines.base import EngineUnavailableError
+
+MOONSHINE = "moonshine-tiny-en"
+_BUILT_IN = {"moonshine": MOONSHINE, "fake": "fake"}
+"""Engine → the model it brings along, under whose name or the engine's it can be asked for."""
+_PUBLISHED = {
+    "parakeet-tdt-0.6b-v2": ("en",),
+    "parakeet-tdt-1.1b": ("en",),
+    "parakeet-rnnt-0.6b": ("en",),
+    "parakeet-rnnt-1.1b": ("en",),
+    "parakeet-tdt_ctc-110m": ("en",),
+    "parakeet-tdt_ctc-1.1b": ("en",),
+    "parakeet-tdt-0.6b-v3": (
+        "bg", "hr", "cs", "da", "nl", "en", "et", "fi", "fr", "de", "el", "hu", "it", "lv", "lt", "mt", "pl", "pt", "ro",
+        "sk", "sl", "es", "sv", "ru", "uk",
+    ),
+}  # fmt: skip
+"""Languages of NVIDIA's published models, from their model cards: the files do not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model that can be loaded. `source` is a file or a hub name; `languages` may be empty: not known before loading."""
+
+    name: str
+    engine: str
+    source: str = ""
+    languages: tuple[str, ...] = ()
+    version: str = ""
+    mode: str = "offline"
+    uuid: str = ""
+    size: int = 0
+    """Bytes on disk; 0 where nothing is known."""
+
+
+class UnknownModelError(Exception):
+    """No model of this name can be served; the message says why, or which ones can."""
+
+
+class Catalogue:
+    """The models of one server. May be asked from any thread.
+
+    `default` and the values of `aliases` are names, paths of .nemo files, or hub names (owner/name); what a client asks
+    for is a name or an alias. `languages` says, by model, what the files do not.
+    """
+
+    def __init__(
+        self, folder: Path, default: str, aliases: Mapping[str, str], languages: Mapping[str, Sequence[str]]
+    ) -> None:
+        self._folder = folder
+        self._default = default
+        self._aliases = dict(aliases)
+        self._languages = languages
+        self._read: dict[Path, tuple[tuple[int, int], Model | str]] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """Return alias → the name of its model."""
+        return {alias: _name_of(target) for alias, target in self._aliases.items()}
+
+    @property
+    def default(self) -> str:
+        """Return the name of the model that serves clients who ask for none."""
+        return _name_of(self._aliases.get(self._default, self._default))
+
+    def models(self) -> tuple[dict[str, Model], dict[str, str]]:
+        """Return the usable models by name, and the reasons why others are not."""
+        usable: dict[str, Model] = {}
+        broken: dict[str, str] = {}
+        with self._lock:
+            if find_spec("moonshine_voice") is not None:
+                usable[MOONSHINE] = Model(MOONSHINE, "moonshine", languages=("en",))
+            files = sorted(self._folder.glob("*.nemo")) if self._folder.is_dir() else []
+            for target in [*map(str, files), self._default, *self._aliases.values()]:
+                name = _name_of(target)
+                if name in usable or name in broken:
+                    continue
+                found = self._model(name, target)
+                if isinstance(found, Model):
+                    usable[name] = found
+                elif found:
+                    broken[name] = found
+        return usable, broken
+
+    def find(self, name: str | None = None) -> Model:
+        """Return the model of this name or alias; without a name, the default. Raises `UnknownModelError`."""
+        wanted = _name_of(self._aliases.get(name, name)) if name else self.default
+        usable, broken = self.models()
+        if wanted in usable:
+            return usable[wanted]
+        if wanted in broken:
+            raise UnknownModelError(f"the model {wanted!r} cannot be used: {broken[wanted]}")
+        there = ", ".join(sorted({*usable, *(alias for alias, target in self.aliases.items() if target in usable)}))
+        raise UnknownModelError(f"there is no model {name or self._default!r} here; there is: {there or 'none'}")
+
+    def _model(self, name: str, target: str) -> Model | str | None:
+        """Return the model a name, path or hub name stands for, why it cannot be used, or None if there is none."""
+        if target in _BUILT_IN or target in _BUILT_IN.values():
+            engine = next(engine for engine, own in _BUILT_IN.items() if target in (engine, own))
+            try:
+                registry.check(engine)
+            except EngineUnavailableError as error:
+                return str(error)
+            return self._spoken(Model(name, engine, languages=("en",)))
+        if target.endswith(".nemo"):
+            return self._file(name, Path(target))
+        if "/" in target:
+            try:
+                registry.check("parakeet")
+            except EngineUnavailableError as error:
+                return str(error)
+            return self._spoken(Model(name, "parakeet", target))
+        return None
+
+    def _file(self, name: str, path: Path) -> Model | str:
+        from myna.streaming.engines.parakeet_file import inspect
+
+        try:
+            state = path.stat()
+            stamp = (state.st_mtime_ns, state.st_size)
+        except OSError as error:
+            return f"{path} cannot be read: {error.strerror}"
+        known = self._read.get(path)
+        if known is None or known[0] != stamp:
+            found: Model | str
+            try:
+                registry.check("parakeet")
+                seen = inspect(path)
+                mode = "streaming" if seen.streaming else "offline"
+                found = Model(
+                    name, "parakeet", str(path), seen.languages, seen.version, mode, seen.uuid, seen.size
+                )
+            except EngineUnavailableError as error:
+                found = str(error)
+            known = self._read[path] = (stamp, found)
+        return known[1] if isinstance(known[1], str) else self._spoken(known[1])
+
+    def _spoken(self, model: Model) -> Model:
+        """Add the languages that only the configuration, or NVIDIA's model card, knows."""
+        languages = tuple(self._languages.get(model.name, ())) or model.languages or _PUBLISHED.get(model.name, ())
+        return replace(model, languages=languages)
+
+
+def _name_of(target: str) -> str:
+    if target in _BUILT_IN:
+        return _BUILT_IN[target]
+    return target.rsplit("/", 1)[-1].removesuffix(".nemo")

@@ -1,0 +1,245 @@
+"""A NeMo transducer made ready for a server: audio to features, features to encoder frames, frames to tokens.
+
+Nothing here knows jobs or streams. All of it runs on the one thread that owns the model.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from myna.streaming.engines.base import EngineUnavailableError, ModelOptions
+from myna.streaming.engines.parakeet_file import Checkpoint
+from myna.streaming.engines.parakeet_words import Tokens, Vocabulary
+from myna.streaming.events import SAMPLE_RATE
+
+_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_LARGEST_BOOST = 64
+"""Boosting trees kept compiled; the least used make room for new ones."""
+
+
+@dataclass(slots=True)
+class Encoded:
+    """Encoder frames of a batch: `frames` [B, T, D], `lengths` [B] counts the valid ones."""
+
+    frames: torch.Tensor
+    lengths: torch.Tensor
+
+
+class ParakeetModel:
+    """A restored checkpoint on its device. Raises `EngineUnavailableError` when it cannot be had."""
+
+    def __init__(self, checkpoint: Checkpoint, options: ModelOptions) -> None:
+        self.device = _device(options.device)
+        self.precision = _precision(options.precision, self.device)
+        if self.device.type == "cpu" and options.threads:
+            torch.set_num_threads(options.threads)
+        self._model = _restore(checkpoint.path, self.device)
+        self._check(checkpoint)
+        self._model.preprocessor.featurizer.dither = 0.0  # the same audio, the same words
+        self._model.preprocessor.featurizer.pad_to = 0
+        self.dtype = _PRECISIONS[self.precision]
+        self._model.encoder.to(self.dtype)
+        self.streaming = checkpoint.streaming
+        if self.streaming:
+            self._model.encoder.setup_streaming_params()
+        self._encode = torch.compile(self._model.encoder, dynamic=True) if options.compile else self._model.encoder
+        self._plain = self._computer(options.cuda_graphs, boosting=False)
+        self._boosting: Any = None  # made when first asked for: it costs time at every step
+        self._cuda_graphs = options.cuda_graphs
+        self._boosts: dict[tuple[str, ...], int] = {}
+        tokenizer = self._model.tokenizer
+        pieces = tokenizer.ids_to_tokens(list(range(tokenizer.vocab_size)))
+        self.vocabulary = Vocabulary(pieces, tokenizer.ids_to_text)
+        preprocessor = self._model.cfg.preprocessor
+        self.window = round(preprocessor.window_size * SAMPLE_RATE)
+        """Samples a feature frame hears."""
+        self.hop = round(preprocessor.window_stride * SAMPLE_RATE)
+        """Samples between two feature frames."""
+        self.frame = self.hop * int(self._model.encoder.subsampling_factor)
+        """Samples between two encoder frames."""
+        self.longest = int(self._model.encoder.pos_emb_max_len) * self.frame
+        """Samples for which the checkpoint has positions."""
+
+    @property
+    def encoder(self) -> Any:
+        """NeMo's encoder, for its cache-aware steps."""
+        return self._model.encoder
+
+    @property
+    def frame_s(self) -> float:
+        """Seconds between two encoder frames."""
+        return self.frame / SAMPLE_RATE
+
+    def features(self, audio: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the features [B, F, T] of int16 utterances and the count of their valid frames [B]."""
+        lengths = torch.tensor([len(samples) for samples in audio])
+        signal = torch.zeros(len(audio), int(lengths.max()))
+        for row, samples in zip(signal, audio, strict=True):
+            row[: len(samples)] = torch.from_numpy(samples.astype(np.float32) / 32768)
+        features: tuple[torch.Tensor, torch.Tensor] = self._model.preprocessor(
+            input_signal=signal.to(self.device), length=lengths.to(self.device)
+        )
+        return features
+
+    def encode(self, audio: Sequence[np.ndarray]) -> Encoded:
+        """Run the encoder over int16 utterances."""
+        features, lengths = self.features(audio)
+        frames, lengths = self._encode(audio_signal=features.to(self.dtype), length=lengths)
+        return self.encoded(frames, lengths)
+
+    def encoded(self, frames: torch.Tensor, lengths: torch.Tensor) -> Encoded:
+        """Return the encoder's own output [B, D, T] as the decoder takes it: frames first, full precision."""
+        return Encoded(frames.transpose(1, 2).float(), lengths)
+
+    def decode(
+        self, encoded: Encoded, states: Sequence[Any] | None = None, keyterms: Sequence[tuple[str, ...]] = ()
+    ) -> tuple[list[Tokens], list[Any]]:
+        """Decode greedily. `states` carries each row on from an earlier call; None or a None in it starts anew.
+
+        `keyterms`, one tuple a row, are boosted. Returns the tokens, their frames counted from the start of the row's
+        first call, and the states after it.
+        """
+        boosted = any(keyterms)
+        computer = self._boosted_computer() if boosted else self._plain
+        previous = None
+        if states is not None and any(state is not None for state in states):
+            previous = computer.merge_to_batched_state(list(states))
+        boosts = {"multi_biasing_ids": self._boost_ids(keyterms)} if boosted else {}
+        found, state = computer(x=encoded.frames, out_len=encoded.lengths, prev_batched_state=previous, **boosts)
+        return _tokens(found, len(encoded.lengths)), computer.split_batched_state(state)
+
+    def _check(self, checkpoint: Checkpoint) -> None:
+        """Refuse what would only fail at the first word."""
+        if int(self._model.cfg.sample_rate) != SAMPLE_RATE:
+            raise EngineUnavailableError(
+                f"{checkpoint.path.name} takes {self._model.cfg.sample_rate} Hz; Myna gives its models {SAMPLE_RATE} Hz"
+            )
+        if not getattr(self._model.decoder, "blank_as_pad", False):
+            raise EngineUnavailableError(
+                f"{checkpoint.path.name} has a {type(self._model.decoder).__name__} that does not take the blank as padding;"
+                " it cannot be decoded in batches"
+            )
+
+    def _computer(self, cuda_graphs: bool, *, boosting: bool) -> Any:
+        """Return NeMo's label-looping decoder. Changing the strategy rebuilds it, so it is fetched each time."""
+        from omegaconf import OmegaConf, open_dict
+
+        configuration = OmegaConf.create(OmegaConf.to_container(self._model.cfg.decoding))
+        with open_dict(configuration):
+            configuration.strategy = "greedy_batch"
+            configuration.tdt_include_token_duration = True
+            configuration.confidence_cfg = {
+                "preserve_frame_confidence": True,
+                "exclude_blank": True,
+                "method_cfg": {"name": "max_prob", "alpha": 1.0},
+            }
+            configuration.greedy = {
+                **configuration.get("greedy", {}),
+                "use_cuda_graph_decoder": cuda_graphs,
+                "enable_per_stream_biasing": boosting,
+                "loop_labels": True,
+            }
+        try:
+            self._model.change_decoding_strategy(configuration, verbose=False)
+            computer = self._model.decoding.decoding.decoding_computer
+        except (AttributeError, NotImplementedError, ValueError) as error:
+            raise EngineUnavailableError(f"the model cannot be decoded in batches: {error}") from error
+        if computer is None:
+            raise EngineUnavailableError("the model cannot be decoded in batches: NeMo has no label-looping decoder for it")
+        return computer
+
+    def _boosted_computer(self) -> Any:
+        if self._boosting is None:
+            self._boosting = self._computer(self._cuda_graphs, boosting=True)
+        return self._boosting
+
+    def _boost_ids(self, keyterms: Sequence[tuple[str, ...]]) -> torch.Tensor:
+        ids = [self._boost_id(terms) if terms else -1 for terms in keyterms]
+        wanted = {terms for terms in keyterms if terms}
+        for terms in [terms for terms in self._boosts if terms not in wanted][: len(self._boosts) - _LARGEST_BOOST]:
+            self._boosting.biasing_multi_model.remove_model(self._boosts.pop(terms))
+        return torch.tensor(ids, device=self.device)
+
+    def _boost_id(self, terms: tuple[str, ...]) -> int:
+        from nemo.collections.asr.parts.context_biasing.boosting_graph_batched import (
+            BoostingTreeModelConfig,
+            GPUBoostingTreeModel,
+        )
+
+        known = self._boosts.pop(terms, None)
+        if known is None:
+            # outside inference mode: the multi-model changes these tensors in place later
+            with torch.inference_mode(mode=False), torch.no_grad():
+                tree = GPUBoostingTreeModel.from_config(
+                    BoostingTreeModelConfig(key_phrases_list=list(terms)), tokenizer=self._model.tokenizer
+                )
+                known = int(self._boosting.biasing_multi_model.add_model(tree.to(self.device), alpha=1.0))
+        self._boosts[terms] = known  # last in the order: most recently used
+        return known
+
+
+def _tokens(found: Any, rows: int) -> list[Tokens]:
+    """Fetch a batch's hypotheses from the device in as few copies as there are tensors."""
+    lengths = found.current_lengths[:rows].tolist()
+    most = max(lengths, default=0)
+    ids = found.transcript[:rows, :most].tolist()
+    frames = found.timestamps[:rows, :most].tolist()
+    durations = found.token_durations
+    lasting = durations[:rows, :most].tolist() if durations is not None else None
+    probabilities = found.step_confidence[:rows, :most].tolist()
+    return [
+        Tokens(
+            ids[row][:n],
+            frames[row][:n],
+            lasting[row][:n] if lasting is not None else [1] * n,  # an RNN-T token lasts its frame
+            [min(max(p, 0.0), 1.0) for p in probabilities[row][:n]],
+        )
+        for row, n in enumerate(lengths)
+    ]
+
+
+def _device(wanted: str) -> torch.device:
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+    except RuntimeError as error:
+        raise EngineUnavailableError(f"device {wanted!r} is not known; there are: auto, cpu, cuda, cuda:0 …") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise EngineUnavailableError(f"device {wanted!r} was asked for, but torch finds no CUDA device here")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise EngineUnavailableError(f"device {wanted!r} was asked for; there are {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+def _precision(wanted: str, device: torch.device) -> str:
+    if wanted == "auto":
+        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    if wanted not in _PRECISIONS:
+        raise EngineUnavailableError(f"precision {wanted!r} is not known; there are: auto, {', '.join(_PRECISIONS)}")
+    return wanted
+
+
+def _restore(path: Path, device: torch.device) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from nemo.collections.asr.models import ASRModel
+        from nemo.utils import logging as nemo_logging
+
+        nemo_logging.setLevel(logging.ERROR)
+        try:
+            model = ASRModel.restore_from(str(path), map_location=device)
+        except (RuntimeError, KeyError, ValueError, TypeError, EOFError, OSError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise EngineUnavailableError(f"{path.name} cannot be loaded: {reason}") from error
+    model.eval()
+    model.requires_grad_(requires_grad=False)
+    return model
