@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: serve test check
+.PHONY: serve test test-parakeet tiny-parakeet check
 
 # --no-compile: most of what is installed is never imported; the rest is compiled when it is.
 .venv/.serve: pyproject.toml
@@ -20,6 +20,19 @@ serve: .venv/.serve
 
 test: .venv/.develop
 	$(BIN)/pytest $(ARGS)
+
+# The parakeet extra is 2 GB and NeMo takes 15 s to import: its tests stand apart. Warnings are NeMo's own.
+.venv/.parakeet: .venv/.develop
+	$(BIN)/pip install --quiet --constraint constraints-test.txt --editable '.[test,parakeet]'
+	touch $@
+
+test-parakeet: .venv/.parakeet
+	$(BIN)/pytest tests/parakeet -W ignore $(ARGS)
+
+# Makes the models of those tests anew, in a few hours; needs espeak-ng (tests/parakeet/MODELS.md).
+tiny-parakeet: .venv/.parakeet
+	$(BIN)/python tests/parakeet/train.py full
+	$(BIN)/python tests/parakeet/train.py cache-aware
 
 check: .venv/.develop
 	$(BIN)/ruff check .

@@ -244,4 +244,6 @@ def stream_url(url: str, form: wire.Format, model: str | None = None) -> str:
     parts = urlsplit(url if "://" in url else f"http://{url}")
     scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
     path = parts.path if parts.path.endswith(wire.PATH) else parts.path.rstrip("/") + wire.PATH
-    return urlunsplit((scheme, parts.netloc, path, urlencode({"format": form.value} | ({"model": model} if model else {})), ""))
+    return urlunsplit(
+        (scheme, parts.netloc, path, urlencode({"format": form.value} | ({"model": model} if model else {})), "")
+    )

@@ -154,6 +154,29 @@ def accuracy(
 
 
 @bench.command()
+def engine(
+    model: Annotated[str | None, typer.Option(help="Model: a name, a .nemo file or a hub name.")] = None,
+    batch: Annotated[str, typer.Option(help="Batch sizes, with commas between.")] = "1,4,16,64",
+    manifest: Annotated[
+        Path | None, typer.Option(help="Recordings; without it, speech of the moonshine wheel.")
+    ] = None,
+    utterances: Annotated[int, typer.Option(min=1, help="Utterances decoded in each round.")] = 128,
+    json: Annotated[bool, typer.Option("--json", help="The figures as JSON.")] = False,
+) -> None:
+    """Measure what the scheduler and the engine cost on top of the bare model."""
+    from myna.bench.accuracy import AccuracyError
+    from myna.bench.engine import measure
+    from myna.streaming.engines.base import EngineUnavailableError
+
+    if not all(size.isdecimal() and int(size) for size in batch.split(",")):
+        _fail(f"--batch takes sizes from 1 with commas between, such as 1,4,16, not {batch!r}")
+    try:
+        measure(model, [int(size) for size in batch.split(",")], manifest, utterances, as_json=json)
+    except (EngineUnavailableError, AccuracyError) as error:
+        _fail(str(error))
+
+
+@bench.command()
 def memory(
     file: Annotated[Path, typer.Argument(help="Speech; it is sent again and again.")],
     minutes: Annotated[float, typer.Option(min=2, help="Minutes of audio to send.")] = 60.0,

@@ -54,8 +54,10 @@ class Settings(BaseSettings):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="Of Parakeet's encoder; `auto`: bf16 on a GPU that has it, else fp32."
     )
-    cuda_graphs: bool = Field(True, description="Decode with CUDA graphs; switch off if a small card fails.")
-    torch_compile: bool = Field(False, description="Compile Parakeet's encoder: slower to start, needs a C++ compiler.")
+    cuda_graphs: bool = Field(default=True, description="Decode with CUDA graphs; switch off if a small card fails.")
+    torch_compile: bool = Field(
+        default=False, description="Compile Parakeet's encoder: slow to start, needs a C++ compiler."
+    )
     largest_batch: int = Field(
         0, ge=0, le=1024, description="Most utterances Parakeet decodes in one step; 0: 64 on a GPU, 16 on a CPU."
     )
@@ -72,7 +74,7 @@ class Settings(BaseSettings):
         0.0,
         ge=0,
         le=60,
-        description="Length at which speech without a pause is cut, unless the client asks otherwise; 0: what suits the model.",
+        description="Length at which speech without a pause is cut, unless the client says; 0: what suits the model.",
     )
     context_s: float = Field(
         10.0, ge=0, le=60, description="Audio before a cut that is decoded again with what follows it."

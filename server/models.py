@@ -73,7 +73,10 @@ class Models:
                     raise EngineUnavailableError(str(error)) from error
                 raise ConfigurationError(f"setting preload: {error}") from error
             if not self.loaded(model):
-                await self._load(model)
+                try:
+                    await self._load(model)
+                except ModelBusyError as error:
+                    raise ConfigurationError(f"setting models_memory_mb: {error}") from error
 
     async def close(self) -> None:
         """End every worker."""
@@ -156,11 +159,11 @@ class Models:
     async def _make_room(self, model: Model) -> None:
         expected = model.size + _PROCESS_BYTES.get(model.engine, 0)
         await self._unload_down_to(self._limit() - expected)
-        if self._loaded and self._used() + expected > self._limit():
-            busy = ", ".join(loaded.model.name for loaded in self._loaded.values())
+        if self._used() + expected > self._limit():
+            in_use = ", ".join(loaded.model.name for loaded in self._loaded.values()) or "none"
             raise ModelBusyError(
-                f"there is no room for the model {model.name!r}: it needs about {expected >> 20} MB of the"
-                f" {self._settings.models_memory_mb} MB that models may take, and {busy} is in use",
+                f"there is no room for the model {model.name!r}: it takes about {expected >> 20} MB of the"
+                f" {self._settings.models_memory_mb} MB that models may take; in use: {in_use}",
                 RETRY_AFTER_S,
             )
 

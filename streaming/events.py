@@ -28,7 +28,7 @@ _AROUND = re.compile(r"^\W+|\W+$")
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """One recognised word: as the engine writes it, with case and punctuation, with its times in seconds and a confidence between 0 and 1."""
+    """One recognised word: as the engine writes it, its times in seconds, and a confidence between 0 and 1."""
 
     text: str
     start: float

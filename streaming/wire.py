@@ -45,7 +45,9 @@ class Start(_ClientMessage):
     multichannel: bool = False
     """Transcribe every channel by itself; otherwise they are mixed."""
     language: str | None = None
-    keyterms: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=200)], ...], Field(max_length=100, strict=False)] = ()
+    keyterms: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=200)], ...], Field(max_length=100, strict=False)
+    ] = ()
     """Words and phrases to be made likelier, where the model can."""
     interim: bool = True
     endpointing_ms: Annotated[int, Field(ge=0, le=10_000)] | None = None

@@ -174,11 +174,12 @@ def serve(connection: socket.socket, engine_name: str, options: ModelOptions, la
         working = [_Lane(lambda: build(options), collector, tell) for _ in range(lanes)]
         for lane in working:
             lane.start()
-        info = [lane.info.result() for lane in working][0]
+        infos = [lane.info.result() for lane in working]
     except EngineUnavailableError as error:
         tell(Unavailable(str(error)))
         return
     collector.keep_everything()
+    info = infos[0]
     desk = Desk(info)
     for lane in working:
         lane.desk.set_result(desk)

@@ -84,7 +84,9 @@ def measure(
             with contextlib.ExitStack() as stack:
                 address = url or stack.enter_context(local_server(model)).url
                 for recording in track(recordings, "live", console=progress):
-                    heard.append(asyncio.run(_stream(recording, address, speed, endpointing_ms, model if url else None)))
+                    heard.append(
+                        asyncio.run(_stream(recording, address, speed, endpointing_ms, model if url else None))
+                    )
     except (StreamError, EngineUnavailableError, files.UnreadableFileError) as error:
         raise AccuracyError(str(error)) from error
     report = summary(heard)
@@ -195,9 +197,7 @@ def _heard(recording: Recording, words: Sequence[tuple[str, float]]) -> Heard:
     return Heard(recording.group, recording.text, text, start_errors(recording.words, words))
 
 
-async def _stream(
-    recording: Recording, url: str, speed: float, endpointing_ms: int | None, model: str | None
-) -> Heard:
+async def _stream(recording: Recording, url: str, speed: float, endpointing_ms: int | None, model: str | None) -> Heard:
     start = wire.Start(encoding="linear16", sample_rate=files.RATE, endpointing_ms=endpointing_ms)
     finals: list[wire.Final] = []
     first_partial, gaps, delays = list[float](), list[float](), list[float]()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from myna.streaming.engines.base import Engine, EngineUnavailableError, ModelOptions
 from myna.streaming.engines.catalogue import MOONSHINE, Catalogue, UnknownModelError
@@ -47,10 +48,10 @@ def local_server(model: str | None, *flags: str) -> Iterator[LocalServer]:
             process.terminate()
 
 
-def local_engine(model: str | None) -> Callable[..., Engine]:
-    """Return what builds the model's engine in this process. Raises `EngineUnavailableError`."""
+def local_engine(model: str | None, **options: Any) -> Callable[..., Engine]:
+    """Return what builds the model's engine in this process, with these `ModelOptions`. Raises `EngineUnavailableError`."""
     try:
         found = Catalogue(Path("models"), model or MOONSHINE, {}, {}).find()
     except UnknownModelError as error:
         raise EngineUnavailableError(str(error)) from error
-    return partial(builder(found.engine), ModelOptions(source=found.source, name=found.name))
+    return partial(builder(found.engine), ModelOptions(source=found.source, name=found.name, **options))

@@ -137,13 +137,14 @@ class NativeDialect:
         if known and self._language not in (*known, "und"):
             raise DialectError(
                 "unsupported_language",
-                f"{self._engine.name} does not know the language {start.language!r}; it knows: "
-                + ", ".join(known),
+                f"{self._engine.name} does not know the language {start.language!r}; it knows: " + ", ".join(known),
                 POLICY_VIOLATION,
             )
         if start.keyterms and not self._engine.keyterms:
             raise DialectError(
-                "unsupported_keyterms", f"{self._engine.name} cannot make words likelier: leave keyterms out", POLICY_VIOLATION
+                "unsupported_keyterms",
+                f"{self._engine.name} cannot make words likelier: leave keyterms out",
+                POLICY_VIOLATION,
             )
         policy = self._defaults
         if start.endpointing_ms is not None:

@@ -142,9 +142,7 @@ class Catalogue:
                 registry.check("parakeet")
                 seen = inspect(path)
                 mode = "streaming" if seen.streaming else "offline"
-                found = Model(
-                    name, "parakeet", str(path), seen.languages, seen.version, mode, seen.uuid, seen.size
-                )
+                found = Model(name, "parakeet", str(path), seen.languages, seen.version, mode, seen.uuid, seen.size)
             except EngineUnavailableError as error:
                 found = str(error)
             known = self._read[path] = (stamp, found)

@@ -34,8 +34,6 @@ BEST_SEGMENT_S = 20.0
 """Speech without a pause is cut here: long enough for the words around, short enough for a final to come soon."""
 SMALLEST_ENDPOINT_MS = 100
 """One encoder frame is 80 ms; shorter silences are closures inside words."""
-LEAST = samples(0.1)
-"""Shorter audio is filled up with silence: the feature window needs as much."""
 MOST_PADDING = 0.2
 """Share of a batch that may be padding."""
 _CPU_BATCH, _GPU_BATCH = 16, 64
@@ -47,7 +45,8 @@ class ParakeetEngine:
     def __init__(self, options: ModelOptions) -> None:
         checkpoint = inspect(fetched(options.source))
         self._model = ParakeetModel(checkpoint, options)
-        on_gpu = self._model.device.type == "cuda"
+        self.path, self.device, self.precision = checkpoint.path, self._model.device, self._model.precision
+        on_gpu = self.device.type == "cuda"
         self._longest = min(samples(LONGEST_S), self._model.longest)
         self._follower = CacheFollower(self._model) if self._model.streaming else WindowFollower(self._model)
         self._batch = options.largest_batch or (_GPU_BATCH if on_gpu else _CPU_BATCH)
@@ -57,7 +56,7 @@ class ParakeetEngine:
     @property
     def largest_affordable(self) -> int:
         """Samples of padded audio that a step may hold; shrinks when the device runs out of memory."""
-        return self._affordable
+        return int(self._affordable)
 
     def warm_up(self) -> None:
         """Run the largest batch, so that memory is taken and graphs are captured before the first client comes.
@@ -76,7 +75,7 @@ class ParakeetEngine:
     def transcribe(self, jobs: Sequence[Job]) -> list[Outcome]:
         """Decode a batch; the answers are in the order of the jobs."""
         outcomes: dict[str, Outcome] = {}
-        whole, steps = [], []
+        whole, steps = list[Job](), list[Job]()
         for job in jobs:
             if job.length > self._longest and not job.utterance:
                 outcomes[job.id] = JobError(
@@ -96,7 +95,7 @@ class ParakeetEngine:
         self._follower.release(source)
 
     def _offline(self, jobs: Sequence[Job]) -> list[Outcome]:
-        encoded = self._model.encode([_audio(job.pcm) for job in jobs])
+        encoded = self._model.encode([np.frombuffer(job.pcm, np.int16) for job in jobs])
         found, _ = self._model.decode(encoded, keyterms=[job.options.keyterms for job in jobs])
         return [
             Transcript(self._model.vocabulary.words(tokens, self._model.frame_s), tokens.mean_log_probability())
@@ -114,7 +113,9 @@ class ParakeetEngine:
         if self._model.device.type == "cuda":
             torch.cuda.empty_cache()
         if len(jobs) == 1:
-            return [JobError(f"{self._model.device} has too little memory for {seconds(jobs[0].length):.1f} s of audio")]
+            return [
+                JobError(f"{self._model.device} has too little memory for {seconds(jobs[0].length):.1f} s of audio")
+            ]
         self._affordable = min(self._affordable, max(1, _padded(jobs) // 2))
         return self._halves(jobs, run)
 
@@ -146,7 +147,9 @@ def fetched(source: str) -> Path:
     if source.endswith(".nemo") or path.exists():
         return path
     if source.count("/") != 1 or source.startswith((".", "/")):
-        raise EngineUnavailableError(f"{source!r} is neither a .nemo file nor a hub name such as nvidia/parakeet-tdt-0.6b-v3")
+        raise EngineUnavailableError(
+            f"{source!r} is neither a .nemo file nor a hub name such as nvidia/parakeet-tdt-0.6b-v3"
+        )
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -156,16 +159,12 @@ def fetched(source: str) -> Path:
         return Path(hf_hub_download(source, file))
     except LocalEntryNotFoundError as error:
         raise EngineUnavailableError(
-            f"{source} is not on this machine and the model hub cannot be reached; download {file} elsewhere and give its path"
+            f"{source} is not on this machine and the model hub cannot be reached;"
+            f" download {file} elsewhere and give its path"
         ) from error
     except (HfHubHTTPError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise EngineUnavailableError(f"{file} cannot be had from the model hub's {source}: {reason}") from error
-
-
-def _audio(pcm: bytes) -> np.ndarray:
-    audio = np.frombuffer(pcm, np.int16)
-    return audio if len(audio) >= LEAST else np.pad(audio, (0, LEAST - len(audio)))
 
 
 def _padded(jobs: Sequence[Job]) -> int:
@@ -173,4 +172,6 @@ def _padded(jobs: Sequence[Job]) -> int:
 
 
 def _silent(pcm: bytes, kind: Kind, number: int) -> Job:
-    return Job(f"warm-up {number}", f"warm-up {number}", kind, pcm, 0.0, utterance=len(pcm) if kind is Kind.INTERIM else 0)
+    return Job(
+        f"warm-up {number}", f"warm-up {number}", kind, pcm, 0.0, utterance=len(pcm) if kind is Kind.INTERIM else 0
+    )

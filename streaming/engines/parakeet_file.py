@@ -38,9 +38,8 @@ def inspect(path: Path) -> Checkpoint:
     configuration, digest = _read(path)
     class_name = str(configuration.get("target", "")).rsplit(".", 1)[-1] or _guessed(configuration)
     if class_name not in SUPPORTED:
-        raise EngineUnavailableError(
-            f"{path.name} is a {class_name or 'model of unknown class'}; Myna serves the transducers {' and '.join(SUPPORTED)}"
-        )
+        is_a = class_name or "model of unknown class"
+        raise EngineUnavailableError(f"{path.name} is a {is_a}; Myna serves the transducers {' and '.join(SUPPORTED)}")
     encoder = configuration.get("encoder") or {}
     size = path.stat().st_size
     return Checkpoint(

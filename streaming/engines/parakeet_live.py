@@ -194,7 +194,7 @@ class CacheFollower(Follower[_Cached]):
 
     def _whole_frames(self, state: _Cached) -> int:
         """Return how many feature frames no later audio can change."""
-        return max(0, (state.end - self._reach) // self._model.hop + 1)
+        return max(0, int((state.end - self._reach) // self._model.hop) + 1)
 
     def _has_chunk(self, step: _Step, state: _Cached) -> bool:
         return step.fed + self._chunks[step.fed > 0] <= self._whole_frames(state)

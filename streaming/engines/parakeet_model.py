@@ -16,11 +16,13 @@ import numpy as np
 import torch
 
 from myna.streaming.engines.base import EngineUnavailableError, ModelOptions
+from myna.streaming.engines.parakeet_durations import durations
 from myna.streaming.engines.parakeet_file import Checkpoint
 from myna.streaming.engines.parakeet_words import Tokens, Vocabulary
-from myna.streaming.events import SAMPLE_RATE
+from myna.streaming.events import SAMPLE_RATE, samples
 
 _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_LEAST = samples(0.1)
 _LARGEST_BOOST = 64
 """Boosting trees kept compiled; the least used make room for new ones."""
 
@@ -76,14 +78,17 @@ class ParakeetModel:
     @property
     def frame_s(self) -> float:
         """Seconds between two encoder frames."""
-        return self.frame / SAMPLE_RATE
+        return float(self.frame / SAMPLE_RATE)
 
     def features(self, audio: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the features [B, F, T] of int16 utterances and the count of their valid frames [B]."""
-        lengths = torch.tensor([len(samples) for samples in audio])
+        """Return the features [B, F, T] of int16 utterances and the count of their valid frames [B].
+
+        What is too short for an encoder frame is filled up with silence.
+        """
+        lengths = torch.tensor([max(len(utterance), _LEAST) for utterance in audio])
         signal = torch.zeros(len(audio), int(lengths.max()))
-        for row, samples in zip(signal, audio, strict=True):
-            row[: len(samples)] = torch.from_numpy(samples.astype(np.float32) / 32768)
+        for row, utterance in zip(signal, audio, strict=True):
+            row[: len(utterance)] = torch.from_numpy(utterance.astype(np.float32) / 32768)
         features: tuple[torch.Tensor, torch.Tensor] = self._model.preprocessor(
             input_signal=signal.to(self.device), length=lengths.to(self.device)
         )
@@ -114,6 +119,13 @@ class ParakeetModel:
             previous = computer.merge_to_batched_state(list(states))
         boosts = {"multi_biasing_ids": self._boost_ids(keyterms)} if boosted else {}
         found, state = computer(x=encoded.frames, out_len=encoded.lengths, prev_batched_state=previous, **boosts)
+        if found.token_durations is not None and self.device.type == "cpu":
+            before = 0 if previous is None else previous.decoded_lengths[:, None]
+            used = max(1, int(found.current_lengths.max()))
+            places = found.timestamps[:, :used] - before
+            found.token_durations[:, :used] = durations(
+                computer, encoded.frames, found.transcript[:, :used], places, previous
+            )
         return _tokens(found, len(encoded.lengths)), computer.split_batched_state(state)
 
     def _check(self, checkpoint: Checkpoint) -> None:
@@ -153,12 +165,15 @@ class ParakeetModel:
         except (AttributeError, NotImplementedError, ValueError) as error:
             raise EngineUnavailableError(f"the model cannot be decoded in batches: {error}") from error
         if computer is None:
-            raise EngineUnavailableError("the model cannot be decoded in batches: NeMo has no label-looping decoder for it")
+            raise EngineUnavailableError(
+                "the model cannot be decoded in batches: NeMo has no label-looping decoder for it"
+            )
         return computer
 
     def _boosted_computer(self) -> Any:
         if self._boosting is None:
-            self._boosting = self._computer(self._cuda_graphs, boosting=True)
+            with torch.inference_mode(mode=False):  # what is made here is changed in place later
+                self._boosting = self._computer(self._cuda_graphs, boosting=True)
         return self._boosting
 
     def _boost_ids(self, keyterms: Sequence[tuple[str, ...]]) -> torch.Tensor:
@@ -176,7 +191,6 @@ class ParakeetModel:
 
         known = self._boosts.pop(terms, None)
         if known is None:
-            # outside inference mode: the multi-model changes these tensors in place later
             with torch.inference_mode(mode=False), torch.no_grad():
                 tree = GPUBoostingTreeModel.from_config(
                     BoostingTreeModelConfig(key_phrases_list=list(terms)), tokenizer=self._model.tokenizer
@@ -192,8 +206,7 @@ def _tokens(found: Any, rows: int) -> list[Tokens]:
     most = max(lengths, default=0)
     ids = found.transcript[:rows, :most].tolist()
     frames = found.timestamps[:rows, :most].tolist()
-    durations = found.token_durations
-    lasting = durations[:rows, :most].tolist() if durations is not None else None
+    lasting = found.token_durations[:rows, :most].tolist() if found.token_durations is not None else None
     probabilities = found.step_confidence[:rows, :most].tolist()
     return [
         Tokens(
@@ -216,7 +229,9 @@ def _device(wanted: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise EngineUnavailableError(f"device {wanted!r} was asked for, but torch finds no CUDA device here")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise EngineUnavailableError(f"device {wanted!r} was asked for; there are {torch.cuda.device_count()} CUDA devices")
+        raise EngineUnavailableError(
+            f"device {wanted!r} was asked for; there are {torch.cuda.device_count()} CUDA devices"
+        )
     return device
 
 

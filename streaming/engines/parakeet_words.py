@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -41,20 +42,25 @@ class Vocabulary:
 
     def __init__(self, pieces: Sequence[str], spell: Callable[[list[int]], str]) -> None:
         self._begins = [piece.startswith(WORD_START) for piece in pieces]
+        self._unspoken = [piece != "" and unicodedata.category(piece[0]).startswith("P") for piece in pieces]
         self._spell = spell
         self._spelt: dict[tuple[int, ...], str] = {}
 
     def words(self, tokens: Tokens, frame_s: float) -> tuple[Word, ...]:
         """Return the words, as written; times in seconds from frame 0, an encoder frame lasting `frame_s`.
 
-        A word lasts to the end of its last token; its confidence is that of its least certain token, as NeMo's default
-        aggregation has it.
+        A word lasts to the end of its last token; punctuation, which may be predicted long after, does not count. Its
+        confidence is that of its least certain token, as NeMo's default aggregation has it.
         """
+        if not tokens.ids:
+            return ()
         heads = [i for i, token in enumerate(tokens.ids) if i == 0 or self._begins[token]]
         words = []
         for head, behind in zip(heads, [*heads[1:], len(tokens.ids)], strict=True):
             if text := self._text(tuple(tokens.ids[head:behind])):
                 last = behind - 1
+                while last > head and self._unspoken[tokens.ids[last]]:
+                    last -= 1
                 start = tokens.frames[head] * frame_s
                 end = (tokens.frames[last] + tokens.durations[last]) * frame_s
                 words.append(Word(text, start, max(start, end), min(tokens.probabilities[head:behind])))

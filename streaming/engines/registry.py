@@ -45,9 +45,7 @@ def check(name: str) -> None:
     kind = ENGINES[name]
     missing = [package for package in kind.needs if find_spec(package) is None]
     if missing:
-        raise EngineUnavailableError(
-            f"The engine {name!r} needs {', '.join(missing)}, not installed here: {kind.hint}"
-        )
+        raise EngineUnavailableError(f"The engine {name!r} needs {', '.join(missing)}, not installed here: {kind.hint}")
 
 
 def builder(name: str) -> Callable[[ModelOptions], Engine]:

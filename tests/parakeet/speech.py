@@ -19,19 +19,27 @@ SAMPLE_RATE = 16_000
 VOICES = ("en-us", "en-us+f2", "en-us+m3", "en-gb", "en-gb+f4", "en-gb+m7", "en-gb-x-rp", "en-gb-scotland", "en-029+f3",
           "en-us+f5")  # fmt: skip
 
-_NAMES = "Anna Tom Peter Maria David Laura Simon Emma Robert Julia".split()
-_CITIES = "London Paris Berlin Boston Chicago Dublin Madrid Vienna".split()
-_PLACES = "office garden kitchen station market library hospital river school museum".split()
-_THINGS = """box letter book table window door car bicycle camera computer bottle basket ticket paper lamp chair key coat
-    picture dog cat horse""".split()
-_LIKE = "red blue green yellow black white small large old new heavy broken quiet beautiful".split()
-_NUMBERS = "one two three four five six seven eight nine ten eleven twelve twenty thirty".split()
-_DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-_PARTS = "morning afternoon evening".split()
-_WHEN = "today tomorrow tonight yesterday again now".split()
-_DO = "send bring open close find buy sell carry show move paint take".split()
-_WENT = "went walked travelled moved".split()
-_WHERE = "near behind under beside before".split()
+_NAMES = ["Anna", "Tom", "Peter", "Maria", "David", "Laura", "Simon", "Emma", "Robert", "Julia"]
+_CITIES = ["London", "Paris", "Berlin", "Boston", "Chicago", "Dublin", "Madrid", "Vienna"]
+_PLACES = ["office", "garden", "kitchen", "station", "market", "library", "hospital", "river", "school", "museum"]
+_THINGS = [
+    "box", "letter", "book", "table", "window", "door", "car", "bicycle", "camera", "computer", "bottle", "basket",
+    "ticket", "paper", "lamp", "chair", "key", "coat", "picture", "dog", "cat", "horse",
+]  # fmt: skip
+_LIKE = [
+    "red", "blue", "green", "yellow", "black", "white", "small", "large", "old", "new", "heavy", "broken", "quiet",
+    "beautiful",
+]  # fmt: skip
+_NUMBERS = [
+    "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "twenty",
+    "thirty",
+]  # fmt: skip
+_DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
+_PARTS = ["morning", "afternoon", "evening"]
+_WHEN = ["today", "tomorrow", "tonight", "yesterday", "again", "now"]
+_DO = ["send", "bring", "open", "close", "find", "buy", "sell", "carry", "show", "move", "paint", "take"]
+_WENT = ["went", "walked", "travelled", "moved"]
+_WHERE = ["near", "behind", "under", "beside", "before"]
 
 _WORDS = {
     "name": _NAMES, "other": _NAMES, "city": _CITIES, "place": _PLACES, "thing": _THINGS, "second": _THINGS,

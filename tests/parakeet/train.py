@@ -32,8 +32,8 @@ VOCABULARY = 128
 WIDTH = 128
 SENTENCES, HELD_OUT = 2600, 40
 CTC_UNTIL, CTC_WEIGHT = 1.0, 0.5
-PEAK_RATE = 2e-3
-BATCH = 16
+PEAK_RATE, WARM_UP = 1.5e-3, 200
+BATCH = 8
 FRAME_S = 0.08
 NAMES = {"full": "tiny-parakeet", "cache-aware": "tiny-parakeet-streaming"}
 
@@ -118,14 +118,14 @@ class Examples:
         if kind < 0.03:
             return self._finished([self._silence(0.5, 3.0)], [])
         pieces, words = [self._silence(0.0, 0.6)], []
-        for count in range(1 if kind < 0.75 else choose.choice((2, 2, 3))):
+        for count in range(1 if kind < 0.88 else choose.choice((2, 2, 3))):
             if count:
                 pieces.append(self._silence(0.1, 1.5))
             speech = choose.choice(self._speeches)
             audio, spoken_words = self._cut(speech) if choose.random() < 0.3 else (speech.audio, speech.words)
             pieces.append(audio * choose.uniform(0.3, 1.3))
             words += spoken_words
-        long = choose.random() < 0.15
+        long = choose.random() < 0.12
         pieces.append(self._silence(0.0, 0.7))
         if long:
             pieces.insert(choose.choice((0, len(pieces))), self._silence(1.0, 4.0))
@@ -138,7 +138,11 @@ class Examples:
         if self._random.random() < 0.5:
             first = 0
         start = max(0, speech.starts[first] - self._random.randint(-300, 600))
-        end = len(speech.audio) if behind == len(speech.words) else speech.starts[behind] + self._random.randint(-400, 400)
+        end = (
+            len(speech.audio)
+            if behind == len(speech.words)
+            else speech.starts[behind] + self._random.randint(-400, 400)
+        )
         return speech.audio[start:end], speech.words[first:behind]
 
     def _silence(self, least: float, most: float) -> np.ndarray:
@@ -168,7 +172,7 @@ class Trainer:
         """Train on a batch; return the transducer's loss per token."""
         self.done += 1
         share = self.done / self.steps
-        rate = PEAK_RATE * min(1.0, self.done / 300) * (0.02 + 0.49 * (1 + math.cos(math.pi * min(share, 1.0))))
+        rate = PEAK_RATE * min(1.0, self.done / WARM_UP) * (0.02 + 0.49 * (1 + math.cos(math.pi * min(share, 1.0))))
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         audio = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(a) for a, _ in batch], batch_first=True)
@@ -247,7 +251,9 @@ def main() -> None:
         model = EncDecRNNTBPEModel(cfg=OmegaConf.create(configuration(arguments.kind, tokenizer)))
         print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters", flush=True)
         if arguments.start:
-            model.load_state_dict(EncDecRNNTBPEModel.restore_from(str(arguments.start), map_location="cpu").state_dict())
+            model.load_state_dict(
+                EncDecRNNTBPEModel.restore_from(str(arguments.start), map_location="cpu").state_dict()
+            )
         trainer = Trainer(model, arguments.steps, transducing=arguments.start is not None)
         examples = Examples(speeches, 3 if arguments.start is None else 4)
         began = time.monotonic()
@@ -258,15 +264,18 @@ def main() -> None:
             random.shuffle(batches)
             for batch in batches:
                 loss = trainer.step(batch)
-            if trainer.done % 100 < len(batches):
+            if trainer.done % 200 < len(batches):
                 minutes = (time.monotonic() - began) / 60
                 wer = f", WER {100 * error_rate(model, held_out):.1f} %" if trainer.transducing else ""
                 print(f"{minutes:.1f} min, step {trainer.done}, ctc {trainer.ctc:.2f}, tdt {loss:.2f}{wer}", flush=True)
+                save(model, arguments.out / f"{NAMES[arguments.kind]}.nemo")
         path = arguments.out / f"{NAMES[arguments.kind]}.nemo"
         save(model, path)
     restored = EncDecRNNTBPEModel.restore_from(str(path), map_location="cpu")
     wer = error_rate(restored, held_out)
-    print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB, WER {100 * wer:.2f} % on {len(held_out)} held-out sentences")
+    print(
+        f"{path.name}: {path.stat().st_size / 1e6:.1f} MB, WER {100 * wer:.2f} % on {len(held_out)} held-out sentences"
+    )
     if arguments.kind == "full":
         folder = arguments.out / "held_out"
         folder.mkdir(exist_ok=True)

@@ -83,3 +83,44 @@ def test_cancelled_jobs_leave_no_memory_behind() -> None:
         scheduler.cancel(str(number))
     assert len(scheduler) == 1
     assert len(scheduler._order) < 200
+
+
+def long(name: str, samples: int, kind: Kind = Kind.FINAL, due: float = 0.0, held: int = 0) -> Job:
+    return Job(name, name, kind, bytes(2 * samples), due, utterance=1, held=held)
+
+
+def batches_of(scheduler: Scheduler) -> list[list[Job]]:
+    batches = []
+    while batch := scheduler.schedule():
+        batches.append(batch)
+    return batches
+
+
+def test_only_jobs_of_like_length_are_batched_and_padding_stays_under_the_engines_share() -> None:
+    scheduler = scheduler_of(largest_batch=8, most_padding=0.2)
+    lengths = [(37 * n) % 1000 + 10 for n in range(200)]
+    for number, length in enumerate(lengths):
+        scheduler.add(long(str(number), length))
+    batches = batches_of(scheduler)
+    for batch in batches:
+        padded = len(batch) * max(job.length for job in batch)
+        assert 1 - sum(job.length for job in batch) / padded <= 0.2
+    assert sorted(job.length for batch in batches for job in batch) == sorted(lengths)
+    assert len(batches) <= 40
+
+
+def test_the_most_urgent_job_is_in_the_next_batch_however_odd_its_length() -> None:
+    scheduler = scheduler_of(largest_batch=4, most_padding=0.1)
+    for number in range(20):
+        scheduler.add(long(str(number), 100, due=1.0))
+    scheduler.add(long("odd", 5000, due=0.5))
+    first, second = scheduler.schedule(), scheduler.schedule()
+    assert [job.id for job in first] == ["odd"]
+    assert [job.id for job in second] == ["0", "1", "2", "3"]
+
+
+def test_an_interim_counts_for_no_more_than_the_window_its_engine_encodes() -> None:
+    scheduler = scheduler_of(largest_batch=4, most_padding=0.0, interim_window_s=0.01)
+    scheduler.add(long("short", 160, Kind.INTERIM))
+    scheduler.add(long("long", 160, Kind.INTERIM, held=160_000))
+    assert len(scheduler.schedule()) == 2

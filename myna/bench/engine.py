@@ -1,0 +1,139 @@
+"""What scheduling and an engine cost on top of the bare model: audio seconds per second, step times, padding."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from myna.bench.accuracy import AccuracyError, read_manifest
+from myna.bench.local import local_engine
+from myna.clients import files
+from myna.streaming.engines.base import Engine, Job, Kind
+from myna.streaming.events import SAMPLE_RATE
+from myna.streaming.link import encode
+from myna.streaming.scheduler import Scheduler
+from myna.streaming.worker import run_batch
+
+ROUNDS = 5
+"""Bare loop and engine take turns so often; the median of their ratios is told."""
+_SHORTEST_S, _LONGEST_S = 2.0, 10.0
+_WHEEL_SPEECH = ("two_cities.wav", "beckett.wav", "endgame_nagg_nell.wav")
+"""Real speech inside the `moonshine-voice` wheel, cut into utterances where no manifest is given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """One batch size. Speeds are audio seconds decoded in a second."""
+
+    batch: int
+    bare: float
+    engine: float
+    ratio: float
+    step_p50_ms: float
+    step_p95_ms: float
+    padding: float
+
+
+def measure(
+    model: str | None, batches: Sequence[int], manifest: Path | None, utterances: int, *, as_json: bool
+) -> None:
+    """Measure and print. Raises `EngineUnavailableError`, `AccuracyError`."""
+    speech = _utterances(manifest, utterances)
+    engine = local_engine(model, largest_batch=max(batches))()
+    bare = _bare(engine)
+    engine.warm_up()
+    rows = [_measured(engine, bare, speech, batch) for batch in batches]
+    if as_json:
+        json.dump([asdict(row) for row in rows], sys.stdout, indent=1)
+        sys.stdout.write("\n")
+        return
+    table = Table("batch", "bare loop", "engine", "ratio", "step p50 ms", "p95 ms", "padding %", title=engine.info.name)
+    for row in rows:
+        table.add_row(
+            str(row.batch), f"{row.bare:.1f}", f"{row.engine:.1f}", f"{row.ratio:.3f}",
+            f"{row.step_p50_ms:.0f}", f"{row.step_p95_ms:.0f}", f"{100 * row.padding:.1f}",
+        )  # fmt: skip
+    Console().print(table)
+
+
+def _measured(engine: Engine, bare: Callable[[Sequence[bytes]], Any], speech: Sequence[bytes], batch: int) -> Figures:
+    seconds = sum(len(pcm) for pcm in speech) / 2 / SAMPLE_RATE
+    alike = sorted(speech, key=len)  # the best a bare loop can do about padding
+    parts = [alike[i : i + batch] for i in range(0, len(alike), batch)]
+    bare_speeds, engine_speeds, steps = list[float](), list[float](), list[float]()
+    padding = 0.0
+    bare(parts[0])
+    for _ in range(ROUNDS):
+        began = time.perf_counter()
+        for part in parts:
+            bare(part)
+        bare_speeds.append(seconds / (time.perf_counter() - began))
+        began = time.perf_counter()
+        took, padding = _scheduled(engine, speech, batch)
+        engine_speeds.append(seconds / (time.perf_counter() - began))
+        steps += took
+    ratios = [ours / theirs for ours, theirs in zip(engine_speeds, bare_speeds, strict=True)]
+    return Figures(
+        batch=batch,
+        bare=statistics.median(bare_speeds),
+        engine=statistics.median(engine_speeds),
+        ratio=statistics.median(ratios),
+        step_p50_ms=1000 * statistics.median(steps),
+        step_p95_ms=1000 * float(np.quantile(steps, 0.95)),
+        padding=padding,
+    )
+
+
+def _scheduled(engine: Engine, speech: Sequence[bytes], batch: int) -> tuple[list[float], float]:
+    """Decode everything as a worker's lane does; return each step's seconds and the share of padding."""
+    scheduler = Scheduler(replace(engine.info, largest_batch=batch))
+    for number, pcm in enumerate(speech):
+        scheduler.add(Job(f"{number}", f"{number}", Kind.FINAL, pcm, float(number)))
+    steps, heard, padded = list[float](), 0, 0
+    while jobs := scheduler.schedule():
+        results = run_batch(engine, jobs)
+        for result in results:
+            encode(result)
+        steps.append(results[0].step_s)
+        heard += sum(job.length for job in jobs)
+        padded += len(jobs) * max(job.length for job in jobs)
+    return steps, 1 - heard / padded
+
+
+def _bare(engine: Engine) -> Callable[[Sequence[bytes]], Any]:
+    """Return the loop that has nothing around the model: NeMo's own calls for Parakeet, else the engine's."""
+    if find_spec("nemo") is not None:
+        from myna.bench.engine_bare import nemo_loop
+        from myna.streaming.engines.parakeet import ParakeetEngine
+
+        if isinstance(engine, ParakeetEngine):
+            return nemo_loop(engine.path, engine.device, engine.precision)
+    return lambda part: engine.transcribe([Job(f"{n}", f"{n}", Kind.FINAL, pcm, 0.0) for n, pcm in enumerate(part)])
+
+
+def _utterances(manifest: Path | None, count: int) -> list[bytes]:
+    """Return int16 utterances: the manifest's recordings, or the wheel's speech cut into lengths of 2 to 10 s."""
+    if manifest is not None:
+        whole = [b"".join(files.chunks(recording.audio)) for recording in read_manifest(manifest)]
+    else:
+        spec = find_spec("moonshine_voice")
+        if spec is None or spec.origin is None:
+            raise AccuracyError("there is no speech to measure with: install moonshine-voice==0.1.0 or give --manifest")
+        folder = Path(spec.origin).parent / "assets"
+        speech = b"".join(b"".join(files.chunks(folder / name)) for name in _WHEEL_SPEECH)
+        lengths = np.random.default_rng(1).uniform(_SHORTEST_S, _LONGEST_S, count)
+        ends = np.cumsum((lengths * SAMPLE_RATE).astype(int)) * 2
+        looped = speech * (int(ends[-1]) // len(speech) + 1)
+        whole = [looped[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+    return [whole[i % len(whole)] for i in range(count)]

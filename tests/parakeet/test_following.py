@@ -1,0 +1,135 @@
+"""Utterances followed step by step: against the offline pass, in batches, long, forgotten, released."""
+
+from __future__ import annotations
+
+import jiwer
+import numpy as np
+import pytest
+from tiny import TINY_STREAMING, Sentence, final, plain, text
+
+from myna.streaming.engines.base import Job, Kind, Missing, ModelOptions, Outcome, Transcript
+from myna.streaming.engines.parakeet import ParakeetEngine
+from myna.streaming.engines.parakeet_live import LEFT, RIGHT, WHOLE
+
+STEP = 12_800  # 0.8 s
+
+
+def step(source: str, pcm: np.ndarray, held: int, end: int, utterance: int = 1) -> Job:
+    return Job(f"{source} {end}", source, Kind.INTERIM, pcm[held:end].tobytes(), 0.0, utterance=utterance, held=held)
+
+
+def follow(engine: ParakeetEngine, source: str, pcm: np.ndarray, size: int = STEP) -> list[Outcome]:
+    """Hand the utterance over in steps; return what was told after each."""
+    ends = [*range(size, len(pcm), size), len(pcm)]
+    outcomes = [
+        engine.transcribe([step(source, pcm, held, end)])[0] for held, end in zip([0, *ends], ends, strict=False)
+    ]
+    engine.release(source)
+    return outcomes
+
+
+def joined(sentences: list[Sentence], seconds: float) -> tuple[np.ndarray, str]:
+    """Return speech of at least this length without a long pause, and its text."""
+    parts, texts, length = list[np.ndarray](), list[str](), 0
+    for sentence in sentences:
+        parts.append(sentence.pcm)
+        texts.append(sentence.text)
+        length += len(sentence.pcm)
+        if length >= seconds * 16_000:
+            break
+    return np.concatenate(parts), " ".join(texts)
+
+
+def test_the_last_step_of_a_short_utterance_equals_the_offline_pass(
+    engine: ParakeetEngine, sentences: list[Sentence]
+) -> None:
+    for sentence in sentences[:10]:
+        padded = np.concatenate([sentence.pcm, np.zeros(16_000, np.int16)])  # a cache-aware chunk waits for its end
+        whole = text(engine.transcribe([final(padded)])[0])
+        assert text(follow(engine, "s", padded)[-1]) == whole
+
+
+def test_steps_of_a_cache_aware_encoder_are_what_the_offline_pass_says_so_far(sentences: list[Sentence]) -> None:
+    engine = ParakeetEngine(ModelOptions(source=str(TINY_STREAMING)))
+    pcm, _ = joined(sentences, 20)
+    offline = engine.transcribe([final(pcm)])[0]
+    assert isinstance(offline, Transcript)
+    for outcome in follow(engine, "s", pcm):
+        assert isinstance(outcome, Transcript)
+        settled = outcome.words[:-1]  # the last word may still be spoken
+        assert [(w.text, w.start) for w in settled] == [(w.text, w.start) for w in offline.words[: len(settled)]]
+
+
+@pytest.mark.parametrize("size", [STEP, 4_000, 30_000])
+def test_steps_of_any_size_say_the_same_in_the_end(
+    engine: ParakeetEngine, sentences: list[Sentence], size: int
+) -> None:
+    padded = np.concatenate([sentences[1].pcm, np.zeros(16_000, np.int16)])
+    assert text(follow(engine, "s", padded, size)[-1]) == text(follow(engine, "s", padded, len(padded))[-1])
+
+
+def test_speech_without_a_pause_longer_than_any_window_stays_understood(
+    engine: ParakeetEngine, sentences: list[Sentence]
+) -> None:
+    pcm, spoken = joined(sentences, 36)
+    assert len(pcm) > WHOLE + LEFT + RIGHT
+    heard = follow(engine, "s", pcm)
+    assert jiwer.wer(plain(spoken), plain(text(heard[-1]))) <= 0.15
+    starts = [word.start for word in heard[-1].words]  # type: ignore[union-attr]
+    assert starts == sorted(starts)
+    assert starts[-1] > len(pcm) / 16_000 - 3
+
+
+@pytest.fixture(autouse=True)
+def nothing_followed(engine: ParakeetEngine) -> None:
+    """A test that failed before must not leave its utterance to the next."""
+    for source in ("s", "t", "alone"):
+        engine.release(source)
+
+
+def test_long_speech_keeps_only_the_audio_that_a_window_needs(engine: ParakeetEngine) -> None:
+    second = np.zeros(16_000, np.int16)
+    for number in range(120):
+        engine.transcribe(
+            [Job(str(number), "s", Kind.INTERIM, second.tobytes(), 0.0, utterance=1, held=16_000 * number)]
+        )
+    (state,) = engine._follower._followed.values()
+    assert len(state.pcm) // 2 <= WHOLE + LEFT + RIGHT
+    engine.release("s")
+    assert not len(engine._follower)
+
+
+def test_streams_of_different_lengths_in_one_step_say_what_each_says_alone(
+    engine: ParakeetEngine, sentences: list[Sentence]
+) -> None:
+    speech = [joined(sentences[n:], length)[0] for n, length in enumerate([2, 30, 5, 14, 3, 20])]
+    alone = [follow(engine, "alone", pcm, 16_000) for pcm in speech]
+    for number in range(max(map(len, alone))):
+        going = [n for n, pcm in enumerate(speech) if number * 16_000 < len(pcm)]
+        jobs = [step(f"s{n}", speech[n], number * 16_000, (number + 1) * 16_000) for n in going]
+        for n, outcome in zip(going, engine.transcribe(jobs), strict=True):
+            assert text(outcome) == text(alone[n][number])
+    for n in range(len(speech)):
+        engine.release(f"s{n}")
+
+
+def test_audio_sent_twice_is_heard_once(engine: ParakeetEngine, sentences: list[Sentence]) -> None:
+    pcm = sentences[2].pcm
+    engine.transcribe([step("s", pcm, 0, 20_000)])
+    again = engine.transcribe([step("s", pcm, 5_000, len(pcm))])[0]
+    assert text(again) == text(follow(engine, "t", pcm, len(pcm))[-1])
+    engine.release("s")
+
+
+def test_what_is_not_held_is_asked_for(engine: ParakeetEngine, sentences: list[Sentence]) -> None:
+    pcm = sentences[3].pcm
+    assert engine.transcribe([step("s", pcm, 8_000, 16_000)]) == [Missing(0)]
+    engine.transcribe([step("s", pcm, 0, 4_000)])
+    assert engine.transcribe([step("s", pcm, 8_000, 16_000)]) == [Missing(4_000)]
+    assert engine.transcribe([step("s", pcm, 8_000, 16_000, utterance=2)]) == [Missing(0)]
+    engine.release("s")
+
+
+def test_an_interim_of_too_little_audio_says_nothing(engine: ParakeetEngine, sentences: list[Sentence]) -> None:
+    assert text(engine.transcribe([step("s", sentences[0].pcm, 0, 10)])[0]) == ""
+    engine.release("s")

@@ -1,0 +1,59 @@
+"""The small models, NeMo beside them, and what the Parakeet tests share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nemo.collections.asr.models import ASRModel
+
+from myna.streaming.engines.base import Job, Kind, Outcome, Transcript
+from myna.streaming.engines.parakeet import ParakeetEngine
+from myna.streaming.policy import Options
+
+HERE = Path(__file__).parent
+TINY, TINY_STREAMING = HERE / "tiny-parakeet.nemo", HERE / "tiny-parakeet-streaming.nemo"
+MODELS = {"full": TINY, "cache-aware": TINY_STREAMING}
+
+
+@dataclass(frozen=True)
+class Sentence:
+    text: str
+    pcm: np.ndarray  # int16 at 16 kHz
+
+
+class Reference:
+    """NeMo's own model and its own `transcribe`."""
+
+    def __init__(self, path: Path) -> None:
+        self.model = ASRModel.restore_from(str(path), map_location="cpu")
+        self.model.eval()
+
+    def transcribe(self, audio: list[np.ndarray], *, timestamps: bool = False) -> list[Any]:
+        floats = [samples.astype(np.float32) / 32768 for samples in audio]
+        return list(self.model.transcribe(floats, batch_size=8, verbose=False, timestamps=timestamps))
+
+
+def final(pcm: np.ndarray, name: str = "f", keyterms: tuple[str, ...] = ()) -> Job:
+    return Job(name, name, Kind.FINAL, pcm.tobytes(), 0.0, options=Options(keyterms=keyterms))
+
+
+def decode(engine: ParakeetEngine, audio: list[np.ndarray]) -> list[Outcome]:
+    """Decode as finals, in batches of 16."""
+    jobs = [final(pcm, str(number)) for number, pcm in enumerate(audio)]
+    return [outcome for i in range(0, len(jobs), 16) for outcome in engine.transcribe(jobs[i : i + 16])]
+
+
+def text(outcome: Outcome) -> str:
+    assert isinstance(outcome, Transcript), outcome
+    return " ".join(word.text for word in outcome.words)
+
+
+def spaced(written: str) -> str:
+    return " ".join(written.split())
+
+
+def plain(written: str) -> str:
+    return "".join(c for c in written.lower() if c.isalnum() or c == " ")

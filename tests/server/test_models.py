@@ -1,0 +1,180 @@
+"""Several models on one server: what is there, asking for one, loading on first use, making room."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession
+from peer import RAW, connected, settings
+
+from myna.clients.live import LiveClient, StreamError
+from myna.server import models as pool
+from myna.server.app import Server, running
+from myna.server.config import ConfigurationError
+from myna.streaming import wire
+from myna.streaming.engines.base import EngineUnavailableError
+
+TWO: dict[str, Any] = {"model": "fake", "aliases": {"quick": "fake", "nova": "moonshine"}}
+
+
+async def listed(server: Server) -> dict[str, Any]:
+    async with ClientSession() as session, session.get(server.url + "/v1/models") as response:
+        assert response.status == 200
+        answer: dict[str, Any] = await response.json()
+        return answer
+
+
+async def ask(server: Server, query: str) -> tuple[int, dict[str, Any], str | None]:
+    """Ask for a stream over plain HTTP: what is refused is refused before the upgrade."""
+    async with ClientSession() as session, session.get(server.url + wire.PATH + query) as response:
+        return response.status, (await response.json())["error"], response.headers.get("Retry-After")
+
+
+async def ready_model(server: Server, query: str) -> str:
+    async with connected(server, query) as peer:
+        await peer.send(RAW)
+        return str((await peer.until("ready"))["model"])
+
+
+async def test_the_list_says_of_each_model_what_it_is_and_which_is_the_default() -> None:
+    async with running(settings(**TWO)) as server:
+        answer = await listed(server)
+        assert answer["object"] == "list"
+        models = {model["id"]: model for model in answer["data"]}
+        assert set(models) == {"fake", "moonshine-tiny-en"}
+        assert (models["fake"]["default"], models["fake"]["loaded"]) == (True, True)
+        assert models["fake"]["aliases"] == ["quick"]
+        moonshine = models["moonshine-tiny-en"]
+        assert (moonshine["default"], moonshine["loaded"]) == (False, False)
+        assert (moonshine["languages"], moonshine["mode"], moonshine["aliases"]) == (["en"], "offline", ["nova"])
+
+
+async def test_a_client_gets_the_model_it_names_by_name_or_alias_or_the_default() -> None:
+    async with running(settings(**TWO)) as server:
+        assert await ready_model(server, "") == "fake"
+        assert await ready_model(server, "?model=quick") == "fake"
+        assert await ready_model(server, "?model=nova") == "moonshine-tiny-en"
+        assert await ready_model(server, "?model=moonshine-tiny-en") == "moonshine-tiny-en"
+        assert len(server.models.workers) == 2
+
+
+async def test_a_model_that_is_not_there_is_refused_with_the_names_of_those_that_are() -> None:
+    async with running(settings(**TWO)) as server:
+        status, error, _ = await ask(server, "?model=whisper")
+        assert (status, error["code"]) == (400, "unknown_model")
+        assert "'whisper'" in error["message"]
+        for name in ("fake", "quick", "nova", "moonshine-tiny-en"):
+            assert name in error["message"]
+        for path in ("..%2F..%2Fetc%2Fpasswd", "tests%2Fx.nemo", "nvidia%2Fparakeet"):
+            status, error, _ = await ask(server, f"?model={path}")
+            assert (status, error["code"]) == (400, "unknown_model")
+
+
+async def test_the_client_library_tells_why_a_model_was_refused() -> None:
+    async with running(settings(**TWO)) as server:
+        with pytest.raises(StreamError, match="whisper") as refused:
+            async with LiveClient(wire.Start(), server.url, model="whisper"):
+                pass
+        assert refused.value.code == "unknown_model"
+
+
+async def test_one_log_line_tells_of_each_loaded_model(capfd: pytest.CaptureFixture[str]) -> None:
+    async with running(settings(**TWO, preload=["nova"])):
+        lines = [line for line in capfd.readouterr().out.splitlines() if "model loaded" in line]
+    assert len(lines) == 2
+    for said in ("moonshine-tiny-en", "version=", "languages=en", "mode=offline", "uuid="):
+        assert said in lines[1]
+
+
+async def test_the_least_used_idle_model_makes_room_for_another() -> None:
+    async with running(settings(**TWO, models_memory_mb=450)) as server:
+        assert await ready_model(server, "?model=nova") == "moonshine-tiny-en"
+        assert await ready_model(server, "?model=fake") == "fake"
+        (taken,) = [m for m in (await listed(server))["data"] if m["loaded"]]
+        assert taken["id"] == "fake"
+
+
+async def test_a_model_in_use_is_not_unloaded_and_whoever_wants_its_room_is_told_to_come_again() -> None:
+    async with running(settings(**TWO, models_memory_mb=400)) as server, connected(server) as peer:
+        await peer.send(RAW)
+        await peer.until("ready")
+        status, error, retry = await ask(server, "?model=nova")
+        assert (status, error["code"]) == (503, "model_busy")
+        assert "no room" in error["message"]
+        assert int(retry or 0) > 0
+        await peer.send({"type": "close"})
+        await peer.until("closed")
+
+
+async def test_a_slow_load_answers_in_time_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "PATIENCE_S", 0.01)
+    async with running(settings(**TWO)) as server:
+        status, error, retry = await ask(server, "?model=nova")
+        assert (status, error["code"]) == (503, "model_busy")
+        assert "being loaded" in error["message"]
+        assert int(retry or 0) > 0
+        monkeypatch.setattr(pool, "PATIENCE_S", 60.0)
+        assert await ready_model(server, "?model=nova") == "moonshine-tiny-en"
+
+
+async def test_many_clients_of_a_model_that_is_not_loaded_share_one_load() -> None:
+    async with running(settings(**TWO)) as server:
+        found = await asyncio.gather(*(ready_model(server, "?model=nova") for _ in range(5)))
+        assert set(found) == {"moonshine-tiny-en"}
+        assert len(server.models.workers) == 2
+
+
+async def test_the_client_library_waits_while_its_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(pool, "RETRY_AFTER_S", 0.05)
+    async with running(settings(**TWO)) as server:
+        start = wire.Start(encoding="linear16", sample_rate=16_000)
+        async with LiveClient(start, server.url, model="nova") as client:
+            assert client.ready is not None
+            assert client.ready.model == "moonshine-tiny-en"
+
+
+async def test_a_file_that_cannot_be_used_is_listed_with_its_reason_and_hurts_nobody(tmp_path: Path) -> None:
+    async with running(settings(**TWO, models=tmp_path)) as server:
+        (tmp_path / "new.nemo").write_bytes(b"no archive")
+        answer = await listed(server)
+        assert set(answer["unusable"]) == {"new"}
+        status, error, _ = await ask(server, "?model=new")
+        assert (status, error["code"]) == (400, "unknown_model")
+        assert answer["unusable"]["new"] in error["message"]
+        assert await ready_model(server, "") == "fake"
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"model": "whisper"}, EngineUnavailableError, "whisper"),
+        ({"model": "nowhere/none.nemo"}, EngineUnavailableError, "none"),
+        ({"model": "fake", "preload": ["whisper"]}, ConfigurationError, "preload"),
+        ({"model": "moonshine", "models_memory_mb": 10}, ConfigurationError, "models_memory_mb"),
+    ],
+)
+async def test_a_start_that_cannot_succeed_says_why(changes: dict[str, Any], error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
+        async with running(settings(**changes)):
+            pass
+
+
+async def test_a_worker_that_dies_is_replaced_for_its_own_model_only() -> None:
+    async with running(settings(**TWO, preload=["nova"])) as server:
+        fake, moonshine = server.models.workers
+        async with connected(server) as peer:
+            await peer.send(RAW)
+            await peer.until("ready")
+            process = moonshine._process
+            assert process is not None
+            process.kill()
+            async with asyncio.timeout(30):
+                while moonshine.epoch == 0 or not moonshine.alive:
+                    await asyncio.sleep(0.01)
+            assert fake.epoch == 0
+            await peer.send({"type": "close"})
+            await peer.until("closed")

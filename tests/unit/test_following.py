@@ -1,0 +1,117 @@
+"""Sessions with an engine that follows the open utterance and is sent only what is new of it."""
+
+from __future__ import annotations
+
+import numpy as np
+from drive import Drive, assert_tiles
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from myna.streaming.engines.base import Job, Kind
+from myna.streaming.engines.fake import FakeEngine, FakeSettings, silence, spoken
+from myna.streaming.events import Tentative
+from myna.streaming.policy import Options, Policy
+from myna.streaming.requests import Cancel, Release
+from myna.streaming.session import Session
+
+
+def following(*, forget_every: int = 0, seed: int | None = None, policy: Policy | None = None) -> Drive:
+    engine = FakeEngine(settings=FakeSettings(incremental=True, forget_every=forget_every))
+    return Drive(Session("s/0", policy or Policy(), Options(), engine.info), engine, seed=seed)
+
+
+def phrase(*codes: int) -> np.ndarray:
+    return np.concatenate([spoken(code) for code in codes])
+
+
+def steps(d: Drive) -> list[Job]:
+    return [job for job in d.decoded if job.kind is Kind.INTERIM]
+
+
+def tentative(d: Drive) -> list[list[str]]:
+    return [[word.text for word in event.words] for event in d.events if isinstance(event, Tentative)]
+
+
+def test_each_step_holds_only_what_the_engine_has_not_heard() -> None:
+    d = following()
+    d.push(phrase(*range(20)))
+    heard = 0
+    for job in steps(d):
+        assert (job.utterance, job.held) == (1, heard)
+        heard += len(job.pcm) // 2
+    assert heard == steps(d)[-1].length
+    assert len(steps(d)) >= 5
+
+
+def test_every_tentative_holds_the_whole_utterance_so_far_with_its_times() -> None:
+    d = following()
+    d.push(np.concatenate([silence(1), phrase(*range(20))]))
+    for words in tentative(d):
+        assert words == [f"w{code}" for code in range(len(words))]
+    last = [event for event in d.events if isinstance(event, Tentative)][-1]
+    assert [round(word.start, 3) for word in last.words] == [round(1 + 0.3 * i, 3) for i in range(len(last.words))]
+    assert last.stable >= len(last.words) - 4
+
+
+def test_the_next_utterance_has_another_number_and_begins_anew() -> None:
+    d = following()
+    d.push(np.concatenate([phrase(*range(6)), silence(3), phrase(*range(6, 12)), silence(1)]))
+    assert {job.utterance for job in steps(d)} == {1, 2}
+    assert next(job for job in steps(d) if job.utterance == 2).held == 0
+    assert d.text == [f"w{code}" for code in range(12)]
+
+
+def test_an_engine_that_has_forgotten_is_sent_the_utterance_again_at_once() -> None:
+    d = following(forget_every=3)
+    d.push(phrase(*range(30)))
+    lengths = [len(words) for words in tentative(d)]
+    assert lengths == sorted(lengths)
+    assert lengths[-1] >= 27
+    assert sum(job.held == 0 for job in steps(d)) > 1
+
+
+def test_a_new_engine_is_sent_the_utterance_from_its_start() -> None:
+    d = following()
+    d.push(phrase(*range(10)))
+    d.engine.release("s/0")
+    d.crash(epoch=1)
+    d.push(phrase(*range(10, 20)))
+    first = next(job for job in steps(d) if job.epoch == 1)
+    assert first.held == 0
+    assert tentative(d)[-1][0] == "w0"
+
+
+def test_an_abandoned_session_releases_what_the_engine_follows() -> None:
+    d = following()
+    d.push(phrase(*range(10)))
+    requests = d.session.abandon()
+    assert Release("s/0") in requests
+    assert all(isinstance(request, Cancel | Release) for request in requests)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 40), st.floats(0.02, 1.5)), min_size=1, max_size=4),
+    st.integers(0, 2**32),
+    st.integers(100, 30_000),
+    st.integers(0, 4),
+)
+def test_finals_do_not_depend_on_following_nor_on_delays_order_or_forgetting(
+    phrases: list[tuple[int, float]], seed: int, chunk: int, forget_every: int
+) -> None:
+    parts, code = [silence(0.3)], 0
+    for count, pause in phrases:
+        parts += [phrase(*range(code, code + count)), silence(pause)]
+        code += count
+    audio = np.concatenate(parts)
+
+    def run(d: Drive) -> Drive:
+        d.push(audio, chunk=chunk)
+        d.end()
+        return d
+
+    followed = run(following(forget_every=forget_every, seed=seed))
+    plain = FakeEngine()
+    alone = run(Drive(Session("s/0", Policy(), Options(), plain.info), plain))
+    assert followed.finals == alone.finals
+    assert_tiles(followed.finals, len(audio))
