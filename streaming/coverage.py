@@ -6,7 +6,10 @@ the audio before it, from a quiet point on; its words are dropped again (see `hy
 
 from __future__ import annotations
 
-from myna.streaming.events import Span, samples
+from dataclasses import replace
+
+from myna.streaming.engines.base import EngineInfo
+from myna.streaming.events import Span, samples, seconds
 from myna.streaming.policy import Policy
 from myna.streaming.segmenter import Segmenter
 
@@ -24,6 +27,13 @@ INTERIM_CONTEXT = samples(2.0)
 """Left context of a tentative decode: a final may hear more, this one is soon replaced."""
 INTERIM_OVERLAP = samples(1.0)
 """How far into its audio a windowed tentative decode is not yet believed."""
+
+
+def fitted(policy: Policy, engine: EngineInfo) -> Policy:
+    """Return the policy within what the engine can do: its longest segment, its smallest endpoint."""
+    hard_s = min(policy.hard_s, engine.longest_segment_s - seconds(LEAD + BEYOND))
+    endpoint_ms = policy.endpoint_ms and max(policy.endpoint_ms, engine.smallest_endpoint_ms)
+    return replace(policy, hard_s=hard_s, soft_s=min(policy.soft_s, hard_s), endpoint_ms=endpoint_ms)
 
 
 class Coverage:

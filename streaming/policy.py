@@ -19,6 +19,12 @@ class Gate:
     doubtful: float = -0.1
     sure_voice: float = 0.85
 
+    def passes(self, log_probability: float, voice: float) -> bool:
+        """Return whether a transcript with this mean log-probability, over speech of this voice, is to be believed."""
+        if log_probability < self.hopeless:
+            return False
+        return log_probability >= self.doubtful or voice >= self.sure_voice
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:

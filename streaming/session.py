@@ -10,10 +10,9 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from myna.streaming.coverage import BEYOND, INTERIM_OVERLAP, LEAD, Coverage
+from myna.streaming.coverage import INTERIM_OVERLAP, Coverage, fitted
 from myna.streaming.engines.base import EngineInfo, Job, JobError, Kind, Missing, Outcome, Transcript
 from myna.streaming.events import (
-    SAMPLE_RATE,
     Cause,
     Ended,
     Event,
@@ -28,10 +27,12 @@ from myna.streaming.events import (
     samples,
     seconds,
 )
+from myna.streaming.following import Following
 from myna.streaming.hypothesis import agreed, in_order, seam_index
 from myna.streaming.policy import Options, Policy
 from myna.streaming.requests import Cancel, Detect, Release, Request, Submit
 from myna.streaming.segmenter import WINDOW, Closed, Decision, Onset, Pause, Resumed, Segmenter
+from myna.streaming.tape import Tape
 
 FIRST_INTERIM = samples(0.5)
 """Speech heard before the first tentative transcript of an utterance: less gives guesses."""
@@ -52,15 +53,6 @@ class _Decode:
 
 
 @dataclass(slots=True)
-class _Followed:
-    """The open utterance, as an engine follows it: its number, where it begins, and up to where the engine has heard it."""
-
-    number: int
-    start: int
-    heard: int
-
-
-@dataclass(slots=True)
 class _Segment:
     """A segment cut but not yet final; without a decode it is empty."""
 
@@ -76,13 +68,6 @@ class _Barrier:
     token: str | None
 
 
-def fitted(policy: Policy, engine: EngineInfo) -> Policy:
-    """Return the policy within what the engine can do: its longest segment, its smallest endpoint."""
-    hard_s = min(policy.hard_s, engine.longest_segment_s - seconds(LEAD + BEYOND))
-    endpoint_ms = policy.endpoint_ms and max(policy.endpoint_ms, engine.smallest_endpoint_ms)
-    return replace(policy, hard_s=hard_s, soft_s=min(policy.soft_s, hard_s), endpoint_ms=endpoint_ms)
-
-
 class Session:
     """One channel. `name` must differ from every other live session's, since job ids are made of it."""
 
@@ -93,8 +78,7 @@ class Session:
         self._options = options
         self._segmenter = Segmenter(self._policy)
         self._coverage = Coverage(self._policy, samples(engine.longest_segment_s), self._segmenter)
-        self._pcm = bytearray()
-        self._pcm_start = 0
+        self._tape = Tape()
         self._asked = 0  # samples for which voice activity was asked
         self._barriers: deque[_Barrier] = deque()
         self._closed: deque[_Segment | _Barrier] = deque()
@@ -102,8 +86,7 @@ class Session:
         self._interim: _Decode | None = None
         self._interim_at = 0
         self._follows = engine.incremental
-        self._followed: _Followed | None = None
-        self._utterances = 0
+        self._following = Following()
         self._words: deque[Word] = deque()  # final words, as far back as a decode may still hear
         self._tentative: tuple[Word, ...] = ()
         self._uttered = False
@@ -116,7 +99,7 @@ class Session:
     @property
     def received(self) -> int:
         """Samples pushed so far."""
-        return self._pcm_start + len(self._pcm) // 2
+        return self._tape.end
 
     @property
     def backlog(self) -> int:
@@ -131,16 +114,16 @@ class Session:
     @property
     def audio_held(self) -> int:
         """Samples of audio in memory."""
-        return len(self._pcm) // 2
+        return len(self._tape)
 
     def push(self, pcm: bytes, due: float) -> None:
         """Take the next int16 samples; `due` is when their decode ought to start (see `Job.due`)."""
-        self._pcm += pcm
+        self._tape.append(pcm)
         self._due = due
         whole = (self.received - self._asked) // WINDOW * WINDOW
         if whole:
             self._requests.append(
-                Detect(self._channel, self._asked, self._audio(Span(self._asked, self._asked + whole)))
+                Detect(self._channel, self._asked, self._tape.cut(Span(self._asked, self._asked + whole)))
             )
             self._asked += whole
 
@@ -184,8 +167,7 @@ class Session:
         """Ask a new engine again for everything open; what the old one still says is dropped."""
         self._epoch = epoch
         self._interim = None
-        if self._followed:
-            self._followed.heard = self._followed.start
+        self._following.forget()
         open_decodes = [item.decode for item in self._closed if isinstance(item, _Segment)]
         for decode in [*open_decodes, self._speculative]:
             if decode and decode.outcome is None:
@@ -202,7 +184,7 @@ class Session:
         decodes = [item.decode for item in self._closed if isinstance(item, _Segment)]
         open_decodes = [d for d in [*decodes, self._speculative, self._interim] if d and d.outcome is None]
         cancels: list[Request] = [Cancel(decode.job_id) for decode in open_decodes]
-        return [*cancels, Release(self._name)] if self._utterances else cancels
+        return [*cancels, Release(self._name)] if self._following.number else cancels
 
     def _reach(self, barrier: _Barrier) -> None:
         self._barriers.append(barrier)
@@ -226,7 +208,7 @@ class Session:
                     self._interim_at = at + FIRST_INTERIM - self._interim_every()
                     self._events.append(SpeechStarted(channel=self._channel, at=at))
                 case Pause(speech):
-                    audio = self._coverage.of_final(speech, self._pcm_start)
+                    audio = self._coverage.of_final(speech, self._tape.start)
                     self._speculative = _Decode(audio, self._submit(audio, Kind.FINAL), Kind.FINAL)
                 case Resumed():
                     self._on_resumed()
@@ -246,14 +228,14 @@ class Session:
         self._drop_interim()
         decode = None
         if closed.speech:
-            audio = self._coverage.of_final(closed.speech, self._pcm_start)
+            audio = self._coverage.of_final(closed.speech, self._tape.start)
             if self._speculative and self._speculative.audio == audio:
                 decode, self._speculative = self._speculative, None
             else:
                 decode = _Decode(audio, self._submit(audio, Kind.FINAL), Kind.FINAL)
             self._coverage.last_speech_end = closed.speech.end
         self._drop_speculative()
-        self._followed = None
+        self._following.close()
         self._closed.append(_Segment(closed, decode))
 
     def _behind(self) -> bool:
@@ -280,33 +262,31 @@ class Session:
 
     def _ask_interim(self, started: int, now: int) -> None:
         if not self._follows:
-            audio = self._coverage.of_interim(started, now, self._pcm_start)
+            audio = self._coverage.of_interim(started, now, self._tape.start)
             self._interim = _Decode(audio, self._submit(audio, Kind.INTERIM), Kind.INTERIM)
             return
-        if self._followed is None:
-            self._utterances += 1
-            start = self._coverage.of_utterance(started, now, self._pcm_start).start
-            self._followed = _Followed(self._utterances, start, start)
-        audio = Span(self._followed.start, now)
-        self._interim = _Decode(audio, self._submit(audio, Kind.INTERIM, self._followed), Kind.INTERIM)
+        following = self._following
+        if following.start is None:
+            following.begin(self._coverage.of_utterance(started, now, self._tape.start).start)
+        number, held, fresh = following.step(now)
+        job_id = self._submit(fresh, Kind.INTERIM, utterance=number, held=held)
+        self._interim = _Decode(Span(fresh.start - held, fresh.end), job_id, Kind.INTERIM)
 
     def _on_interim(self, interim: _Decode, outcome: Outcome) -> None:
-        followed = self._followed
+        following = self._following
         if isinstance(outcome, Transcript):
-            if followed and interim.kind is Kind.INTERIM:
-                followed.heard = interim.audio.end
+            if interim.kind is Kind.INTERIM and following.start is not None:
+                following.heard = interim.audio.end
             self._tell(interim.audio, outcome)
-        elif isinstance(outcome, Missing) and followed:
-            followed.heard = followed.start + outcome.held
-            started = self._segmenter.speech_start
-            if started is not None:
-                self._ask_interim(started, max(interim.audio.end, followed.heard))
+        elif isinstance(outcome, Missing) and self._segmenter.speech_start is not None:
+            following.missing(outcome.held)
+            self._ask_interim(self._segmenter.speech_start, interim.audio.end)
 
     def _tell(self, audio: Span, transcript: Transcript) -> None:
         """Turn a decode of the open segment into a tentative event."""
         if self._policy.interim_every_s is None or self._behind():
             return
-        if not self._credible(transcript, self._segmenter.voice):
+        if not self._policy.gate.passes(transcript.log_probability, self._segmenter.voice):
             self._hear_again_soon(audio)
             return
         open_start = self._segmenter.open_start
@@ -351,7 +331,7 @@ class Session:
         if segment.decode:
             match segment.decode.outcome:
                 case Transcript() as transcript:
-                    if self._credible(transcript, closed.voice):
+                    if self._policy.gate.passes(transcript.log_probability, closed.voice):
                         words = self._final_words(closed, segment.decode.audio, transcript)
                 case JobError(reason):
                     self._events.append(Failed(channel=self._channel, span=closed.span, reason=reason))
@@ -386,18 +366,11 @@ class Session:
         audible = [word for word in settled if word.end > offset]
         return heard[seam_index(audible, heard, seam_s) :]
 
-    def _credible(self, transcript: Transcript, voice: float) -> bool:
-        gate = self._policy.gate
-        if transcript.log_probability < gate.hopeless:
-            return False
-        return transcript.log_probability >= gate.doubtful or voice >= gate.sure_voice
-
-    def _submit(self, audio: Span, kind: Kind, followed: _Followed | None = None) -> str:
+    def _submit(self, audio: Span, kind: Kind, *, utterance: int = 0, held: int = 0) -> str:
         self._count += 1
         job_id = f"{self._name}/{self._count}"
-        number, held = (followed.number, followed.heard - followed.start) if followed else (0, 0)
-        pcm = self._audio(Span(audio.start + held, audio.end))
-        job = Job(job_id, self._name, kind, pcm, self._due, self._epoch, self._options, number, held)
+        pcm = self._tape.cut(audio)
+        job = Job(job_id, self._name, kind, pcm, self._due, self._epoch, self._options, utterance, held)
         self._requests.append(Submit(job))
         return job_id
 
@@ -411,9 +384,6 @@ class Session:
             self._requests.append(Cancel(self._interim.job_id))
         self._interim = None
 
-    def _audio(self, span: Span) -> bytes:
-        return bytes(self._pcm[2 * (span.start - self._pcm_start) : 2 * (span.end - self._pcm_start)])
-
     def _forget(self) -> None:
         """Let go of audio and words that no decode can ask for any more."""
         first_speech = self._segmenter.speech_start
@@ -424,11 +394,8 @@ class Session:
                 needed = min(needed, item.decode.audio.start)
         if self._speculative:
             needed = min(needed, self._speculative.audio.start)
-        if self._followed:
-            needed = min(needed, self._followed.start)
-        surplus = needed - self._pcm_start
-        if surplus > SAMPLE_RATE:  # in steps of a second: cutting the front of the buffer moves all of it
-            del self._pcm[: 2 * surplus]
-            self._pcm_start = needed
-        while len(self._words) > 1 and self._words[0].end < seconds(self._pcm_start):
+        if self._following.start is not None:
+            needed = min(needed, self._following.start)
+        self._tape.drop_before(needed)
+        while len(self._words) > 1 and self._words[0].end < seconds(self._tape.start):
             self._words.popleft()

@@ -18,10 +18,10 @@ from myna.server.dialects.base import (
 )
 from myna.streaming import events, wire
 from myna.streaming.audio import AudioError, Encoding, RawFormat
+from myna.streaming.coverage import fitted
 from myna.streaming.engines.base import EngineInfo
 from myna.streaming.events import seconds
 from myna.streaming.policy import Options, Policy
-from myna.streaming.session import fitted
 
 INVALID_PAYLOAD = 1007
 POLICY_VIOLATION = 1008

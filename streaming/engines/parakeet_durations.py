@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 
-@torch.inference_mode()
 def durations(
     computer: Any, frames: torch.Tensor, tokens: torch.Tensor, at: torch.Tensor, previous: Any
 ) -> torch.Tensor:

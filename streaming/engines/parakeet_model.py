@@ -23,7 +23,7 @@ from myna.streaming.events import SAMPLE_RATE, samples
 
 _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _LEAST = samples(0.1)
-_LARGEST_BOOST = 64
+_MOST_BOOSTS = 512
 """Boosting trees kept compiled; the least used make room for new ones."""
 
 
@@ -109,17 +109,36 @@ class ParakeetModel:
     ) -> tuple[list[Tokens], list[Any]]:
         """Decode greedily. `states` carries each row on from an earlier call; None or a None in it starts anew.
 
-        `keyterms`, one tuple a row, are boosted. Returns the tokens, their frames counted from the start of the row's
-        first call, and the states after it.
+        `keyterms`, one tuple a row, are boosted, apart from the rows that have none: boosting costs time at every step, and
+        its states differ. Returns the tokens, their frames counted from the start of the row's first call, and the
+        states after it.
         """
-        boosted = any(keyterms)
-        computer = self._boosted_computer() if boosted else self._plain
-        previous = None
-        if states is not None and any(state is not None for state in states):
-            previous = computer.merge_to_batched_state(list(states))
-        boosts = {"multi_biasing_ids": self._boost_ids(keyterms)} if boosted else {}
+        rows = len(encoded.lengths)
+        carried = list(states) if states is not None else [None] * rows
+        terms = list(keyterms) or [()] * rows
+        tokens, after = [Tokens()] * rows, list[Any](carried)
+        for boosted in (False, True):
+            chosen = [row for row in range(rows) if bool(terms[row]) is boosted]
+            if not chosen:
+                continue
+            part = encoded
+            if len(chosen) < rows:
+                index = torch.tensor(chosen, device=encoded.frames.device)
+                part = Encoded(encoded.frames[index], encoded.lengths[index])
+            computer = self._boosted_computer() if boosted else self._plain
+            boosts = {"multi_biasing_ids": self._boost_ids([terms[row] for row in chosen])} if boosted else {}
+            found, left = self._run(computer, part, [carried[row] for row in chosen], boosts)
+            for row, token, state in zip(chosen, found, left, strict=True):
+                tokens[row], after[row] = token, state
+        return tokens, after
+
+    def _run(
+        self, computer: Any, encoded: Encoded, states: list[Any], boosts: dict[str, torch.Tensor]
+    ) -> tuple[list[Tokens], list[Any]]:
+        previous = computer.merge_to_batched_state(states) if any(state is not None for state in states) else None
         found, state = computer(x=encoded.frames, out_len=encoded.lengths, prev_batched_state=previous, **boosts)
-        if found.token_durations is not None and self.device.type == "cpu":
+        without_graphs = self.device.type == "cpu" or computer.cuda_graphs_mode is None
+        if found.token_durations is not None and without_graphs:
             before = 0 if previous is None else previous.decoded_lengths[:, None]
             used = max(1, int(found.current_lengths.max()))
             places = found.timestamps[:, :used] - before
@@ -179,7 +198,7 @@ class ParakeetModel:
     def _boost_ids(self, keyterms: Sequence[tuple[str, ...]]) -> torch.Tensor:
         ids = [self._boost_id(terms) if terms else -1 for terms in keyterms]
         wanted = {terms for terms in keyterms if terms}
-        for terms in [terms for terms in self._boosts if terms not in wanted][: len(self._boosts) - _LARGEST_BOOST]:
+        for terms in [terms for terms in self._boosts if terms not in wanted][: len(self._boosts) - _MOST_BOOSTS]:
             self._boosting.biasing_multi_model.remove_model(self._boosts.pop(terms))
         return torch.tensor(ids, device=self.device)
 

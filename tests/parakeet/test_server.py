@@ -1,0 +1,202 @@
+"""The small models in a running server: its words, many streams at once, the catalogue, what cannot be served."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import jiwer
+import numpy as np
+import pytest
+from aiohttp import ClientSession
+from peer import RAW, Peer, connected, settings
+from tiny import TINY, TINY_STREAMING, Reference, Sentence, plain, spaced
+
+from myna.clients.live import LiveClient
+from myna.server.app import Server, running
+from myna.server.engine import EngineWorker, OnResult
+from myna.streaming import wire
+from myna.streaming.engines.base import EngineUnavailableError, Job, Kind
+
+CHUNK = 3_200  # bytes: 100 ms
+
+
+@pytest.fixture(scope="session")
+async def server(path: Path) -> AsyncIterator[Server]:
+    async with running(settings(model=str(path), log_level="error")) as started:
+        yield started
+
+
+async def say(peer: Peer, pcm: np.ndarray) -> None:
+    data = pcm.tobytes()
+    for start in range(0, len(data), CHUNK):
+        await peer.socket.send_bytes(data[start : start + CHUNK])
+
+
+async def finals(server: Server, pcm: np.ndarray, start: dict[str, Any] = RAW) -> list[dict[str, Any]]:
+    """Stream an utterance and some silence; return the finals."""
+    async with connected(server) as peer:
+        await peer.send(start)
+        await say(peer, np.concatenate([pcm, np.zeros(12_800, np.int16)]))
+        await peer.send({"type": "close"})
+        await peer.rest()
+        assert peer.messages[-1] == {
+            "type": "closed",
+            "reason": "close",
+            "seconds": pytest.approx(len(pcm) / 16_000 + 0.8),
+        }
+        return peer.of("final")
+
+
+def said(messages: list[dict[str, Any]]) -> str:
+    return " ".join(message["text"] for message in messages if message["text"])
+
+
+def timed(message: dict[str, Any]) -> list[Any]:
+    """Return everything of a final but its confidences, whose last digit may round either way."""
+    words = [(word["word"], word["start"], word["end"]) for word in message["words"]]
+    return [message["start"], message["end"], message["cause"], words]
+
+
+class Decoded:
+    """Listens at the engine's door: the audio of each channel's final decodes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.audio: dict[str, list[np.ndarray]] = defaultdict(list)
+        submit = EngineWorker.submit
+
+        def heard(worker: EngineWorker, job: Job, on_result: OnResult) -> None:
+            if job.kind is Kind.FINAL:
+                self.audio[job.source].append(np.frombuffer(job.pcm, np.int16))
+            submit(worker, job, on_result)
+
+        monkeypatch.setattr(EngineWorker, "submit", heard)
+
+
+async def test_held_out_sentences_through_the_server_are_understood(server: Server, sentences: list[Sentence]) -> None:
+    heard = [plain(said(await finals(server, sentence.pcm))) for sentence in sentences]
+    assert jiwer.wer([plain(s.text) for s in sentences], heard) <= 0.05
+
+
+async def test_finals_are_what_nemo_transcribes_of_the_same_utterance(
+    server: Server, reference: Reference, sentences: list[Sentence], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = Decoded(monkeypatch)
+    ours = [spaced(said(await finals(server, sentence.pcm))) for sentence in sentences]
+    utterances = [audio[-1] for audio in decoded.audio.values()]  # the last asked for is the one that was told
+    theirs = [spaced(hypothesis.text) for hypothesis in reference.transcribe(utterances)]
+    same = sum(a == b for a, b in zip(ours, theirs, strict=True))
+    assert same >= 0.99 * len(sentences), [(a, b) for a, b in zip(ours, theirs, strict=True) if a != b]
+
+
+async def test_words_start_where_nemos_timestamps_say(
+    server: Server, reference: Reference, sentences: list[Sentence]
+) -> None:
+    compared = 0
+    for sentence in sentences[:15]:
+        ours = [word for message in await finals(server, sentence.pcm) for word in message["words"]]
+        (hypothesis,) = reference.transcribe([sentence.pcm], timestamps=True)
+        theirs = [stamp for stamp in hypothesis.timestamp["word"] if stamp["word"]]
+        if [w["punctuated_word"] for w in ours] == [stamp["word"] for stamp in theirs]:
+            for word, stamp in zip(ours, theirs, strict=True):
+                assert abs(word["start"] - stamp["start"]) <= 0.16 + 1e-3  # the server's audio begins off NeMo's grid
+                compared += abs(word["start"] - stamp["start"]) <= 0.08 + 1e-3
+    assert compared >= 60
+
+
+async def test_partials_come_while_the_speech_goes_on_and_settle(server: Server, sentences: list[Sentence]) -> None:
+    pcm = np.concatenate([s.pcm for s in sentences[:3]])
+    async with connected(server) as peer:
+        await peer.send(RAW)
+        for start in range(0, len(pcm), 12_800):
+            await say(peer, pcm[start : start + 12_800])
+            if start >= 25_600:
+                break
+        partial = await peer.until("partial")
+        assert partial["words"]
+        await peer.send({"type": "close"})
+        await peer.rest()
+
+
+async def test_64_streams_at_once_say_what_each_says_alone(server: Server, sentences: list[Sentence]) -> None:
+    speech = [np.concatenate([sentences[(n + k) % len(sentences)].pcm for k in range(1 + n % 2)]) for n in range(64)]
+    alone = [await finals(server, pcm) for pcm in speech]
+    together = await asyncio.gather(*(finals(server, pcm) for pcm in speech))
+    for ours, theirs in zip(together, alone, strict=True):
+        assert [m["text"] for m in ours] == [m["text"] for m in theirs]
+        assert [timed(m) for m in ours] == [timed(m) for m in theirs]
+
+
+async def test_keyterms_are_taken_and_help_their_stream(server: Server, sentences: list[Sentence]) -> None:
+    plain_finals = await finals(server, sentences[0].pcm)
+    word = sentences[0].text.split()[1]
+    boosted = await finals(server, sentences[0].pcm, {**RAW, "keyterms": [word]})
+    assert word.lower() in said(boosted).lower()
+    assert await finals(server, sentences[0].pcm) == plain_finals
+
+
+async def test_a_language_the_model_lacks_is_refused_and_its_own_is_taken(server: Server) -> None:
+    async with connected(server) as peer:
+        await peer.send({**RAW, "language": "fr"})
+        assert (await peer.until("error"))["code"] == "unsupported_language"
+    async with connected(server) as peer:
+        await peer.send({**RAW, "language": "en-GB"})
+        assert (await peer.until("ready"))["language"] == "en"
+
+
+async def listed(server: Server) -> dict[str, Any]:
+    async with ClientSession() as session, session.get(server.url + "/v1/models") as response:
+        answer: dict[str, Any] = await response.json()
+        return answer
+
+
+async def test_a_file_dropped_into_the_folder_is_served_without_a_restart(
+    tmp_path: Path, sentences: list[Sentence]
+) -> None:
+    async with running(settings(model="fake", models=tmp_path)) as server:
+        assert [model["id"] for model in (await listed(server))["data"]] == ["moonshine-tiny-en", "fake"]
+        shutil.copy(TINY, tmp_path / "birds.nemo")
+        (birds,) = [model for model in (await listed(server))["data"] if model["id"] == "birds"]
+        assert (birds["loaded"], birds["languages"], birds["mode"], birds["version"]) == (
+            False,
+            ["en"],
+            "offline",
+            "3.0.0",
+        )
+        async with LiveClient(wire.Start(**RAW), server.url, model="birds") as client:
+            await client.send(np.concatenate([sentences[0].pcm, np.zeros(16_000, np.int16)]).tobytes())
+            await client.close()
+            assert any(message.words async for message in client if isinstance(message, wire.Final))
+            assert client.ready is not None
+            assert client.ready.model == "birds"
+        (loaded,) = [model for model in (await listed(server))["data"] if model["id"] == "birds"]
+        assert loaded["loaded"]
+        shutil.copy(TINY_STREAMING, tmp_path / "birds.nemo")
+        (changed,) = [model for model in (await listed(server))["data"] if model["id"] == "birds"]
+        assert (changed["mode"], changed["loaded"]) == ("streaming", False)
+        assert changed["uuid"] != loaded["uuid"]
+        (tmp_path / "birds.nemo").unlink()
+        assert "birds" not in [model["id"] for model in (await listed(server))["data"]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"device": "cuda"}, "no CUDA device"),
+        ({"device": "tpu9"}, "'tpu9'"),
+        ({"model": "nvidia/parakeet-tdt-0.6b-v3"}, "parakeet-tdt-0.6b-v3.nemo"),
+        ({"model": "nowhere/parakeet.nemo"}, "nowhere"),
+    ],
+)
+async def test_a_start_that_cannot_succeed_says_why_in_one_line(
+    changes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(EngineUnavailableError, match=message) as refused:
+        async with running(settings(**{"model": str(TINY), **changes})):
+            pass
+    assert "\n" not in str(refused.value)
