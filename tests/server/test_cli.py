@@ -123,6 +123,27 @@ def test_accuracy_is_measured_through_a_server_and_on_whole_files(tmp_path: Path
     assert_one_clear_line(myna("bench", "accuracy", "--manifest", str(tmp_path / "none")), "none")
 
 
+def test_bench_engine_compares_the_scheduler_with_the_bare_model() -> None:
+    done = myna("bench", "engine", "--model", "fake", "--batch", "1,4", "--utterances", "12", "--json")
+    assert done.returncode == 0, done.stderr
+    one, four = json.loads(done.stdout)
+    assert (one["batch"], one["padding"]) == (1, 0.0)
+    assert four["batch"] == 4
+    assert four["ratio"] > 0
+    assert_one_clear_line(myna("bench", "engine", "--batch", "1,x"), "1,x")
+    assert_one_clear_line(myna("bench", "engine", "--model", "whisper"), "whisper")
+
+
+def test_keyterms_and_models_that_cannot_be_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "speech.wav"
+    write_wav(path, recording("beckett"))
+    with local_server("fake") as server:
+        ask = ("stream", str(path), "--url", server.url)
+        assert_one_clear_line(myna(*ask, "--keyterm", "Myna"), "cannot make words likelier")
+        assert_one_clear_line(myna(*ask, "--model", "whisper"), "whisper")
+        assert_one_clear_line(myna(*ask, "--keyterm", ""), "--keyterms")
+
+
 @contextlib.contextmanager
 def server_and_worker() -> Iterator[tuple[subprocess.Popen[str], psutil.Process]]:
     command = [sys.executable, "-m", "myna", "serve", "--port", "0", "--model", "fake"]

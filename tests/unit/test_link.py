@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from myna.streaming.engines.base import EngineInfo, Job, JobError, Kind, Transcript
+from myna.streaming.engines.base import EngineInfo, Job, JobError, Kind, Missing, Transcript
 from myna.streaming.events import Word
 from myna.streaming.link import (
     LARGEST,
     Cancellation,
     Hello,
     Message,
+    Release,
     Result,
     Submission,
     Unavailable,
@@ -19,10 +20,13 @@ from myna.streaming.policy import Options
 
 MESSAGES: list[Message] = [
     Submission(Job("a/0/1", "a/0", Kind.INTERIM, b"\x01\x02" * 100, 12.5, 3, Options("en"))),
+    Submission(Job("a/0/2", "a/0", Kind.INTERIM, b"", 0.0, 3, Options(None, ("Myna", "a b")), utterance=4, held=800)),
     Cancellation("a/0/1"),
+    Release("a/0"),
+    Result("a/0/1", 3, Missing(800), 0.05),
     Result("a/0/1", 3, Transcript((Word("hé", 0.1, 0.2, 0.9),), -0.3), 0.05),
     Result("a/0/1", 3, JobError("broken"), 0.05),
-    Hello(EngineInfo("m", ("en", "fr"), 15.0, 100, 4), 2),
+    Hello(EngineInfo("m", ("en", "fr"), 15.0, 100, 4, uuid="u", incremental=True), 2, 1 << 30),
     Unavailable("no model"),
 ]
 

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import gc
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from myna.streaming import worker
+from myna.streaming.engines import registry
+from myna.streaming.engines.base import EngineUnavailableError, Job, Kind, Missing, ModelOptions, Transcript
+from myna.streaming.engines.fake import FakeEngine, FakeSettings, spoken
+from myna.streaming.link import Hello, Message, Release, Result, Submission, Unavailable, Unpacker, encode
+
+
+class Front:
+    """The other end of a worker's socket."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.settimeout(30)
+        self._connection = connection
+        self._unpacker = Unpacker()
+        self._ready: list[Message] = []
+
+    def send(self, message: Message) -> None:
+        self._connection.sendall(encode(message))
+
+    def next(self) -> Message:
+        while not self._ready:
+            self._ready += self._unpacker.feed(self._connection.recv(1 << 16))
+        return self._ready.pop(0)
+
+
+@pytest.fixture
+def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Front]]:
+    """Start a worker in a thread, with an engine of the test's own."""
+    sockets: list[socket.socket] = []
+    threads: list[threading.Thread] = []
+
+    def start(build: Callable[[ModelOptions], Any], lanes: int = 1) -> Front:
+        monkeypatch.setattr(registry, "builder", lambda name: build)
+        ours, theirs = socket.socketpair()
+        sockets.extend((ours, theirs))
+        thread = threading.Thread(target=worker.serve, args=(theirs, "fake", ModelOptions(name="m"), lanes))
+        threads.append(thread)
+        thread.start()
+        return Front(ours)
+
+    yield start
+    for one in sockets[::2]:
+        one.close()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+    for one in sockets[1::2]:
+        one.close()
+    gc.enable()
+    gc.unfreeze()
+
+
+def step(utterance: int, held: int, codes: list[int], name: str) -> Submission:
+    pcm = np.concatenate([spoken(code) for code in codes]).tobytes()
+    return Submission(Job(name, "s", Kind.INTERIM, pcm, 0.0, utterance=utterance, held=held))
+
+
+def test_it_says_hello_with_what_it_loaded_and_the_memory_that_takes(serving: Callable[..., Front]) -> None:
+    hello = serving(FakeEngine, lanes=2).next()
+    assert isinstance(hello, Hello)
+    assert (hello.info.name, hello.lanes) == ("m", 2)
+    assert hello.memory > 10 << 20
+
+
+def test_an_engine_is_touched_by_one_thread_alone_from_loading_on(serving: Callable[..., Front]) -> None:
+    threads = set()
+
+    class Watched(FakeEngine):
+        def __init__(self, options: ModelOptions) -> None:
+            threads.add(threading.get_ident())
+            super().__init__(options)
+
+        def warm_up(self) -> None:
+            threads.add(threading.get_ident())
+
+        def transcribe(self, jobs: Any) -> Any:
+            threads.add(threading.get_ident())
+            return super().transcribe(jobs)
+
+    front = serving(Watched)
+    front.next()
+    front.send(step(0, 0, [1], "a"))
+    front.next()
+    assert len(threads) == 1
+
+
+def test_an_engine_that_cannot_be_loaded_is_told_with_its_reason(serving: Callable[..., Front]) -> None:
+    def build(options: ModelOptions) -> FakeEngine:
+        raise EngineUnavailableError("no weights")
+
+    assert serving(build).next() == Unavailable("no weights")
+
+
+def test_a_released_utterance_is_forgotten_before_the_next_step(serving: Callable[..., Front]) -> None:
+    front = serving(lambda options: FakeEngine(options, FakeSettings(incremental=True)))
+    front.next()
+    front.send(step(1, 0, [1, 2], "a"))
+    first = front.next()
+    front.send(step(1, 9600, [3], "b"))
+    second = front.next()
+    front.send(Release("s"))
+    front.send(step(1, 14400, [4], "c"))
+    third = front.next()
+    assert isinstance(first, Result)
+    assert isinstance(second, Result)
+    assert isinstance(second.outcome, Transcript)
+    assert [word.text for word in second.outcome.words] == ["w1", "w2", "w3"]
+    assert isinstance(third, Result)
+    assert third.outcome == Missing(0)
+
+
+def test_garbage_is_collected_between_steps_only(serving: Callable[..., Front]) -> None:
+    front = serving(FakeEngine)
+    front.next()
+    assert not gc.isenabled()
+    young = gc.get_stats()[0]["collections"]
+    for number in range(3):
+        front.send(step(0, 0, [1], str(number)))
+        front.next()
+    front.send(step(0, 0, [1], "last"))
+    front.next()
+    assert gc.get_stats()[0]["collections"] >= young + 3
