@@ -31,6 +31,7 @@ test-parakeet: .venv/.parakeet
 
 # Makes the models of those tests anew, in a few hours; needs espeak-ng (tests/parakeet/MODELS.md).
 tiny-parakeet: .venv/.parakeet
+	$(BIN)/python tests/parakeet/recordings.py
 	$(BIN)/python tests/parakeet/train.py full
 	$(BIN)/python tests/parakeet/train.py cache-aware
 

@@ -29,7 +29,7 @@ ROUNDS = 5
 """Bare loop and engine take turns so often; the median of their ratios is told."""
 _SHORTEST_S, _LONGEST_S = 2.0, 10.0
 _WHEEL_SPEECH = ("two_cities.wav", "beckett.wav", "endgame_nagg_nell.wav")
-"""Real speech inside the `moonshine-voice` wheel, cut into utterances where no manifest is given."""
+"""Real speech inside the `moonshine-voice` wheel, where no manifest is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,17 +123,16 @@ def _bare(engine: Engine) -> Callable[[Sequence[bytes]], Any]:
 
 
 def _utterances(manifest: Path | None, count: int) -> list[bytes]:
-    """Return int16 utterances: the manifest's recordings, or the wheel's speech cut into lengths of 2 to 10 s."""
+    """Return int16 utterances of 2 to 10 s, cut from the manifest's recordings, or from the wheel's, laid end to end."""
     if manifest is not None:
-        whole = [b"".join(files.chunks(recording.audio)) for recording in read_manifest(manifest)]
+        sources = [recording.audio for recording in read_manifest(manifest)]
     else:
         spec = find_spec("moonshine_voice")
         if spec is None or spec.origin is None:
             raise AccuracyError("there is no speech to measure with: install moonshine-voice==0.1.0 or give --manifest")
-        folder = Path(spec.origin).parent / "assets"
-        speech = b"".join(b"".join(files.chunks(folder / name)) for name in _WHEEL_SPEECH)
-        lengths = np.random.default_rng(1).uniform(_SHORTEST_S, _LONGEST_S, count)
-        ends = np.cumsum((lengths * SAMPLE_RATE).astype(int)) * 2
-        looped = speech * (int(ends[-1]) // len(speech) + 1)
-        whole = [looped[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-    return [whole[i % len(whole)] for i in range(count)]
+        sources = [Path(spec.origin).parent / "assets" / name for name in _WHEEL_SPEECH]
+    speech = b"".join(b"".join(files.chunks(source)) for source in sources)
+    lengths = np.random.default_rng(1).uniform(_SHORTEST_S, _LONGEST_S, count)
+    ends = 2 * np.cumsum((lengths * SAMPLE_RATE).astype(int))
+    looped = speech * (int(ends[-1]) // len(speech) + 1)
+    return [looped[start:end] for start, end in zip([0, *ends], ends, strict=False)]

@@ -48,7 +48,7 @@ class ParakeetEngine:
         self.path, self.device, self.precision = checkpoint.path, self._model.device, self._model.precision
         on_gpu = self.device.type == "cuda"
         self._longest = min(samples(LONGEST_S), self._model.longest)
-        self._follower = CacheFollower(self._model) if self._model.streaming else WindowFollower(self._model)
+        self._follower = CacheFollower(self._model) if self._model.cached else WindowFollower(self._model)
         self._batch = options.largest_batch or (_GPU_BATCH if on_gpu else _CPU_BATCH)
         self._affordable = self._batch * self._longest
         self.info = self._describe(checkpoint, options)

@@ -145,7 +145,7 @@ class WindowFollower(Follower[_Windowed]):
         carried: list[Any] = [state.state for state in states]
         fresh = [Tokens() for _ in states]
         if any(commits):
-            fresh, after = model.decode(_cut(encoded, before, commits), carried, keyterms)
+            fresh, after = model.decode(_cut(encoded, before, commits), carried, keyterms, goes_on=True)
             carried = [new if n else old for new, old, n in zip(after, carried, commits, strict=True)]
         rest = [t - b - n for t, b, n in zip(totals, before, commits, strict=True)]
         heads = [b + n for b, n in zip(before, commits, strict=True)]
@@ -237,9 +237,16 @@ class CacheFollower(Follower[_Cached]):
             keep_all_outputs=False,
             drop_extra_pre_encoded=0 if first else self._dropped,
         )
-        found, after = model.decode(model.encoded(frames, lengths), [step.state for step in steps], keyterms)
+        found, after = model.decode(
+            model.encoded(frames, lengths), [step.state for step in steps], keyterms, goes_on=True
+        )
         for i, step in enumerate(steps):
-            step.caches = (channel[:, i : i + 1], time[:, i : i + 1], channel_lengths[i : i + 1])
+            # copies: views would keep the whole batch's caches alive for as long as the stream
+            step.caches = (
+                channel[:, i : i + 1].clone(),
+                time[:, i : i + 1].clone(),
+                channel_lengths[i : i + 1].clone(),
+            )
             step.state = after[i]
             step.found += found[i]
             step.fed += self._shifts[0] if first else self._shifts[1]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,11 @@ class ParakeetModel:
         self._model.preprocessor.featurizer.pad_to = 0
         self.dtype = _PRECISIONS[self.precision]
         self._model.encoder.to(self.dtype)
-        self.streaming = checkpoint.streaming
-        if self.streaming:
+        preprocessor = self._model.cfg.preprocessor
+        over_utterance = preprocessor.get("normalize") in ("per_feature", "all_features")
+        self.cached = checkpoint.streaming and not over_utterance
+        """Whether frames can be encoded once and for all: features normalised over the utterance change as it grows."""
+        if self.cached:
             self._model.encoder.setup_streaming_params()
         self._encode = torch.compile(self._model.encoder, dynamic=True) if options.compile else self._model.encoder
         self._plain = self._computer(options.cuda_graphs, boosting=False)
@@ -60,7 +63,6 @@ class ParakeetModel:
         tokenizer = self._model.tokenizer
         pieces = tokenizer.ids_to_tokens(list(range(tokenizer.vocab_size)))
         self.vocabulary = Vocabulary(pieces, tokenizer.ids_to_text)
-        preprocessor = self._model.cfg.preprocessor
         self.window = round(preprocessor.window_size * SAMPLE_RATE)
         """Samples a feature frame hears."""
         self.hop = round(preprocessor.window_stride * SAMPLE_RATE)
@@ -105,13 +107,18 @@ class ParakeetModel:
         return Encoded(frames.transpose(1, 2).float(), lengths)
 
     def decode(
-        self, encoded: Encoded, states: Sequence[Any] | None = None, keyterms: Sequence[tuple[str, ...]] = ()
+        self,
+        encoded: Encoded,
+        states: Sequence[Any] | None = None,
+        keyterms: Sequence[tuple[str, ...]] = (),
+        *,
+        goes_on: bool = False,
     ) -> tuple[list[Tokens], list[Any]]:
         """Decode greedily. `states` carries each row on from an earlier call; None or a None in it starts anew.
 
         `keyterms`, one tuple a row, are boosted, apart from the rows that have none: boosting costs time at every step, and
-        its states differ. Returns the tokens, their frames counted from the start of the row's first call, and the
-        states after it.
+        its states differ. Returns the tokens, their frames counted from the start of the row's first call, and, if it
+        `goes_on`, the states after it.
         """
         rows = len(encoded.lengths)
         carried = list(states) if states is not None else [None] * rows
@@ -127,13 +134,13 @@ class ParakeetModel:
                 part = Encoded(encoded.frames[index], encoded.lengths[index])
             computer = self._boosted_computer() if boosted else self._plain
             boosts = {"multi_biasing_ids": self._boost_ids([terms[row] for row in chosen])} if boosted else {}
-            found, left = self._run(computer, part, [carried[row] for row in chosen], boosts)
+            found, left = self._run(computer, part, [carried[row] for row in chosen], boosts, goes_on)
             for row, token, state in zip(chosen, found, left, strict=True):
                 tokens[row], after[row] = token, state
         return tokens, after
 
     def _run(
-        self, computer: Any, encoded: Encoded, states: list[Any], boosts: dict[str, torch.Tensor]
+        self, computer: Any, encoded: Encoded, states: list[Any], boosts: dict[str, torch.Tensor], goes_on: bool
     ) -> tuple[list[Tokens], list[Any]]:
         previous = computer.merge_to_batched_state(states) if any(state is not None for state in states) else None
         found, state = computer(x=encoded.frames, out_len=encoded.lengths, prev_batched_state=previous, **boosts)
@@ -145,7 +152,8 @@ class ParakeetModel:
             found.token_durations[:, :used] = durations(
                 computer, encoded.frames, found.transcript[:, :used], places, previous
             )
-        return _tokens(found, len(encoded.lengths)), computer.split_batched_state(state)
+        after = [_own(item) for item in computer.split_batched_state(state)] if goes_on else states
+        return _tokens(found, len(encoded.lengths)), after
 
     def _check(self, checkpoint: Checkpoint) -> None:
         """Refuse what would only fail at the first word."""
@@ -197,8 +205,8 @@ class ParakeetModel:
 
     def _boost_ids(self, keyterms: Sequence[tuple[str, ...]]) -> torch.Tensor:
         ids = [self._boost_id(terms) if terms else -1 for terms in keyterms]
-        wanted = {terms for terms in keyterms if terms}
-        for terms in [terms for terms in self._boosts if terms not in wanted][: len(self._boosts) - _MOST_BOOSTS]:
+        surplus = max(0, len(self._boosts) - _MOST_BOOSTS)
+        for terms in [terms for terms in self._boosts if terms not in keyterms][:surplus]:  # the least recently used first
             self._boosting.biasing_multi_model.remove_model(self._boosts.pop(terms))
         return torch.tensor(ids, device=self.device)
 
@@ -217,6 +225,17 @@ class ParakeetModel:
                 known = int(self._boosting.biasing_multi_model.add_model(tree.to(self.device), alpha=1.0))
         self._boosts[terms] = known  # last in the order: most recently used
         return known
+
+
+def _own(value: Any) -> Any:
+    """Return a row's state as tensors of its own: a view would keep the whole batch's alive for as long as the stream."""
+    if isinstance(value, torch.Tensor):
+        return value.clone()
+    if isinstance(value, list | tuple):
+        return type(value)(_own(part) for part in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{field.name: _own(getattr(value, field.name)) for field in fields(value)})
+    return value
 
 
 def _tokens(found: Any, rows: int) -> list[Tokens]:

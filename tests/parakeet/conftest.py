@@ -13,9 +13,18 @@ from myna.streaming.engines.parakeet import ParakeetEngine
 
 @pytest.fixture(scope="session")
 def sentences() -> list[Sentence]:
-    lines = (HERE / "held_out" / "manifest.jsonl").read_text().splitlines()
+    return read("held_out")
+
+
+@pytest.fixture(scope="session")
+def unseen() -> list[Sentence]:
+    return read("unseen")
+
+
+def read(folder: str) -> list[Sentence]:
+    lines = (HERE / folder / "manifest.jsonl").read_text().splitlines()
     entries = [json.loads(line) for line in lines]
-    return [Sentence(e["text"], soundfile.read(HERE / "held_out" / e["audio"], dtype="int16")[0]) for e in entries]
+    return [Sentence(e["text"], soundfile.read(HERE / folder / e["audio"], dtype="int16")[0]) for e in entries]
 
 
 @pytest.fixture(scope="session", params=list(MODELS))

@@ -11,8 +11,10 @@ import pytest
 import torch
 from tiny import Reference, Sentence, decode, final, plain, spaced, text
 
+from myna.streaming.engines import parakeet_model
 from myna.streaming.engines.base import Job, JobError, Kind, ModelOptions, Transcript
 from myna.streaming.engines.parakeet import ParakeetEngine
+from myna.streaming.policy import Options
 
 FRAME_S = 0.08
 
@@ -130,19 +132,44 @@ def test_one_utterance_too_big_for_the_memory_fails_and_the_others_do_not(
     assert all(text(outcome) for outcome in tiny.transcribe(follow))
 
 
-def test_keyterms_make_their_words_likelier_for_their_stream_alone(
-    engine: ParakeetEngine, sentences: list[Sentence]
+def test_keyterms_bring_out_words_no_training_sentence_held_for_their_stream_alone(
+    engine: ParakeetEngine, unseen: list[Sentence], sentences: list[Sentence]
 ) -> None:
-    pcm = sentences[0].pcm
-    spoken = text(engine.transcribe([final(pcm)])[0])
-    absent = next(name for name in ("Robert", "Julia", "Vienna", "museum") if name not in spoken)
-    boosted, plain_one, other = engine.transcribe(
-        [final(pcm, "a", (absent,) * 1), final(pcm, "b"), final(pcm, "c", (spoken.split()[-1],))]
-    )
-    assert text(plain_one) == spoken
-    assert isinstance(boosted, Transcript)
-    assert isinstance(other, Transcript)
-    assert text(other) == spoken
+    roberta, boot = (sentence.pcm for sentence in unseen)
+    jobs = [
+        final(roberta, "a"),
+        final(roberta, "b", ("Roberta",)),
+        final(boot, "c", ("boot", "Roberta")),
+        final(boot, "d"),
+        final(sentences[0].pcm, "e"),
+    ]
+    bare, boosted, other, other_bare, neighbour = (text(outcome) for outcome in engine.transcribe(jobs))
+    assert ("Roberta" in bare, "Roberta" in boosted) == (False, True)
+    assert ("boot" in other_bare, "boot" in other) == (False, True)
+    assert neighbour == text(engine.transcribe([final(sentences[0].pcm)])[0])
+
+
+def test_keyterms_hold_while_an_utterance_is_followed(engine: ParakeetEngine, unseen: list[Sentence]) -> None:
+    pcm = np.concatenate([unseen[0].pcm, np.zeros(16_000, np.int16)])
+    told = {}
+    for terms in ((), ("Roberta",)):
+        for held, end in ((0, 20_000), (20_000, len(pcm))):
+            job = Job(
+                "i", str(terms), Kind.INTERIM, pcm[held:end].tobytes(), 0.0, options=Options(keyterms=terms), utterance=1,
+                held=held,
+            )  # fmt: skip
+            (told[terms],) = engine.transcribe([job])
+        engine.release(str(terms))
+    assert ["Roberta" in text(outcome) for outcome in told.values()] == [False, True]
+
+
+def test_more_sets_of_keyterms_than_are_kept_are_all_served(
+    engine: ParakeetEngine, unseen: list[Sentence], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parakeet_model, "_MOST_BOOSTS", 2)
+    for number in range(6):
+        (outcome,) = engine.transcribe([final(unseen[0].pcm, "f", ("Roberta", f"word {number}"))])
+        assert "Roberta" in text(outcome)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])

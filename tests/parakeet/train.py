@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import math
 import random
 import tarfile
@@ -19,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import sentencepiece
-import soundfile
 import torch
 from nemo.collections.asr.models import EncDecRNNTBPEModel
 from omegaconf import OmegaConf
+from recordings import held_out
 from speech import SAMPLE_RATE, Speech, spoken
 from tdt_loss import tdt_loss
 
@@ -30,11 +29,10 @@ HERE = Path(__file__).parent
 DURATIONS = (0, 1, 2, 3, 4)
 VOCABULARY = 128
 WIDTH = 128
-SENTENCES, HELD_OUT = 2600, 40
+SENTENCES = 2600
 CTC_UNTIL, CTC_WEIGHT = 1.0, 0.5
 PEAK_RATE, WARM_UP = 1.5e-3, 200
 BATCH = 8
-FRAME_S = 0.08
 NAMES = {"full": "tiny-parakeet", "cache-aware": "tiny-parakeet-streaming"}
 
 
@@ -243,8 +241,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # more do not make such a small model faster
     torch.manual_seed(1)
-    held_out = spoken(99, HELD_OUT)
-    speeches = spoken(7, SENTENCES, frozenset(s.text for s in held_out))
+    left_out = held_out()
+    speeches = spoken(7, SENTENCES, frozenset(s.text for s in left_out))
     print(f"{len(speeches)} sentences, {sum(len(s.audio) for s in speeches) / SAMPLE_RATE / 60:.0f} min", flush=True)
     with tempfile.TemporaryDirectory() as directory:
         tokenizer = made_tokenizer([s.text for s in speeches], Path(directory))
@@ -266,25 +264,16 @@ def main() -> None:
                 loss = trainer.step(batch)
             if trainer.done % 200 < len(batches):
                 minutes = (time.monotonic() - began) / 60
-                wer = f", WER {100 * error_rate(model, held_out):.1f} %" if trainer.transducing else ""
+                wer = f", WER {100 * error_rate(model, left_out):.1f} %" if trainer.transducing else ""
                 print(f"{minutes:.1f} min, step {trainer.done}, ctc {trainer.ctc:.2f}, tdt {loss:.2f}{wer}", flush=True)
                 save(model, arguments.out / f"{NAMES[arguments.kind]}.nemo")
         path = arguments.out / f"{NAMES[arguments.kind]}.nemo"
         save(model, path)
     restored = EncDecRNNTBPEModel.restore_from(str(path), map_location="cpu")
-    wer = error_rate(restored, held_out)
+    wer = error_rate(restored, left_out)
     print(
-        f"{path.name}: {path.stat().st_size / 1e6:.1f} MB, WER {100 * wer:.2f} % on {len(held_out)} held-out sentences"
+        f"{path.name}: {path.stat().st_size / 1e6:.1f} MB, WER {100 * wer:.2f} % on {len(left_out)} held-out sentences"
     )
-    if arguments.kind == "full":
-        folder = arguments.out / "held_out"
-        folder.mkdir(exist_ok=True)
-        lines = []
-        for number, speech in enumerate(held_out):
-            name = f"{number:02}.flac"
-            soundfile.write(folder / name, speech.audio, SAMPLE_RATE)
-            lines.append(json.dumps({"audio": name, "text": speech.text, "group": speech.voice}))
-        (folder / "manifest.jsonl").write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
