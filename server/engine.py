@@ -80,7 +80,11 @@ class EngineWorker:
 
     async def start(self) -> None:
         """Start the worker and wait until its engines are loaded. Raises `EngineUnavailableError`."""
-        reader = await self._launch()
+        try:
+            reader = await self._launch()
+        except BaseException:  # cancelled, too: the process must not be left behind
+            await self._end_process()
+            raise
         self._task = asyncio.create_task(self._keep(reader), name="engine-worker")
 
     async def close(self) -> None:
@@ -123,6 +127,9 @@ class EngineWorker:
                 hello = await reader.next()
         except TimeoutError:
             hello = Unavailable(f"it was not loaded within {LOADING_S:.0f} s")
+        except BaseException:
+            writer.close()
+            raise
         if not isinstance(hello, Hello):
             writer.close()
             await self._end_process()

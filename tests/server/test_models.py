@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from aiohttp import ClientSession
 from peer import RAW, connected, settings
@@ -118,6 +119,15 @@ async def test_a_slow_load_answers_in_time_and_goes_on(monkeypatch: pytest.Monke
         assert int(retry or 0) > 0
         monkeypatch.setattr(pool, "PATIENCE_S", 60.0)
         assert await ready_model(server, "?model=nova") == "moonshine-tiny-en"
+
+
+async def test_a_server_that_stops_while_a_model_is_loading_leaves_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "PATIENCE_S", 0.01)
+    before = set(psutil.Process().children())
+    async with running(settings(**TWO)) as server:
+        status, _, _ = await ask(server, "?model=nova")
+        assert status == 503
+    assert {child for child in psutil.Process().children() if child.is_running()} <= before
 
 
 async def test_many_clients_of_a_model_that_is_not_loaded_share_one_load() -> None:
