@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import gc
 import json
+import os
 import resource
 import signal
 import socket
@@ -17,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 
 from myna.streaming.engines import registry
 from myna.streaming.engines.base import (
@@ -150,13 +153,22 @@ class _Lane(threading.Thread):
             self._collector.step_done()
 
 
+def _give_back() -> None:
+    """Return freed memory to the system: reading a checkpoint takes its size twice, and glibc keeps what was freed."""
+    with contextlib.suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _memory() -> int:
-    """Return the bytes this process and its GPU memory take at most so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    """Return the bytes that this process takes, and has reserved on a GPU."""
+    try:
+        resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+    except OSError:  # not Linux: the most it has taken, in bytes on macOS
+        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     torch = sys.modules.get("torch")  # only an engine that needs it has loaded it
     if torch is not None and torch.cuda.is_available():
-        peak += torch.cuda.max_memory_reserved()
-    return int(peak)
+        resident += torch.cuda.memory_reserved()
+    return int(resident)
 
 
 def serve(connection: socket.socket, engine_name: str, options: ModelOptions, lanes: int) -> None:
@@ -179,6 +191,7 @@ def serve(connection: socket.socket, engine_name: str, options: ModelOptions, la
         tell(Unavailable(str(error)))
         return
     collector.keep_everything()
+    _give_back()
     info = infos[0]
     desk = Desk(info)
     for lane in working:

@@ -163,7 +163,7 @@ def fetched(source: str) -> Path:
             f" download {file} elsewhere and give its path"
         ) from error
     except (HfHubHTTPError, ValueError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise EngineUnavailableError(f"{file} cannot be had from the model hub's {source}: {reason}") from error
 
 

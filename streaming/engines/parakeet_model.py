@@ -23,6 +23,8 @@ from myna.streaming.events import SAMPLE_RATE, samples
 
 _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _LEAST = samples(0.1)
+BOOST = 1.0
+"""Weight of the boosting tree."""
 _MOST_BOOSTS = 512
 """Boosting trees kept compiled; the least used make room for new ones."""
 
@@ -206,7 +208,9 @@ class ParakeetModel:
     def _boost_ids(self, keyterms: Sequence[tuple[str, ...]]) -> torch.Tensor:
         ids = [self._boost_id(terms) if terms else -1 for terms in keyterms]
         surplus = max(0, len(self._boosts) - _MOST_BOOSTS)
-        for terms in [terms for terms in self._boosts if terms not in keyterms][:surplus]:  # the least recently used first
+        for terms in [terms for terms in self._boosts if terms not in keyterms][
+            :surplus
+        ]:  # the least recently used first
             self._boosting.biasing_multi_model.remove_model(self._boosts.pop(terms))
         return torch.tensor(ids, device=self.device)
 
@@ -222,7 +226,7 @@ class ParakeetModel:
                 tree = GPUBoostingTreeModel.from_config(
                     BoostingTreeModelConfig(key_phrases_list=list(terms)), tokenizer=self._model.tokenizer
                 )
-                known = int(self._boosting.biasing_multi_model.add_model(tree.to(self.device), alpha=1.0))
+                known = int(self._boosting.biasing_multi_model.add_model(tree.to(self.device), alpha=BOOST))
         self._boosts[terms] = known  # last in the order: most recently used
         return known
 
@@ -291,7 +295,7 @@ def _restore(path: Path, device: torch.device) -> Any:
         try:
             model = ASRModel.restore_from(str(path), map_location=device)
         except (RuntimeError, KeyError, ValueError, TypeError, EOFError, OSError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise EngineUnavailableError(f"{path.name} cannot be loaded: {reason}") from error
     model.eval()
     model.requires_grad_(requires_grad=False)

@@ -17,6 +17,8 @@ HELD_OUT, HELD_OUT_SEED = 40, 99
 UNSEEN = {
     "Roberta": "Send the red box to Roberta, please.",
     "boot": "Can you find my boot on Friday?",
+    "stationary": "The blue lamp is near the stationary.",
+    "Annabel": "Annabel will move the table today.",
 }
 
 

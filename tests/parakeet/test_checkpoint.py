@@ -174,6 +174,8 @@ def untrained(kind: str, folder: Path) -> Path:
                 },
                 "decoding": {"strategy": "greedy"},
             }
+            module = EncDecHybridRNNTCTCBPEModel.__module__
+            configuration.target = f"{module}.{EncDecHybridRNNTCTCBPEModel.__name__}"
             model = EncDecHybridRNNTCTCBPEModel(cfg=configuration)
     model.save_to(str(folder / f"{kind}.nemo"))
     return folder / f"{kind}.nemo"

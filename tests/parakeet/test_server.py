@@ -44,11 +44,7 @@ async def finals(server: Server, pcm: np.ndarray, start: dict[str, Any] = RAW) -
         await say(peer, np.concatenate([pcm, np.zeros(12_800, np.int16)]))
         await peer.send({"type": "close"})
         await peer.rest()
-        assert peer.messages[-1] == {
-            "type": "closed",
-            "reason": "close",
-            "seconds": pytest.approx(len(pcm) / 16_000 + 0.8),
-        }
+        assert peer.messages[-1]["reason"] == "close"
         return peer.of("final")
 
 
@@ -167,7 +163,7 @@ async def test_a_file_dropped_into_the_folder_is_served_without_a_restart(
         async with LiveClient(wire.Start(**RAW), server.url, model="birds") as client:
             await client.send(np.concatenate([sentences[0].pcm, np.zeros(16_000, np.int16)]).tobytes())
             await client.close()
-            assert any(message.words async for message in client if isinstance(message, wire.Final))
+            assert [message async for message in client if isinstance(message, wire.Final) and message.words]
             assert client.ready is not None
             assert client.ready.model == "birds"
         (loaded,) = [model for model in (await listed(server))["data"] if model["id"] == "birds"]

@@ -91,7 +91,7 @@ async def test_one_log_line_tells_of_each_loaded_model(capfd: pytest.CaptureFixt
 
 
 async def test_the_least_used_idle_model_makes_room_for_another() -> None:
-    async with running(settings(**TWO, models_memory_mb=450)) as server:
+    async with running(settings(**TWO, models_memory_mb=355)) as server:
         assert await ready_model(server, "?model=nova") == "moonshine-tiny-en"
         assert await ready_model(server, "?model=fake") == "fake"
         (taken,) = [m for m in (await listed(server))["data"] if m["loaded"]]
@@ -99,7 +99,7 @@ async def test_the_least_used_idle_model_makes_room_for_another() -> None:
 
 
 async def test_a_model_in_use_is_not_unloaded_and_whoever_wants_its_room_is_told_to_come_again() -> None:
-    async with running(settings(**TWO, models_memory_mb=400)) as server, connected(server) as peer:
+    async with running(settings(**TWO, models_memory_mb=370)) as server, connected(server) as peer:
         await peer.send(RAW)
         await peer.until("ready")
         status, error, retry = await ask(server, "?model=nova")
