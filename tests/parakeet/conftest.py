@@ -3,9 +3,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
-from tiny import HERE, MODELS, TINY, Reference, Sentence
+from tiny import HERE, MODELS, TINY, TINY_STREAMING, Reference, Sentence
 
 from myna.streaming.engines.base import ModelOptions
 from myna.streaming.engines.parakeet import ParakeetEngine
@@ -17,8 +18,20 @@ def sentences() -> list[Sentence]:
 
 
 @pytest.fixture(scope="session")
-def unseen() -> list[Sentence]:
-    return read("unseen")
+def unseen() -> dict[str, np.ndarray]:
+    """Speech with a word no training sentence holds, by that word."""
+    return {Path(name).stem: sentence.pcm for name, sentence in zip(names("unseen"), read("unseen"), strict=True)}
+
+
+@pytest.fixture(scope="session")
+def boosted_word(path: Path) -> str:
+    """One of these words that this model writes when it is boosted, and not otherwise."""
+    return {TINY: "Davidson", TINY_STREAMING: "Annabel"}[path]
+
+
+def names(folder: str) -> list[str]:
+    lines = (HERE / folder / "manifest.jsonl").read_text().splitlines()
+    return [json.loads(line)["audio"] for line in lines]
 
 
 def read(folder: str) -> list[Sentence]:

@@ -15,10 +15,9 @@ from speech import SAMPLE_RATE, Speaker, Speech, spoken
 HERE = Path(__file__).parent
 HELD_OUT, HELD_OUT_SEED = 40, 99
 UNSEEN = {
-    "Roberta": "Send the red box to Roberta, please.",
-    "boot": "Can you find my boot on Friday?",
-    "stationary": "The blue lamp is near the stationary.",
+    "Davidson": "Davidson and Peter walked to London on Monday evening.",
     "Annabel": "Annabel will move the table today.",
+    "boot": "Can you find my boot on Friday?",
 }
 
 

@@ -132,44 +132,66 @@ def test_one_utterance_too_big_for_the_memory_fails_and_the_others_do_not(
     assert all(text(outcome) for outcome in tiny.transcribe(follow))
 
 
-def test_keyterms_bring_out_words_no_training_sentence_held_for_their_stream_alone(
-    engine: ParakeetEngine, unseen: list[Sentence], sentences: list[Sentence]
+def test_keyterms_bring_out_words_no_training_sentence_held(
+    engine: ParakeetEngine, unseen: dict[str, np.ndarray]
 ) -> None:
-    roberta, boot = (sentence.pcm for sentence in unseen)
-    jobs = [
-        final(roberta, "a"),
-        final(roberta, "b", ("Roberta",)),
-        final(boot, "c", ("boot", "Roberta")),
-        final(boot, "d"),
-        final(sentences[0].pcm, "e"),
-    ]
-    bare, boosted, other, other_bare, neighbour = (text(outcome) for outcome in engine.transcribe(jobs))
-    assert ("Roberta" in bare, "Roberta" in boosted) == (False, True)
-    assert ("boot" in other_bare, "boot" in other) == (False, True)
-    assert neighbour == text(engine.transcribe([final(sentences[0].pcm)])[0])
+    bare = engine.transcribe([final(pcm, word) for word, pcm in unseen.items()])
+    boosted = engine.transcribe([final(pcm, word, (word, "Myna")) for word, pcm in unseen.items()])
+    assert not any(word in text(outcome) for word, outcome in zip(unseen, bare, strict=True))
+    assert any(word in text(outcome) for word, outcome in zip(unseen, boosted, strict=True))
 
 
-def test_keyterms_hold_while_an_utterance_is_followed(engine: ParakeetEngine, unseen: list[Sentence]) -> None:
-    pcm = np.concatenate([unseen[0].pcm, np.zeros(16_000, np.int16)])
-    told = {}
-    for terms in ((), ("Roberta",)):
+def test_keyterms_are_for_their_stream_alone(
+    engine: ParakeetEngine, unseen: dict[str, np.ndarray], boosted_word: str, sentences: list[Sentence]
+) -> None:
+    speech = [unseen[boosted_word], unseen[boosted_word], sentences[0].pcm, sentences[1].pcm]
+    terms: list[tuple[str, ...]] = [(), (boosted_word,), ("Friday",), ()]
+    jobs = [final(pcm, str(n), some) for n, (pcm, some) in enumerate(zip(speech, terms, strict=True))]
+    together = [text(outcome) for outcome in engine.transcribe(jobs)]
+    assert together == [text(engine.transcribe([job])[0]) for job in jobs]
+    assert [boosted_word in heard for heard in together] == [False, True, False, False]
+
+
+def test_boosting_absent_words_costs_little(engine: ParakeetEngine, sentences: list[Sentence]) -> None:
+    terms = (
+        "Roberta",
+        "Marianna",
+        "stationary",
+        "boot",
+        "Peterson",
+        "Annabel",
+        "Myna",
+        "carpet",
+        "lampshade",
+        "Emmanuel",
+    )
+    heard = [plain(text(engine.transcribe([final(s.pcm, "f", terms)])[0])) for s in sentences]
+    assert jiwer.wer([plain(s.text) for s in sentences], heard) <= 0.06
+
+
+def test_keyterms_hold_while_an_utterance_is_followed(
+    engine: ParakeetEngine, unseen: dict[str, np.ndarray], boosted_word: str
+) -> None:
+    pcm = np.concatenate([unseen[boosted_word], np.zeros(16_000, np.int16)])
+    told = []
+    for terms in ((), (boosted_word,)):
+        options = Options(keyterms=terms)
         for held, end in ((0, 20_000), (20_000, len(pcm))):
-            job = Job(
-                "i", str(terms), Kind.INTERIM, pcm[held:end].tobytes(), 0.0, options=Options(keyterms=terms), utterance=1,
-                held=held,
-            )  # fmt: skip
-            (told[terms],) = engine.transcribe([job])
+            part = pcm[held:end].tobytes()
+            job = Job("i", str(terms), Kind.INTERIM, part, 0.0, options=options, utterance=1, held=held)
+            (last,) = engine.transcribe([job])
         engine.release(str(terms))
-    assert ["Roberta" in text(outcome) for outcome in told.values()] == [False, True]
+        told.append(boosted_word in text(last))
+    assert told == [False, True]
 
 
 def test_more_sets_of_keyterms_than_are_kept_are_all_served(
-    engine: ParakeetEngine, unseen: list[Sentence], monkeypatch: pytest.MonkeyPatch
+    engine: ParakeetEngine, unseen: dict[str, np.ndarray], boosted_word: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parakeet_model, "_MOST_BOOSTS", 2)
     for number in range(6):
-        (outcome,) = engine.transcribe([final(unseen[0].pcm, "f", ("Roberta", f"word {number}"))])
-        assert "Roberta" in text(outcome)
+        (outcome,) = engine.transcribe([final(unseen[boosted_word], "f", (boosted_word, f"word {number}"))])
+        assert boosted_word in text(outcome)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])

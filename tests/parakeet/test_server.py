@@ -127,9 +127,10 @@ async def test_64_streams_at_once_say_what_each_says_alone(server: Server, sente
         assert [timed(m) for m in ours] == [timed(m) for m in theirs]
 
 
-async def test_keyterms_help_their_stream(server: Server, unseen: list[Sentence]) -> None:
-    assert "Roberta" not in said(await finals(server, unseen[0].pcm))
-    assert "Roberta" in said(await finals(server, unseen[0].pcm, {**RAW, "keyterms": ["Roberta"]}))
+async def test_keyterms_help_their_stream(server: Server, unseen: dict[str, np.ndarray], boosted_word: str) -> None:
+    speech = unseen[boosted_word]
+    assert boosted_word not in said(await finals(server, speech))
+    assert boosted_word in said(await finals(server, speech, {**RAW, "keyterms": [boosted_word]}))
 
 
 async def test_a_language_the_model_lacks_is_refused_and_its_own_is_taken(server: Server) -> None:
