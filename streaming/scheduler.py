@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from myna.streaming.engines.base import EngineInfo, Job, Kind
 from myna.streaming.events import samples
 
-_CONSIDERED = 4
+_CONSIDERED = 16
 """A batch is put together from so many times its size of the most urgent jobs; looking further costs more than it gains."""
 
 _Entry = tuple[Kind, float, int, str]
@@ -81,20 +81,23 @@ class Scheduler:
         return entries
 
     def _alike(self, jobs: Sequence[Job]) -> list[Job]:
-        """Return the first job and those of the others that can be batched with it, the nearest in length first."""
-        if not jobs:
-            return []
-        head = self._length(jobs[0])
-        chosen, total, longest = [jobs[0]], head, head
-        for job in sorted(jobs[1:], key=lambda job: abs(self._length(job) - head)):  # stable: the earlier due first
-            if len(chosen) == self._largest_batch:
-                break
-            length = self._length(job)
-            padded = (len(chosen) + 1) * max(longest, length)
-            if padded - (total + length) <= self._most_padding * padded:
-                chosen.append(job)
-                total, longest = total + length, max(longest, length)
-        return chosen
+        """Return the first job and those of the others that go into a batch with it.
+
+        The jobs are parted by length, from the longest down, into as few batches as padding allows; the batch that holds
+        the first is taken. To gather around the first job instead would leave the lengths between two such batches over.
+        """
+        batch: list[int] = []
+        total = 0
+        for index in sorted(range(len(jobs)), key=lambda i: -self._length(jobs[i])):  # stable: the earlier due first
+            length = self._length(jobs[index])
+            padded = (len(batch) + 1) * self._length(jobs[batch[0]]) if batch else length
+            if len(batch) == self._largest_batch or padded - (total + length) > self._most_padding * padded:
+                if 0 in batch:
+                    break
+                batch, total = [], 0
+            batch.append(index)
+            total += length
+        return [jobs[index] for index in sorted(batch)]
 
     def _length(self, job: Job) -> int:
         return min(job.length, self._interim_window) if job.kind is Kind.INTERIM else job.length

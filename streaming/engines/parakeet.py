@@ -34,7 +34,7 @@ BEST_SEGMENT_S = 20.0
 """Speech without a pause is cut here: long enough for the words around, short enough for a final to come soon."""
 SMALLEST_ENDPOINT_MS = 100
 """One encoder frame is 80 ms; shorter silences are closures inside words."""
-MOST_PADDING = 0.1
+MOST_PADDING = 0.2
 """Share of a batch that may be padding."""
 _CPU_BATCH, _GPU_BATCH = 16, 64
 
