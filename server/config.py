@@ -62,7 +62,10 @@ class Settings(BaseSettings):
         0, ge=0, le=1024, description="Most utterances Parakeet decodes in one step; 0: 64 on a GPU, 16 on a CPU."
     )
     lanes: int = Field(
-        0, ge=0, le=256, description="Cores a model may use; Moonshine decodes one utterance on each. 0: all."
+        0,
+        ge=0,
+        le=256,
+        description="Cores a model may use; Moonshine decodes one utterance on each. 0: all; for Parakeet all but one.",
     )
     endpointing_ms: int = Field(
         500,
@@ -77,7 +80,10 @@ class Settings(BaseSettings):
         description="Length at which speech without a pause is cut, unless the client says; 0: what suits the model.",
     )
     context_s: float = Field(
-        10.0, ge=0, le=60, description="Audio before a cut that is decoded again with what follows it."
+        10.0,
+        ge=0,
+        le=60,
+        description="Audio before a cut that is decoded again with what follows it, where the model has use for it.",
     )
     interim_every_s: float = Field(
         0.8, ge=0.1, le=10, description="Speech after which a new partial transcript is due."

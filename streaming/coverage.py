@@ -30,10 +30,16 @@ INTERIM_OVERLAP = samples(1.0)
 
 
 def fitted(policy: Policy, engine: EngineInfo) -> Policy:
-    """Return the policy within what the engine can do: its longest segment, its smallest endpoint."""
+    """Return the policy within what the engine can do and has use for."""
     hard_s = min(policy.hard_s, engine.longest_segment_s - seconds(LEAD + BEYOND))
     endpoint_ms = policy.endpoint_ms and max(policy.endpoint_ms, engine.smallest_endpoint_ms)
-    return replace(policy, hard_s=hard_s, soft_s=min(policy.soft_s, hard_s), endpoint_ms=endpoint_ms)
+    return replace(
+        policy,
+        hard_s=hard_s,
+        soft_s=min(policy.soft_s, hard_s),
+        endpoint_ms=endpoint_ms,
+        context_s=min(policy.context_s, engine.context_s),
+    )
 
 
 class Coverage:

@@ -86,6 +86,8 @@ class EngineInfo:
     """Share of a batch's audio that may be padding; the scheduler puts only jobs of like length together."""
     best_segment_s: float = 12.0
     """Speech without a pause is cut at this length, unless the client asks otherwise."""
+    context_s: float = 10.0
+    """Audio before a segment that is worth decoding with it."""
     interim_window_s: float = 3600.0
     """An interim encodes at most so much of its utterance, however long that is; 0: equal parts, whatever the length."""
     incremental: bool = False

@@ -32,6 +32,9 @@ LONGEST_S = 40.0
 """Longest job: what Parakeet's training utterances reach at most (NVIDIA's model cards filter at 40 s)."""
 BEST_SEGMENT_S = 20.0
 """Speech without a pause is cut here: long enough for the words around, short enough for a final to come soon."""
+CONTEXT_S = 3.0
+"""Enough to hear the words at a cut whole. More cost up to three times the decoding and gained nothing on a small model
+(40 sentences, 0.7 s between them, WER %: 0.29 with 3 s, 0.88 with 10 s; cache-aware 1.76 and 1.47)."""
 SMALLEST_ENDPOINT_MS = 100
 """One encoder frame is 80 ms; shorter silences are closures inside words."""
 MOST_PADDING = 0.2
@@ -132,6 +135,7 @@ class ParakeetEngine:
             largest_batch=self._batch,
             most_padding=MOST_PADDING,
             best_segment_s=min(BEST_SEGMENT_S, seconds(self._longest) / 2),
+            context_s=CONTEXT_S,
             interim_window_s=self._follower.window_s,
             incremental=True,
             keyterms=True,

@@ -27,7 +27,7 @@ CHUNK = 3_200  # bytes: 100 ms
 
 @pytest.fixture(scope="session")
 async def server(path: Path) -> AsyncIterator[Server]:
-    async with running(settings(model=str(path), log_level="error")) as started:
+    async with running(settings(model=str(path), lanes=0, log_level="error")) as started:
         yield started
 
 
