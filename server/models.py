@@ -22,6 +22,9 @@ PATIENCE_S = 8.0
 """A client whose model must be loaded first waits so long in its handshake (WebSocket libraries give up after 10 s); then
 it is told to come again, and the loading goes on."""
 RETRY_AFTER_S = 5
+FAILED_FOR_S = 60.0
+"""A model that could not be loaded is not tried again for so long (unless its file changes): clients that ask again and again
+must not keep the machine busy with it."""
 _FRONT_CORES = 1
 """Cores left to the front where an engine's threads would take all: on two cores, 64 streams in real time, finals came 0.13 s
 after the endpoint (median) with one thread and 5.9 s with two."""
@@ -54,7 +57,7 @@ class Models:
         self._on_restart = on_restart
         self._loaded: dict[tuple[str, str], _Loaded] = {}
         self._loading: dict[tuple[str, str], asyncio.Task[_Loaded]] = {}
-        self._failed: dict[tuple[str, str], str] = {}
+        self._failed: dict[tuple[str, str], tuple[str, float]] = {}
         self._room = asyncio.Lock()
 
     @property
@@ -110,7 +113,8 @@ class Models:
     async def _get(self, model: Model) -> _Loaded:
         key = (model.name, model.uuid)
         while (loaded := self._loaded.get(key)) is None:  # again if it has been unloaded before its first stream came
-            if reason := self._failed.get(key):
+            reason, failed_at = self._failed.get(key, ("", 0.0))
+            if reason and asyncio.get_running_loop().time() - failed_at < FAILED_FOR_S:
                 raise EngineUnavailableError(reason)
             task = self._loading.get(key)
             if task is None:
@@ -126,7 +130,7 @@ class Models:
         del self._loading[key]
         if not task.cancelled() and isinstance(error := task.exception(), EngineUnavailableError):
             log.error("model cannot be loaded", model=key[0], reason=str(error))
-            self._failed[key] = str(error)  # the same file is not tried again; a changed one has another uuid
+            self._failed[key] = (str(error), asyncio.get_running_loop().time())
 
     async def _load(self, model: Model) -> _Loaded:
         settings, engine = self._settings, registry.ENGINES[model.engine]

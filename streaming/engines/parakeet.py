@@ -53,13 +53,10 @@ class ParakeetEngine:
         self._longest = min(samples(LONGEST_S), self._model.longest)
         self._follower = CacheFollower(self._model) if self._model.cached else WindowFollower(self._model)
         self._batch = options.largest_batch or (_GPU_BATCH if on_gpu else _CPU_BATCH)
-        self._affordable = self._batch * self._longest
+        self._affordable = (
+            self._batch * self._longest
+        )  # samples of padded audio a step may hold; shrinks when memory ends
         self.info = self._describe(checkpoint, options)
-
-    @property
-    def largest_affordable(self) -> int:
-        """Samples of padded audio that a step may hold; shrinks when the device runs out of memory."""
-        return int(self._affordable)
 
     def warm_up(self) -> None:
         """Run the largest batch, so that memory is taken and graphs are captured before the first client comes.

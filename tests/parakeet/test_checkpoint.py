@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 import io
-import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from tiny import TINY, TINY_STREAMING, Sentence, decode, text
+from tiny import TINY, TINY_STREAMING, Reference, Sentence, contents, decode, text, write
 
 from myna.streaming.engines.base import EngineUnavailableError, ModelOptions
 from myna.streaming.engines.catalogue import Catalogue, UnknownModelError
 from myna.streaming.engines.parakeet import ParakeetEngine
 from myna.streaming.engines.parakeet_file import inspect
-
-
-def contents(path: Path) -> dict[str, bytes]:
-    with tarfile.open(path) as archive:
-        return {Path(m.name).name: archive.extractfile(m).read() for m in archive if m.isfile()}  # type: ignore[union-attr]
-
-
-def write(path: Path, files: dict[str, bytes]) -> Path:
-    with tarfile.open(path, "w") as archive:
-        for name, content in files.items():
-            member = tarfile.TarInfo(f"./{name}")
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return path
 
 
 def changed(path: Path, change: dict[str, Any]) -> Path:
@@ -131,8 +116,6 @@ def test_the_configuration_says_what_files_do_not(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["rnnt", "hybrid"])
 def test_rnnt_and_hybrid_models_load_and_decode(kind: str, tmp_path: Path, sentences: list[Sentence]) -> None:
     """Random weights: what they say is noise, but batched as alone, and as NeMo transcribes it."""
-    from tiny import Reference
-
     path = untrained(kind, tmp_path)
     engine = ParakeetEngine(ModelOptions(source=str(path)))
     audio = [s.pcm for s in sentences[:4]]

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from aiohttp import ClientSession
 from peer import RAW, Peer, connected, settings
-from tiny import TINY, TINY_STREAMING, Reference, Sentence, plain, spaced
+from tiny import TINY, TINY_STREAMING, Reference, Sentence, contents, plain, spaced, write
 
-from myna.clients.live import LiveClient
+from myna.clients.live import LiveClient, StreamError
 from myna.server.app import Server, running
 from myna.server.engine import EngineWorker, OnResult
 from myna.streaming import wire
@@ -175,6 +175,22 @@ async def test_a_file_dropped_into_the_folder_is_served_without_a_restart(
         assert changed["uuid"] != loaded["uuid"]
         (tmp_path / "birds.nemo").unlink()
         assert "birds" not in [model["id"] for model in (await listed(server))["data"]]
+
+
+async def test_a_file_whose_weights_do_not_load_is_refused_and_costs_nobody_else_anything(tmp_path: Path) -> None:
+    write(tmp_path / "broken.nemo", {**contents(TINY), "model_weights.ckpt": b"no weights"})
+    start = wire.Start(encoding="linear16", sample_rate=16_000)
+    async with running(settings(model="fake", models=tmp_path)) as server, connected(server) as peer:
+        await peer.send(RAW)
+        await peer.until("ready")
+        for _ in range(2):  # the second time at once: it is not tried again
+            with pytest.raises(StreamError, match="broken") as refused:
+                async with LiveClient(start, server.url, model="broken"):
+                    pass
+            assert refused.value.code == "unusable_model"
+        assert len(server.models.workers) == 1
+        await peer.send({"type": "close"})
+        await peer.until("closed")
 
 
 @pytest.mark.parametrize(

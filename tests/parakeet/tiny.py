@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,3 +59,18 @@ def spaced(written: str) -> str:
 
 def plain(written: str) -> str:
     return "".join(c for c in written.lower() if c.isalnum() or c == " ")
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """Return the files in a .nemo file."""
+    with tarfile.open(path) as archive:
+        return {Path(m.name).name: archive.extractfile(m).read() for m in archive if m.isfile()}  # type: ignore[union-attr]
+
+
+def write(path: Path, files: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"./{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
