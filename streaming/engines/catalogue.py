@@ -14,8 +14,8 @@ from pathlib import Path
 from myna.streaming.engines import registry
 from myna.streaming.engines.base import EngineUnavailableError
 
-MOONSHINE = "moonshine-tiny-en"
-_BUILT_IN = {"moonshine": MOONSHINE, "fake": "fake"}
+MOONSHINE = registry.MOONSHINE.name
+_OWN = {engine: kind.own for engine, kind in registry.ENGINES.items() if kind.own is not None}
 """Engine → the model it brings along, under whose name or the engine's it can be asked for."""
 _PUBLISHED = {
     "parakeet-tdt-0.6b-v2": ("en",),
@@ -84,7 +84,7 @@ class Catalogue:
         broken: dict[str, str] = {}
         with self._lock:
             if find_spec("moonshine_voice") is not None:
-                usable[MOONSHINE] = Model(MOONSHINE, "moonshine", languages=("en",))
+                usable[MOONSHINE] = _own("moonshine")
             files = sorted(self._folder.glob("*.nemo")) if self._folder.is_dir() else []
             for target in [*map(str, files), self._default, *self._aliases.values()]:
                 name = _name_of(target)
@@ -110,13 +110,14 @@ class Catalogue:
 
     def _model(self, name: str, target: str) -> Model | str | None:
         """Return the model a name, path or hub name stands for, why it cannot be used, or None if there is none."""
-        if target in _BUILT_IN or target in _BUILT_IN.values():
-            engine = next(engine for engine, own in _BUILT_IN.items() if target in (engine, own))
+        for engine, own in _OWN.items():
+            if target not in (engine, own.name):
+                continue
             try:
                 registry.check(engine)
             except EngineUnavailableError as error:
                 return str(error)
-            return self._spoken(Model(name, engine, languages=("en",)))
+            return _own(engine)
         if target.endswith(".nemo"):
             return self._file(name, Path(target))
         if "/" in target:
@@ -154,7 +155,12 @@ class Catalogue:
         return replace(model, languages=languages)
 
 
+def _own(engine: str) -> Model:
+    own = _OWN[engine]
+    return Model(own.name, engine, languages=own.languages, version=own.version, uuid=own.uuid)
+
+
 def _name_of(target: str) -> str:
-    if target in _BUILT_IN:
-        return _BUILT_IN[target]
+    if target in _OWN:
+        return _OWN[target].name
     return target.rsplit("/", 1)[-1].removesuffix(".nemo")

