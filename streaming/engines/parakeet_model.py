@@ -57,7 +57,9 @@ class ParakeetModel:
         """Whether frames can be encoded once and for all: features normalised over the utterance change as it grows."""
         if self.cached:
             self._model.encoder.setup_streaming_params()
-        self._encode = torch.compile(self._model.encoder, dynamic=True) if options.compile else self._model.encoder
+        if options.compile:  # layer by layer: of the whole encoder, shapes left open, the compiler makes no end
+            for layer in self._model.encoder.layers:
+                layer.compile(dynamic=True)
         self._plain = self._computer(options.cuda_graphs, boosting=False)
         self._boosting: Any = None  # made when first asked for: it costs time at every step
         self._cuda_graphs = options.cuda_graphs
@@ -101,7 +103,7 @@ class ParakeetModel:
     def encode(self, audio: Sequence[np.ndarray]) -> Encoded:
         """Run the encoder over int16 utterances."""
         features, lengths = self.features(audio)
-        frames, lengths = self._encode(audio_signal=features.to(self.dtype), length=lengths)
+        frames, lengths = self._model.encoder(audio_signal=features.to(self.dtype), length=lengths)
         return self.encoded(frames, lengths)
 
     def encoded(self, frames: torch.Tensor, lengths: torch.Tensor) -> Encoded:
