@@ -130,7 +130,7 @@ def _bare(engine: Engine) -> Callable[[Sequence[bytes]], Any]:
         from myna.streaming.engines.parakeet import ParakeetEngine
 
         if isinstance(engine, ParakeetEngine):
-            return nemo_loop(engine.path, engine.device, engine.precision)
+            return nemo_loop(engine.path, engine.device, engine.dtype)
     return lambda part: engine.transcribe([Job(f"{n}", f"{n}", Kind.FINAL, pcm, 0.0) for n, pcm in enumerate(part)])
 
 

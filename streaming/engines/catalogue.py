@@ -90,11 +90,11 @@ class Catalogue:
                 name = _name_of(target)
                 if name in usable or name in broken:
                     continue
-                found = self._model(name, target)
-                if isinstance(found, Model):
-                    usable[name] = found
-                elif found:
-                    broken[name] = found
+                try:
+                    if found := self._model(name, target):
+                        usable[name] = found
+                except EngineUnavailableError as error:
+                    broken[name] = str(error)
         return usable, broken
 
     def find(self, name: str | None = None) -> Model:
@@ -108,46 +108,40 @@ class Catalogue:
         there = ", ".join(sorted({*usable, *(alias for alias, target in self.aliases.items() if target in usable)}))
         raise UnknownModelError(f"there is no model {name or self._default!r} here; there is: {there or 'none'}")
 
-    def _model(self, name: str, target: str) -> Model | str | None:
-        """Return the model a name, path or hub name stands for, why it cannot be used, or None if there is none."""
+    def _model(self, name: str, target: str) -> Model | None:
+        """Return the model a name, path or hub name stands for, or None. Raises `EngineUnavailableError`."""
         for engine, own in _OWN.items():
-            if target not in (engine, own.name):
-                continue
-            try:
+            if target in (engine, own.name):
                 registry.check(engine)
-            except EngineUnavailableError as error:
-                return str(error)
-            return _own(engine)
+                return _own(engine)
         if target.endswith(".nemo"):
-            return self._file(name, Path(target))
+            return self._spoken(self._file(name, Path(target)))
         if "/" in target:
-            try:
-                registry.check("parakeet")
-            except EngineUnavailableError as error:
-                return str(error)
+            registry.check("parakeet")
             return self._spoken(Model(name, "parakeet", target))
         return None
 
-    def _file(self, name: str, path: Path) -> Model | str:
+    def _file(self, name: str, path: Path) -> Model:
         from myna.streaming.engines.parakeet_file import inspect
 
         try:
             state = path.stat()
-            stamp = (state.st_mtime_ns, state.st_size)
         except OSError as error:
-            return f"{path} cannot be read: {error.strerror}"
-        known = self._read.get(path)
-        if known is None or known[0] != stamp:
-            found: Model | str
+            raise EngineUnavailableError(f"{path} cannot be read: {error.strerror}") from error
+        registry.check("parakeet")
+        stamp = (state.st_mtime_ns, state.st_size)
+        known, found = self._read.get(path, (None, ""))
+        if known != stamp:
             try:
-                registry.check("parakeet")
                 seen = inspect(path)
                 mode = "streaming" if seen.streaming else "offline"
                 found = Model(name, "parakeet", str(path), seen.languages, seen.version, mode, seen.uuid, seen.size)
             except EngineUnavailableError as error:
                 found = str(error)
-            known = self._read[path] = (stamp, found)
-        return known[1] if isinstance(known[1], str) else self._spoken(known[1])
+            self._read[path] = (stamp, found)
+        if isinstance(found, str):
+            raise EngineUnavailableError(found)
+        return found
 
     def _spoken(self, model: Model) -> Model:
         """Add the languages that only the configuration, or NVIDIA's model card, knows."""

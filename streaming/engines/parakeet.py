@@ -48,7 +48,7 @@ class ParakeetEngine:
     def __init__(self, options: ModelOptions) -> None:
         checkpoint = inspect(fetched(options.source))
         self._model = ParakeetModel(checkpoint, options)
-        self.path, self.device, self.precision = checkpoint.path, self._model.device, self._model.precision
+        self.path, self.device, self.dtype = checkpoint.path, self._model.device, self._model.dtype
         on_gpu = self.device.type == "cuda"
         self._longest = min(samples(LONGEST_S), self._model.longest)
         self._follower = CacheFollower(self._model) if self._model.cached else WindowFollower(self._model)

@@ -29,6 +29,8 @@ WHOLE = samples(12.0)
 LEFT, RIGHT = samples(10.0), samples(2.0)
 """What a window hears before and after what it commits. Measured on a small model (WER %): 10 s / 2 s 3.2, as good as
 whole utterances; 4 s / 1 s 8.1; the right context matters most."""
+_EARLY = 3
+"""Feature frames of audio kept before the first that is heard again: its window, and pre-emphasis, reach back."""
 MOST_FOLLOWED = 4096
 """Utterances followed at once; the least recently heard is forgotten first, and asked for again if it goes on."""
 
@@ -189,7 +191,7 @@ class CacheFollower(Follower[_Cached]):
         for state, step in zip(states, later, strict=True):
             state.fed, state.caches, state.state = step.fed, step.caches, step.state
             state.committed += step.found
-            state.drop_before((state.fed - self._before[1] - 3) * self._model.hop)
+            state.drop_before((state.fed - self._before[1] - _EARLY) * self._model.hop)
         return [state.committed for state in states]
 
     def _whole_frames(self, state: _Cached) -> int:
@@ -200,12 +202,9 @@ class CacheFollower(Follower[_Cached]):
         return step.fed + self._chunks[step.fed > 0] <= self._whole_frames(state)
 
     def _features(self, states: Sequence[_Cached]) -> tuple[list[torch.Tensor], list[int]]:
-        """Return the features of what each holds, and the number of their first frame.
-
-        A slice of audio begins two frames early: a frame's window reaches back, and pre-emphasis one sample further.
-        """
+        """Return the features of what each holds, and the number of their first frame."""
         hop = self._model.hop
-        starts = [-(-state.start // hop) for state in states]
+        starts = [state.start // hop for state in states]  # audio is dropped by whole frames
         features, _ = self._model.features([s.audio(start * hop) for s, start in zip(states, starts, strict=True)])
         return list(features), starts
 

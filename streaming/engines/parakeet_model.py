@@ -42,14 +42,14 @@ class ParakeetModel:
 
     def __init__(self, checkpoint: Checkpoint, options: ModelOptions) -> None:
         self.device = _device(options.device)
-        self.precision = _precision(options.precision, self.device)
+        precision = _precision(options.precision, self.device)
         if self.device.type == "cpu" and options.threads:
             torch.set_num_threads(options.threads)
         self._model = _restore(checkpoint.path, self.device)
         self._check(checkpoint)
         self._model.preprocessor.featurizer.dither = 0.0  # the same audio, the same words
         self._model.preprocessor.featurizer.pad_to = 0
-        self.dtype = _PRECISIONS[self.precision]
+        self.dtype = _PRECISIONS[precision]
         self._model.encoder.to(self.dtype)
         preprocessor = self._model.cfg.preprocessor
         over_utterance = preprocessor.get("normalize") in ("per_feature", "all_features")
@@ -210,9 +210,8 @@ class ParakeetModel:
     def _boost_ids(self, keyterms: Sequence[tuple[str, ...]]) -> torch.Tensor:
         ids = [self._boost_id(terms) if terms else -1 for terms in keyterms]
         surplus = max(0, len(self._boosts) - _MOST_BOOSTS)
-        for terms in [terms for terms in self._boosts if terms not in keyterms][
-            :surplus
-        ]:  # the least recently used first
+        idle = [terms for terms in self._boosts if terms not in keyterms]  # the least recently used first
+        for terms in idle[:surplus]:
             self._boosting.biasing_multi_model.remove_model(self._boosts.pop(terms))
         return torch.tensor(ids, device=self.device)
 

@@ -14,13 +14,13 @@ from myna.streaming.engines.parakeet import ParakeetEngine
 
 @pytest.fixture(scope="session")
 def sentences() -> list[Sentence]:
-    return read("held_out")
+    return list(read("held_out").values())
 
 
 @pytest.fixture(scope="session")
 def unseen() -> dict[str, np.ndarray]:
     """Speech with a word no training sentence holds, by that word."""
-    return {Path(name).stem: sentence.pcm for name, sentence in zip(names("unseen"), read("unseen"), strict=True)}
+    return {word: sentence.pcm for word, sentence in read("unseen").items()}
 
 
 @pytest.fixture(scope="session")
@@ -29,15 +29,13 @@ def boosted_word(path: Path) -> str:
     return {TINY: "Davidson", TINY_STREAMING: "Annabel"}[path]
 
 
-def names(folder: str) -> list[str]:
-    lines = (HERE / folder / "manifest.jsonl").read_text().splitlines()
-    return [json.loads(line)["audio"] for line in lines]
-
-
-def read(folder: str) -> list[Sentence]:
-    lines = (HERE / folder / "manifest.jsonl").read_text().splitlines()
-    entries = [json.loads(line) for line in lines]
-    return [Sentence(e["text"], soundfile.read(HERE / folder / e["audio"], dtype="int16")[0]) for e in entries]
+def read(folder: str) -> dict[str, Sentence]:
+    """Return a folder's recordings by the names of their files."""
+    entries = [json.loads(line) for line in (HERE / folder / "manifest.jsonl").read_text().splitlines()]
+    return {
+        Path(e["audio"]).stem: Sentence(e["text"], soundfile.read(HERE / folder / e["audio"], dtype="int16")[0])
+        for e in entries
+    }
 
 
 @pytest.fixture(scope="session", params=list(MODELS))
