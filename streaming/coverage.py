@@ -38,6 +38,7 @@ def fitted(policy: Policy, engine: EngineInfo) -> Policy:
         hard_s=hard_s,
         soft_s=min(policy.soft_s, hard_s),
         endpoint_ms=endpoint_ms,
+        gap_ms=policy.gap_ms and max(policy.gap_ms, engine.smallest_endpoint_ms),
         context_s=min(policy.context_s, engine.context_s),
     )
 

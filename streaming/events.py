@@ -6,6 +6,7 @@ Inside the core time is a count of samples at `SAMPLE_RATE`; only words carry se
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -40,6 +41,20 @@ class Word:
         """The word without the punctuation around it, in lower case; what is punctuation only stays as it is."""
         return _AROUND.sub("", self.text).lower() or self.text
 
+    @property
+    def parts(self) -> tuple[str, str, str]:
+        """The punctuation before the word, the word, the punctuation behind it; what is punctuation only is all word."""
+        core = _AROUND.sub("", self.text) or self.text
+        lead, _, trail = self.text.partition(core)
+        return lead, core, trail
+
+    @staticmethod
+    def joined(words: Sequence[Word], text: str) -> Word:
+        """Return one word, written `text`, in place of several: with their punctuation, their time, their mean confidence."""
+        confidence = sum(word.confidence for word in words) / len(words)
+        written = words[0].parts[0] + text + words[-1].parts[2]
+        return Word(written, words[0].start, words[-1].end, confidence)
+
     def shifted(self, offset_s: float) -> Word:
         """Return the same word `offset_s` seconds later."""
         return Word(self.text, self.start + offset_s, self.end + offset_s, self.confidence)
@@ -72,6 +87,10 @@ class Cause(StrEnum):
     LENGTH = "length"
     FLUSH = "finalize"
     END = "close"
+    GAP = "gap"
+    """No word for `Policy.gap_ms`; only of a policy that sets it."""
+    SILENCE = "silence"
+    """Nothing but silence for `Policy.silence_s`; only of a policy that sets it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +99,13 @@ class Event:
 
     channel: int = 0
     seq: int = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened(Event):
+    """The first audio has come, and is of so many channels; before any other event of a channel."""
+
+    channels: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,16 +143,18 @@ class Failed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UtteranceEnd(Event):
-    """Silence has ended an utterance that had words; comes after its last Final."""
+    """So much silence (`Policy.gap_ms`, or the endpoint) has followed a word; comes after the Final that holds the word."""
 
     last_word_end: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flushed(Event):
-    """Everything received before the flush with this token is final, on every channel."""
+    """Everything received before the flush with this token is final on this channel; told once for each it was asked of."""
 
     token: str
+    everywhere: bool = True
+    """Whether this was the last of the channels it was asked of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

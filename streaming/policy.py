@@ -32,6 +32,10 @@ class Policy:
 
     endpoint_ms: int | None = 500
     """Silence that ends an utterance; None: no endpoints, cuts by length, flush and end only."""
+    gap_ms: int | None = None
+    """Silence after a word that is told as the end of an utterance, the word being final by then; None: the endpoint is."""
+    silence_s: float | None = None
+    """An empty Final at least every so much silence, for clients that follow how far the server has heard; None: none."""
     soft_s: float = 8.0
     """From this length of speech on, shorter and shorter pauses suffice for a cut."""
     hard_s: float = 12.0
@@ -49,6 +53,10 @@ class Policy:
     def __post_init__(self) -> None:
         if self.endpoint_ms is not None and self.endpoint_ms <= 0:
             raise ValueError(f"endpoint_ms must be positive or None, not {self.endpoint_ms}")
+        if self.gap_ms is not None and self.gap_ms <= 0:
+            raise ValueError(f"gap_ms must be positive or None, not {self.gap_ms}")
+        if self.silence_s is not None and self.silence_s <= 1:
+            raise ValueError(f"silence_s must be above 1 or None, not {self.silence_s}")
         if not 0 < self.soft_s <= self.hard_s:
             raise ValueError(f"0 < soft_s <= hard_s is needed, not soft_s={self.soft_s}, hard_s={self.hard_s}")
         if self.interim_every_s is not None and self.interim_every_s <= 0:

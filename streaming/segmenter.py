@@ -38,6 +38,8 @@ _EARLIEST_CUT = 0.4
 """A forced cut falls behind this share of the hard length: shorter pieces cost more words than they save."""
 _LATEST_CUT = 10 * WINDOW
 """A forced cut leaves so much (320 ms) behind it, or the word at the edge would be cut unheard."""
+_SILENCE_LEFT = SAMPLE_RATE
+"""A cut in silence leaves so much behind it: the next words are decoded with some audio before their onset."""
 _HISTORY = 40 * SAMPLE_RATE
 """Probabilities kept to look for quiet points in: longer than any segment with its context."""
 
@@ -71,7 +73,12 @@ class Closed:
     cause: Cause
 
 
-Decision = Onset | Pause | Resumed | Closed
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """No speech for as long as the policy's gap (or endpoint); what was said before has been closed."""
+
+
+Decision = Onset | Pause | Resumed | Closed | Gap
 
 
 class Segmenter:
@@ -79,6 +86,9 @@ class Segmenter:
 
     def __init__(self, policy: Policy) -> None:
         self._endpoint = None if policy.endpoint_ms is None else policy.endpoint_ms * SAMPLE_RATE // 1000
+        self._gap = self._endpoint if policy.gap_ms is None else policy.gap_ms * SAMPLE_RATE // 1000
+        self._gap_ahead = False  # whether speech has been heard since the last gap
+        self._silence = None if policy.silence_s is None else round(policy.silence_s * SAMPLE_RATE)
         self._soft = round(policy.soft_s * SAMPLE_RATE)
         self._hard = round(policy.hard_s * SAMPLE_RATE)
         sooner = LONGEST_PAUSE if self._endpoint is None else round(self._endpoint * _PAUSE_SHARE)
@@ -107,6 +117,9 @@ class Segmenter:
         decisions = self._listen(probability) if self.speech_start is None else self._follow(probability)
         if closed := self._due_cut():
             decisions.append(closed)
+        decisions += self._due_gap()
+        if closed := self._due_silence():
+            decisions.append(closed)
         self._forget()
         return decisions
 
@@ -116,6 +129,18 @@ class Segmenter:
         if self.speech_start is not None:
             speech = Span(self.speech_start, max(at, self.speech_start))
         return self._close(max(at, self.open_start), speech, cause)
+
+    def part(self, at: int, cause: Cause) -> Closed:
+        """Cut at `at` inside speech, which goes on."""
+        assert self.speech_start is not None
+        closed = self._close(at, Span(self.speech_start, at), cause)
+        self.speech_start = at
+        return closed
+
+    @property
+    def in_speech(self) -> bool:
+        """Whether the last window was speech of the open segment."""
+        return self.speech_start is not None and self._voiced
 
     @property
     def voice(self) -> float:
@@ -142,7 +167,7 @@ class Segmenter:
             return []
         self.speech_start = max(self.position - self._run * WINDOW, self.open_start)
         self.speech_end = self.position
-        self._voiced, self._paused = True, False
+        self._voiced, self._paused, self._gap_ahead = True, False, True
         if self.in_utterance:
             return []
         self.in_utterance = True
@@ -176,11 +201,26 @@ class Segmenter:
             return self._close(self.position, Span(self.speech_start, self.speech_end), Cause.LENGTH)
         if length >= self._hard:
             earliest = self.speech_start + round(self._hard * _EARLIEST_CUT)
-            cut = self.quietest(earliest, self.position - _LATEST_CUT)
-            closed = self._close(cut, Span(self.speech_start, cut), Cause.LENGTH)
-            self.speech_start = cut
-            return closed
+            return self.part(self.quietest(earliest, self.position - _LATEST_CUT), Cause.LENGTH)
         return None
+
+    def _due_gap(self) -> list[Decision]:
+        if self._gap is None or not self._gap_ahead or self.position - self.speech_end < self._gap:
+            return []
+        self._gap_ahead = False
+        decisions: list[Decision] = []
+        if self.speech_start is not None:
+            decisions.append(self._close(self.position, Span(self.speech_start, self.speech_end), Cause.GAP))
+        if self._endpoint is None:
+            self.in_utterance = False
+        return [*decisions, Gap()]
+
+    def _due_silence(self) -> Closed | None:
+        if self._silence is None or self.speech_start is not None or self._run:
+            return None
+        if self.position - max(self.open_start, self.speech_end) < self._silence:
+            return None
+        return self._close(self.position - _SILENCE_LEFT, None, Cause.SILENCE)
 
     def _sufficient_pause(self, length: int) -> int:
         longest = PAUSE_WITHOUT_ENDPOINT if self._endpoint is None else self._endpoint

@@ -31,7 +31,7 @@ from myna.streaming.following import Following
 from myna.streaming.hypothesis import agreed, in_order, seam_index
 from myna.streaming.policy import Options, Policy
 from myna.streaming.requests import Cancel, Detect, Release, Request, Submit
-from myna.streaming.segmenter import WINDOW, Closed, Decision, Onset, Pause, Resumed, Segmenter
+from myna.streaming.segmenter import WINDOW, Closed, Decision, Gap, Onset, Pause, Resumed, Segmenter
 from myna.streaming.tape import Tape
 
 FIRST_INTERIM = samples(0.5)
@@ -81,7 +81,7 @@ class Session:
         self._tape = Tape()
         self._asked = 0  # samples for which voice activity was asked
         self._barriers: deque[_Barrier] = deque()
-        self._closed: deque[_Segment | _Barrier] = deque()
+        self._closed: deque[_Segment | _Barrier | Gap] = deque()
         self._speculative: _Decode | None = None
         self._interim: _Decode | None = None
         self._interim_at = 0
@@ -134,6 +134,11 @@ class Session:
     def end(self) -> None:
         """Make everything received final; nothing may be pushed afterwards."""
         self._reach(_Barrier(self.received, None))
+
+    def configure(self, options: Options) -> None:
+        """Decode with these options what is asked of the engine from now on."""
+        self._options = options
+        self._following.close()  # what the engine has followed it has followed with the old ones
 
     def on_vad(self, start: int, probabilities: Sequence[float]) -> None:
         """Take the probabilities asked for with the `Detect` that began at `start`; they must come in order."""
@@ -214,6 +219,8 @@ class Session:
                     self._on_resumed()
                 case Closed():
                     self._on_closed(decision)
+                case Gap():
+                    self._closed.append(decision)
 
     def _on_resumed(self) -> None:
         speculative, waited = self._speculative, self._segmenter.position - self._interim_at
@@ -304,6 +311,11 @@ class Session:
         self._tentative = words
         span = Span(open_start, max(audio.end, open_start))
         self._events.append(Tentative(channel=self._channel, span=span, words=words, stable=stable))
+        gap_ms = self._policy.gap_ms
+        wordless = audio.end - samples(words[-1].end) if words else 0
+        if gap_ms and wordless >= samples(gap_ms / 1000) and self._segmenter.in_speech:
+            # Noise that sounds like speech to the VAD hides the silence; the words' own times show it.
+            self._decide([self._segmenter.part(audio.end, Cause.GAP), Gap()])
 
     def _hear_again_soon(self, audio: Span) -> None:
         self._interim_at = min(self._interim_at, audio.end + RETRY - self._interim_every())
@@ -312,6 +324,12 @@ class Session:
         """Tell what is complete at the head of the queue, then forget the audio nobody needs."""
         while self._closed:
             head = self._closed[0]
+            if isinstance(head, Gap):
+                self._closed.popleft()
+                if self._uttered:
+                    self._uttered = False
+                    self._events.append(UtteranceEnd(channel=self._channel, last_word_end=self._words[-1].end))
+                continue
             if isinstance(head, _Barrier):
                 self._closed.popleft()
                 if head.token is None:
@@ -341,9 +359,6 @@ class Session:
         self._tentative = ()
         self._events.append(Final(channel=self._channel, span=closed.span, words=words, cause=closed.cause))
         self._uttered = self._uttered or bool(words)
-        if closed.cause is Cause.ENDPOINT and self._uttered:
-            self._uttered = False
-            self._events.append(UtteranceEnd(channel=self._channel, last_word_end=self._words[-1].end))
 
     def _final_words(self, closed: Closed, audio: Span, transcript: Transcript) -> tuple[Word, ...]:
         start, end = seconds(closed.span.start), seconds(closed.span.end)

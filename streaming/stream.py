@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from myna.streaming.audio import Decoder
 from myna.streaming.engines.base import EngineInfo, Outcome
-from myna.streaming.events import SAMPLE_RATE, Ended, Event, Flushed, seconds
+from myna.streaming.events import SAMPLE_RATE, Ended, Event, Flushed, Opened, seconds
 from myna.streaming.policy import Options, Policy
 from myna.streaming.requests import Request
 from myna.streaming.session import Session
@@ -24,7 +24,7 @@ class Stream:
         self._decoder = decoder
         self._policy, self._options, self._engine = policy, options, engine
         self._sessions: list[Session] = []
-        self._flushed: dict[str, int] = {}
+        self._flushes: dict[str, int] = {}  # token → channels that have not acknowledged it
         self._ended = 0
         self._number = 0
         self._due = float("-inf")
@@ -70,14 +70,21 @@ class Stream:
             for session in self._sessions:
                 session.end()
 
-    def flush(self, token: str) -> None:
-        """Make everything received final on every channel, then acknowledge once."""
+    def flush(self, token: str, channel: int | None = None) -> None:
+        """Make everything received final on every channel, or on one, and acknowledge it for each."""
         if not self._sessions:
-            self._early.append(Flushed(token=token))
+            self._early.append(Flushed(token=token, channel=channel or 0))
             return
-        self._flushed[token] = 0
-        for session in self._sessions:
+        asked = self._sessions if channel is None else self._sessions[channel : channel + 1]
+        self._flushes[token] = len(asked)
+        for session in asked:
             session.flush(token)
+
+    def configure(self, options: Options) -> None:
+        """Decode with these options from now on."""
+        self._options = options
+        for session in self._sessions:
+            session.configure(options)
 
     def end(self) -> None:
         """No bytes follow; `decode` and `accept` until a portion is empty. Raises `AudioError` if what came is no audio."""
@@ -112,9 +119,11 @@ class Stream:
             wanted, told = session.take()
             requests += wanted
             events += told
-        return requests, [replace(event, seq=self._next()) for event in events if self._is_complete(event)]
+        return requests, [replace(event, seq=self._next()) for event in map(self._completed, events) if event]
 
     def _push_pcm(self, channels: Sequence[bytes], arrived: float) -> None:
+        if not self._sessions:
+            self._early.append(Opened(channels=len(channels)))
         while len(self._sessions) < len(channels):
             channel = len(self._sessions)
             session = Session(f"{self.name}/{channel}", self._policy, self._options, self._engine, channel=channel)
@@ -126,18 +135,18 @@ class Stream:
         for session, pcm in zip(self._sessions, channels, strict=True):
             session.push(pcm, self._due)
 
-    def _is_complete(self, event: Event) -> bool:
-        """Hold back what is complete only when the last channel has told it."""
+    def _completed(self, event: Event) -> Event | None:
+        """Say of a flush whether it is the last channel's; hold back the end until the last channel has told it."""
         match event:
-            case Flushed(token=token) if token in self._flushed:
-                self._flushed[token] += 1
-                if self._flushed[token] < len(self._sessions):
-                    return False
-                del self._flushed[token]
+            case Flushed(token=token) if token in self._flushes:
+                self._flushes[token] -= 1
+                if self._flushes[token]:
+                    return replace(event, everywhere=False)
+                del self._flushes[token]
             case Ended() if self._sessions:
                 self._ended += 1
-                return self._ended == len(self._sessions)
-        return True
+                return event if self._ended == len(self._sessions) else None
+        return event
 
     def _next(self) -> int:
         number = self._number

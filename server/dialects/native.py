@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal, cast
 
 from myna.server.config import Settings
 from myna.server.dialects.base import (
@@ -107,12 +108,14 @@ class NativeDialect:
                     end=_round(seconds(span.end)),
                     text=_text(words),
                     words=_words(words),
-                    cause=cause.value,
+                    cause=cast(
+                        "Literal['endpoint', 'length', 'finalize', 'close']", cause.value
+                    ),  # all its policies have
                 )
                 return self._frames(final)
             case events.UtteranceEnd(channel=channel, last_word_end=end):
                 return self._frames(wire.UtteranceEnd(channel=channel, last_word_end=_round(end)))
-            case events.Flushed(token=token):
+            case events.Flushed(token=token, everywhere=True):
                 return self._frames(wire.Finalized(id=self._flushes.pop(token)))
             case events.Failed(span=span, reason=reason):
                 where = f"{seconds(span.start):.1f}-{seconds(span.end):.1f} s"

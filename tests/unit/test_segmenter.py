@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from myna.streaming.events import Cause, Span
 from myna.streaming.policy import Policy
-from myna.streaming.segmenter import WINDOW, Closed, Decision, Onset, Pause, Resumed, Segmenter
+from myna.streaming.segmenter import WINDOW, Closed, Decision, Gap, Onset, Pause, Resumed, Segmenter
 
 
 def feed(segmenter: Segmenter, probabilities: list[float]) -> list[Decision]:
@@ -41,7 +41,7 @@ def test_a_pause_is_announced_and_taken_back_when_speech_resumes() -> None:
 def test_the_endpoint_comes_after_the_silence_asked_for() -> None:
     for endpoint_ms in (100, 300, 500, 1000):
         segmenter = Segmenter(Policy(endpoint_ms=endpoint_ms))
-        (*_, closed) = feed(segmenter, SPEECH * 30 + QUIET * 60)
+        (*_, closed, _) = feed(segmenter, SPEECH * 30 + QUIET * 60)
         assert isinstance(closed, Closed)
         assert closed.cause is Cause.ENDPOINT
         silence_ms = (closed.span.end - 30 * WINDOW) / 16
@@ -50,7 +50,40 @@ def test_the_endpoint_comes_after_the_silence_asked_for() -> None:
 
 def test_a_pause_is_announced_before_a_short_endpoint() -> None:
     decisions = feed(Segmenter(Policy(endpoint_ms=100)), SPEECH * 10 + QUIET * 10)
-    assert [type(decision) for decision in decisions] == [Onset, Pause, Closed]
+    assert [type(decision) for decision in decisions] == [Onset, Pause, Closed, Gap]
+
+
+def test_a_gap_shorter_than_the_endpoint_closes_the_segment_and_leaves_the_utterance_open() -> None:
+    segmenter = Segmenter(Policy(endpoint_ms=2000, gap_ms=1000))
+    decisions = feed(segmenter, SPEECH * 10 + QUIET * 35)
+    assert [type(decision) for decision in decisions] == [Onset, Pause, Closed, Gap]
+    assert segmenter.in_utterance
+    (endpoint,) = feed(segmenter, QUIET * 35)
+    assert isinstance(endpoint, Closed)
+    assert (endpoint.cause, endpoint.speech) == (Cause.ENDPOINT, None)
+
+
+def test_a_gap_longer_than_the_endpoint_is_told_when_it_is_reached_and_once() -> None:
+    segmenter = Segmenter(Policy(endpoint_ms=300, gap_ms=1000))
+    decisions = feed(segmenter, SPEECH * 10 + QUIET * 20)
+    assert isinstance(decisions[-1], Closed)
+    assert feed(segmenter, QUIET * 100) == [Gap()]
+
+
+def test_without_endpoints_each_gap_ends_an_utterance() -> None:
+    segmenter = Segmenter(Policy(endpoint_ms=None, gap_ms=1000))
+    decisions = feed(segmenter, (SPEECH * 10 + QUIET * 40) * 2)
+    assert [type(decision) for decision in decisions] == [Onset, Pause, Closed, Gap] * 2
+
+
+def test_long_silence_is_cut_into_empty_segments_that_end_well_before_what_follows() -> None:
+    segmenter = Segmenter(Policy(silence_s=5))
+    decisions = feed(segmenter, QUIET * seconds(11.5))
+    assert all(isinstance(decision, Closed) and decision.cause is Cause.SILENCE for decision in decisions)
+    ends = [decision.span.end / 16_000 for decision in decisions if isinstance(decision, Closed)]
+    assert ends == pytest.approx([4, 8], abs=0.1)
+    (onset,) = feed(segmenter, SPEECH * 2)
+    assert isinstance(onset, Onset)
 
 
 def test_long_speech_is_cut_at_a_shorter_pause_than_the_endpoint() -> None:
@@ -80,7 +113,7 @@ def test_after_a_cut_by_length_the_endpoint_still_comes() -> None:
 
 def test_voice_tells_speech_from_what_hardly_passed_for_it() -> None:
     for probabilities, sure in (([0.98, 0.97, 0.4, 0.9] * 5, True), ([0.55, 0.6, 0.52], False)):
-        *_, closed = feed(Segmenter(Policy()), probabilities + QUIET * 30)
+        *_, closed, _ = feed(Segmenter(Policy()), probabilities + QUIET * 30)
         assert isinstance(closed, Closed)
         assert (closed.voice > 0.85) is sure
 

@@ -48,6 +48,46 @@ def test_an_utterance_becomes_one_final_and_its_end_is_told() -> None:
     assert final.words[0].start == pytest.approx(1.0, abs=0.05)
 
 
+def test_a_gap_is_told_after_the_final_it_refers_to_whatever_the_endpoint() -> None:
+    for endpoint_ms, cause in ((300, Cause.ENDPOINT), (3000, Cause.GAP), (None, Cause.GAP)):
+        d = drive(Policy(endpoint_ms=endpoint_ms, gap_ms=1000))
+        d.push(np.concatenate([phrase(1, 2, 3), silence(1.5), phrase(4), silence(1.5)]))
+        told = [event for event in d.events if isinstance(event, Final | UtteranceEnd)]
+        assert [type(event) for event in told] == [Final, UtteranceEnd] * 2
+        assert [final.cause for final in d.finals] == [cause] * 2
+        ends = [event.last_word_end for event in told if isinstance(event, UtteranceEnd)]
+        assert ends == [final.words[-1].end for final in d.finals]
+
+
+def test_noise_that_the_vad_takes_for_speech_does_not_hide_a_gap() -> None:
+    d = drive(Policy(gap_ms=1000))
+    noise = np.full(16_000 * 6, 600, np.int16)  # loud enough for the VAD, no word for the engine
+    d.push(np.concatenate([phrase(1, 2), noise]))
+    told = [type(event) for event in d.events if not isinstance(event, Tentative)]
+    assert told[:3] == [SpeechStarted, Final, UtteranceEnd]
+    assert told.count(UtteranceEnd) == 1
+    assert d.text == names(1, 2)
+    d.push(np.concatenate([phrase(3), silence(1)]))
+    d.end()
+    assert d.text == names(1, 2, 3)
+    assert_tiles(d.finals, d.session.received)
+
+
+def test_long_silence_yields_empty_finals_and_costs_the_next_words_nothing() -> None:
+    pcm = np.concatenate([phrase(1), silence(17.3), phrase(2), silence(8), phrase(3)])
+    heard = []
+    for silence_s in (None, 5.0):
+        d = drive(Policy(silence_s=silence_s))
+        d.push(pcm)
+        d.end()
+        assert_tiles(d.finals, d.session.received)
+        heard.append([word for final in d.finals for word in final.words])
+    assert heard[0] == heard[1]
+    empty = [final for final in d.finals if final.cause is Cause.SILENCE]
+    assert len(empty) == 4
+    assert not any(final.words for final in empty)
+
+
 def test_the_final_is_decoded_before_the_endpoint_and_not_again() -> None:
     d = drive(Policy(interim_every_s=None))
     d.push(np.concatenate([phrase(1, 2), silence(0.4)]))
@@ -202,13 +242,20 @@ def build(phrases: list[tuple[int, float]]) -> tuple[np.ndarray, list[str]]:
     speech,
     st.integers(0, 2**32),
     st.lists(st.integers(1, 40_000), min_size=1, max_size=5),
-    st.integers(100, 1500),
+    st.integers(100, 1500) | st.none(),
+    st.sampled_from([None, 300, 1200]),
+    st.sampled_from([None, 1.2]),
 )
-def test_finals_tile_and_hold_every_word_once_whatever_the_chunks_delays_and_order(
-    phrases: list[tuple[int, float]], seed: int, chunks: list[int], endpoint_ms: int
+def test_finals_tile_and_hold_every_word_once_whatever_the_chunks_delays_order_and_policy(
+    phrases: list[tuple[int, float]],
+    seed: int,
+    chunks: list[int],
+    endpoint_ms: int | None,
+    gap_ms: int | None,
+    silence_s: float | None,
 ) -> None:
     audio, expected = build(phrases)
-    d = drive(Policy(endpoint_ms=endpoint_ms), seed=seed)
+    d = drive(Policy(endpoint_ms=endpoint_ms, gap_ms=gap_ms, silence_s=silence_s), seed=seed)
     position, index = 0, 0
     while position < len(audio):
         size = chunks[index % len(chunks)]

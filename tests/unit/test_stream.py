@@ -5,7 +5,7 @@ from drive import amplitude_voice
 
 from myna.streaming.audio import Encoding, RawDecoder, RawFormat
 from myna.streaming.engines.fake import FakeEngine, silence, spoken
-from myna.streaming.events import Ended, Event, Final, Flushed
+from myna.streaming.events import Ended, Event, Final, Flushed, Opened
 from myna.streaming.policy import Options, Policy
 from myna.streaming.requests import Detect, Submit
 from myna.streaming.stream import Stream
@@ -57,7 +57,14 @@ def test_channels_are_heard_apart_and_events_are_numbered_across_them() -> None:
     assert [event.seq for event in events] == list(range(len(events)))
 
 
-def test_a_flush_is_acknowledged_once_when_the_last_channel_has_done_it() -> None:
+def test_the_first_audio_tells_how_many_channels_there_are() -> None:
+    s = stream()
+    push(s, spoken(1), spoken(2))
+    push(s, spoken(1), spoken(2))
+    assert [event for event in settle(s) if isinstance(event, Opened)] == [Opened(channels=2, seq=0)]
+
+
+def test_a_flush_is_acknowledged_for_each_channel_and_says_which_is_the_last() -> None:
     s = stream()
     push(s, spoken(1), spoken(2))
     s.flush("t")
@@ -65,13 +72,39 @@ def test_a_flush_is_acknowledged_once_when_the_last_channel_has_done_it() -> Non
     for request in requests:
         if isinstance(request, Detect) and request.channel == 0:
             s.on_vad(0, request.start, amplitude_voice(0, request.pcm))
-    assert not [event for event in settle(s) if isinstance(event, Flushed)]
+    assert [(e.channel, e.everywhere) for e in settle(s) if isinstance(e, Flushed)] == [(0, False)]
     for request in requests:
         if isinstance(request, Detect) and request.channel == 1:
             s.on_vad(1, request.start, amplitude_voice(1, request.pcm))
     events = settle(s)
-    assert [event.token for event in events if isinstance(event, Flushed)] == ["t"]
+    assert [(e.channel, e.everywhere, e.token) for e in events if isinstance(e, Flushed)] == [(1, True, "t")]
     assert isinstance(events[-1], Flushed)
+
+
+def test_a_flush_of_one_channel_leaves_the_others_open() -> None:
+    s = stream()
+    push(s, spoken(1), spoken(2))
+    s.flush("t", 1)
+    events = settle(s)
+    assert [(e.channel, e.everywhere) for e in events if isinstance(e, Flushed)] == [(1, True)]
+    assert [(e.channel, w.text) for e in events if isinstance(e, Final) for w in e.words] == [(1, "w2")]
+
+
+def test_options_changed_midway_go_with_every_later_job_of_every_channel() -> None:
+    s = stream()
+    push(s, spoken(1), spoken(2))
+    s.flush("first")
+    settle(s)
+    s.configure(Options(keyterms=("aardvark",)))
+    push(s, spoken(1), spoken(2))
+    s.flush("second")
+    requests, _ = s.take()
+    jobs = []
+    for request in requests:
+        if isinstance(request, Detect):
+            s.on_vad(request.channel, request.start, amplitude_voice(request.channel, request.pcm))
+            jobs += [r.job for r in s.take()[0] if isinstance(r, Submit)]
+    assert [job.options.keyterms for job in jobs] == [("aardvark",)] * 2
 
 
 def test_a_flush_before_any_audio_is_acknowledged() -> None:

@@ -1,0 +1,91 @@
+"""Which English words are profane; mild ones (damn, hell, crap) are left to be said."""
+
+from __future__ import annotations
+
+import re
+
+_STEMS = ("bullshit", "cocksuck", "fuck", "horseshit", "motherfuck", "piss", "shit", "wank")
+"""Any of these with any ending, and with a few words before them (clusterfuck, dipshit)."""
+_WORDS = frozenset(
+    [
+        "arse",
+        "arses",
+        "arsehole",
+        "arseholes",
+        "ass",
+        "asses",
+        "asshole",
+        "assholes",
+        "asswipe",
+        "asswipes",
+        "bastard",
+        "bastards",
+        "bellend",
+        "bellends",
+        "bitch",
+        "bitches",
+        "bitching",
+        "bitchy",
+        "blowjob",
+        "blowjobs",
+        "bollocks",
+        "bugger",
+        "buggers",
+        "cock",
+        "cocks",
+        "cunt",
+        "cunts",
+        "cunty",
+        "dick",
+        "dickhead",
+        "dickheads",
+        "dicks",
+        "dumbass",
+        "dumbasses",
+        "fag",
+        "fags",
+        "faggot",
+        "faggots",
+        "jackass",
+        "jackasses",
+        "jizz",
+        "kike",
+        "kikes",
+        "nigga",
+        "niggas",
+        "nigger",
+        "niggers",
+        "prick",
+        "pricks",
+        "pussies",
+        "pussy",
+        "retard",
+        "retarded",
+        "retards",
+        "slut",
+        "sluts",
+        "slutty",
+        "spic",
+        "spics",
+        "tit",
+        "tits",
+        "titties",
+        "titty",
+        "tosser",
+        "tossers",
+        "twat",
+        "twats",
+        "wetback",
+        "wetbacks",
+        "whore",
+        "whores",
+    ]
+)
+_STEM = re.compile(rf"(?:{'|'.join(_STEMS)})", re.IGNORECASE)
+_INNOCENT = frozenset({"mishit", "swank", "swanky", "swanks"})
+
+
+def is_profane(bare: str) -> bool:
+    """Return whether a bare word in lower case is profane; of a hyphenated word, or before an apostrophe, a part suffices."""
+    parts = re.split(r"[-'’]", bare)
+    return any(part in _WORDS or (_STEM.search(part) is not None and part not in _INNOCENT) for part in parts)
