@@ -4,30 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import os
+import secrets
 import signal
 import socket
-from collections.abc import AsyncIterator
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import structlog
 import uvloop
-from aiohttp import WSCloseCode, web
+from aiohttp import web
 
 from myna import __version__
 from myna.server import log as logs
+from myna.server.auth import Authentication
 from myna.server.config import ConfigurationError, Settings
-from myna.server.connection import Connection
+from myna.server.dialects import deepgram
 from myna.server.dialects.base import DialectError
-from myna.server.dialects.native import NativeDialect
+from myna.server.dialects.native import NativeEntry
+from myna.server.gate import Gate
+from myna.server.http import REQUEST_ID, Pages
 from myna.server.live import Services
-from myna.server.models import ModelBusyError, Models
+from myna.server.models import Models
+from myna.server.upgrade import Upgrade
 from myna.server.voice import VoiceActivity
 from myna.streaming import wire
-from myna.streaming.engines.base import EngineUnavailableError
-from myna.streaming.engines.catalogue import Catalogue, Model, UnknownModelError
+from myna.streaming.engines.catalogue import Catalogue
 from myna.streaming.vad import SileroVad
 
 log = structlog.get_logger()
+
+
+MOST_HEADER_BYTES = 65_536
+"""Of a request's first line, and of each header: a hundred keyterms fit in an address."""
 
 
 class Server:
@@ -37,68 +47,33 @@ class Server:
         self.settings = settings
         self.services = services
         self.models = models
-        self._listener = listener
         host, port = listener.getsockname()[:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        self.app = web.Application()
-        self.app.router.add_get("/health", self._health)
-        self.app.router.add_get("/v1/models", self._models)
+        authentication = Authentication(settings.keys)
+        self._upgrade = Upgrade(settings, services, models, authentication, Gate(settings.allowed_networks))
+        self.app = web.Application(middlewares=[_numbered])
+        self.app.on_response_prepare.append(_say_request_id)
+        Pages(services, models, authentication).add_to(self.app)
         self.app.router.add_get(wire.PATH, self._native)
-
-    async def _health(self, _request: web.Request) -> web.Response:
-        alive = all(worker.alive for worker in self.models.workers)
-        return web.json_response(
-            {
-                "status": "ok" if alive else "degraded",
-                "version": __version__,
-                "model": self.models.catalogue.default,
-                "streams": len(self.services.streams),
-            },
-            status=200 if alive else 503,
-        )
-
-    async def _models(self, _request: web.Request) -> web.Response:
-        catalogue = self.models.catalogue
-        usable, broken = await asyncio.to_thread(catalogue.models)
-        described = [self._described(model) for model in usable.values()]
-        return web.json_response({"object": "list", "data": described, "unusable": broken})
-
-    def _described(self, model: Model) -> dict[str, object]:
-        catalogue = self.models.catalogue
-        return {
-            "id": model.name,
-            "object": "model",
-            "owned_by": "myna",
-            "default": model.name == catalogue.default,
-            "aliases": sorted(alias for alias, name in catalogue.aliases.items() if name == model.name),
-            "engine": model.engine,
-            "languages": list(model.languages),
-            "mode": model.mode,
-            "version": model.version,
-            "uuid": model.uuid,
-            "loaded": self.models.loaded(model),
-        }
+        self.app.router.add_get(deepgram.PATH, self._deepgram)
 
     async def _native(self, request: web.Request) -> web.StreamResponse:
-        form = request.query.get("format", wire.Format.JSON)
-        if form not in list(wire.Format):
-            known = ", ".join(wire.Format)
-            return _refusal(400, "unknown_format", f"format {form!r} is not known; there are: {known}")
-        try:
-            model = await asyncio.to_thread(self.models.catalogue.find, request.query.get("model"))
-            async with self.models.serving(model) as engine:
-                dialect = NativeDialect(wire.Format(form), self.settings, engine.info)
-                return await Connection(dialect, engine, self.services, self.settings).run(request)
-        except UnknownModelError as error:
-            return _refusal(400, "unknown_model", str(error))
-        except EngineUnavailableError as error:
-            return _refusal(400, "unusable_model", str(error))
-        except ModelBusyError as error:
-            return _refusal(503, "model_busy", str(error), {"Retry-After": str(error.retry_s)})
+        return await self._upgrade.serve(request, NativeEntry(secrets.token_hex(8), self.settings))
+
+    async def _deepgram(self, request: web.Request) -> web.StreamResponse:
+        return await self._upgrade.serve(request, deepgram.DeepgramEntry(request[REQUEST_ID], self.settings))
 
 
-def _refusal(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> web.Response:
-    return web.json_response({"error": {"code": code, "message": message}}, status=status, headers=headers)
+@web.middleware
+async def _numbered(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    request[REQUEST_ID] = str(uuid.uuid4())
+    return await handler(request)
+
+
+async def _say_request_id(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["dg-request-id"] = request.get(REQUEST_ID) or str(uuid.uuid4())
 
 
 @contextlib.asynccontextmanager
@@ -108,6 +83,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
     Raises `ConfigurationError` if it cannot listen, `EngineUnavailableError` if a model is missing.
     """
     listener = _listen(settings)
+    _check_open(settings, listener)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(listener.close)
         voice = VoiceActivity(SileroVad())
@@ -118,18 +94,26 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         stack.push_async_callback(models.close)
         await models.start()
         server = Server(settings, listener, services, models)
-        runner = web.AppRunner(server.app, access_log=None, shutdown_timeout=5.0)
+        runner = web.AppRunner(
+            server.app,
+            access_log=None,
+            shutdown_timeout=5.0,
+            max_line_size=MOST_HEADER_BYTES,
+            max_field_size=MOST_HEADER_BYTES,
+        )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         await web.SockSite(runner, listener).start()
         log.info("listening", url=server.url, model=catalogue.default, version=__version__)
+        if settings.keys is None:
+            log.info("no API keys: whoever reaches this address may transcribe; `myna keys add NAME` makes one")
         stack.callback(_break_off, services)
         yield server
 
 
 def _break_off(services: Services) -> None:
     for stream in list(services.streams.values()):
-        stream.break_off(DialectError("shutting_down", "the server is stopping", WSCloseCode.GOING_AWAY))
+        stream.break_off(DialectError("shutting_down", "the server is stopping"))
 
 
 def serve(settings: Settings) -> None:
@@ -146,6 +130,17 @@ async def _serve(settings: Settings) -> None:
     async with running(settings):
         await stop.wait()
         log.info("stopping")
+
+
+def _check_open(settings: Settings, listener: socket.socket) -> None:
+    """Refuse to be open to other machines by oversight."""
+    address = ipaddress.ip_address(listener.getsockname()[0].partition("%")[0])
+    if settings.keys is None and not address.is_loopback and not settings.allow_anonymous:
+        listener.close()
+        raise ConfigurationError(
+            f"host {settings.host} can be reached from other machines, and there are no API keys: make one with `myna keys"
+            " add NAME` and name its file with --keys, or let everybody in with --allow-anonymous"
+        )
 
 
 def _listen(settings: Settings) -> socket.socket:

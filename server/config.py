@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -92,8 +93,20 @@ class Settings(BaseSettings):
     idle_timeout_s: float = Field(
         30.0, gt=0, description="A client must send audio or a keepalive at least this often."
     )
+    deepgram_idle_timeout_s: float = Field(
+        10.0, gt=0, description="The same for Deepgram's clients, which count on Deepgram's 10 s."
+    )
+    keys: Path | None = Field(
+        None, description="File of API keys (`myna keys add`); without one everybody may come in, from this machine."
+    )
+    allow_anonymous: bool = Field(
+        default=False, description="Listen on other than loopback addresses although there are no keys."
+    )
+    allowed_networks: list[str] = Field(
+        [], description="Private networks that callbacks may reach, such as `10.0.0.0/8`."
+    )
     max_frame_bytes: int = Field(
-        1024 * 1024,
+        16 * 1024 * 1024,
         ge=1024,
         le=64 * 1024 * 1024,
         description="Largest WebSocket message taken from a client.",
@@ -108,6 +121,13 @@ class Settings(BaseSettings):
         "info", description="Least severe log line written."
     )
     log_format: Literal["console", "json"] = Field("console", description="How log lines are written.")
+
+    @field_validator("allowed_networks")
+    @classmethod
+    def _check_networks(cls, networks: list[str]) -> list[str]:
+        for network in networks:
+            ip_network(network)
+        return networks
 
     @classmethod
     def settings_customise_sources(

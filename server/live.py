@@ -8,16 +8,27 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import structlog
-from aiohttp import WSCloseCode
 
-from myna.server.dialects.base import Audio, Command, Dialect, DialectError, End, Flush, KeepAlive, Open
+from myna.server.dialects.base import (
+    Audio,
+    Command,
+    Configure,
+    Dialect,
+    DialectError,
+    End,
+    Flush,
+    KeepAlive,
+    Open,
+    Reply,
+)
 from myna.server.engine import EngineWorker
 from myna.server.outbox import Outbox, SlowReaderError
 from myna.server.voice import VoiceActivity
-from myna.streaming.audio import AudioError, RawDecoder
+from myna.streaming.audio import AudioError, Codec, Coded, Decoder, RawDecoder
 from myna.streaming.container import ContainerDecoder
 from myna.streaming.engines.base import Outcome
 from myna.streaming.events import Ended, Event, seconds
+from myna.streaming.opus import OpusDecoder
 from myna.streaming.requests import Cancel, Detect, Release, Request, Submit
 from myna.streaming.stream import Stream
 from myna.streaming.vad import VoiceMemory
@@ -58,7 +69,7 @@ class LiveStream:
         self._dialect = dialect
         self._services = services
         self._stream: Stream | None = None
-        self._container = False
+        self._coded = False
         self._memories: dict[int, VoiceMemory] = {}
         self._changed = asyncio.Event()
         self._ended = False
@@ -85,16 +96,22 @@ class LiveStream:
                     assert self._stream is not None
                     self._stream.push(data)
                     await self._decode(arrived, len(data))
-                case Flush(token):
+                case Flush(token, channel):
                     assert self._stream is not None
-                    self._stream.flush(token)
+                    self._stream.flush(token, channel)
                     self._pump()
+                case Configure(options):
+                    assert self._stream is not None
+                    self._stream.configure(options)
+                case Reply(frames):
+                    for frame in frames:
+                        self.outbox.put(frame)
                 case End():
                     await self.end()
                 case KeepAlive():
                     pass
         except AudioError as error:
-            raise DialectError("undecodable_audio", str(error), WSCloseCode.UNSUPPORTED_DATA) from error
+            raise DialectError("undecodable_audio", str(error)) from error
 
     async def end(self) -> None:
         """Take no more audio, wait until everything heard is final."""
@@ -123,11 +140,8 @@ class LiveStream:
         self._memories.clear()
 
     def _open(self, command: Open) -> None:
-        self._container = command.audio is None
-        decoder = (
-            ContainerDecoder(mix=command.mix) if command.audio is None else RawDecoder(command.audio, mix=command.mix)
-        )
-        self._stream = Stream(self.name, decoder, command.policy, command.options, self.engine.info)
+        self._coded = isinstance(command.audio, Coded)
+        self._stream = Stream(self.name, _decoder(command), command.policy, command.options, self.engine.info)
         self._stream.reset_engine(self.engine.epoch)
         for frame in self._dialect.opened(self.name):
             self.outbox.put(frame)
@@ -135,7 +149,7 @@ class LiveStream:
     async def _decode(self, arrived: float, size: int) -> None:
         stream = self._stream
         assert stream is not None
-        in_thread = self._container or size > _DECODED_INLINE
+        in_thread = self._coded or size > _DECODED_INLINE
         while channels := (await asyncio.to_thread(stream.decode) if in_thread else stream.decode()):
             stream.accept(channels, arrived)
             self._pump()
@@ -154,7 +168,6 @@ class LiveStream:
                 raise DialectError(
                     "overloaded",
                     f"{stream.backlog_s:.0f} s of audio wait to be decoded; the server cannot keep up with this client",
-                    WSCloseCode.TRY_AGAIN_LATER,
                 ) from None
 
     def _pump(self) -> None:
@@ -206,12 +219,20 @@ class LiveStream:
             self.break_off(error)
         except Exception:
             log.exception("a stream failed", stream=self.name)
-            self.break_off(
-                DialectError("internal_error", "the server failed on this stream", WSCloseCode.INTERNAL_ERROR)
-            )
+            self.break_off(DialectError("internal_error", "the server failed on this stream"))
 
     def break_off(self, error: Exception) -> None:
         """End the stream for this reason; its connection says so to the client."""
         if not self.broken.done():
             self.broken.set_result(error)
         self._changed.set()
+
+
+def _decoder(command: Open) -> Decoder:
+    match command.audio:
+        case Coded(codec=Codec.OPUS, channels=channels):
+            return OpusDecoder(channels, mix=command.mix)
+        case Coded(codec=codec):
+            return ContainerDecoder(mix=command.mix, codec=codec)
+        case raw:
+            return RawDecoder(raw, mix=command.mix)

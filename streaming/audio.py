@@ -16,7 +16,8 @@ import soxr
 
 from myna.streaming.events import SAMPLE_RATE
 
-MOST_CHANNELS = 8
+MOST_CHANNELS = 20
+"""Deepgram's limit; each channel costs as much as a stream."""
 LOWEST_RATE = 8_000
 HIGHEST_RATE = 48_000
 PORTION = 10 * SAMPLE_RATE
@@ -49,6 +50,29 @@ class RawFormat:
             raise AudioError(f"sample_rate {self.sample_rate} is not supported: {LOWEST_RATE} to {HIGHEST_RATE} Hz are")
         if not 1 <= self.channels <= MOST_CHANNELS:
             raise AudioError(f"{self.channels} channels are not supported: 1 to {MOST_CHANNELS} are")
+
+
+class Codec(StrEnum):
+    """Compressed audio that may come bare, without a container."""
+
+    AMR_NB = "amrnb"
+    AMR_WB = "amrwb"
+    G729 = "g729"
+    OPUS = "opus"
+    """Each piece fed is one packet; the others are a stream of bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Coded:
+    """Compressed audio: a container that describes itself, or, unless its first bytes say otherwise, a bare codec."""
+
+    codec: Codec | None = None
+    channels: int = 1
+    """Of bare Opus packets; the other codecs have one, a container says."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.channels <= 2:
+            raise AudioError(f"{self.channels} channels of {self.codec} are not supported: 1 and 2 are")
 
 
 class Decoder(Protocol):

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import av
 import numpy as np
 
-from myna.streaming.audio import MOST_CHANNELS, PORTION, AudioError, PcmQueue, Resampler
+from myna.streaming.audio import MOST_CHANNELS, PORTION, AudioError, Codec, PcmQueue, Resampler
 
 SUPPORTED = "WAV, FLAC, MP3, Ogg, WebM, MP4/M4A, AAC (ADTS)"
 MOST_MP4_BYTES = 64 * 1024 * 1024
@@ -33,6 +33,7 @@ def sniff(head: bytes) -> str | None:
         (b"fLaC", "flac"),
         (b"OggS", "ogg"),
         (b"\x1a\x45\xdf\xa3", "matroska"),
+        (b"#!AMR", "amr"),
         (b"ID3", "mp3"),
     ):
         if head.startswith(magic):
@@ -60,10 +61,14 @@ def index_is_last(head: bytes) -> bool | None:
 
 
 class ContainerDecoder:
-    """Decodes one container that arrives in pieces; rate and channels are the container's own."""
+    """Decodes one container that arrives in pieces; rate and channels are the container's own.
 
-    def __init__(self, *, mix: bool = False) -> None:
+    Bytes that begin no container are taken as a stream of `codec`, if one is given.
+    """
+
+    def __init__(self, *, mix: bool = False, codec: Codec | None = None) -> None:
         self._mix = mix
+        self._codec = codec
         self._head = b""
         self._pipe: _Pipe | None = None
         self._finished = False
@@ -75,6 +80,12 @@ class ContainerDecoder:
             if len(self._head) < 12:
                 return
             name = sniff(self._head)
+            if self._codec and name in (
+                None,
+                "mp3",
+                "aac",
+            ):  # their marks are so short that any codec's bytes may bear them
+                name = self._codec.value
             if name is None:
                 raise AudioError(
                     "these bytes begin no container this server reads "
@@ -213,25 +224,16 @@ class _Pipe:
         with av.open(self._source, format=self._container, mode="r", options=options) as container:
             if not container.streams.audio:
                 raise AudioError(f"the {self._container} stream holds no audio")
-            resampler: Resampler | None = None
-            to_float: av.AudioResampler | None = None
+            resampler = FrameResampler(self._decoded, mix=self._mix)
             for frame in self._frames(container):
-                if to_float is None or resampler is None:
-                    channels = len(frame.layout.channels)
-                    if channels > MOST_CHANNELS:
-                        raise AudioError(f"{channels} channels are not supported: 1 to {MOST_CHANNELS} are")
-                    to_float = av.AudioResampler(format="fltp", layout=frame.layout, rate=frame.sample_rate)
-                    resampler = Resampler(frame.sample_rate, channels, mix=self._mix)
-                for converted in to_float.resample(frame):
-                    self._decoded.put(resampler.resample(converted.to_ndarray().T))
+                resampler.put(frame)
                 while self._decoded.samples >= PORTION:
                     self._full = True
                     self.pause()
                 self._full = False
-            if resampler is None:
+            if not resampler.heard:
                 raise AudioError(f"the {self._container} stream holds no audio that can be decoded")
-            channels = 1 if self._mix else channels
-            self._decoded.put(resampler.resample(np.zeros((0, channels), np.float32), last=True))
+            resampler.finish()
 
     def _frames(self, container: av.container.InputContainer) -> Iterator[av.AudioFrame]:
         bad = 0
@@ -247,6 +249,39 @@ class _Pipe:
             for frame in frames:
                 if isinstance(frame, av.AudioFrame):
                     yield frame
+
+
+class FrameResampler:
+    """FFmpeg's frames, all like the first, to int16 at 16 kHz in a queue."""
+
+    def __init__(self, queue: PcmQueue, *, mix: bool) -> None:
+        self._queue = queue
+        self._mix = mix
+        self._channels = 0
+        self._to_float: av.AudioResampler | None = None
+        self._resampler: Resampler | None = None
+
+    @property
+    def heard(self) -> bool:
+        """Whether there has been a frame."""
+        return self._resampler is not None
+
+    def put(self, frame: av.AudioFrame) -> None:
+        """Take the next frame. Raises `AudioError` if it has too many channels."""
+        if self._to_float is None or self._resampler is None:
+            self._channels = len(frame.layout.channels)
+            if self._channels > MOST_CHANNELS:
+                raise AudioError(f"{self._channels} channels are not supported: 1 to {MOST_CHANNELS} are")
+            self._to_float = av.AudioResampler(format="fltp", layout=frame.layout, rate=frame.sample_rate)
+            self._resampler = Resampler(frame.sample_rate, self._channels, mix=self._mix)
+        for converted in self._to_float.resample(frame):
+            self._queue.put(self._resampler.resample(converted.to_ndarray().T))
+
+    def finish(self) -> None:
+        """Empty the filter."""
+        if self._resampler is not None:
+            width = 1 if self._mix else self._channels
+            self._queue.put(self._resampler.resample(np.zeros((0, width), np.float32), last=True))
 
 
 class _Source:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from myna.streaming.audio import RawFormat
+from myna.streaming.audio import Coded, RawFormat
+from myna.streaming.engines.base import EngineInfo
+from myna.streaming.engines.catalogue import Model
 from myna.streaming.events import Event
 from myna.streaming.policy import Options, Policy
 
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Command: begin. `audio` None: the audio is a container; `mix`: its channels become one."""
+    """Command: begin. `mix`: the channels of the audio become one."""
 
-    audio: RawFormat | None
+    audio: RawFormat | Coded
     mix: bool
     policy: Policy
     options: Options
@@ -30,9 +32,17 @@ class Audio:
 
 @dataclass(frozen=True, slots=True)
 class Flush:
-    """Command: make everything so far final, and acknowledge with the token."""
+    """Command: make everything so far final, on one channel if it is named, and acknowledge with the token."""
 
     token: str
+    channel: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Configure:
+    """Command: decode with these options from now on."""
+
+    options: Options
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +55,6 @@ class End:
     """Command: no audio follows."""
 
 
-Command = Open | Audio | Flush | KeepAlive | End
-
-
 @dataclass(frozen=True, slots=True)
 class Frame:
     """A frame to send. One that `replaces` a key makes an unsent one of the same key superfluous."""
@@ -56,18 +63,102 @@ class Frame:
     replaces: str | None = None
 
 
-class DialectError(Exception):
-    """The stream cannot go on: a machine's `code`, a message for a person, the WebSocket close code that fits."""
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Command: send these at once; the stream is not touched."""
 
-    def __init__(self, code: str, message: str, close_code: int) -> None:
+    frames: tuple[Frame, ...]
+
+
+Command = Open | Audio | Flush | Configure | KeepAlive | Reply | End
+
+
+@dataclass(frozen=True, slots=True)
+class Farewell:
+    """What is sent last, and how the WebSocket is closed."""
+
+    frames: tuple[Frame, ...]
+    close_code: int
+    reason: str
+
+
+class DialectError(Exception):
+    """The stream cannot go on: a machine's `code`, a message for a person. Each dialect has its own words for the codes."""
+
+    def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
-        self.close_code = close_code
+
+
+class Refusal(Exception):  # noqa: N818 - the answer, not a fault of ours
+    """A request is refused before anything begins: HTTP status, a machine's `code`, a message for a person."""
+
+    def __init__(self, status: int, code: str, message: str, *, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A refusal in a dialect's own shape: the JSON body and its headers."""
+
+    body: Mapping[str, object]
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Callback:
+    """Where the frames go instead of back over the socket, and by which HTTP method."""
+
+    url: str
+    method: str = "POST"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelWanted:
+    """The model a client asks for (None: any), and whether the default will do if there is none of that name."""
+
+    name: str | None = None
+    or_default: bool = False
+
+
+class Entry(Protocol):
+    """A dialect's way in: one request for a stream, from its address to its upgrade or its refusal."""
+
+    name: str
+    """Names the stream, in logs and answers; no other has it."""
+
+    def read(self, query: Collection[tuple[str, str]]) -> ModelWanted:
+        """Take the request's parameters; return the model asked for. Raises `Refusal`."""
+        ...
+
+    def dialect(self, model: Model, engine: EngineInfo) -> Dialect:
+        """Return the translator for a stream that this model decodes. Raises `Refusal` if it cannot do what is asked."""
+        ...
+
+    @property
+    def callback(self) -> Callback | None:
+        """Where the client wants its results sent instead."""
+        ...
+
+    def refused(self, refusal: Refusal) -> Refused:
+        """Return the refusal in this dialect's words."""
+        ...
 
 
 class Dialect(Protocol):
     """Frames to commands, events to frames."""
+
+    idle_timeout_s: float
+    """The client must send something at least this often."""
+
+    def begin(self) -> Sequence[Command]:
+        """Return what is to be done before anything has been received."""
+        ...
 
     def receive(self, frame: str | bytes) -> Sequence[Command]:
         """Return what a client's frame asks for. Raises `DialectError`."""
@@ -81,10 +172,6 @@ class Dialect(Protocol):
         """Return what is sent for an event."""
         ...
 
-    def failing(self, error: DialectError) -> Sequence[Frame]:
-        """Return what is sent when the stream breaks off; `closing` follows."""
-        ...
-
-    def closing(self, reason: str, heard_s: float) -> Sequence[Frame]:
-        """Return what is sent last."""
+    def closing(self, error: DialectError | None, heard_s: float) -> Farewell:
+        """Return what is said last, after so many seconds of audio; `error`: why the stream broke off, if it did."""
         ...

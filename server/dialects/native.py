@@ -2,38 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Literal, cast
 
 from myna.server.config import Settings
 from myna.server.dialects.base import (
     Audio,
+    Callback,
     Command,
     DialectError,
     End,
+    Farewell,
     Flush,
     Frame,
     KeepAlive,
+    ModelWanted,
     Open,
+    Refusal,
+    Refused,
 )
 from myna.streaming import events, wire
-from myna.streaming.audio import AudioError, Encoding, RawFormat
+from myna.streaming.audio import AudioError, Coded, Encoding, RawFormat
 from myna.streaming.coverage import fitted
 from myna.streaming.engines.base import EngineInfo
+from myna.streaming.engines.catalogue import Model
 from myna.streaming.events import seconds
 from myna.streaming.policy import Options, Policy
 
-INVALID_PAYLOAD = 1007
-POLICY_VIOLATION = 1008
+_POLICY_VIOLATION = 1008
+_CLOSE_CODES = {
+    "invalid_message": 1007,
+    "undecodable_audio": 1003,
+    "message_too_big": 1009,
+    "slow_reader": 1013,
+    "overloaded": 1013,
+    "shutting_down": 1001,
+    "internal_error": 1011,
+}
+"""Of the errors whose close code is not 1008 (RFC 6455, 7.4.1, and its registry)."""
 _SOFT_SHARE = 2 / 3
 """Of the longest utterance: from there on short pauses suffice for a cut (8 of 12 s by default)."""
+
+
+class NativeEntry:
+    """The way in at `wire.PATH`."""
+
+    def __init__(self, name: str, settings: Settings) -> None:
+        self.name = name
+        self._settings = settings
+        self._form = wire.Format.JSON
+
+    def read(self, query: Collection[tuple[str, str]]) -> ModelWanted:
+        """Take the request's parameters; return the model asked for. Raises `Refusal`."""
+        parameters = dict(query)
+        form = parameters.get("format", self._form)
+        if form not in list(wire.Format):
+            known = ", ".join(wire.Format)
+            raise Refusal(400, "unknown_format", f"format {form!r} is not known; there are: {known}")
+        self._form = wire.Format(form)
+        return ModelWanted(parameters.get("model"))
+
+    def dialect(self, model: Model, engine: EngineInfo) -> NativeDialect:
+        """Return the translator; what the model cannot do is refused when the client starts."""
+        del model
+        return NativeDialect(self._form, self._settings, engine)
+
+    @property
+    def callback(self) -> Callback | None:
+        """None: answers go back where the audio came from."""
+        return None
+
+    def refused(self, refusal: Refusal) -> Refused:
+        """Return ``{"error": {"code", "message"}}``."""
+        return Refused({"error": {"code": refusal.code, "message": refusal.message}})
 
 
 class NativeDialect:
     """One connection's translator."""
 
     def __init__(self, form: wire.Format, settings: Settings, engine: EngineInfo) -> None:
+        self.idle_timeout_s = settings.idle_timeout_s
         self._form = form
         self._defaults = defaults(settings, engine)
         self._engine = engine
@@ -42,12 +91,16 @@ class NativeDialect:
         self._flushes: dict[str, str | None] = {}
         self._flush_count = 0
 
+    def begin(self) -> Sequence[Command]:
+        """Return nothing: `start` begins a stream."""
+        return ()
+
     def receive(self, frame: str | bytes) -> Sequence[Command]:
         """Return what a client's frame asks for. Raises `DialectError`."""
         try:
             message = wire.decode_client(frame, self._form)
         except wire.WireError as error:
-            raise DialectError("invalid_message", str(error), INVALID_PAYLOAD) from error
+            raise DialectError("invalid_message", str(error)) from error
         if self._policy is None:
             if isinstance(message, wire.Start):
                 return [self._open(message)]
@@ -55,9 +108,7 @@ class NativeDialect:
                 return [KeepAlive()]
             if isinstance(message, wire.Close):
                 return [End()]
-            raise DialectError(
-                "not_started", f"the first message must be 'start', not '{message.type}'", POLICY_VIOLATION
-            )
+            raise DialectError("not_started", f"the first message must be 'start', not '{message.type}'")
         match message:
             case wire.Audio(audio=data):
                 return [Audio(data)]
@@ -71,7 +122,7 @@ class NativeDialect:
             case wire.Close():
                 return [End()]
             case wire.Start():
-                raise DialectError("already_started", "'start' was sent before; one is enough", POLICY_VIOLATION)
+                raise DialectError("already_started", "'start' was sent before; one is enough")
 
     def opened(self, stream: str) -> Sequence[Frame]:
         """Return the `ready` message."""
@@ -122,13 +173,14 @@ class NativeDialect:
                 return self._frames(wire.Error(code="decode_failed", message=f"{where} could not be decoded: {reason}"))
         return ()
 
-    def failing(self, error: DialectError) -> Sequence[Frame]:
-        """Return the `error` message."""
-        return self._frames(wire.Error(code=error.code, message=error.message))
-
-    def closing(self, reason: str, heard_s: float) -> Sequence[Frame]:
-        """Return the `closed` message."""
-        return self._frames(wire.Closed(reason=reason, seconds=_round(heard_s)))
+    def closing(self, error: DialectError | None, heard_s: float) -> Farewell:
+        """Return the `error` message, if there is one, and `closed`."""
+        reason, code = (
+            ("close", 1000) if error is None else (error.code, _CLOSE_CODES.get(error.code, _POLICY_VIOLATION))
+        )
+        frames = () if error is None else self._frames(wire.Error(code=error.code, message=error.message))
+        closed = self._frames(wire.Closed(reason=reason, seconds=_round(heard_s)))
+        return Farewell((*frames, *closed), code, reason)
 
     def _frames(self, message: wire.AnyServerMessage, replaces: str | None = None) -> Sequence[Frame]:
         return [Frame(wire.encode(message, self._form), replaces)]
@@ -141,13 +193,11 @@ class NativeDialect:
             raise DialectError(
                 "unsupported_language",
                 f"{self._engine.name} does not know the language {start.language!r}; it knows: " + ", ".join(known),
-                POLICY_VIOLATION,
             )
         if start.keyterms and not self._engine.keyterms:
             raise DialectError(
                 "unsupported_keyterms",
                 f"{self._engine.name} cannot make words likelier: leave keyterms out",
-                POLICY_VIOLATION,
             )
         policy = self._defaults
         if start.endpointing_ms is not None:
@@ -157,7 +207,7 @@ class NativeDialect:
         if not start.interim:
             policy = replace(policy, interim_every_s=None)
         self._policy = fitted(policy, self._engine)
-        return Open(_raw_format(start), not start.multichannel, self._policy, Options(start.language, start.keyterms))
+        return Open(_audio(start), not start.multichannel, self._policy, Options(start.language, start.keyterms))
 
 
 def defaults(settings: Settings, engine: EngineInfo) -> Policy:
@@ -172,25 +222,23 @@ def defaults(settings: Settings, engine: EngineInfo) -> Policy:
     )
 
 
-def _raw_format(start: wire.Start) -> RawFormat | None:
+def _audio(start: wire.Start) -> RawFormat | Coded:
     if start.encoding is None:
         if start.sample_rate is not None:
             raise DialectError(
                 "unsupported_audio",
                 "sample_rate was given without encoding; for raw audio give both, for a container neither",
-                POLICY_VIOLATION,
             )
-        return None
+        return Coded()
     if start.sample_rate is None:
         raise DialectError(
             "unsupported_audio",
             f"encoding {start.encoding} needs a sample_rate (8000 to 48000)",
-            POLICY_VIOLATION,
         )
     try:
         return RawFormat(Encoding(start.encoding), start.sample_rate, start.channels)
     except AudioError as error:
-        raise DialectError("unsupported_audio", str(error), POLICY_VIOLATION) from error
+        raise DialectError("unsupported_audio", str(error)) from error
 
 
 def _text(words: Sequence[events.Word]) -> str:

@@ -45,6 +45,8 @@ class Model:
     uuid: str = ""
     size: int = 0
     """Bytes on disk; 0 where nothing is known."""
+    created: int = 0
+    """When its file was written, in seconds since 1970; 0 where nothing is known."""
 
 
 class UnknownModelError(Exception):
@@ -97,14 +99,19 @@ class Catalogue:
                     broken[name] = str(error)
         return usable, broken
 
-    def find(self, name: str | None = None) -> Model:
-        """Return the model of this name or alias; without a name, the default. Raises `UnknownModelError`."""
+    def find(self, name: str | None = None, *, or_default: bool = False) -> Model:
+        """Return the model of this name or alias; without a name, the default. Raises `UnknownModelError`.
+
+        `or_default`: where there is none of this name, the default will do.
+        """
         wanted = _name_of(self._aliases.get(name, name)) if name else self.default
         usable, broken = self.models()
         if wanted in usable:
             return usable[wanted]
         if wanted in broken:
             raise UnknownModelError(f"the model {wanted!r} cannot be used: {broken[wanted]}")
+        if or_default:
+            return self.find()
         there = ", ".join(sorted({*usable, *(alias for alias, target in self.aliases.items() if target in usable)}))
         raise UnknownModelError(f"there is no model {name or self._default!r} here; there is: {there or 'none'}")
 
@@ -135,7 +142,17 @@ class Catalogue:
             try:
                 seen = inspect(path)
                 mode = "streaming" if seen.streaming else "offline"
-                found = Model(name, "parakeet", str(path), seen.languages, seen.version, mode, seen.uuid, seen.size)
+                found = Model(
+                    name,
+                    "parakeet",
+                    str(path),
+                    seen.languages,
+                    seen.version,
+                    mode,
+                    seen.uuid,
+                    seen.size,
+                    int(state.st_mtime),
+                )
             except EngineUnavailableError as error:
                 found = str(error)
             self._read[path] = (stamp, found)

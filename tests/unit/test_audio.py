@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import io
+
+import av
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sounds import RATE, contained, recording
 
-from myna.streaming.audio import PORTION, AudioError, Decoder, Encoding, RawDecoder, RawFormat
+from myna.streaming.audio import PORTION, AudioError, Codec, Coded, Decoder, Encoding, RawDecoder, RawFormat
 from myna.streaming.container import ContainerDecoder, sniff
+from myna.streaming.opus import OpusDecoder
 
 CONTAINERS = {
     "wav": ("wav", "pcm_s16le", {}),
@@ -118,7 +122,7 @@ def test_the_same_raw_bytes_give_the_same_samples_however_they_are_split(
 
 @pytest.mark.parametrize(
     ("rate", "channels", "said"),
-    [(7_999, 1, "7999"), (96_000, 1, "96000"), (16_000, 0, "0 channels"), (16_000, 9, "9 channels")],
+    [(7_999, 1, "7999"), (96_000, 1, "96000"), (16_000, 0, "0 channels"), (16_000, 21, "21 channels")],
 )
 def test_rates_and_channels_out_of_range_are_refused(rate: int, channels: int, said: str) -> None:
     with pytest.raises(AudioError, match=said):
@@ -226,6 +230,65 @@ def test_a_container_abandoned_half_way_leaves_no_thread() -> None:
     assert threading.active_count() == before + 1
     decoder.close()
     assert threading.active_count() == before
+
+
+def pitch(pcm: np.ndarray) -> int:
+    """The loudest frequency of the second from 0.5 on, in Hz."""
+    return int(np.abs(np.fft.rfft(pcm[RATE // 2 : RATE // 2 + RATE])).argmax())
+
+
+def packets(container: bytes) -> list[bytes]:
+    with av.open(io.BytesIO(container)) as file:
+        return [bytes(packet) for packet in file.demux(audio=0) if packet.size]
+
+
+def fed(decoder: Decoder, pieces: list[bytes]) -> np.ndarray:
+    parts = []
+    for piece in pieces:
+        decoder.feed(piece)
+        parts += decoder.read()
+    decoder.finish()
+    parts += decoder.read()
+    decoder.close()
+    return np.frombuffer(b"".join(parts), np.int16)
+
+
+def test_bare_opus_packets_sound_like_the_same_in_ogg() -> None:
+    ogg = contained([tone(2, 48_000)], "ogg", "libopus", rate=48_000)
+    bare = fed(OpusDecoder(1), packets(ogg))
+    assert len(bare) / RATE == pytest.approx(2, abs=0.05)
+    assert pitch(bare) == pytest.approx(440, abs=3)
+    chunks = [ogg[start : start + 999] for start in range(0, len(ogg), 999)]
+    assert len(fed(OpusDecoder(1), chunks)) == pytest.approx(2 * RATE, abs=400)
+
+
+def test_a_damaged_opus_packet_costs_itself_and_rubbish_is_refused() -> None:
+    good = packets(contained([tone(2, 48_000)], "ogg", "libopus", rate=48_000))
+    heard = fed(OpusDecoder(1), [*good[:20], b"\xff" * 3, *good[20:]])
+    assert len(heard) / RATE == pytest.approx(2, abs=0.05)
+    with pytest.raises(AudioError, match="Opus"):
+        fed(OpusDecoder(1), [b"\xff" * 3] * 3)
+    with pytest.raises(AudioError, match="in a row"):
+        fed(OpusDecoder(1), [*good, *[b"\xff" * 3] * 60])
+    with pytest.raises(AudioError, match="3 channels"):
+        Coded(Codec.OPUS, 3)
+
+
+@pytest.mark.parametrize("headless", [False, True])
+def test_amr_is_decoded_with_and_without_its_header(headless: bool) -> None:
+    amr = contained([tone(2, 8_000)], "amr", "libopencore_amrnb", rate=8_000)
+    data = amr.removeprefix(b"#!AMR\n") if headless else amr
+    (out,) = decode(ContainerDecoder(codec=Codec.AMR_NB), data, 100)
+    assert len(out) / RATE == pytest.approx(2, abs=0.05)
+    assert pitch(out) == pytest.approx(440, abs=3)
+
+
+@pytest.mark.parametrize(
+    ("codec", "frame", "frames_a_second"), [(Codec.AMR_WB, b"\x7c", 50), (Codec.G729, bytes(10), 100)]
+)
+def test_other_codecs_of_telephony_keep_time(codec: Codec, frame: bytes, frames_a_second: int) -> None:
+    (out,) = decode(ContainerDecoder(codec=codec), frame * 2 * frames_a_second, 64)
+    assert len(out) / RATE == pytest.approx(2, abs=0.1)
 
 
 def test_sniffing_knows_every_container_it_announces() -> None:

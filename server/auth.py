@@ -1,0 +1,201 @@
+"""Who may come in: API keys with names and scopes in a file, and short-lived tokens made with one of them.
+
+A key is 256 random bits; the file holds only its SHA-256, so that it can be backed up and read by people. It is looked at
+again whenever it has changed: a key that is added counts at once, one that is removed opens nothing more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import time
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated
+
+import jwt
+import structlog
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from myna.server.config import ConfigurationError
+from myna.server.dialects.base import Refusal
+
+log = structlog.get_logger()
+
+LONGEST_GRANT_S = 3600
+"""Deepgram's own limit for a token."""
+_SCHEMES = ("token", "bearer")
+_ALGORITHM = "HS256"
+_PREFIX = "myna_"
+"""Begins every key, so that scanners for leaked secrets can know one."""
+
+
+class Scope(StrEnum):
+    """What a key is good for."""
+
+    TRANSCRIBE = "transcribe"
+    """Streams and files."""
+    GRANT = "grant"
+    """Making short-lived tokens, which can transcribe."""
+
+
+class _Key(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    scopes: frozenset[Scope] = frozenset(Scope)
+
+
+class _KeyFile(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    key: list[_Key] = []
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """What a client shows, and the WebSocket sub-protocol by which it did, which the server has to echo."""
+
+    secret: str
+    subprotocol: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a client is: the name of its key, and what it may do."""
+
+    name: str
+    scopes: frozenset[Scope]
+
+
+ANYBODY = Identity("anybody", frozenset(Scope))
+"""Every client of a server without keys."""
+
+
+def credential(headers: Mapping[str, str]) -> Credential | None:
+    """Return what the client shows: ``Authorization: Token|Bearer SECRET``, or the sub-protocols ``token|bearer, SECRET``."""
+    scheme, _, secret = headers.get("Authorization", "").strip().partition(" ")
+    if scheme.lower() in _SCHEMES and secret.strip():
+        return Credential(secret.strip())
+    offered = [part.strip() for part in headers.get("Sec-WebSocket-Protocol", "").split(",")]
+    for protocol, value in pairwise(offered):
+        if protocol.lower() in _SCHEMES:
+            return Credential(value, protocol)
+    return None
+
+
+class Authentication:
+    """Knows the keys of one server. `file` None: there are none, and everybody may come in."""
+
+    def __init__(self, file: Path | None) -> None:
+        self._file = file
+        self._stamp: tuple[int, int, int] | None = None
+        self._keys: list[_Key] = []
+        self._secret = secrets.token_bytes(32)  # tokens live for minutes: a restart may end them
+        if file is not None:
+            self._stamp, self._keys = _stamp(file), _read(file)
+
+    @property
+    def required(self) -> bool:
+        """Whether clients need a key."""
+        return self._file is not None
+
+    def identify(self, shown: Credential | None, scope: Scope | None = None) -> Identity:
+        """Return who shows this. Raises `Refusal` if nobody known does, or one who may not do what `scope` says."""
+        if not self.required:
+            return ANYBODY
+        identity = None if shown is None else self._by_key(shown.secret) or self._by_token(shown.secret)
+        if identity is None:
+            raise Refusal(401, "unauthorized", "Invalid credentials.")
+        if scope is not None and scope not in identity.scopes:
+            raise Refusal(
+                403, "forbidden", f"The key {identity.name!r} has not the scope {scope.value!r} that this takes."
+            )
+        return identity
+
+    def grant(self, identity: Identity, ttl_s: int) -> str:
+        """Return a token with which its bearer can transcribe for so many seconds."""
+        claims = {"sub": identity.name, "exp": time.time() + ttl_s}
+        return jwt.encode(claims, self._secret, _ALGORITHM)
+
+    def _by_key(self, secret: str) -> Identity | None:
+        self._look()
+        digest = hashlib.sha256(secret.encode()).hexdigest()
+        found = None
+        for key in self._keys:  # all of them: how long it takes must not tell which one was nearly right
+            if hmac.compare_digest(key.sha256, digest):
+                found = Identity(key.name, key.scopes)
+        return found
+
+    def _by_token(self, secret: str) -> Identity | None:
+        try:
+            claims = jwt.decode(secret, self._secret, [_ALGORITHM], options={"require": ["exp", "sub"]})
+        except (jwt.InvalidTokenError, ValueError):
+            return None
+        known = any(key.name == claims["sub"] for key in self._keys)
+        return Identity(claims["sub"], frozenset({Scope.TRANSCRIBE})) if known else None
+
+    def _look(self) -> None:
+        """Read the file again if it has changed; one that cannot be used leaves the keys as they were."""
+        assert self._file is not None
+        stamp = _stamp(self._file)
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            self._keys = _read(self._file)
+        except ConfigurationError as error:
+            log.error("the key file cannot be used; the keys stay as they were", reason=str(error))
+        else:
+            log.info("keys read", file=str(self._file), names=[key.name for key in self._keys])
+
+
+def add_key(file: Path, name: str, scopes: frozenset[Scope]) -> str:
+    """Write a new key to the file, which is made if it is not there, and return it. Raises `ConfigurationError`."""
+    if file.exists() and any(key.name == name for key in _read(file)):
+        raise ConfigurationError(f"{file} has a key {name!r} already; remove it there first, or choose another name")
+    secret = _PREFIX + secrets.token_urlsafe(32)
+    try:
+        key = _Key(name=name, sha256=hashlib.sha256(secret.encode()).hexdigest(), scopes=scopes)
+    except ValidationError as error:
+        raise ConfigurationError(f"a key cannot be named {name!r}: {error.errors()[0]['msg']}") from error
+    quoted = ", ".join(f'"{scope.value}"' for scope in Scope if scope in scopes)
+    escaped = name.replace("\\", "\\\\").replace('"', '\\"')
+    try:
+        file.touch(mode=0o600)
+        with file.open("a", encoding="utf-8") as stream:
+            stream.write(f'[[key]]\nname = "{escaped}"\nsha256 = "{key.sha256}"\nscopes = [{quoted}]\n\n')
+    except OSError as error:
+        raise ConfigurationError(f"{file} cannot be written: {error.strerror}") from error
+    return secret
+
+
+def _stamp(file: Path) -> tuple[int, int, int] | None:
+    try:
+        state = file.stat()
+    except OSError:
+        return None
+    return state.st_mtime_ns, state.st_size, state.st_ino
+
+
+def _read(file: Path) -> list[_Key]:
+    try:
+        keys = _KeyFile.model_validate(tomllib.loads(file.read_text(encoding="utf-8"))).key
+    except OSError as error:
+        raise ConfigurationError(f"the key file {file} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"the key file {file} is no TOML: {error}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigurationError(f"the key file {file}: {where}: {first['msg']}") from error
+    names = [key.name for key in keys]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ConfigurationError(f"the key file {file} has more than one key named {', '.join(sorted(twice))}")
+    return keys

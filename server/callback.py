@@ -1,0 +1,61 @@
+"""Results that go to an address of the client's instead of back over its socket, one request for each, in order."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+
+import structlog
+from aiohttp import ClientError
+
+from myna.server.dialects.base import Callback, Frame
+from myna.server.gate import Gate
+
+log = structlog.get_logger()
+
+TIMEOUT_S = 10.0
+"""One attempt may take so long."""
+_PAUSES_S = (0.5, 2.0)
+"""Before the second attempt, and the third, which is the last: later results wait behind."""
+_MOST_LOST = 3
+"""Results lost in a row after which nobody is asked any more."""
+
+
+class CallbackSender:
+    """Sends frames to a callback address. Use as an async context manager."""
+
+    def __init__(self, callback: Callback, gate: Gate, key_name: str) -> None:
+        self._callback = callback
+        self._url = gate.check(callback.url)
+        self._headers = {"Content-Type": "application/json", "dg-token": key_name}
+        self._session = gate.session(TIMEOUT_S)
+        self._lost = 0
+
+    async def __aenter__(self) -> CallbackSender:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._session.close()
+
+    async def send(self, frame: Frame) -> None:
+        """Deliver a frame; one that nobody takes is given up after three attempts, and so is, after three, the address."""
+        if self._lost >= _MOST_LOST:
+            return
+        reason = ""
+        for pause_s in (*_PAUSES_S, None):
+            try:
+                async with self._session.request(
+                    self._callback.method, self._url, data=frame.payload, headers=self._headers, allow_redirects=False
+                ) as response:
+                    if response.status < 300:
+                        self._lost = 0
+                        return
+                    reason = f"HTTP {response.status}"
+            except (ClientError, TimeoutError, OSError) as error:
+                reason = str(error) or type(error).__name__
+            if pause_s is not None:
+                await asyncio.sleep(pause_s)
+        self._lost += 1
+        log.warning("callback not delivered", host=self._url.host, reason=reason, given_up=self._lost >= _MOST_LOST)

@@ -1,0 +1,232 @@
+"""The parameters of Deepgram's `/v1/listen`: honoured, refused with a reason, or ignored, as docs/deepgram.md says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+from myna.server.config import Settings
+from myna.server.dialects.base import Callback, Refusal
+from myna.server.dialects.native import defaults
+from myna.server.dialects.parameters import Parameters, refused
+from myna.streaming.audio import AudioError, Codec, Coded, Encoding, RawFormat
+from myna.streaming.coverage import fitted
+from myna.streaming.engines.base import EngineInfo
+from myna.streaming.formatting import Formatting
+from myna.streaming.policy import Options, Policy
+from myna.streaming.redaction import Redaction
+
+DEFAULT_ENDPOINTING_MS = 10
+"""Deepgram's own default; engines take their smallest endpoint for it."""
+SILENCE_S = 5.0
+"""In silence, an empty final result comes so often: clients follow by it how far the server has heard."""
+MOST_KEYTERMS = 100
+LONGEST_KEYTERM = 200
+LONGEST_URL = 2048
+PUBLIC_MODELS = re.compile(r"(nova(-[23])?|enhanced|base|whisper|custom|flux)(-[a-z0-9-]+)?")
+"""Deepgram's names, which no model here bears: they stand for the default, unless the configuration gives them one."""
+MULTIPLE = "multi"
+"""The language of a stream in which languages change."""
+
+_RAW = {
+    "linear16": Encoding.LINEAR16, "linear32": Encoding.FLOAT32, "mulaw": Encoding.MULAW, "alaw": Encoding.ALAW,
+}  # fmt: skip
+_CODED = {
+    "flac": None, "ogg-opus": None, "opus": Codec.OPUS, "amr-nb": Codec.AMR_NB, "amr-wb": Codec.AMR_WB, "g729": Codec.G729,
+}  # fmt: skip
+_UNSERVED = {
+    "diarize": "there is no speaker diarization here",
+    "detect_entities": "there is no model here that detects entities",
+}
+_REDACTIONS = {"true": Redaction.NUMBERS, **{kind.value: kind for kind in Redaction}}
+_METHODS = {"POST": None, "PUT": None, "GET": None, "DELETE": None}
+
+
+@dataclass(frozen=True, slots=True)
+class ListenRequest:
+    """What a client asks for."""
+
+    model: str | None
+    language: str | None
+    language_hints: tuple[str, ...]
+    audio: RawFormat | Coded
+    multichannel: bool
+    interim_results: bool
+    endpointing_ms: int | None
+    utterance_end_ms: int | None
+    vad_events: bool
+    formatting: Formatting
+    search: tuple[str, ...]
+    keyterms: tuple[str, ...]
+    callback: Callback | None
+
+    @property
+    def channels(self) -> int | None:
+        """Return how many transcripts there will be; None: the container will say."""
+        if not self.multichannel:
+            return 1
+        return self.audio.channels if isinstance(self.audio, RawFormat) or self.audio.codec else None
+
+    def policy(self, settings: Settings, engine: EngineInfo) -> Policy:
+        """Return how its stream is cut and reported."""
+        policy = replace(
+            defaults(settings, engine),
+            endpoint_ms=self.endpointing_ms,
+            gap_ms=self.utterance_end_ms,
+            silence_s=SILENCE_S,
+        )
+        if not self.interim_results:
+            policy = replace(policy, interim_every_s=None)
+        return fitted(policy, engine)
+
+    def options(self, engine: EngineInfo) -> Options:
+        """Return what it asks of the engine. Raises `Refusal` if the engine cannot do it."""
+        wanted = [code for code in (self.language, *self.language_hints) if code not in (None, MULTIPLE)]
+        for code in wanted:
+            if engine.languages and primary(code) not in engine.languages:
+                raise Refusal(
+                    400,
+                    "unsupported_language",
+                    f"No such model/language combination found: {engine.name} does not know the language {code!r}; "
+                    f"it knows {', '.join(engine.languages)}.",
+                )
+        if self.language == MULTIPLE and len(engine.languages) == 1:
+            raise Refusal(
+                400,
+                "unsupported_language",
+                f"No such model/language combination found: {engine.name} knows one language, {engine.languages[0]}, "
+                "and cannot follow a change of language.",
+            )
+        if self.keyterms and not engine.keyterms:
+            raise Refusal(
+                400,
+                "unsupported_keyterms",
+                f"The model {engine.name} cannot make words likelier: leave keyterm and keywords out.",
+            )
+        language = None if self.language in (None, MULTIPLE) else self.language
+        return Options(language, self.keyterms)
+
+
+def primary(code: str) -> str:
+    """Return the language of a tag, without region and script."""
+    return re.split("[-_]", code)[0].lower()
+
+
+def parse(query: Collection[tuple[str, str]]) -> ListenRequest:
+    """Read the parameters. Raises `Refusal`."""
+    given = Parameters(query)
+    for name, reason in _UNSERVED.items():
+        if given.flag(name):
+            raise refused(f"{name} is not supported: {reason}.", "unsupported_feature")
+    if given.text("diarize_model"):
+        raise refused(f"diarize_model is not supported: {_UNSERVED['diarize']}.", "unsupported_feature")
+    given.flag("no_delay")  # nothing is held back here
+    language = given.text("language")
+    return ListenRequest(
+        model=given.text("model"),
+        language=language,
+        language_hints=given.texts("language_hint") if language == MULTIPLE else (),
+        audio=_audio(given),
+        multichannel=given.flag("multichannel"),
+        interim_results=given.flag("interim_results"),
+        endpointing_ms=_endpointing(given),
+        utterance_end_ms=given.number("utterance_end_ms", 0, 10_000) or None,
+        vad_events=given.flag("vad_events"),
+        formatting=_formatting(given, language),
+        search=given.texts("search"),
+        keyterms=_keyterms(given),
+        callback=_callback(given),
+    )
+
+
+def _audio(given: Parameters) -> RawFormat | Coded:
+    encoding = given.choice("encoding", {**_RAW, **_CODED})
+    if encoding is None:
+        return Coded()  # sample_rate and channels are only read with an encoding
+    try:
+        if encoding in _CODED:
+            codec = _CODED[encoding]
+            return Coded(codec, (given.number("channels", 1, 2) or 1) if codec is Codec.OPUS else 1)
+        rate = given.number("sample_rate", 1, 1_000_000)
+        if rate is None:
+            raise refused(f"encoding {encoding} needs a sample_rate, in samples per second.")
+        return RawFormat(_RAW[encoding], rate, given.number("channels", 1, 1000) or 1)
+    except AudioError as error:
+        raise refused(str(error)) from error
+
+
+def _endpointing(given: Parameters) -> int | None:
+    value = (given.text("endpointing") or str(DEFAULT_ENDPOINTING_MS)).lower()
+    if value in ("false", "0"):
+        return None
+    if value == "true":
+        return DEFAULT_ENDPOINTING_MS
+    try:
+        return given.number("endpointing", 1, 10_000) or DEFAULT_ENDPOINTING_MS
+    except Refusal:
+        raise refused(f"endpointing must be false or milliseconds from 0 to 10000, not {value!r}") from None
+
+
+def _formatting(given: Parameters, language: str | None) -> Formatting:
+    smart = given.flag("smart_format")
+    return Formatting(
+        language="" if language == MULTIPLE else primary(language or "en"),
+        punctuate=given.flag("punctuate") or smart,
+        smart=smart,
+        numerals=given.flag("numerals"),
+        dictation=given.flag("dictation"),
+        fillers=given.flag("filler_words"),
+        profanity=not given.flag("profanity_filter"),
+        replacements=tuple(_replacement(value) for value in given.texts("replace")),
+        redactions=_redactions(given),
+    )
+
+
+def _replacement(value: str) -> tuple[str, str]:
+    phrase, _, text = value.partition(":")
+    if not phrase.strip():
+        raise refused(f"replace must be FIND:REPLACEMENT, not {value!r}")
+    return phrase, text
+
+
+def _redactions(given: Parameters) -> frozenset[Redaction]:
+    kinds = [kind for kind in given.texts("redact") if kind != "false"]
+    for kind in kinds:
+        if kind not in _REDACTIONS:
+            known = ", ".join(_REDACTIONS)
+            raise refused(f"redact={kind} is not supported: there are {known}.", "unsupported_feature")
+    return frozenset(_REDACTIONS[kind] for kind in kinds)
+
+
+def _keyterms(given: Parameters) -> tuple[str, ...]:
+    terms = list(given.texts("keyterm"))
+    for keyword in given.texts("keywords"):
+        term, _, boost = keyword.partition(":")
+        try:
+            strength = float(boost or 1)
+        except ValueError:
+            raise refused(f"keywords must be TERM or TERM:BOOST with a number, not {keyword!r}") from None
+        if strength < 0:
+            raise refused(f"keywords={keyword} is not supported: words can be made likelier, not less likely.")
+        if strength and term:
+            terms.append(term)
+    return checked_keyterms(terms)
+
+
+def checked_keyterms(terms: Sequence[str]) -> tuple[str, ...]:
+    """Return the keyterms. Raises `Refusal` if they are too many, too long or empty."""
+    if len(terms) > MOST_KEYTERMS:
+        raise refused(f"{len(terms)} keyterms were given; {MOST_KEYTERMS} are possible.", "keyterm_limit")
+    for term in terms:
+        if not 0 < len(term.strip()) <= LONGEST_KEYTERM:
+            raise refused(f"a keyterm has 1 to {LONGEST_KEYTERM} characters, not {len(term)}.", "keyterm_limit")
+    return tuple(terms)
+
+
+def _callback(given: Parameters) -> Callback | None:
+    method = (given.text("callback_method") or "POST").upper()
+    if method not in _METHODS:
+        raise refused(f"callback_method must be one of {', '.join(_METHODS)}, not {method!r}")
+    url = given.text("callback", longest=LONGEST_URL)
+    return None if url is None else Callback(url, method)

@@ -1,0 +1,70 @@
+"""Query parameters of a request, read by name: what is wrong with one is said with its value and with what would be right."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from myna.server.dialects.base import Refusal
+
+LONGEST = 1000
+"""Characters of any one value that is read."""
+_TRUE, _FALSE = {"true", "1"}, {"false", "0", ""}
+
+
+class Parameters:
+    """A query. Every method raises `Refusal` (400) for a value that cannot be."""
+
+    def __init__(self, query: Collection[tuple[str, str]]) -> None:
+        self._values: dict[str, list[str]] = {}
+        for name, value in query:
+            self._values.setdefault(name, []).append(value)
+
+    def text(self, name: str, *, longest: int = LONGEST) -> str | None:
+        """Return a parameter that may be given once; empty is as good as absent."""
+        values = set(self._values.get(name, ()))
+        if len(values) > 1:
+            raise refused(f"{name} was given {len(self._values[name])} times with different values; one is possible")
+        value = next(iter(values), "")
+        if len(value) > longest:
+            raise refused(f"{name} is {len(value)} characters long; {longest} are possible")
+        return value or None
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """Return a parameter that may be repeated, without repetitions."""
+        values = tuple(dict.fromkeys(value for value in self._values.get(name, ()) if value))
+        for value in values:
+            if len(value) > LONGEST:
+                raise refused(f"{name} is {len(value)} characters long; {LONGEST} are possible")
+        return values
+
+    def flag(self, name: str, *, default: bool = False) -> bool:
+        """Return a parameter that is true or false."""
+        value = self.text(name)
+        if value is None:
+            return default
+        if value.lower() in _TRUE:
+            return True
+        if value.lower() in _FALSE:
+            return False
+        raise refused(f"{name} must be true or false, not {value!r}")
+
+    def number(self, name: str, low: int, high: int) -> int | None:
+        """Return a whole number between two bounds."""
+        value = self.text(name)
+        if value is None:
+            return None
+        if not (value.isascii() and value.isdecimal()) or not low <= int(value[:20]) <= high:
+            raise refused(f"{name} must be a whole number from {low} to {high}, not {value!r}")
+        return int(value)
+
+    def choice(self, name: str, choices: Mapping[str, object]) -> str | None:
+        """Return one of these."""
+        value = self.text(name)
+        if value is not None and value not in choices:
+            raise refused(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+        return value
+
+
+def refused(message: str, code: str = "bad_request") -> Refusal:
+    """Return the refusal of a request that cannot be right."""
+    return Refusal(400, code, message)

@@ -1,0 +1,174 @@
+"""The answers that are no streams: health, status, models, short-lived tokens; in Deepgram's and OpenAI's shapes at once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+from aiohttp import web
+
+from myna import __version__
+from myna.server.auth import LONGEST_GRANT_S, Authentication, Scope, credential
+from myna.server.dialects.base import Entry, Refusal
+from myna.server.dialects.deepgram import DeepgramEntry
+from myna.server.live import Services
+from myna.server.models import Models
+from myna.streaming.engines.catalogue import Model, UnknownModelError
+
+REQUEST_ID = web.RequestKey("request_id", str)
+"""Under this a request carries its id."""
+DEFAULT_GRANT_S = 30
+"""Deepgram's own."""
+
+
+def answer(refusal: Refusal, entry: Entry) -> web.Response:
+    """Return a refusal in the words of the dialect it was met in."""
+    refused = entry.refused(refusal)
+    headers = dict(refused.headers)
+    if refusal.retry_after_s is not None:
+        headers["Retry-After"] = str(refusal.retry_after_s)
+    if refusal.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return web.json_response(refused.body, status=refusal.status, headers=headers)
+
+
+class Pages:
+    """Handlers of one server."""
+
+    def __init__(self, services: Services, models: Models, authentication: Authentication) -> None:
+        self._services = services
+        self._models = models
+        self._authentication = authentication
+
+    def add_to(self, app: web.Application) -> None:
+        """Give the handlers their routes."""
+        app.router.add_get("/health", self.health)
+        app.router.add_get("/v1/status", self.status)
+        app.router.add_get("/v1/status/engine", self.engine_status)
+        app.router.add_get("/v1/models", self.models)
+        app.router.add_get("/v1/models/{id:.+}", self.model)
+        app.router.add_post("/v1/auth/grant", self.grant)
+
+    async def health(self, _request: web.Request) -> web.Response:
+        """Say whether every engine is alive."""
+        alive = self._alive()
+        return web.json_response(
+            {
+                "status": "ok" if alive else "degraded",
+                "version": __version__,
+                "model": self._models.catalogue.default,
+                "streams": len(self._services.streams),
+            },
+            status=200 if alive else 503,
+        )
+
+    async def status(self, _request: web.Request) -> web.Response:
+        """Say the same as Deepgram's own servers do."""
+        return web.json_response(
+            {
+                "system_health": "Healthy" if self._alive() else "Degraded",
+                "active_batch_requests": 0,
+                "active_stream_requests": len(self._services.streams),
+                "active_listen_v2_stream_requests": 0,
+            }
+        )
+
+    async def engine_status(self, _request: web.Request) -> web.Response:
+        """Say whether engines answer; probes look for the first key."""
+        status = "Connected" if self._alive() else "Disconnected"
+        return web.json_response({"engine_connection_status": status})
+
+    async def models(self, request: web.Request) -> web.Response:
+        """List the models: OpenAI's clients read `data`, Deepgram's `stt`."""
+        try:
+            self._authentication.identify(credential(request.headers))
+        except Refusal as refusal:
+            return _answer(refusal, request)
+        usable, broken = await asyncio.to_thread(self._models.catalogue.models)
+        return web.json_response(
+            {
+                "object": "list",
+                "data": [self._described(model) for model in usable.values()],
+                "stt": [_deepgram_model(model) for model in usable.values()],
+                "tts": [],
+                "unusable": broken,
+            }
+        )
+
+    async def model(self, request: web.Request) -> web.Response:
+        """Describe one model, found by name, alias or uuid."""
+        wanted = request.match_info["id"]
+        try:
+            self._authentication.identify(credential(request.headers))
+            usable, _ = await asyncio.to_thread(self._models.catalogue.models)
+            by_uuid = {model.uuid: model for model in usable.values() if model.uuid}
+            found = by_uuid.get(wanted)
+            if found is None:
+                found = await asyncio.to_thread(self._models.catalogue.find, wanted)
+        except UnknownModelError as error:
+            return _answer(Refusal(404, "model_not_found", str(error)), request)
+        except Refusal as refusal:
+            return _answer(refusal, request)
+        return web.json_response({**_deepgram_model(found), **self._described(found)})
+
+    async def grant(self, request: web.Request) -> web.Response:
+        """Make a short-lived token."""
+        try:
+            identity = self._authentication.identify(credential(request.headers), Scope.GRANT)
+            ttl_s = _ttl(await request.read())
+        except Refusal as refusal:
+            return _answer(refusal, request)
+        return web.json_response({"access_token": self._authentication.grant(identity, ttl_s), "expires_in": ttl_s})
+
+    def _alive(self) -> bool:
+        return all(worker.alive for worker in self._models.workers)
+
+    def _described(self, model: Model) -> dict[str, object]:
+        catalogue = self._models.catalogue
+        return {
+            "id": model.name,
+            "object": "model",
+            "created": model.created,
+            "owned_by": "myna",
+            "default": model.name == catalogue.default,
+            "aliases": sorted(alias for alias, name in catalogue.aliases.items() if name == model.name),
+            "engine": model.engine,
+            "languages": list(model.languages),
+            "mode": model.mode,
+            "version": model.version,
+            "uuid": model.uuid,
+            "loaded": self._models.loaded(model),
+        }
+
+
+def _deepgram_model(model: Model) -> dict[str, object]:
+    return {
+        "name": model.name,
+        "canonical_name": model.name,
+        "architecture": model.engine,
+        "languages": list(model.languages),
+        "version": model.version,
+        "uuid": model.uuid,
+        "batch": False,
+        "streaming": True,
+        "formatted_output": True,
+    }
+
+
+def _answer(refusal: Refusal, request: web.Request) -> web.Response:
+    """Return a refusal that clients of Deepgram's and of OpenAI's API can read."""
+    refused = DeepgramEntry.shape(refusal, request[REQUEST_ID])
+    error = {"message": refusal.message, "type": "invalid_request_error", "param": None, "code": refusal.code}
+    headers = {**refused.headers, **({"WWW-Authenticate": "Bearer"} if refusal.status == 401 else {})}
+    return web.json_response({"error": error, **refused.body}, status=refusal.status, headers=headers)
+
+
+def _ttl(body: bytes) -> int:
+    try:
+        asked = json.loads(body) if body.strip() else {}
+        ttl_s = asked.get("ttl_seconds", DEFAULT_GRANT_S)
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise Refusal(400, "invalid_json", "The body must be a JSON object, or empty.") from error
+    if not isinstance(ttl_s, int | float) or isinstance(ttl_s, bool) or not 1 <= ttl_s <= LONGEST_GRANT_S:
+        raise Refusal(400, "bad_request", f"ttl_seconds must be from 1 to {LONGEST_GRANT_S}, not {str(ttl_s)[:50]}.")
+    return int(ttl_s)

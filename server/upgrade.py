@@ -1,0 +1,74 @@
+"""From an HTTP request to a live stream, the same way for every dialect: who asks, for what, and what can serve it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from myna.server.auth import Authentication, Scope, credential
+from myna.server.callback import CallbackSender
+from myna.server.config import Settings
+from myna.server.connection import Connection, Delivery
+from myna.server.dialects.base import Entry, Refusal
+from myna.server.gate import Gate
+from myna.server.http import answer
+from myna.server.live import Services
+from myna.server.models import ModelBusyError, Models
+from myna.streaming.engines.base import EngineUnavailableError
+from myna.streaming.engines.catalogue import UnknownModelError
+
+
+@dataclass(frozen=True, slots=True)
+class Upgrade:
+    """Serves streams of one server."""
+
+    settings: Settings
+    services: Services
+    models: Models
+    authentication: Authentication
+    gate: Gate
+
+    async def serve(self, request: web.Request, entry: Entry) -> web.StreamResponse:
+        """Serve one stream to its end, or refuse it before the upgrade."""
+        try:
+            return await self._serve(request, entry)
+        except Refusal as refusal:
+            return answer(refusal, entry)
+        except UnknownModelError as error:
+            return answer(Refusal(400, "unknown_model", str(error)), entry)
+        except EngineUnavailableError as error:
+            return answer(Refusal(400, "unusable_model", str(error)), entry)
+        except ModelBusyError as error:
+            return answer(Refusal(503, "model_busy", str(error), retry_after_s=error.retry_s), entry)
+
+    async def _serve(self, request: web.Request, entry: Entry) -> web.StreamResponse:
+        shown = credential(request.headers)
+        identity = self.authentication.identify(shown, Scope.TRANSCRIBE)
+        wanted = entry.read(request.query.items())
+        async with contextlib.AsyncExitStack() as stack:
+            delivery: Delivery | None = None
+            if entry.callback is not None:
+                try:
+                    sender = CallbackSender(entry.callback, self.gate, identity.name)
+                except ValueError as error:
+                    raise Refusal(400, "bad_callback", f"callback: {error}.") from error
+                delivery = (await stack.enter_async_context(sender)).send
+            model = await asyncio.to_thread(self.models.catalogue.find, wanted.name, or_default=wanted.or_default)
+            engine = await stack.enter_async_context(self.models.serving(model))
+            connection = Connection(
+                entry.name,
+                entry.dialect(model, engine.info),
+                engine,
+                self.services,
+                self.settings,
+                subprotocol=shown.subprotocol if shown else None,
+                delivery=delivery,
+            )
+            if not web.WebSocketResponse().can_prepare(request):
+                raise Refusal(
+                    426, "upgrade_required", "Everything is in order; but this is a WebSocket: ask for an upgrade."
+                )
+            return await connection.run(request)
