@@ -54,8 +54,10 @@ class LiveClient:
         *,
         model: str | None = None,
         form: wire.Format = wire.Format.JSON,
+        api_key: str | None = None,
     ) -> None:
         self._start = start
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._url = stream_url(url, form, model)
         self._form = form
         self._socket: ClientConnection | None = None
@@ -89,7 +91,12 @@ class LiveClient:
         while True:
             try:
                 return await connect(
-                    self._url, compression=None, max_size=None, ping_timeout=_PONG_WITHIN_S, open_timeout=30
+                    self._url,
+                    additional_headers=self._headers,
+                    compression=None,
+                    max_size=None,
+                    ping_timeout=_PONG_WITHIN_S,
+                    open_timeout=30,
                 )
             except InvalidStatus as error:
                 code, message, retry_s = _refused(error)
@@ -159,8 +166,9 @@ class SyncLiveClient:
         *,
         model: str | None = None,
         form: wire.Format = wire.Format.JSON,
+        api_key: str | None = None,
     ) -> None:
-        self._client = LiveClient(start, url, model=model, form=form)
+        self._client = LiveClient(start, url, model=model, form=form, api_key=api_key)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="myna-live-client", daemon=True)
 

@@ -19,6 +19,7 @@ async def transcribe(
     display: Display | None = None,
     *,
     model: str | None = None,
+    api_key: str | None = None,
 ) -> list[wire.Final]:
     """Send audio until it ends, or Ctrl-C is pressed; show every message; return the finals.
 
@@ -26,7 +27,7 @@ async def transcribe(
     """
     finals: list[wire.Final] = []
     with display or contextlib.nullcontext() as shown:
-        async with LiveClient(start, url, model=model) as client:
+        async with LiveClient(start, url, model=model, api_key=api_key) as client:
             sending = asyncio.create_task(_send(audio, client))
             with contextlib.suppress(NotImplementedError):  # no signal handlers on this platform's loop
                 asyncio.get_running_loop().add_signal_handler(signal.SIGINT, sending.cancel)

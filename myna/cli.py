@@ -20,7 +20,11 @@ app = typer.Typer(name="myna", help="Self-hosted real-time speech to text.", no_
 bench = typer.Typer(help="Measure a server: accuracy, memory.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 
+keys = typer.Typer(help="API keys of a server.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
+
 Url = Annotated[str, typer.Option(help="The server.", envvar="MYNA_URL")]
+ApiKey = Annotated[str | None, typer.Option(help="Your key, if the server wants one.", envvar="MYNA_API_KEY")]
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 
@@ -62,6 +66,7 @@ def stream(
     language: Annotated[str | None, typer.Option(help="Language spoken.")] = None,
     model: Annotated[str | None, typer.Option(help="Model, if not the server's default.")] = None,
     keyterm: Annotated[list[str] | None, typer.Option(help="A word or phrase to be made likelier.")] = None,
+    api_key: ApiKey = None,
     json: Annotated[bool, typer.Option("--json", help="One message a line.")] = False,
 ) -> None:
     """Send a recording as if it were spoken now, and read along."""
@@ -73,6 +78,7 @@ def stream(
             _start(endpointing_ms, language, keyterm),
             url,
             model=model,
+            api_key=api_key,
             json=json,
         )
     except files.UnreadableFileError as error:
@@ -88,6 +94,7 @@ def mic(
     language: Annotated[str | None, typer.Option(help="Language spoken.")] = None,
     model: Annotated[str | None, typer.Option(help="Model, if not the server's default.")] = None,
     keyterm: Annotated[list[str] | None, typer.Option(help="A word or phrase to be made likelier.")] = None,
+    api_key: ApiKey = None,
     json: Annotated[bool, typer.Option("--json", help="One message a line.")] = False,
 ) -> None:
     """Speak, and read along; Ctrl-C ends."""
@@ -101,7 +108,7 @@ def mic(
         microphone.check()
         with contextlib.suppress(KeyboardInterrupt):
             start = _start(endpointing_ms, language, keyterm)
-            _transcribe(microphone.blocks(device), start, url, model=model, json=json)
+            _transcribe(microphone.blocks(device), start, url, model=model, api_key=api_key, json=json)
     except microphone.MicrophoneError as error:
         _fail(str(error))
 
@@ -119,14 +126,36 @@ def _start(endpointing_ms: int | None, language: str | None, keyterms: list[str]
         _fail(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}")
 
 
-def _transcribe(audio: AsyncIterator[bytes], start: wire.Start, url: str, *, model: str | None, json: bool) -> None:
+def _transcribe(
+    audio: AsyncIterator[bytes], start: wire.Start, url: str, *, model: str | None, api_key: str | None, json: bool
+) -> None:
     from myna.clients.display import JsonLines, Terminal
     from myna.clients.live import StreamError
     from myna.clients.session import transcribe
 
     try:
-        asyncio.run(transcribe(audio, start, url, JsonLines() if json else Terminal(), model=model))
+        display = JsonLines() if json else Terminal()
+        asyncio.run(transcribe(audio, start, url, display, model=model, api_key=api_key))
     except StreamError as error:
+        _fail(str(error))
+
+
+@keys.command()
+def add(
+    name: Annotated[str, typer.Argument(help="Whose or what for: it stands in the log.")],
+    file: Annotated[Path, typer.Option(help="The file the server's setting `keys` names.")] = Path("keys.toml"),
+    scope: Annotated[list[str] | None, typer.Option(help="transcribe, grant; all if none is given.")] = None,
+) -> None:
+    """Make a key, add it to the file, and print it: the file holds only its hash."""
+    from myna.server.auth import Scope, add_key
+    from myna.server.config import ConfigurationError
+
+    try:
+        scopes = frozenset(Scope(each) for each in scope or Scope)
+        typer.echo(add_key(file, name, scopes))
+    except ValueError:
+        _fail(f"--scope must be one of {', '.join(Scope)}, not {', '.join(scope or [])}")
+    except ConfigurationError as error:
         _fail(str(error))
 
 

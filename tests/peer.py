@@ -51,17 +51,47 @@ class Peer:
         return [message for message in self.messages if message["type"] == kind]
 
     @property
+    def finals(self) -> list[dict[str, Any]]:
+        """Deepgram's final results."""
+        return [message for message in self.of("Results") if message["is_final"]]
+
+    @property
+    def said(self) -> str:
+        """The text of Deepgram's final results."""
+        texts = [message["channel"]["alternatives"][0]["transcript"] for message in self.finals]
+        return " ".join(text for text in texts if text)
+
+    @property
     def text(self) -> str:
         return " ".join(message["text"] for message in self.of("final") if message["text"])
 
 
 @contextlib.asynccontextmanager
-async def connected(server: Server, query: str = "") -> AsyncIterator[Peer]:
+async def connected(server: Server, query: str = "", path: str = wire.PATH, **how: Any) -> AsyncIterator[Peer]:
     async with (
         ClientSession() as session,
-        session.ws_connect(server.url + wire.PATH + query, max_msg_size=0, compress=0) as socket,
+        session.ws_connect(server.url + path + query, max_msg_size=0, compress=0, **how) as socket,
     ):
         yield Peer(socket)
+
+
+@contextlib.asynccontextmanager
+async def listening(
+    server: Server, query: str = "encoding=linear16&sample_rate=16000", **how: Any
+) -> AsyncIterator[Peer]:
+    """A client of Deepgram's dialect."""
+    async with connected(server, f"?{query}", "/v1/listen", **how) as peer:
+        yield peer
+
+
+async def transcript(server: Server, query: str, audio: bytes, chunk: int = 6400, **how: Any) -> Peer:
+    """Send audio and CloseStream; return everything that was answered, the socket being closed."""
+    async with listening(server, query, **how) as peer:
+        for start in range(0, len(audio), chunk):
+            await peer.socket.send_bytes(audio[start : start + chunk])
+        await peer.send({"type": "CloseStream"})
+        await peer.rest()
+        return peer
 
 
 async def eventually(condition: Callable[[], bool]) -> None:

@@ -18,6 +18,7 @@ async def server() -> AsyncIterator[Server]:
 @pytest.fixture(scope="session")
 async def strict_server() -> AsyncIterator[Server]:
     """One that loses patience at once, with the fake engine."""
-    changes = {"model": "fake", "start_timeout_s": 0.5, "idle_timeout_s": 0.8, "max_frame_bytes": 65_536}
+    changes = {"model": "fake", "start_timeout_s": 0.5, "idle_timeout_s": 0.8, "deepgram_idle_timeout_s": 0.8}
+    changes |= {"max_frame_bytes": 65_536}
     async with running(settings(**changes)) as started:
         yield started

@@ -177,3 +177,28 @@ def write_wav(path: Path, pcm: np.ndarray) -> None:
         frame.sample_rate = RATE
         file.mux(stream.encode(frame))
         file.mux(stream.encode(None))
+
+
+def test_a_key_is_made_printed_once_and_opens_the_server(tmp_path: Path) -> None:
+    file = tmp_path / "keys.toml"
+    made = myna("keys", "add", "kitchen", "--file", str(file))
+    assert made.returncode == 0
+    key = made.stdout.strip()
+    assert key.startswith("myna_")
+    assert_one_clear_line(myna("keys", "add", "kitchen", "--file", str(file)), "kitchen")
+    assert_one_clear_line(myna("keys", "add", "door", "--file", str(file), "--scope", "all"), "transcribe, grant")
+    sound = tmp_path / "silence.wav"
+    with av.open(str(sound), "w") as out:
+        stream = out.add_stream("pcm_s16le", rate=RATE)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, RATE), np.int16), format="s16", layout="mono")
+        frame.sample_rate = RATE
+        out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    with local_server("fake", "--keys", str(file)) as url:
+        assert_one_clear_line(myna("stream", str(sound), "--url", url), "Invalid credentials")
+        done = myna("stream", str(sound), "--url", url, "--speed", "0", MYNA_API_KEY=key)
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_server_open_to_others_without_keys_does_not_start() -> None:
+    assert_one_clear_line(myna("serve", "--port", "0", "--host", "0.0.0.0"), "myna keys add")

@@ -1,0 +1,183 @@
+"""Plays written conversations with Deepgram's dialect: what a client sends (>), byte for byte what it is answered (<).
+
+Everything behind the dialect is real but the engine, which hears words in the level of the sound, and voice activity,
+which goes by it too; so that each answer follows from what was sent and from nothing else. `python tests/golden.py`
+writes the answers anew; read the difference before you commit it.
+
+    ? QUERY                  the address asks for this (first line)
+    ! NAME=VALUE             what the engine can do: keyterms=true, languages=en,fr
+    > 1 2 _0.8 x             audio: words number 1 and 2, 0.8 s of silence, noise without words
+    > 1|2                    audio of two channels side by side
+    > {"type": …}            a text message, as it stands
+    > bytes HEX              a binary frame
+    > idle | > shutdown …    the server's own reasons to end: an error code
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+import numpy as np
+from drive import amplitude_voice
+
+from myna.server.config import Settings
+from myna.server.dialects.base import Audio, Command, Configure, DialectError, End, Flush, Frame, KeepAlive, Open, Reply
+from myna.server.dialects.deepgram import DeepgramDialect
+from myna.server.dialects.deepgram_request import parse
+from myna.server.live import _decoder
+from myna.streaming.audio import AudioError
+from myna.streaming.engines.catalogue import Model
+from myna.streaming.engines.fake import FakeEngine, FakeSettings, silence, spoken
+from myna.streaming.events import SAMPLE_RATE
+from myna.streaming.requests import Detect, Submit
+from myna.streaming.stream import Stream
+
+FOLDER = Path(__file__).parent / "server" / "golden"
+REQUEST_ID = "2479c8c8-8185-40ac-9ac6-f0874419f793"
+CREATED = "2026-01-01T00:00:00.000Z"
+
+
+class Conversation:
+    """One connection without a network: `send` commands of the script, read `answers`."""
+
+    def __init__(self, query: str, engine: FakeEngine) -> None:
+        self._engine = engine
+        request = parse(parse_qsl(query, keep_blank_values=True))
+        model = Model("fake", "fake", languages=engine.info.languages)
+        self._dialect = DeepgramDialect(REQUEST_ID, request, Settings(), model, engine.info, lambda: CREATED)
+        self.answers: list[str] = []
+        self._stream: Stream | None = None
+        self.ended = False
+        self._act(self._dialect.begin())
+
+    def send(self, what: str) -> None:
+        if what.startswith("bytes"):
+            self._receive(bytes.fromhex(what.removeprefix("bytes")))
+        elif re.match(r"[\d_x]", what):
+            data, piece = audio(what), 3200 * (what.count("|") + 1)  # a tenth of a second
+            for start in range(0, len(data), piece):
+                self._receive(data[start : start + piece])
+        elif re.fullmatch("[a-z_]+", what):
+            if what == "idle":
+                self._end()
+            self._close(DialectError(what, "as told"))
+        else:
+            self._receive(what)
+
+    def _receive(self, frame: str | bytes) -> None:
+        self._act(self._dialect.receive(frame))
+
+    def _act(self, commands: object) -> None:
+        for command in commands:  # type: ignore[attr-defined]
+            try:
+                self._carry_out(command)
+            except AudioError as error:
+                self._close(DialectError("undecodable_audio", str(error)))
+
+    def _carry_out(self, command: Command) -> None:
+        match command:
+            case Open():
+                decoder = _decoder(command)
+                self._stream = Stream("s", decoder, command.policy, command.options, self._engine.info)
+            case Audio(data):
+                assert self._stream
+                self._stream.push(data)
+                self._decode()
+            case Flush(token, channel):
+                assert self._stream
+                self._stream.flush(token, channel)
+            case Configure(options):
+                assert self._stream
+                self._stream.configure(options)
+            case Reply(frames):
+                self._say(frames)
+            case KeepAlive():
+                pass
+            case End():
+                self._end()
+                self._close(None)
+        self._settle()
+
+    def _decode(self) -> None:
+        assert self._stream
+        while channels := self._stream.decode():
+            self._stream.accept(channels, 0.0)
+            self._settle()
+
+    def _end(self) -> None:
+        assert self._stream
+        self._stream.end()
+        self._decode()
+        self._stream.accept([], 0.0)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Carry out what the core asks for, in order, until it asks for nothing more."""
+        assert self._stream
+        while True:
+            requests, events = self._stream.take()
+            for event in events:
+                self._say(self._dialect.emit(event))
+            if not requests:
+                return
+            for request in requests:
+                if isinstance(request, Detect):
+                    windows = amplitude_voice(request.channel, request.pcm)
+                    self._stream.on_vad(request.channel, request.start, windows)
+                elif isinstance(request, Submit):
+                    (outcome,) = self._engine.transcribe([request.job])
+                    self._stream.on_result(request.job.id, request.job.epoch, outcome)
+
+    def _close(self, error: DialectError | None) -> None:
+        assert self._stream
+        farewell = self._dialect.closing(error, self._stream.received / SAMPLE_RATE)
+        self._say(farewell.frames)
+        self.answers.append(f"close {farewell.close_code} {farewell.reason}".rstrip())
+        self.ended = True
+
+    def _say(self, frames: object) -> None:
+        for frame in frames:  # type: ignore[attr-defined]
+            assert isinstance(frame, Frame)
+            assert isinstance(frame.payload, str)
+            self.answers.append(frame.payload)
+
+
+def audio(notation: str) -> bytes:
+    channels = [np.concatenate([_sound(part) for part in channel.split()]) for channel in notation.split("|")]
+    longest = max(map(len, channels))
+    return np.stack([np.pad(channel, (0, longest - len(channel))) for channel in channels], axis=1).tobytes()
+
+
+def _sound(part: str) -> np.ndarray:
+    if part.startswith("_"):
+        return silence(float(part[1:]))
+    if part.startswith("x"):
+        return np.full(round(float(part[1:] or 1) * SAMPLE_RATE), 600, np.int16)
+    return spoken(int(part))
+
+
+def played(script: str) -> str:
+    """Return the script with the answers as they are now."""
+    lines = [line for line in script.splitlines() if not line.startswith("<")]
+    abilities = dict(line[1:].strip().split("=") for line in lines if line.startswith("!"))
+    engine = FakeEngine(settings=FakeSettings(keyterms=abilities.get("keyterms") == "true"))
+    if languages := abilities.get("languages"):
+        engine._languages = tuple(languages.split(","))
+    query = next(line[1:].strip() for line in lines if line.startswith("?"))
+    conversation = Conversation(query, engine)
+    out = []
+    for line in lines:
+        out.append(line)
+        if line.startswith(">"):
+            assert not conversation.ended, f"{line!r} after the end"
+            conversation.send(line[1:].strip())
+            out += [f"< {answer}" for answer in conversation.answers]
+            conversation.answers.clear()
+    return "\n".join(out) + "\n"
+
+
+if __name__ == "__main__":
+    for path in sorted(FOLDER.glob("*.txt")):
+        path.write_text(played(path.read_text()))

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession
+from peer import listening
+
+from myna.server.app import Server
+
+
+async def get(server: Server, path: str) -> tuple[int, dict[str, Any]]:
+    async with ClientSession() as session, session.get(server.url + path) as response:
+        assert len(response.headers["dg-request-id"]) == 36
+        return response.status, await response.json()
+
+
+async def test_models_are_listed_as_openai_and_as_deepgram_list_them(server: Server) -> None:
+    code, body = await get(server, "/v1/models")
+    assert code == 200
+    assert body["object"] == "list"
+    mine = {model["id"]: model for model in body["data"]}["moonshine-tiny-en"]
+    assert {"object": "model", "owned_by": "myna"}.items() <= mine.items()
+    assert isinstance(mine["created"], int)
+    theirs = {model["name"]: model for model in body["stt"]}["moonshine-tiny-en"]
+    assert theirs == {
+        "name": "moonshine-tiny-en",
+        "canonical_name": "moonshine-tiny-en",
+        "architecture": "moonshine",
+        "languages": ["en"],
+        "version": "0.1.0",
+        "uuid": mine["uuid"],
+        "batch": False,
+        "streaming": True,
+        "formatted_output": True,
+    }
+    assert body["tts"] == []
+
+
+async def test_a_model_is_found_by_name_and_by_uuid(server: Server) -> None:
+    code, by_name = await get(server, "/v1/models/moonshine-tiny-en")
+    assert code == 200
+    assert {
+        "id": "moonshine-tiny-en",
+        "object": "model",
+        "canonical_name": "moonshine-tiny-en",
+    }.items() <= by_name.items()
+    assert (await get(server, f"/v1/models/{by_name['uuid']}")) == (200, by_name)
+
+
+@pytest.mark.parametrize("name", ["parrot", "owner/parrot", "%00", "x" * 5000])
+async def test_a_model_that_is_not_there_is_an_error_for_clients_of_either(server: Server, name: str) -> None:
+    code, body = await get(server, f"/v1/models/{name}")
+    assert code == 404
+    assert body["error"]["code"] == "model_not_found"
+    assert body["error"]["message"] == body["err_msg"]
+
+
+async def test_status_counts_the_streams(strict_server: Server) -> None:
+    async with listening(strict_server) as peer:
+        await peer.send({"type": "Finalize"})
+        await peer.until("Results")
+        assert await get(strict_server, "/v1/status") == (
+            200,
+            {
+                "system_health": "Healthy",
+                "active_batch_requests": 0,
+                "active_stream_requests": 1,
+                "active_listen_v2_stream_requests": 0,
+            },
+        )
+    async with ClientSession() as session, session.get(strict_server.url + "/v1/status/engine") as response:
+        assert (await response.text()).startswith('{"engine_connection_status": "Connected"')
