@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: serve test test-parakeet tiny-parakeet check
+.PHONY: serve test test-clients test-parakeet tiny-parakeet check
 
 # --no-compile: most of what is installed is never imported; the rest is compiled when it is.
 .venv/.serve: pyproject.toml
@@ -28,6 +28,16 @@ test: .venv/.develop
 
 test-parakeet: .venv/.parakeet
 	$(BIN)/pytest tests/parakeet -W ignore $(ARGS)
+
+# The clients' own requirements stand apart from ours: a second environment, a gigabyte. Warnings are theirs.
+.venv-clients/.ready: pyproject.toml constraints-test.txt tests/clients/node/package-lock.json
+	$(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/pip install --quiet --constraint constraints-test.txt --editable '.[test,clients]'
+	PATH="$(CURDIR)/.venv-clients/bin:$$PATH" npm ci --silent --no-audit --no-fund --prefix tests/clients/node
+	touch $@
+
+test-clients: .venv-clients/.ready
+	.venv-clients/bin/pytest tests/clients -W ignore $(ARGS)
 
 # Makes the models of those tests anew, in a few hours; needs espeak-ng (tests/parakeet/MODELS.md).
 tiny-parakeet: .venv/.parakeet

@@ -55,3 +55,7 @@ def contained(
         file.mux(stream.encode(None))
         file.close()
         return path.read_bytes()
+
+
+BECKETT = "ever tried ever failed no matter try again fail again fail better"
+"""What is said in the recording beckett, as the default engine hears it."""

@@ -194,9 +194,9 @@ def test_a_key_is_made_printed_once_and_opens_the_server(tmp_path: Path) -> None
         frame.sample_rate = RATE
         out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
-    with local_server("fake", "--keys", str(file)) as url:
-        assert_one_clear_line(myna("stream", str(sound), "--url", url), "Invalid credentials")
-        done = myna("stream", str(sound), "--url", url, "--speed", "0", MYNA_API_KEY=key)
+    with local_server("fake", "--keys", str(file)) as server:
+        assert_one_clear_line(myna("stream", str(sound), "--url", server.url), "Invalid credentials")
+        done = myna("stream", str(sound), "--url", server.url, "--speed", "0", MYNA_API_KEY=key)
         assert done.returncode == 0, done.stderr
 
 

@@ -10,12 +10,11 @@ import pytest
 from aiohttp import ClientSession, WSMsgType
 from peer import RAW as NATIVE
 from peer import Peer, connected, eventually, listening, settings, transcript
-from sounds import RATE, contained, recording
+from sounds import BECKETT, RATE, contained, recording
 
 from myna.server.app import Server, running
 
 RAW = "encoding=linear16&sample_rate=16000"
-BECKETT = "ever tried ever failed no matter try again fail again fail better"
 WRITTEN = "punctuate=true&filler_words=true"
 
 

@@ -9,14 +9,12 @@ import msgpack
 import numpy as np
 import pytest
 from peer import RAW, assert_tiles, connected, eventually, settings
-from sounds import RATE, contained, recording
+from sounds import BECKETT, RATE, contained, recording
 
 from myna.bench.accuracy import normalised
 from myna.clients.live import LiveClient, StreamError, SyncLiveClient
 from myna.server.app import Server, running
 from myna.streaming import wire
-
-BECKETT = "ever tried ever failed no matter try again fail again fail better"
 
 
 async def transcribed(

@@ -1,0 +1,10 @@
+"""Where Node and the JavaScript packages lie."""
+
+from __future__ import annotations
+
+import shutil
+import sysconfig
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "node"
+NODE = shutil.which("node", path=sysconfig.get_path("scripts")) or "node"

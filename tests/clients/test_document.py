@@ -1,0 +1,44 @@
+"""The programs in docs/deepgram.md, run as they stand there but for the server's address and the key."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from javascript import FOLDER, NODE
+from sounds import contained
+
+from myna.server.app import Server
+
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "deepgram.md").read_text()
+PROGRAMS = re.findall(r"```(python|javascript)\n(.+?)```", DOCUMENT, re.DOTALL)
+
+
+@pytest.mark.parametrize(("language", "program"), PROGRAMS, ids=[f"{n}-{p[0]}" for n, p in enumerate(PROGRAMS)])
+async def test_each_program_runs(
+    server: Server, key: str, beckett: np.ndarray, tmp_path: Path, language: str, program: str
+) -> None:
+    (tmp_path / "speech.wav").write_bytes(contained([beckett], "wav", "pcm_s16le"))
+    port = server.url.rsplit(":", 1)[1]
+    text = program.replace("127.0.0.1:8000", f"127.0.0.1:{port}").replace('"KEY"', json.dumps(key))
+    if language == "python":
+        path = tmp_path / "program.py"
+        command = [sys.executable, str(path)]
+    else:
+        path = tmp_path / "program.mjs"
+        (tmp_path / "node_modules").symlink_to(FOLDER / "node_modules")
+        command = [NODE, str(path)]
+    path.write_text(text)
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*command, cwd=tmp_path, stdout=pipe, stderr=pipe)
+    out, errors = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0, errors.decode()
+    if "speech.wav" in program:
+        assert "no matter" in out.decode().lower()
+    elif "WebSocket" in program:
+        assert json.loads(out.decode().splitlines()[-1])["type"] == "Metadata"
