@@ -164,6 +164,7 @@ def accuracy(
     manifest: Annotated[Path, typer.Option(help="JSON lines of audio, text and group; see docs/accuracy.md.")],
     live: Annotated[bool, typer.Option(help="Stream live; otherwise decode each file whole.")] = False,
     url: Annotated[str | None, typer.Option(help="A running server; without it one is started.")] = None,
+    api_key: ApiKey = None,
     speed: Annotated[float, typer.Option(min=0, help="Times real time; 0: as fast as it goes.")] = 0.0,
     endpointing_ms: Annotated[int | None, typer.Option(help="Silence that ends an utterance; 0: never.")] = None,
     group: Annotated[list[str] | None, typer.Option(help="Only these groups.")] = None,
@@ -175,7 +176,7 @@ def accuracy(
 
     try:
         measure(
-            manifest, live=live, url=url, speed=speed, endpointing_ms=endpointing_ms, groups=group or [],
+            manifest, live=live, url=url, api_key=api_key, speed=speed, endpointing_ms=endpointing_ms, groups=group or [],
             model=model, as_json=json,
         )  # fmt: skip
     except AccuracyError as error:

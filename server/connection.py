@@ -27,6 +27,10 @@ FAREWELL_S = 5.0
 """A client may take so long to read what is left when a stream ends, then the connection is dropped."""
 
 
+DELIVERY_S = 60.0
+"""Where results go elsewhere, they may take so long at the end; then those that are left are dropped."""
+
+
 class _Gone(Exception):  # noqa: N818 - not an error: clients may leave
     pass
 
@@ -34,7 +38,7 @@ class _Gone(Exception):  # noqa: N818 - not an error: clients may leave
 class _Socket(web.WebSocketResponse):
     """Tells its owner of a message over the limit before aiohttp closes the socket for it."""
 
-    def __init__(self, max_frame_bytes: int, too_big: Farewell, subprotocol: str | None) -> None:
+    def __init__(self, max_frame_bytes: int, too_big: Callable[[], Farewell], subprotocol: str | None) -> None:
         super().__init__(
             max_msg_size=max_frame_bytes,
             heartbeat=HEARTBEAT_S,
@@ -46,9 +50,10 @@ class _Socket(web.WebSocketResponse):
 
     async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
         if code == WSCloseCode.MESSAGE_TOO_BIG and not self.closed:
-            for frame in self._too_big.frames:
+            farewell = self._too_big()
+            for frame in farewell.frames:
                 await _send(self, frame)
-            code, message = self._too_big.close_code, self._too_big.reason.encode()
+            code, message = farewell.close_code, farewell.reason.encode()
         return await super().close(code=code, message=message, drain=drain)
 
 
@@ -84,9 +89,11 @@ class Connection:
             "message_too_big",
             f"a message was larger than {self._settings.max_frame_bytes} bytes, the most this server takes",
         )
-        socket = _Socket(self._settings.max_frame_bytes, self._dialect.closing(too_big, 0.0), self._subprotocol)
-        await socket.prepare(request)
         live = self._live
+        socket = _Socket(
+            self._settings.max_frame_bytes, lambda: self._dialect.closing(too_big, live.heard_s), self._subprotocol
+        )
+        await socket.prepare(request)
         self._services.streams[live.name] = live
         with structlog.contextvars.bound_contextvars(stream=live.name):
             log.info("stream connected", peer=request.remote, path=request.path, model=live.engine.info.name)
@@ -94,7 +101,7 @@ class Connection:
             farewell = Farewell((), WSCloseCode.OK, "gone")
             try:
                 farewell = await self._serve(socket)
-                if not await self._farewell(writer) and request.transport is not None:
+                if not await self._farewell(writer) and self._delivery is None and request.transport is not None:
                     request.transport.abort()
             except _Gone:
                 pass
@@ -181,7 +188,7 @@ class Connection:
 
     async def _farewell(self, writer: asyncio.Task[None]) -> bool:
         self._live.outbox.close()
-        sent, _ = await asyncio.wait([writer], timeout=FAREWELL_S)
+        sent, _ = await asyncio.wait([writer], timeout=FAREWELL_S if self._delivery is None else DELIVERY_S)
         return bool(sent)
 
     async def _write(self, socket: web.WebSocketResponse) -> None:

@@ -64,6 +64,7 @@ def measure(
     *,
     live: bool,
     url: str | None,
+    api_key: str | None,
     speed: float,
     endpointing_ms: int | None,
     groups: Sequence[str],
@@ -85,7 +86,7 @@ def measure(
                 address = url or stack.enter_context(local_server(model)).url
                 for recording in track(recordings, "live", console=progress):
                     heard.append(
-                        asyncio.run(_stream(recording, address, speed, endpointing_ms, model if url else None))
+                        asyncio.run(_stream(recording, address, api_key, speed, endpointing_ms, model if url else None))
                     )
     except (StreamError, EngineUnavailableError, files.UnreadableFileError) as error:
         raise AccuracyError(str(error)) from error
@@ -197,11 +198,13 @@ def _heard(recording: Recording, words: Sequence[tuple[str, float]]) -> Heard:
     return Heard(recording.group, recording.text, text, start_errors(recording.words, words))
 
 
-async def _stream(recording: Recording, url: str, speed: float, endpointing_ms: int | None, model: str | None) -> Heard:
+async def _stream(
+    recording: Recording, url: str, api_key: str | None, speed: float, endpointing_ms: int | None, model: str | None
+) -> Heard:
     start = wire.Start(encoding="linear16", sample_rate=files.RATE, endpointing_ms=endpointing_ms)
     finals: list[wire.Final] = []
     first_partial, gaps, delays = list[float](), list[float](), list[float]()
-    async with LiveClient(start, url, model=model) as client:
+    async with LiveClient(start, url, model=model, api_key=api_key) as client:
         began = time.monotonic()
         sending = asyncio.create_task(_send(recording.audio, client, speed))
         onset: float | None = None

@@ -13,7 +13,7 @@ import jiwer
 import numpy as np
 import pytest
 from aiohttp import ClientSession
-from peer import RAW, Peer, connected, settings
+from peer import RAW, Peer, connected, listening, settings
 from tiny import TINY, TINY_STREAMING, Reference, Sentence, contents, plain, spaced, write
 
 from myna.clients.live import LiveClient, StreamError
@@ -210,3 +210,26 @@ async def test_a_start_that_cannot_succeed_says_why_in_one_line(
         async with running(settings(**{"model": str(TINY), **changes})):
             pass
     assert "\n" not in str(refused.value)
+
+
+async def test_keyterms_of_deepgrams_clients_are_honoured_and_can_be_changed_midway(
+    server: Server, unseen: dict[str, np.ndarray], boosted_word: str
+) -> None:
+    speech = np.concatenate([unseen[boosted_word], np.zeros(12_800, np.int16)])
+    query = "encoding=linear16&sample_rate=16000&endpointing=500&punctuate=true"
+
+    async def heard(query: str, configure: dict[str, Any] | None = None) -> str:
+        async with listening(server, query) as peer:
+            if configure:
+                await peer.send({"type": "Configure", **configure})
+                assert (await peer.until("ConfigureSuccess"))["keyterms"] == configure["keyterms"]
+            await say(peer, speech)
+            await peer.send({"type": "CloseStream"})
+            await peer.rest()
+            return peer.said
+
+    plain = await heard(query)
+    assert boosted_word not in plain
+    assert boosted_word in await heard(f"{query}&keyterm={boosted_word}")
+    assert boosted_word in await heard(query, {"keyterms": [boosted_word]})
+    assert boosted_word not in await heard(f"{query}&keyterm={boosted_word}", {"keyterms": []})

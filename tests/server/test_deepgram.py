@@ -329,10 +329,12 @@ async def test_odd_frames_get_the_documented_answer_and_nothing_else(
 
 async def test_a_frame_over_the_limit_closes_with_1009(strict_server: Server) -> None:
     async with listening(strict_server) as peer:
+        await peer.socket.send_bytes(bytes(32_000))
         await peer.socket.send_bytes(bytes(70_000))
         closed = await _close_of(peer)
         assert closed.data == 1009
-        assert [message["type"] for message in peer.messages] == ["Metadata"]
+        (metadata,) = peer.messages
+        assert (metadata["type"], metadata["duration"], metadata["channels"]) == ("Metadata", 1.0, 1)
 
 
 async def test_twenty_clients_in_a_row_leave_nothing_behind(strict_server: Server) -> None:
