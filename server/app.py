@@ -35,7 +35,6 @@ from myna.streaming.vad import SileroVad
 
 log = structlog.get_logger()
 
-
 MOST_HEADER_BYTES = 65_536
 """Of a request's first line, and of each header: a hundred keyterms fit in an address."""
 
@@ -43,13 +42,19 @@ MOST_HEADER_BYTES = 65_536
 class Server:
     """A running server; `url` says where."""
 
-    def __init__(self, settings: Settings, listener: socket.socket, services: Services, models: Models) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        listener: socket.socket,
+        services: Services,
+        models: Models,
+        authentication: Authentication,
+    ) -> None:
         self.settings = settings
         self.services = services
         self.models = models
         host, port = listener.getsockname()[:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        authentication = Authentication(settings.keys)
         self._upgrade = Upgrade(settings, services, models, authentication, Gate(settings.allowed_networks))
         self.app = web.Application(middlewares=[_numbered])
         self.app.on_response_prepare.append(_say_request_id)
@@ -82,6 +87,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
 
     Raises `ConfigurationError` if it cannot listen, `EngineUnavailableError` if a model is missing.
     """
+    authentication = Authentication(settings.keys)
     listener = _listen(settings)
     _check_open(settings, listener)
     async with contextlib.AsyncExitStack() as stack:
@@ -93,7 +99,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         models = Models(catalogue, settings, services.on_engine_restart)
         stack.push_async_callback(models.close)
         await models.start()
-        server = Server(settings, listener, services, models)
+        server = Server(settings, listener, services, models, authentication)
         runner = web.AppRunner(
             server.app,
             access_log=None,

@@ -25,8 +25,6 @@ _LONGEST_REASON = 123
 """Bytes of a close frame's reason (RFC 6455, 5.5)."""
 FAREWELL_S = 5.0
 """A client may take so long to read what is left when a stream ends, then the connection is dropped."""
-
-
 DELIVERY_S = 60.0
 """Where results go elsewhere, they may take so long at the end; then those that are left are dropped."""
 
