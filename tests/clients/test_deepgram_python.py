@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -148,6 +149,49 @@ def listen_sync(server: Server, key: str, audio: bytes) -> Heard:
         reading.join()
     heard.assert_ended_well()
     return heard
+
+
+async def test_sync_interims_finalize_keepalive_and_utterance_ends(
+    impatient_server: Server, key: str, beckett: np.ndarray
+) -> None:
+    heard = await asyncio.to_thread(converse_sync, impatient_server, key, beckett)
+    assert heard.said == f"ever tried {BECKETT}"
+    assert [bool(f.channel.alternatives[0].transcript) for f in heard.finals if f.from_finalize] == [True, False]
+    assert heard.of(ListenV1SpeechStarted)
+    assert heard.of(ListenV1UtteranceEnd)
+
+
+def converse_sync(server: Server, key: str, beckett: np.ndarray) -> Heard:
+    client = DeepgramClient(api_key=key, environment=at(server))
+    heard = Heard()
+    query = {**RAW, "interim_results": True, "utterance_end_ms": 1000, "vad_events": True, "endpointing": 300}
+    with client.listen.v1.connect(**query) as connection:
+        heard.attach(connection)
+        reading = threading.Thread(target=connection.start_listening)
+        reading.start()
+        connection.send_media(beckett[: round(1.25 * RATE)].tobytes())
+        wait(lambda: any(not result.is_final for result in heard.of(ListenV1Results)))
+        for count in (1, 2):  # with speech, and with nothing
+            connection.send_finalize()
+            wait(lambda count=count: sum(bool(f.from_finalize) for f in heard.finals) == count)
+        for _ in range(6):  # 2.4 s; the server waits for one
+            connection.send_keep_alive()
+            assert not heard.over.wait(0.4)
+        for piece in pieces(beckett.tobytes()):
+            connection.send_media(piece)
+        connection.send_close_stream()
+        assert heard.over.wait(60)
+        reading.join()
+    heard.assert_ended_well()
+    return heard
+
+
+def wait(condition: Callable[[], bool]) -> None:
+    """Wait in a thread that is not the event loop's."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 async def test_finalize_is_answered_with_and_without_speech(server: Server, key: str, beckett: np.ndarray) -> None:
