@@ -86,6 +86,44 @@ def stream(
 
 
 @app.command()
+def transcribe(
+    sources: Annotated[list[str], typer.Argument(help="Files, or http(s) addresses of files.")],
+    url: Url = DEFAULT_URL,
+    form: Annotated[str, typer.Option("--format", help="txt, srt, vtt or json.")] = "txt",
+    output: Annotated[Path | None, typer.Option(help="File, or for several sources folder, to write to.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model, if not the server's default.")] = None,
+    language: Annotated[str | None, typer.Option(help="Language spoken.")] = None,
+    api_key: ApiKey = None,
+    at_once: Annotated[int, typer.Option(min=1, max=64, help="Files under way at a time.")] = 4,
+    local: Annotated[bool, typer.Option("--local", help="Run a server for this alone; --url is not used.")] = False,
+) -> None:
+    """Transcribe files; the status is 0 if all could be, 1 if some could not."""
+    from rich.console import Console
+
+    from myna.clients.transcribe import OutputFormat, Request
+    from myna.clients.transcribe import transcribe as run
+    from myna.streaming.engines.base import EngineUnavailableError
+
+    if form not in list(OutputFormat):
+        _fail(f"--format must be one of {', '.join(OutputFormat)}, not {form!r}")
+    if output is not None and len(sources) > 1 and output.is_file():
+        _fail(f"--output must be a folder for several sources; {output} is a file")
+    console = Console(stderr=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            if local:
+                from myna.bench.local import local_server
+
+                url = stack.enter_context(local_server(model)).url
+        except EngineUnavailableError as error:
+            _fail(str(error))
+        request = Request(url.rstrip("/"), OutputFormat(form), None if local else model, language, api_key)
+        failed = asyncio.run(run(sources, request, output=output, at_once=at_once, console=console))
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
 def mic(
     url: Url = DEFAULT_URL,
     device: Annotated[str | None, typer.Option(help="Number or part of the name of the device.")] = None,

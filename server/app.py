@@ -17,16 +17,19 @@ import uvloop
 from aiohttp import web
 
 from myna import __version__
+from myna.batch.gate import Gate
 from myna.server import log as logs
 from myna.server.auth import Authentication
 from myna.server.config import ConfigurationError, Settings
 from myna.server.dialects import deepgram
 from myna.server.dialects.base import DialectError
 from myna.server.dialects.native import NativeEntry
-from myna.server.gate import Gate
+from myna.server.files import Files
 from myna.server.http import REQUEST_ID, Pages
-from myna.server.live import Services
+from myna.server.jobrunner import JobRunner
 from myna.server.models import Models
+from myna.server.pump import Services
+from myna.server.transcriber import Transcriber
 from myna.server.upgrade import Upgrade
 from myna.server.voice import VoiceActivity
 from myna.streaming import wire
@@ -55,10 +58,14 @@ class Server:
         self.models = models
         host, port = listener.getsockname()[:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        self._upgrade = Upgrade(settings, services, models, authentication, Gate(settings.allowed_networks))
+        gate = Gate(settings.allowed_networks)
+        transcriber = Transcriber(services, settings)
+        self.jobs = JobRunner(settings.data / "jobs", gate)
+        self._upgrade = Upgrade(settings, services, models, authentication, gate)
         self.app = web.Application(middlewares=[_numbered])
         self.app.on_response_prepare.append(_say_request_id)
-        Pages(services, models, authentication).add_to(self.app)
+        Pages(services, models, transcriber, authentication).add_to(self.app)
+        Files(settings, models, transcriber, authentication, gate, self.jobs).add_to(self.app)
         self.app.router.add_get(wire.PATH, self._native)
         self.app.router.add_get(deepgram.PATH, self._deepgram)
 
@@ -100,6 +107,8 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         stack.push_async_callback(models.close)
         await models.start()
         server = Server(settings, listener, services, models, authentication)
+        server.jobs.start()
+        stack.push_async_callback(server.jobs.close)
         runner = web.AppRunner(
             server.app,
             access_log=None,

@@ -8,8 +8,8 @@ from types import TracebackType
 import structlog
 from aiohttp import ClientError
 
+from myna.batch.gate import Gate
 from myna.server.dialects.base import Callback, Frame
-from myna.server.gate import Gate
 
 log = structlog.get_logger()
 
@@ -43,19 +43,23 @@ class CallbackSender:
         """Deliver a frame; one that nobody takes is given up after three attempts, and so is, after three, the address."""
         if self._lost >= _MOST_LOST:
             return
-        reason = ""
+        reason = None
         for pause_s in (*_PAUSES_S, None):
-            try:
-                async with self._session.request(
-                    self._callback.method, self._url, data=frame.payload, headers=self._headers, allow_redirects=False
-                ) as response:
-                    if response.status < 300:
-                        self._lost = 0
-                        return
-                    reason = f"HTTP {response.status}"
-            except (ClientError, TimeoutError, OSError) as error:
-                reason = str(error) or type(error).__name__
+            reason = await self.attempt(frame.payload)
+            if reason is None:
+                self._lost = 0
+                return
             if pause_s is not None:
                 await asyncio.sleep(pause_s)
         self._lost += 1
         log.warning("callback not delivered", host=self._url.host, reason=reason, given_up=self._lost >= _MOST_LOST)
+
+    async def attempt(self, payload: str | bytes) -> str | None:
+        """Send once; return why it was not taken, or None."""
+        try:
+            async with self._session.request(
+                self._callback.method, self._url, data=payload, headers=self._headers, allow_redirects=False
+            ) as response:
+                return None if response.status < 300 else f"HTTP {response.status}"
+        except (ClientError, TimeoutError, OSError) as error:
+            return str(error) or type(error).__name__

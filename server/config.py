@@ -105,6 +105,12 @@ class Settings(BaseSettings):
     allowed_networks: list[str] = Field(
         [], description="Private networks that callbacks may reach, such as `10.0.0.0/8`."
     )
+    data: Path = Field(
+        Path("data"), description="Folder of what must survive a restart: requests to be answered later."
+    )
+    max_upload_mb: int = Field(2048, ge=1, le=1 << 20, description="Largest file taken, uploaded or fetched, in MiB.")
+    max_file_hours: float = Field(12.0, gt=0, le=100, description="Longest audio taken as a file.")
+    files_at_once: int = Field(8, ge=1, le=1000, description="Files transcribed at a time; others wait.")
     max_frame_bytes: int = Field(
         16 * 1024 * 1024,
         ge=1024,

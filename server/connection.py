@@ -14,8 +14,9 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from myna.server.config import Settings
 from myna.server.dialects.base import Command, Dialect, DialectError, End, Farewell, Frame
 from myna.server.engine import EngineWorker
-from myna.server.live import LiveStream, Services
+from myna.server.live import LiveStream
 from myna.server.outbox import SlowReaderError
+from myna.server.pump import Services
 
 log = structlog.get_logger()
 

@@ -64,6 +64,11 @@ class EngineWorker:
         return self._info
 
     @property
+    def lanes(self) -> int:
+        """How many batches it decodes at once."""
+        return self._lanes
+
+    @property
     def alive(self) -> bool:
         """Whether a worker takes jobs at the moment."""
         return self._writer is not None

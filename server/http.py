@@ -11,8 +11,9 @@ from myna import __version__
 from myna.server.auth import LONGEST_GRANT_S, Authentication, Scope, credential
 from myna.server.dialects.base import Entry, Refusal
 from myna.server.dialects.deepgram import DeepgramEntry
-from myna.server.live import Services
 from myna.server.models import Models
+from myna.server.pump import Services
+from myna.server.transcriber import Transcriber
 from myna.streaming.engines.catalogue import Model, UnknownModelError
 
 REQUEST_ID = web.RequestKey("request_id", str)
@@ -35,8 +36,11 @@ def answer(refusal: Refusal, entry: Entry) -> web.Response:
 class Pages:
     """Handlers of one server."""
 
-    def __init__(self, services: Services, models: Models, authentication: Authentication) -> None:
+    def __init__(
+        self, services: Services, models: Models, transcriber: Transcriber, authentication: Authentication
+    ) -> None:
         self._services = services
+        self._transcriber = transcriber
         self._models = models
         self._authentication = authentication
 
@@ -67,7 +71,7 @@ class Pages:
         return web.json_response(
             {
                 "system_health": "Healthy" if self._alive() else "Degraded",
-                "active_batch_requests": 0,
+                "active_batch_requests": self._transcriber.active,
                 "active_stream_requests": len(self._services.streams),
                 "active_listen_v2_stream_requests": 0,
             }
@@ -149,7 +153,7 @@ def _deepgram_model(model: Model) -> dict[str, object]:
         "languages": list(model.languages),
         "version": model.version,
         "uuid": model.uuid,
-        "batch": False,
+        "batch": True,
         "streaming": True,
         "formatted_output": True,
     }

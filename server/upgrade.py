@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from myna.batch.gate import Gate
 from myna.server.auth import Authentication, Scope, credential
 from myna.server.callback import CallbackSender
 from myna.server.config import Settings
 from myna.server.connection import Connection, Delivery
 from myna.server.dialects.base import Entry, Refusal
-from myna.server.gate import Gate
 from myna.server.http import answer
-from myna.server.live import Services
 from myna.server.models import ModelBusyError, Models
+from myna.server.pump import Services
 from myna.streaming.engines.base import EngineUnavailableError
 from myna.streaming.engines.catalogue import UnknownModelError
 

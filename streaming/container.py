@@ -225,7 +225,7 @@ class _Pipe:
             if not container.streams.audio:
                 raise AudioError(f"the {self._container} stream holds no audio")
             resampler = FrameResampler(self._decoded, mix=self._mix)
-            for frame in self._frames(container):
+            for frame in audio_frames(container, self._container):
                 resampler.put(frame)
                 while self._decoded.samples >= PORTION:
                     self._full = True
@@ -235,20 +235,22 @@ class _Pipe:
                 raise AudioError(f"the {self._container} stream holds no audio that can be decoded")
             resampler.finish()
 
-    def _frames(self, container: av.container.InputContainer) -> Iterator[av.AudioFrame]:
+
+def audio_frames(container: av.container.InputContainer, name: str) -> Iterator[av.AudioFrame]:
+    """Return the frames of the first sound track; a damaged packet costs itself. Raises `AudioError` if too many are."""
+    bad = 0
+    for packet in container.demux(container.streams.audio[0]):
+        try:
+            frames = packet.decode()
+        except av.FFmpegError as error:
+            bad += 1
+            if bad > _MOST_BAD_PACKETS:
+                raise AudioError(f"the {name} stream is damaged: {error}") from error
+            continue
         bad = 0
-        for packet in container.demux(container.streams.audio[0]):
-            try:
-                frames = packet.decode()
-            except av.FFmpegError as error:
-                bad += 1
-                if bad > _MOST_BAD_PACKETS:
-                    raise AudioError(f"the {self._container} stream is damaged: {error}") from error
-                continue
-            bad = 0
-            for frame in frames:
-                if isinstance(frame, av.AudioFrame):
-                    yield frame
+        for frame in frames:
+            if isinstance(frame, av.AudioFrame):
+                yield frame
 
 
 class FrameResampler:

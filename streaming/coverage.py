@@ -13,8 +13,6 @@ from myna.streaming.events import Span, samples, seconds
 from myna.streaming.policy import Policy
 from myna.streaming.segmenter import Segmenter
 
-LEAD = samples(0.3)
-"""Audio heard before the first speech window: quiet first consonants lie below the VAD's threshold."""
 BEYOND = samples(1.0)
 """Audio heard beyond a cut inside speech, so that the last word before it is heard whole."""
 SURE_CONTEXT = samples(3.0)
@@ -31,7 +29,7 @@ INTERIM_OVERLAP = samples(1.0)
 
 def fitted(policy: Policy, engine: EngineInfo) -> Policy:
     """Return the policy within what the engine can do and has use for."""
-    hard_s = min(policy.hard_s, engine.longest_segment_s - seconds(LEAD + BEYOND))
+    hard_s = min(policy.hard_s, engine.longest_segment_s - policy.lead_s - seconds(BEYOND))
     endpoint_ms = policy.endpoint_ms and max(policy.endpoint_ms, engine.smallest_endpoint_ms)
     return replace(
         policy,
@@ -47,6 +45,7 @@ class Coverage:
     """The spans decodes of one channel cover; `longest` is the most samples the engine takes at once."""
 
     def __init__(self, policy: Policy, longest: int, segmenter: Segmenter) -> None:
+        self._lead = samples(policy.lead_s)
         self._context = samples(policy.context_s)
         self._context_gap = samples(policy.context_gap_s)
         self._interim_window = samples(policy.interim_window_s)
@@ -58,7 +57,7 @@ class Coverage:
     @property
     def reach(self) -> int:
         """Samples before the open speech that a decode may still ask for."""
-        return max(self._context, LEAD)
+        return max(self._context, self._lead)
 
     def of_final(self, speech: Span, earliest: int) -> Span:
         """Return what the final decode of `speech` covers; no audio before `earliest` is held."""
@@ -85,4 +84,4 @@ class Coverage:
         close = self.last_speech_end is not None and speech_start - self.last_speech_end < self._context_gap
         if close and context >= LEAST_CONTEXT:
             return self._segmenter.quietest(speech_start - context, speech_start - context // 2)
-        return max(speech_start - LEAD, earliest)
+        return max(speech_start - self._lead, earliest)

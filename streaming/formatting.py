@@ -40,6 +40,8 @@ class Formatting:
     smart: bool = False
     """Numerals, and money, percentages, times of day, telephone numbers and addresses as they are written."""
     numerals: bool = False
+    measurements: bool = False
+    """Units behind numbers are abbreviated: "ten kilometers" → "10 km"."""
     dictation: bool = False
     """Spoken marks ("comma", "new line") become marks."""
     fillers: bool = False
@@ -62,8 +64,9 @@ def formatted(words: Sequence[Word], wanted: Formatting, *, open_ended: bool = F
         result = _replaced(result, phrase, text)
     if wanted.redactions:
         result = redacted(result, wanted.redactions, wanted.language, open_ended=open_ended)
-    if wanted.smart or wanted.numerals:
-        result = written(result, numbers(result, wanted.language), wanted.language, smart=wanted.smart)
+    if wanted.smart or wanted.numerals or wanted.measurements:
+        found = numbers(result, wanted.language)
+        result = written(result, found, wanted.language, smart=wanted.smart, measurements=wanted.measurements)
     if not wanted.profanity:
         result = [_masked(word) if profanity.is_profane(word.bare) else word for word in result]
     return tuple(result)

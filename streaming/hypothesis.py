@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rapidfuzz.distance import Levenshtein
 
-from myna.streaming.events import Word
+from myna.streaming.events import Span, Word, seconds
 
 _SECONDS_WEIGH = 2.0
 """What a second on the wrong side of the seam costs, in words: times from attention are off by 50 ms in the median, and a
@@ -69,6 +70,18 @@ def in_order(words: Sequence[Word], earliest_s: float, latest_s: float) -> tuple
         ordered.append(Word(word.text, start, min(max(word.end, start), latest_s), word.confidence))
         floor = start
     return tuple(ordered)
+
+
+def without_pauses(words: Sequence[Word], pauses: Sequence[Span]) -> tuple[Word, ...]:
+    """Return the words, none reaching into a silence that begins within it.
+
+    Attention trails off into the silence behind a word, up to the next one; voice activity knows where that begins.
+    """
+    ended = []
+    for word in words:
+        silent_from = [seconds(pause.start) for pause in pauses if word.start < seconds(pause.start) < word.end]
+        ended.append(replace(word, end=silent_from[0]) if silent_from else word)
+    return tuple(ended)
 
 
 def _difference(one: str, other: str) -> float:

@@ -30,6 +30,8 @@ class Gate:
 class Policy:
     """Segmenting and reporting of one stream. All durations are of audio, none of wall time."""
 
+    live: bool = True
+    """Somebody waits for the words: finals go before files, and are decoded ahead of their endpoint."""
     endpoint_ms: int | None = 500
     """Silence that ends an utterance; None: no endpoints, cuts by length, flush and end only."""
     gap_ms: int | None = None
@@ -40,6 +42,8 @@ class Policy:
     """From this length of speech on, shorter and shorter pauses suffice for a cut."""
     hard_s: float = 12.0
     """At this length the segment is cut where speech is least probable."""
+    lead_s: float = 0.3
+    """Audio heard before the first speech window: quiet first consonants lie below the VAD's threshold."""
     context_s: float = 10.0
     """At most so much audio before a segment is decoded with it, its words being dropped again."""
     context_gap_s: float = 2.0

@@ -65,12 +65,16 @@ class Resumed:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """A segment is cut. `speech` is the part worth decoding (None: nothing to hear), `voice` how surely it is speech."""
+    """A segment is cut. `speech` is the part worth decoding (None: nothing to hear), `voice` how surely it is speech.
+
+    `pauses` are the silences inside it, and behind its speech, that are as long as an announced one.
+    """
 
     span: Span
     speech: Span | None
     voice: float
     cause: Cause
+    pauses: tuple[Span, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,7 @@ class Segmenter:
         self._run = 0
         self._voiced = False
         self._paused = False
+        self._pauses: list[Span] = []
         self.open_start = 0
         """Where the open segment begins: the end of the last one closed."""
         self.speech_start: int | None = None
@@ -177,8 +182,9 @@ class Segmenter:
         assert self.speech_start is not None
         self._voiced = probability >= ONSET or (self._voiced and probability >= OFFSET)
         if self._voiced:
-            self.speech_end = self.position
+            silent_from, self.speech_end = self.speech_end, self.position
             if self._paused:
+                self._pauses.append(Span(silent_from, self.position - WINDOW))
                 self._paused = False
                 return [Resumed()]
         elif not self._paused and self.position - self.speech_end >= self.pause:
@@ -229,7 +235,11 @@ class Segmenter:
 
     def _close(self, at: int, speech: Span | None, cause: Cause) -> Closed:
         voice = self._strength(speech) if speech else 0.0
-        closed = Closed(Span(self.open_start, at), speech, voice, cause)
+        if self._paused and at > self.speech_end:
+            self._pauses.append(Span(self.speech_end, at))
+        pauses = tuple(pause for pause in self._pauses if pause.start < at)
+        closed = Closed(Span(self.open_start, at), speech, voice, cause, pauses)
+        self._pauses = [pause for pause in self._pauses if pause.start >= at]
         self.open_start = at
         self.speech_start = None
         self._run = 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from myna.streaming.coverage import INTERIM_OVERLAP, Coverage, fitted
 from myna.streaming.engines.base import EngineInfo, Job, JobError, Kind, Missing, Outcome, Transcript
@@ -28,7 +28,7 @@ from myna.streaming.events import (
     seconds,
 )
 from myna.streaming.following import Following
-from myna.streaming.hypothesis import agreed, in_order, seam_index
+from myna.streaming.hypothesis import agreed, in_order, seam_index, without_pauses
 from myna.streaming.policy import Options, Policy
 from myna.streaming.requests import Cancel, Detect, Release, Request, Submit
 from myna.streaming.segmenter import WINDOW, Closed, Decision, Gap, Onset, Pause, Resumed, Segmenter
@@ -212,9 +212,8 @@ class Session:
                 case Onset(at):
                     self._interim_at = at + FIRST_INTERIM - self._interim_every()
                     self._events.append(SpeechStarted(channel=self._channel, at=at))
-                case Pause(speech):
-                    audio = self._coverage.of_final(speech, self._tape.start)
-                    self._speculative = _Decode(audio, self._submit(audio, Kind.FINAL), Kind.FINAL)
+                case Pause(speech) if self._policy.live:
+                    self._speculative = self._decode_final(self._coverage.of_final(speech, self._tape.start))
                 case Resumed():
                     self._on_resumed()
                 case Closed():
@@ -239,7 +238,7 @@ class Session:
             if self._speculative and self._speculative.audio == audio:
                 decode, self._speculative = self._speculative, None
             else:
-                decode = _Decode(audio, self._submit(audio, Kind.FINAL), Kind.FINAL)
+                decode = self._decode_final(audio)
             self._coverage.last_speech_end = closed.speech.end
         self._drop_speculative()
         self._following.close()
@@ -366,12 +365,7 @@ class Session:
         if audio.end > closed.span.end:
             new = [w for w in new if w.middle < end]
         floor = max(start, self._words[-1].start if self._words else 0.0)
-        words = in_order(new, floor, end)
-        if closed.cause is Cause.ENDPOINT and closed.speech and words:
-            # Attention trails off into the silence behind the last word; voice activity knows where that begins.
-            last, spoken_s = words[-1], seconds(closed.speech.end)
-            words = (*words[:-1], replace(last, end=max(last.start, min(last.end, spoken_s))))
-        return words
+        return without_pauses(in_order(new, floor, end), closed.pauses)
 
     def _new_words(
         self, audio: Span, transcript: Transcript, settled: Sequence[Word] | deque[Word], seam_s: float
@@ -380,6 +374,10 @@ class Session:
         heard = [word.shifted(offset) for word in transcript.words]
         audible = [word for word in settled if word.end > offset]
         return heard[seam_index(audible, heard, seam_s) :]
+
+    def _decode_final(self, audio: Span) -> _Decode:
+        kind = Kind.FINAL if self._policy.live else Kind.FILE
+        return _Decode(audio, self._submit(audio, kind), kind)
 
     def _submit(self, audio: Span, kind: Kind, *, utterance: int = 0, held: int = 0) -> str:
         self._count += 1

@@ -38,6 +38,11 @@ class Stream:
         return self._sessions[0].received if self._sessions else 0
 
     @property
+    def channels(self) -> int:
+        """How many channels the audio has; 0 until some has come."""
+        return len(self._sessions)
+
+    @property
     def backlog_s(self) -> float:
         """Seconds of audio, on the channel furthest behind, that wait for voice activity or for their Final."""
         return seconds(max((session.backlog for session in self._sessions), default=0))

@@ -14,6 +14,18 @@ _CURRENCIES = {
     "rupee": "₹", "rupees": "₹",
 }  # fmt: skip
 _CENTS = {"cent", "cents", "pence"}
+_UNITS = {
+    name: unit
+    for unit, names in {
+        "mm": "millimeter", "cm": "centimeter", "m": "meter", "km": "kilometer", "in": "inch inches", "ft": "foot feet",
+        "yd": "yard", "mi": "mile", "mg": "milligram", "g": "gram", "kg": "kilogram", "oz": "ounce", "lb": "pound",
+        "ml": "milliliter", "l": "liter", "gal": "gallon", "s": "second", "min": "minute", "h": "hour", "Hz": "hertz",
+        "kHz": "kilohertz", "MHz": "megahertz", "kB": "kilobyte", "MB": "megabyte", "GB": "gigabyte", "W": "watt",
+        "kW": "kilowatt",
+    }.items()
+    for stem in names.split()
+    for name in (stem, f"{stem}s", stem.replace("meter", "metre"), stem.replace("meter", "metre") + "s")
+}  # fmt: skip
 _HALVES = {"am": "AM", "a.m": "AM", "pm": "PM", "p.m": "PM"}
 _HALF_ENDS = ("AM", "PM")
 _GROUPED_FROM = 5
@@ -41,9 +53,16 @@ _DOMAINS = {
 _NAME = re.compile(r"[\w+-]+")
 
 
-def written(words: Sequence[Word], found: Sequence[Number], language: str, *, smart: bool) -> list[Word]:
-    """Return the words with these numbers in digits; `smart` (English): with their units too, and addresses."""
+def written(
+    words: Sequence[Word], found: Sequence[Number], language: str, *, smart: bool, measurements: bool = False
+) -> list[Word]:
+    """Return the words with these numbers in digits; `smart` (English): as money, time, percentage …, and addresses.
+
+    `measurements` (English): units behind a number are abbreviated.
+    """
     smart = smart and language == "en"
+    if measurements and language == "en":
+        words = _with_units(words, found)
     at = {number.start: number for number in found}
     result: list[Word] = []
     index = 0
@@ -61,6 +80,17 @@ def written(words: Sequence[Word], found: Sequence[Number], language: str, *, sm
             result.append(Word.joined(piece, text))
         index = end
     return result
+
+
+def _with_units(words: Sequence[Word], found: Sequence[Number]) -> list[Word]:
+    """Return the words with those units abbreviated that follow a number; as many words as before."""
+    behind = {number.end for number in found if not number.ordinal}
+    return [
+        Word.joined([word], _UNITS[word.bare])
+        if i in behind and word.bare in _UNITS and not _closes(words, i)
+        else word
+        for i, word in enumerate(words)
+    ]
 
 
 def _ends_sentence(words: Sequence[Word], index: int) -> bool:

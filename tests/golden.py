@@ -26,7 +26,7 @@ from myna.server.config import Settings
 from myna.server.dialects.base import Audio, Command, Configure, DialectError, End, Flush, Frame, KeepAlive, Open, Reply
 from myna.server.dialects.deepgram import DeepgramDialect
 from myna.server.dialects.deepgram_request import parse
-from myna.server.live import _decoder
+from myna.server.live import decoder_of
 from myna.streaming.audio import AudioError
 from myna.streaming.engines.catalogue import Model
 from myna.streaming.engines.fake import FakeEngine, FakeSettings, silence, spoken
@@ -79,7 +79,7 @@ class Conversation:
     def _carry_out(self, command: Command) -> None:
         match command:
             case Open():
-                decoder = _decoder(command)
+                decoder = decoder_of(command)
                 self._stream = Stream("s", decoder, command.policy, command.options, self._engine.info)
             case Audio(data):
                 assert self._stream

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import tempfile
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,11 +16,12 @@ from myna.server.app import Server
 from myna.server.config import Settings
 from myna.streaming import wire
 
+DATA = tempfile.TemporaryDirectory(prefix="myna-tests-")
 RAW = {"type": "start", "encoding": "linear16", "sample_rate": 16_000}
 
 
 def settings(**changes: Any) -> Settings:
-    return Settings(**{"port": 0, "lanes": 2, "log_level": "error", **changes})
+    return Settings(**{"port": 0, "lanes": 2, "log_level": "error", "data": Path(DATA.name), **changes})
 
 
 class Peer:

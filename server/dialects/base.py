@@ -94,12 +94,15 @@ class DialectError(Exception):
 class Refusal(Exception):  # noqa: N818 - the answer, not a fault of ours
     """A request is refused before anything begins: HTTP status, a machine's `code`, a message for a person."""
 
-    def __init__(self, status: int, code: str, message: str, *, retry_after_s: int | None = None) -> None:
+    def __init__(
+        self, status: int, code: str, message: str, *, retry_after_s: int | None = None, param: str | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.message = message
         self.retry_after_s = retry_after_s
+        self.param = param
 
 
 @dataclass(frozen=True, slots=True)

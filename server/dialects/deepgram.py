@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from typing import Any
 
 from myna.server.config import Settings
 from myna.server.dialects.base import (
@@ -54,6 +55,7 @@ _CLOSES = {
     "overloaded": (1013, "the server cannot keep up with this audio"),
 }
 """How the WebSocket is closed: code and reason, as clients know them; of anything else 1011."""
+_ERROR_NAMES = {"remote_content": "REMOTE_CONTENT_ERROR"}
 _ERROR_CODES = {401: "INVALID_AUTH", 403: "INSUFFICIENT_PERMISSIONS", 400: "Bad Request", 503: "SERVICE_UNAVAILABLE"}
 _FEATURES = {
     "punctuate": "punctuate", "smart_format": "smart", "numerals": "numerals", "dictation": "dictation",
@@ -102,7 +104,7 @@ class DeepgramEntry:
         """Return a refusal as Deepgram's servers write it."""
         message = refusal.message if refusal.status != 400 else f"Bad Request: {refusal.message}"
         body = {
-            "err_code": _ERROR_CODES.get(refusal.status, refusal.code.upper()),
+            "err_code": _ERROR_NAMES.get(refusal.code) or _ERROR_CODES.get(refusal.status, refusal.code.upper()),
             "err_msg": message,
             "request_id": request_id,
         }
@@ -145,11 +147,7 @@ class DeepgramDialect:
         self._opened = False
         self._finalized: set[int] = set()  # channels whose open flush has brought a final already
         self._ends: dict[int, float] = {}  # channel → where its last final ended
-        self._metadata = {
-            "request_id": request_id,
-            "model_info": {"name": engine.name, "version": engine.version or "unknown", "arch": model.engine},
-            "model_uuid": engine.uuid or model.uuid,
-        }
+        self._metadata = {"request_id": request_id, **model_metadata(model, engine)}
 
     def begin(self) -> Sequence[Command]:
         """Return the opening: the address has said everything."""
@@ -305,13 +303,10 @@ class DeepgramDialect:
         }
         if self._request.language == MULTIPLE and self._request.language_hints:
             alternative["languages_hinted"] = list(self._request.language_hints)
-        alternative["words"] = [_word(word, punctuated=punctuated) for word in shown]
+        alternative["words"] = [word_of(word, punctuated=punctuated) for word in shown]
         transcript: dict[str, object] = {"alternatives": [alternative]}
         if self._request.search:
-            transcript["search"] = [
-                {"query": query, "hits": [_hit(hit) for hit in search.hits(shown, query)]}
-                for query in self._request.search
-            ]
+            transcript["search"] = search_results(shown, self._request.search)
         message = {
             "type": "Results",
             "channel_index": [channel, self._channels],
@@ -326,7 +321,21 @@ class DeepgramDialect:
         return _frame(message, replaces=None if is_final else f"interim {channel}")
 
 
-def _word(word: Word, *, punctuated: bool) -> dict[str, object]:
+def model_metadata(model: Model, engine: EngineInfo) -> dict[str, Any]:
+    """Say what decoded."""
+    return {
+        "model_info": {"name": engine.name, "version": engine.version or "unknown", "arch": model.engine},
+        "model_uuid": engine.uuid or model.uuid,
+    }
+
+
+def search_results(words: Sequence[Word], queries: Sequence[str]) -> list[dict[str, object]]:
+    """Say where each of the queries was said."""
+    return [{"query": query, "hits": [_hit(hit) for hit in search.hits(words, query)]} for query in queries]
+
+
+def word_of(word: Word, *, punctuated: bool) -> dict[str, object]:
+    """Return a word as Deepgram writes it."""
     described: dict[str, object] = {
         "word": word.bare,
         "start": round(word.start, 3),

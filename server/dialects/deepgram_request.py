@@ -35,7 +35,7 @@ _RAW = {
 _CODED = {
     "flac": None, "ogg-opus": None, "opus": Codec.OPUS, "amr-nb": Codec.AMR_NB, "amr-wb": Codec.AMR_WB, "g729": Codec.G729,
 }  # fmt: skip
-_UNSERVED = {
+UNSERVED = {
     "diarize": "there is no speaker diarization here",
     "detect_entities": "there is no model here that detects entities",
 }
@@ -82,30 +82,31 @@ class ListenRequest:
 
     def options(self, engine: EngineInfo) -> Options:
         """Return what it asks of the engine. Raises `Refusal` if the engine cannot do it."""
-        wanted = [code for code in (self.language, *self.language_hints) if code not in (None, MULTIPLE)]
-        for code in wanted:
-            if engine.languages and primary(code) not in engine.languages:
-                raise Refusal(
-                    400,
-                    "unsupported_language",
-                    f"No such model/language combination found: {engine.name} does not know the language {code!r}; "
-                    f"it knows {', '.join(engine.languages)}.",
-                )
-        if self.language == MULTIPLE and len(engine.languages) == 1:
-            raise Refusal(
-                400,
+        return options_of(engine, self.language, self.language_hints, self.keyterms)
+
+
+def options_of(engine: EngineInfo, language: str | None, hints: tuple[str, ...], keyterms: tuple[str, ...]) -> Options:
+    """Return what is asked of the engine. Raises `Refusal` if it cannot do it."""
+    known = ", ".join(engine.languages)
+    for code in (language, *hints):
+        if code not in (None, MULTIPLE) and engine.languages and primary(code) not in engine.languages:
+            raise refused(
+                f"No such model/language combination found: {engine.name} does not know the language {code!r}; "
+                f"it knows {known}.",
                 "unsupported_language",
-                f"No such model/language combination found: {engine.name} knows one language, {engine.languages[0]}, "
-                "and cannot follow a change of language.",
             )
-        if self.keyterms and not engine.keyterms:
-            raise Refusal(
-                400,
-                "unsupported_keyterms",
-                f"The model {engine.name} cannot make words likelier: leave keyterm and keywords out.",
-            )
-        language = None if self.language in (None, MULTIPLE) else self.language
-        return Options(language, self.keyterms)
+    if language == MULTIPLE and len(engine.languages) == 1:
+        raise refused(
+            f"No such model/language combination found: {engine.name} knows one language, {known}, "
+            "and cannot follow a change of language.",
+            "unsupported_language",
+        )
+    if keyterms and not engine.keyterms:
+        raise refused(
+            f"The model {engine.name} cannot make words likelier: leave keyterm and keywords out.",
+            "unsupported_keyterms",
+        )
+    return Options(None if language == MULTIPLE else language, keyterms)
 
 
 def primary(code: str) -> str:
@@ -116,31 +117,32 @@ def primary(code: str) -> str:
 def parse(query: Collection[tuple[str, str]]) -> ListenRequest:
     """Read the parameters. Raises `Refusal`."""
     given = Parameters(query)
-    for name, reason in _UNSERVED.items():
+    for name, reason in UNSERVED.items():
         if given.flag(name):
             raise refused(f"{name} is not supported: {reason}.", "unsupported_feature")
     if given.text("diarize_model"):
-        raise refused(f"diarize_model is not supported: {_UNSERVED['diarize']}.", "unsupported_feature")
+        raise refused(f"diarize_model is not supported: {UNSERVED['diarize']}.", "unsupported_feature")
     given.flag("no_delay")  # nothing is held back here
     language = given.text("language")
     return ListenRequest(
         model=given.text("model"),
         language=language,
         language_hints=given.texts("language_hint") if language == MULTIPLE else (),
-        audio=_audio(given),
+        audio=audio_of(given),
         multichannel=given.flag("multichannel"),
         interim_results=given.flag("interim_results"),
         endpointing_ms=_endpointing(given),
         utterance_end_ms=given.number("utterance_end_ms", 0, 10_000) or None,
         vad_events=given.flag("vad_events"),
-        formatting=_formatting(given, language),
+        formatting=formatting_of(given, language),
         search=given.texts("search"),
-        keyterms=_keyterms(given),
-        callback=_callback(given),
+        keyterms=keyterms_of(given),
+        callback=callback_of(given),
     )
 
 
-def _audio(given: Parameters) -> RawFormat | Coded:
+def audio_of(given: Parameters) -> RawFormat | Coded:
+    """Return what the audio is announced to be. Raises `Refusal`."""
     encoding = given.choice("encoding", {**_RAW, **_CODED})
     if encoding is None:
         return Coded()  # sample_rate and channels are only read with an encoding
@@ -168,7 +170,8 @@ def _endpointing(given: Parameters) -> int | None:
         raise refused(f"endpointing must be false or milliseconds from 0 to 10000, not {value!r}") from None
 
 
-def _formatting(given: Parameters, language: str | None) -> Formatting:
+def formatting_of(given: Parameters, language: str | None) -> Formatting:
+    """Return how the words are to be written. Raises `Refusal`."""
     smart = given.flag("smart_format")
     return Formatting(
         language="" if language == MULTIPLE else primary(language or "en"),
@@ -199,7 +202,8 @@ def _redactions(given: Parameters) -> frozenset[Redaction]:
     return frozenset(_REDACTIONS[kind] for kind in kinds)
 
 
-def _keyterms(given: Parameters) -> tuple[str, ...]:
+def keyterms_of(given: Parameters) -> tuple[str, ...]:
+    """Return the keyterms, and the keywords as such. Raises `Refusal`."""
     terms = list(given.texts("keyterm"))
     for keyword in given.texts("keywords"):
         term, _, boost = keyword.partition(":")
@@ -224,7 +228,8 @@ def checked_keyterms(terms: Sequence[str]) -> tuple[str, ...]:
     return tuple(terms)
 
 
-def _callback(given: Parameters) -> Callback | None:
+def callback_of(given: Parameters) -> Callback | None:
+    """Return where results are to go, if not back. Raises `Refusal`."""
     method = (given.text("callback_method") or "POST").upper()
     if method not in _METHODS:
         raise refused(f"callback_method must be one of {', '.join(_METHODS)}, not {method!r}")

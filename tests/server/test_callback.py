@@ -10,9 +10,9 @@ from aiohttp import web
 from peer import settings, transcript
 from sounds import recording
 
+from myna.batch.gate import ForbiddenAddressError, Gate
 from myna.server import callback as callbacks
 from myna.server.app import running
-from myna.server.gate import ForbiddenAddressError, Gate
 
 RAW = "encoding=linear16&sample_rate=16000"
 

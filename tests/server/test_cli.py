@@ -15,7 +15,7 @@ import av
 import numpy as np
 import psutil
 import pytest
-from sounds import RATE, recording
+from sounds import RATE, contained, recording
 
 from myna.bench.local import local_server
 
@@ -202,3 +202,37 @@ def test_a_key_is_made_printed_once_and_opens_the_server(tmp_path: Path) -> None
 
 def test_a_server_open_to_others_without_keys_does_not_start() -> None:
     assert_one_clear_line(myna("serve", "--port", "0", "--host", "0.0.0.0"), "myna keys add")
+
+
+def test_files_are_transcribed_several_at_once_each_to_its_own_file(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.flac").write_bytes(contained([recording("beckett")], "flac", "flac"))
+    (tmp_path / "bad.wav").write_bytes(b"no sound at all")
+    sources = [str(tmp_path / name) for name in ("one.flac", "two.flac", "bad.wav", "nowhere.wav")]
+    out = tmp_path / "out"
+    with local_server(None) as server:
+        done = myna("transcribe", *sources, "--url", server.url, "--format", "srt", "--output", str(out))
+        assert done.returncode == 1
+        assert "bad.wav: failed to process audio" in done.stderr.replace("\n", " ")
+        assert "nowhere.wav: cannot be read" in done.stderr.replace("\n", " ")
+        assert sorted(path.name for path in out.iterdir()) == ["one.srt", "two.srt"]
+        assert "fail better." in (out / "one.srt").read_text()
+        single = myna("transcribe", sources[0], "--url", server.url)
+        assert (single.returncode, single.stdout.strip().endswith("fail better.")) == (0, True)
+        words = json.loads(myna("transcribe", sources[0], "--url", server.url, "--format", "json").stdout)["words"]
+        assert words[0]["word"] == "Ever"
+
+
+def test_transcribing_needs_no_server_if_it_is_to_be_local(tmp_path: Path) -> None:
+    file = tmp_path / "speech.mp3"
+    file.write_bytes(contained([recording("beckett")], "mp3", "libmp3lame"))
+    done = myna("transcribe", str(file), "--local")
+    assert (done.returncode, done.stdout.strip().endswith("fail better.")) == (0, True), done.stderr
+    assert_one_clear_line(myna("transcribe", str(file), "--format", "yaml"), "txt, srt, vtt, json")
+
+
+def test_a_server_that_is_not_there_fails_each_file_with_a_reason(tmp_path: Path) -> None:
+    file = tmp_path / "speech.wav"
+    file.write_bytes(b"x")
+    done = myna("transcribe", str(file), "--url", "http://127.0.0.1:9")
+    assert (done.returncode, "no answer from http://127.0.0.1:9" in done.stderr.replace("\n", " ")) == (1, True)

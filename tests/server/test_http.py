@@ -30,7 +30,7 @@ async def test_models_are_listed_as_openai_and_as_deepgram_list_them(server: Ser
         "languages": ["en"],
         "version": "0.1.0",
         "uuid": mine["uuid"],
-        "batch": False,
+        "batch": True,
         "streaming": True,
         "formatted_output": True,
     }

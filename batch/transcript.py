@@ -1,0 +1,129 @@
+"""What a file says: words in segments, and the larger units people read: utterances, sentences, paragraphs. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from myna.streaming.events import Word
+
+UTTERANCE_GAP_S = 0.8
+"""Silence that parts two utterances, unless asked otherwise: Deepgram's own default."""
+_PARAGRAPH_GAP_S = 2.0
+"""Silence that begins a paragraph, at the end of a sentence."""
+_LONGEST_PARAGRAPH = 100
+"""Words after which the next sentence begins a paragraph."""
+_SENTENCE_GAP_S = 1.5
+"""Silence that ends a sentence which the model has not punctuated."""
+_ENDS = (".", "?", "!", "…", "。", "？", "！")
+_CLOSING = "\"'”’)]»"
+_ABBREVIATIONS = frozenset(
+    {
+        "mr",
+        "mrs",
+        "ms",
+        "dr",
+        "prof",
+        "st",
+        "jr",
+        "sr",
+        "vs",
+        "etc",
+        "e.g",
+        "i.e",
+        "no",
+        "vol",
+        "fig",
+        "inc",
+        "ltd",
+        "co",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """What was decoded at once: a stretch of one channel, in seconds, its words and their mean log-probability."""
+
+    start: float
+    end: float
+    words: tuple[Word, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """One channel of a file; its segments have words, and follow each other."""
+
+    segments: tuple[Segment, ...] = ()
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """All words in order."""
+        return tuple(word for segment in self.segments for word in segment.words)
+
+    def written(self, write: Callable[[Sequence[Word]], tuple[Word, ...]]) -> Channel:
+        """Return the channel with the words of each segment written otherwise."""
+        return Channel(tuple(Segment(s.start, s.end, write(s.words)) for s in self.segments))
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """A whole file; `failed` are the stretches that could not be decoded, and why."""
+
+    duration_s: float
+    channels: tuple[Channel, ...]
+    failed: tuple[str, ...] = field(default=())
+
+    @property
+    def text(self) -> str:
+        """The words of all channels, channel after channel."""
+        return " ".join(word.text for channel in self.channels for word in channel.words)
+
+
+Words = tuple[Word, ...]
+
+
+def utterances(words: Sequence[Word], gap_s: float = UTTERANCE_GAP_S) -> Iterator[Words]:
+    """Yield the words between pauses of at least this length."""
+    return _parted(words, lambda before, word: word.start - before.end >= gap_s)
+
+
+def sentences(words: Sequence[Word]) -> Iterator[Words]:
+    """Yield sentences: up to a mark that ends one, or a long pause where the model wrote none."""
+    return _parted(
+        words, lambda before, word: ends_sentence(before, word) or word.start - before.end >= _SENTENCE_GAP_S
+    )
+
+
+def paragraphs(words: Sequence[Word]) -> Iterator[tuple[Words, ...]]:
+    """Yield paragraphs of sentences: a new one at a longer pause, or when the last has become long."""
+    open_paragraph: list[Words] = []
+    for sentence in sentences(words):
+        size = sum(map(len, open_paragraph))
+        if open_paragraph and (
+            sentence[0].start - open_paragraph[-1][-1].end >= _PARAGRAPH_GAP_S or size >= _LONGEST_PARAGRAPH
+        ):
+            yield tuple(open_paragraph)
+            open_paragraph = []
+        open_paragraph.append(sentence)
+    if open_paragraph:
+        yield tuple(open_paragraph)
+
+
+def ends_sentence(word: Word, following: Word | None = None) -> bool:
+    """Return whether a sentence ends with this word."""
+    if not word.text.rstrip(_CLOSING).endswith(_ENDS):
+        return False
+    abbreviated = word.bare in _ABBREVIATIONS or (len(word.bare) == 1 and word.text.endswith("."))
+    return not abbreviated or following is None or word.text.rstrip(_CLOSING).endswith(("?", "!"))
+
+
+def _parted(words: Sequence[Word], parts: Callable[[Word, Word], bool]) -> Iterator[Words]:
+    part: list[Word] = []
+    for word in words:
+        if part and parts(part[-1], word):
+            yield tuple(part)
+            part = []
+        part.append(word)
+    if part:
+        yield tuple(part)

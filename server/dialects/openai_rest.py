@@ -1,0 +1,241 @@
+"""OpenAI's audio API over REST: a form to a request, a transcript to its response formats. Reflector's is a part of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import zlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from myna.batch.subtitles import srt, vtt
+from myna.batch.transcript import Transcript, sentences
+from myna.server.dialects.base import ModelWanted, Refusal
+from myna.server.dialects.deepgram_request import primary
+from myna.streaming.engines.base import EngineInfo
+from myna.streaming.events import Word
+from myna.streaming.policy import Options
+
+PUBLIC_MODELS = re.compile(
+    r"whisper-\d|gpt(-4o)?(-mini)?-transcribe(-\d[\d-]*)?|(distil-)?large(-v[23])?(-turbo)?|nvidia/parakeet-[\w.-]+"
+    r"|tiny|base|small|medium|[Ss]ystran/[\w.-]+"
+)
+"""Names of others' models, which stand for the default unless a model here bears them: OpenAI's and Reflector's."""
+FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
+GRANULARITIES = ("word", "segment")
+_LANGUAGES = {
+    "bg": "bulgarian", "cs": "czech", "da": "danish", "de": "german", "el": "greek", "en": "english", "es": "spanish",
+    "et": "estonian", "fi": "finnish", "fr": "french", "hr": "croatian", "hu": "hungarian", "it": "italian", "ja": "japanese",
+    "ko": "korean", "lt": "lithuanian", "lv": "latvian", "mt": "maltese", "nl": "dutch", "pl": "polish", "pt": "portuguese",
+    "ro": "romanian", "ru": "russian", "sk": "slovak", "sl": "slovenian", "sv": "swedish", "uk": "ukrainian", "zh": "chinese",
+}  # fmt: skip
+_CODES = {name: code for code, name in _LANGUAGES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class TranscriptionRequest:
+    """What a form asks for."""
+
+    model: ModelWanted
+    language: str | None = None
+    keywords: tuple[str, ...] = ()
+    response_format: str | None = None
+    granularities: frozenset[str] = frozenset()
+    stream: bool = False
+    logprobs: bool = False
+    batch: bool = False
+    """Reflector: several files."""
+
+    def options(self, engine: EngineInfo) -> Options:
+        """Return what it asks of the engine. Raises `Refusal` if the engine cannot do it."""
+        if self.language and engine.languages and primary(self.language) not in engine.languages:
+            known = ", ".join(engine.languages)
+            raise refused(
+                f"The model {engine.name!r} does not know the language {self.language!r}; it knows: {known}.",
+                "language",
+            )
+        if self.keywords and not engine.keyterms:
+            raise refused(f"The model {engine.name!r} cannot make words likelier: leave keywords out.", "keywords")
+        return Options(self.language, self.keywords)
+
+
+def parse(fields: Collection[tuple[str, str]]) -> TranscriptionRequest:
+    """Read a form's fields. Raises `Refusal`."""
+    given: dict[str, list[str]] = {}
+    for name, value in fields:
+        given.setdefault(name.removesuffix("[]"), []).append(value)
+    response_format = _one(given, "response_format")
+    if response_format == "diarized_json":
+        raise refused("There is no speaker diarization here: ask for another response_format.", "response_format")
+    if response_format is not None and response_format not in FORMATS:
+        raise refused(
+            f"response_format must be one of {', '.join(FORMATS)}, not {_short(response_format)}.", "response_format"
+        )
+    granularities = frozenset(given.get("timestamp_granularities", ()))
+    if unknown := granularities - set(GRANULARITIES):
+        raise refused(
+            f"timestamp_granularities must be word or segment, not {_short(min(unknown))}.", "timestamp_granularities"
+        )
+    if granularities and response_format not in ("verbose_json", None):
+        raise refused("timestamp_granularities take response_format=verbose_json.", "timestamp_granularities")
+    _number(given, "temperature", 0, 1)
+    model = _one(given, "model")
+    return TranscriptionRequest(
+        model=ModelWanted(model, or_default=model is not None and PUBLIC_MODELS.fullmatch(model) is not None),
+        language=_language(given),
+        keywords=tuple(given.get("keywords", ())),
+        response_format="verbose_json" if granularities else response_format,
+        granularities=granularities,
+        stream=_flag(given, "stream"),
+        logprobs="logprobs" in given.get("include", ()),
+        batch=_flag(given, "batch"),
+    )
+
+
+def refused(message: str, param: str | None = None, status: int = 400, code: str = "invalid_value") -> Refusal:
+    """Return a refusal that names its parameter."""
+    return Refusal(status, code, message, param=param)
+
+
+def error_body(refusal: Refusal) -> dict[str, object]:
+    """Return a refusal as OpenAI's clients read it; Reflector's read `detail`."""
+    kinds = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+    kind = kinds.get(refusal.status, "invalid_request_error" if refusal.status < 500 else "server_error")
+    error = {"message": refusal.message, "type": kind, "param": refusal.param, "code": refusal.code}
+    return {"error": error, "detail": refusal.message}
+
+
+def answer(
+    transcript: Transcript, request: TranscriptionRequest, engine: EngineInfo, filename: str
+) -> dict[str, Any] | str:
+    """Return the response: a text, or what becomes JSON."""
+    words = [word for channel in transcript.channels for word in channel.words]
+    match request.response_format:
+        case "text":
+            return transcript.text + "\n"
+        case "srt":
+            return srt(words)
+        case "vtt":
+            return vtt(words)
+        case "verbose_json":
+            return _verbose(transcript, words, request, engine)
+    body: dict[str, Any] = {"text": transcript.text, "usage": _usage(transcript)}
+    if request.logprobs:
+        body["logprobs"] = logprobs(words)
+    if request.response_format is None:  # OpenAI's clients look for no more; Reflector's for these
+        body |= {"words": reflector_words(words), "filename": filename}
+    return body
+
+
+def logprobs(words: Sequence[Word]) -> list[dict[str, object]]:
+    """Return a token for each word, with the logarithm of the model's confidence in it."""
+    tokens = [word.text if index == 0 else f" {word.text}" for index, word in enumerate(words)]
+    return [
+        {"token": token, "logprob": round(_log(word), 5), "bytes": list(token.encode())}
+        for token, word in zip(tokens, words, strict=True)
+    ]
+
+
+def reflector_words(words: Sequence[Word], offset_s: float = 0.0) -> list[dict[str, object]]:
+    """Return words as Reflector joins them, without a separator; no word ends after the next begins."""
+    return [
+        {
+            "word": f"{word.text} ",
+            "start": round(word.start + offset_s, 2),
+            "end": round(min(word.end, words[i + 1].start if i + 1 < len(words) else word.end) + offset_s, 2),
+        }
+        for i, word in enumerate(words)
+    ]
+
+
+def delta(text: str, *, first: bool) -> dict[str, object]:
+    """Return the event for the next piece of text; the pieces concatenate to the whole."""
+    return {"type": "transcript.text.delta", "delta": text if first else f" {text}"}
+
+
+def done(transcript: Transcript, request: TranscriptionRequest) -> dict[str, object]:
+    """Return the last event of a streamed response."""
+    event: dict[str, object] = {"type": "transcript.text.done", "text": transcript.text}
+    if request.logprobs:
+        event["logprobs"] = logprobs([word for channel in transcript.channels for word in channel.words])
+    return event
+
+
+def _verbose(
+    transcript: Transcript, words: Sequence[Word], request: TranscriptionRequest, engine: EngineInfo
+) -> dict[str, Any]:
+    code = primary(request.language) if request.language else engine.languages[0] if len(engine.languages) == 1 else ""
+    body: dict[str, Any] = {
+        "task": "transcribe",
+        "language": _LANGUAGES.get(code, code),
+        "duration": round(transcript.duration_s, 3),
+        "text": transcript.text,
+    }
+    if "word" in request.granularities:
+        body["words"] = [{"word": w.text, "start": round(w.start, 3), "end": round(w.end, 3)} for w in words]
+    if "segment" in request.granularities or not request.granularities:
+        body["segments"] = [_segment(number, part) for number, part in enumerate(sentences(words))]
+    return body | {"usage": _usage(transcript)}
+
+
+def _segment(number: int, words: Sequence[Word]) -> dict[str, object]:
+    text = " ".join(word.text for word in words)
+    data = text.encode()
+    return {
+        "id": number,
+        "seek": 0,
+        "start": round(words[0].start, 3),
+        "end": round(words[-1].end, 3),
+        "text": f" {text}",
+        "tokens": [],
+        "temperature": 0.0,
+        "avg_logprob": round(sum(map(_log, words)) / len(words), 5),
+        "compression_ratio": round(len(data) / len(zlib.compress(data)), 5),
+        "no_speech_prob": 0.0,
+    }
+
+
+def _usage(transcript: Transcript) -> dict[str, object]:
+    return {"type": "duration", "seconds": math.ceil(transcript.duration_s)}
+
+
+def _log(word: Word) -> float:
+    return math.log(min(1.0, max(word.confidence, 1e-6)))
+
+
+def _one(given: Mapping[str, list[str]], name: str) -> str | None:
+    values = set(given.get(name, ()))
+    if len(values) > 1:
+        raise refused(f"{name} was given more than once, with different values.", name)
+    value = next(iter(values), "")
+    if len(value) > 1000:
+        raise refused(f"{name} has {len(value)} characters; 1000 are possible.", name)
+    return value or None
+
+
+def _flag(given: Mapping[str, list[str]], name: str) -> bool:
+    value = (_one(given, name) or "false").lower()
+    if value not in ("true", "false", "1", "0"):
+        raise refused(f"{name} must be true or false, not {_short(value)}.", name)
+    return value in ("true", "1")
+
+
+def _number(given: Mapping[str, list[str]], name: str, low: float, high: float) -> None:
+    value = _one(given, name)
+    try:
+        good = value is None or low <= float(value) <= high
+    except ValueError:
+        good = False
+    if not good:
+        raise refused(f"{name} must be a number from {low} to {high}, not {_short(str(value))}.", name)
+
+
+def _language(given: Mapping[str, list[str]]) -> str | None:
+    language = _one(given, "language") or next(iter(given.get("languages", ())), None)
+    return None if language is None else _CODES.get(language.lower(), language)
+
+
+def _short(value: str) -> str:
+    return json.dumps(value[:50], ensure_ascii=False)
