@@ -67,7 +67,7 @@ def name_of(source: str) -> str:
 async def transcribe(
     sources: Sequence[str], request: Request, *, output: Path | None, at_once: int, console: Console
 ) -> int:
-    """Transcribe every source; return how many could not be. Text goes to `output` (a folder, if there are several) or out."""
+    """Transcribe every source; return how many could not be. `output` is a file, or a folder; None: the terminal."""
     headers = {"Authorization": f"Bearer {request.api_key}"} if request.api_key else {}
     timeout = aiohttp.ClientTimeout(total=None, sock_read=_PATIENCE_S, sock_connect=10)
     turns = asyncio.Semaphore(at_once)

@@ -245,6 +245,28 @@ def engine(
 
 
 @bench.command()
+def batch(
+    manifest: Annotated[Path, typer.Option(help="JSON lines of audio and text; see docs/accuracy.md.")],
+    minutes: Annotated[str, typer.Option(help="Lengths of the files made of them, with commas between.")] = "5,20",
+    model: Annotated[str | None, typer.Option(help="Model: a name, a .nemo file or a hub name.")] = None,
+    live: Annotated[bool, typer.Option(help="Speak into a live stream meanwhile.")] = False,
+    accuracy: Annotated[bool, typer.Option(help="Word error rate of the recordings, sent as files.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="The figures as JSON.")] = False,
+) -> None:
+    """Measure files: speed against the bare engine, memory, accuracy, and the finals of a live stream beside them."""
+    from myna.bench.accuracy import AccuracyError
+    from myna.bench.batch import measure
+
+    try:
+        lengths = [float(length) for length in minutes.split(",")]
+        measure(manifest, lengths, model, live=live, accuracy=accuracy, as_json=json)
+    except ValueError:
+        _fail(f"--minutes takes lengths with commas between, such as 5,20, not {minutes!r}")
+    except AccuracyError as error:
+        _fail(str(error))
+
+
+@bench.command()
 def memory(
     file: Annotated[Path, typer.Argument(help="Speech; it is sent again and again.")],
     minutes: Annotated[float, typer.Option(min=2, help="Minutes of audio to send.")] = 60.0,

@@ -19,13 +19,14 @@ from aiohttp import web
 from myna import __version__
 from myna.batch.gate import Gate
 from myna.server import log as logs
+from myna.server import openapi
 from myna.server.auth import Authentication
 from myna.server.config import ConfigurationError, Settings
 from myna.server.dialects import deepgram
-from myna.server.dialects.base import DialectError
+from myna.server.dialects.base import DialectError, Refusal
 from myna.server.dialects.native import NativeEntry
 from myna.server.files import Files
-from myna.server.http import REQUEST_ID, Pages
+from myna.server.http import REQUEST_ID, Pages, error_answer
 from myna.server.jobrunner import JobRunner
 from myna.server.models import Models
 from myna.server.pump import Services
@@ -66,6 +67,7 @@ class Server:
         self.app.on_response_prepare.append(_say_request_id)
         Pages(services, models, transcriber, authentication).add_to(self.app)
         Files(settings, models, transcriber, authentication, gate, self.jobs).add_to(self.app)
+        self.app.router.add_get(openapi.PATH, openapi.handler)
         self.app.router.add_get(wire.PATH, self._native)
         self.app.router.add_get(deepgram.PATH, self._deepgram)
 
@@ -81,7 +83,13 @@ async def _numbered(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
     request[REQUEST_ID] = str(uuid.uuid4())
-    return await handler(request)
+    try:
+        return await handler(request)
+    except web.HTTPNotFound:
+        return error_answer(Refusal(404, "not_found", f"There is nothing at {request.path}."), request)
+    except web.HTTPMethodNotAllowed as error:
+        allowed = ", ".join(sorted(error.allowed_methods))
+        return error_answer(Refusal(405, "method_not_allowed", f"{request.path} takes {allowed}."), request)
 
 
 async def _say_request_id(request: web.Request, response: web.StreamResponse) -> None:

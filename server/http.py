@@ -50,7 +50,7 @@ class Pages:
         app.router.add_get("/v1/status", self.status)
         app.router.add_get("/v1/status/engine", self.engine_status)
         app.router.add_get("/v1/models", self.models)
-        app.router.add_get("/v1/models/{id:.+}", self.model)
+        app.router.add_get(r"/v1/models/{id:[\s\S]+}", self.model)
         app.router.add_post("/v1/auth/grant", self.grant)
 
     async def health(self, _request: web.Request) -> web.Response:
@@ -87,7 +87,7 @@ class Pages:
         try:
             self._authentication.identify(credential(request.headers))
         except Refusal as refusal:
-            return _answer(refusal, request)
+            return error_answer(refusal, request)
         usable, broken = await asyncio.to_thread(self._models.catalogue.models)
         return web.json_response(
             {
@@ -110,9 +110,9 @@ class Pages:
             if found is None:
                 found = await asyncio.to_thread(self._models.catalogue.find, wanted)
         except UnknownModelError as error:
-            return _answer(Refusal(404, "model_not_found", str(error)), request)
+            return error_answer(Refusal(404, "model_not_found", str(error)), request)
         except Refusal as refusal:
-            return _answer(refusal, request)
+            return error_answer(refusal, request)
         return web.json_response({**_deepgram_model(found), **self._described(found)})
 
     async def grant(self, request: web.Request) -> web.Response:
@@ -121,7 +121,7 @@ class Pages:
             identity = self._authentication.identify(credential(request.headers), Scope.GRANT)
             ttl_s = _ttl(await request.read())
         except Refusal as refusal:
-            return _answer(refusal, request)
+            return error_answer(refusal, request)
         return web.json_response({"access_token": self._authentication.grant(identity, ttl_s), "expires_in": ttl_s})
 
     def _alive(self) -> bool:
@@ -159,7 +159,7 @@ def _deepgram_model(model: Model) -> dict[str, object]:
     }
 
 
-def _answer(refusal: Refusal, request: web.Request) -> web.Response:
+def error_answer(refusal: Refusal, request: web.Request) -> web.Response:
     """Return a refusal that clients of Deepgram's and of OpenAI's API can read."""
     refused = DeepgramEntry.shape(refusal, request[REQUEST_ID])
     error = {"message": refusal.message, "type": "invalid_request_error", "param": None, "code": refusal.code}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from aiohttp import BodyPartReader, MultipartReader, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from myna.server.dialects.base import Refusal
 
@@ -86,7 +87,7 @@ class Receiver:
                     if len(form.fields) == MOST_FIELDS:
                         raise Refusal(400, "too_many_fields", f"A form may have {MOST_FIELDS} fields, not more.")
                     form.fields.append((part.name, await self._text(part)))
-        except (ValueError, AssertionError, LookupError, RuntimeError) as error:
+        except (ValueError, AssertionError, LookupError, RuntimeError, HttpProcessingError) as error:
             raise Refusal(
                 400, "bad_form", "The multipart form cannot be read: it is broken off or wrongly written."
             ) from error
@@ -117,6 +118,8 @@ class Receiver:
     async def _patiently(self, reading: Awaitable[_Read]) -> _Read:
         try:
             return await asyncio.wait_for(reading, STALL_S)
+        except web.RequestPayloadError as error:
+            raise Refusal(400, "broken_body", "The body broke off, or is wrongly encoded.") from error
         except TimeoutError:
             raise Refusal(408, "timeout", f"Nothing of the body came for {STALL_S:g} s.") from None
 

@@ -36,8 +36,8 @@ async def _send(url: str, pid: int, file: Path, minutes: float) -> list[tuple[fl
         mark = next(marks)
         async for message in client:
             if isinstance(message, wire.Final) and message.end / 60 >= min(mark, minutes - 0.1):
-                worker = sum(_resident_mb(child) for child in _children(pid))
-                points.append((message.end / 60, time.monotonic() - began, _resident_mb(pid), worker))
+                worker = sum(resident_mb(child) for child in children(pid))
+                points.append((message.end / 60, time.monotonic() - began, resident_mb(pid), worker))
                 while mark <= message.end / 60:
                     mark = next(marks, float("inf"))
         await sending
@@ -55,11 +55,13 @@ def _repeated(file: Path, minutes: float) -> Iterator[bytes]:
     return itertools.islice(itertools.cycle(recording), round(minutes * 60 / files.CHUNK_S))
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
+    """Return the processes that a process has started."""
     return [int(line) for line in _run("pgrep", "-P", str(pid)).split()]
 
 
-def _resident_mb(pid: int) -> float:
+def resident_mb(pid: int) -> float:
+    """Return a process's resident memory in MB."""
     return int(_run("ps", "-o", "rss=", "-p", str(pid))) / 1024
 
 
