@@ -1,4 +1,4 @@
-"""Silero voice activity: windows of many channels in, their speech probabilities out, one model call per step."""
+"""Silero voice activity: windows of many channels in, their speech probabilities out, many windows in one call."""
 
 from __future__ import annotations
 
@@ -32,11 +32,12 @@ class SileroVad:
     """The model. Not thread-safe: one thread owns it, and the memories it is given while a call runs."""
 
     def __init__(self, model: Path | None = None) -> None:
+        from myna.streaming.vad_graph import build  # needed once, and onnx is large
+
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self._model = onnxruntime.InferenceSession(
-            str(model or _installed_model()), options, providers=["CPUExecutionProvider"]
-        )
+        graph = build(model or _installed_model())
+        self._model = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
     def probabilities(self, parts: Sequence[tuple[VoiceMemory, bytes]]) -> list[list[float]]:
         """Return for each part, int16 samples of whole windows that continue its memory, one probability a window.
@@ -45,22 +46,23 @@ class SileroVad:
         """
         windows = [np.frombuffer(pcm, np.int16).reshape(-1, WINDOW) for _, pcm in parts]
         results: list[list[float]] = [[] for _ in parts]
-        for step in range(max((len(w) for w in windows), default=0)):
-            active = [i for i, w in enumerate(windows) if len(w) > step]
-            batch = np.empty((len(active), _CONTEXT + WINDOW), np.float32)
-            for row, index in enumerate(active):
-                batch[row, :_CONTEXT] = parts[index][0].context
-                batch[row, _CONTEXT:] = windows[index][step]
-            batch[:, _CONTEXT:] /= 32768.0
-            state = np.stack([parts[index][0].state for index in active], axis=1)
-            probability, state = self._model.run(
-                None, {"input": batch, "state": state, "sr": np.array(16_000, np.int64)}
-            )
+        step = 0
+        while active := [i for i, w in enumerate(windows) if len(w) > step]:
+            steps = min(len(windows[index]) for index in active) - step
+            batch = np.empty((steps, len(active), _CONTEXT + WINDOW), np.float32)
             for row, index in enumerate(active):
                 memory = parts[index][0]
-                memory.state = state[:, row]
-                memory.context = batch[row, -_CONTEXT:]
-                results[index].append(float(probability[row, 0]))
+                batch[:, row, _CONTEXT:] = windows[index][step : step + steps]
+                batch[:, row, _CONTEXT:] /= 32768.0
+                batch[0, row, :_CONTEXT] = memory.context
+                batch[1:, row, :_CONTEXT] = batch[:-1, row, -_CONTEXT:]
+                memory.context = batch[-1, row, -_CONTEXT:].copy()
+            state = np.stack([parts[index][0].state for index in active], axis=1)
+            probability, state = self._model.run(None, {"input": batch, "state": state})
+            for row, index in enumerate(active):
+                parts[index][0].state = state[:, row]
+                results[index] += probability[:, row].tolist()
+            step += steps
         return results
 
 

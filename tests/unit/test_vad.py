@@ -37,3 +37,21 @@ def test_windows_given_one_by_one_are_heard_as_if_given_at_once() -> None:
 
 def test_nothing_asked_is_nothing_answered() -> None:
     assert SileroVad().probabilities([]) == []
+
+
+def test_the_rebuilt_graph_says_what_the_shipped_one_says() -> None:
+    import onnxruntime
+
+    from myna.streaming.vad import _installed_model
+
+    pcm = recording("two_cities")[: 200 * WINDOW]
+    session = onnxruntime.InferenceSession(str(_installed_model()), providers=["CPUExecutionProvider"])
+    state, context = np.zeros((2, 1, 128), np.float32), np.zeros((1, 64), np.float32)
+    shipped = []
+    for window in (pcm.reshape(-1, 1, WINDOW) / 32768).astype(np.float32):
+        heard = np.concatenate([context, window], axis=1)
+        probability, state = session.run(None, {"input": heard, "state": state, "sr": np.array(RATE, np.int64)})
+        shipped.append(float(probability[0, 0]))
+        context = window[:, -64:]
+    (rebuilt,) = SileroVad().probabilities([(VoiceMemory(), pcm.tobytes())])
+    assert np.abs(np.array(rebuilt) - shipped).max() < 1e-5
