@@ -85,6 +85,9 @@ async def _numbered(
     request[REQUEST_ID] = str(uuid.uuid4())
     try:
         return await handler(request)
+    except ConnectionResetError:
+        log.info("a client left before its answer", path=request.path)
+        return web.Response(status=499)
     except web.HTTPNotFound:
         return error_answer(Refusal(404, "not_found", f"There is nothing at {request.path}."), request)
     except web.HTTPMethodNotAllowed as error:

@@ -181,7 +181,12 @@ class Files:
     async def _transcriptions(
         self, uploads: list[Upload], asked: openai_rest.TranscriptionRequest, *, several: bool
     ) -> web.Response:
-        dones = await asyncio.gather(*(self._one(upload, asked) for upload in uploads))
+        try:
+            async with asyncio.TaskGroup() as group:  # one that fails stops the others
+                tasks = [group.create_task(self._one(upload, asked)) for upload in uploads]
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        dones = [task.result() for task in tasks]
         answers = [
             openai_rest.answer(d.transcript, asked, d.engine, u.name) for u, d in zip(uploads, dones, strict=True)
         ]

@@ -97,14 +97,11 @@ def at_rate(pcm: np.ndarray, rate: int) -> np.ndarray:
     return soxr.resample(pcm, RATE, rate)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize(("kind", "channels"), [(k, c) for k in KINDS for c in (1, 2) if k != "amr" or c == 1])
 async def test_every_kind_of_file_is_understood_whatever_it_is_called(
     files: Server, beckett: np.ndarray, kind: str, channels: int
 ) -> None:
     container, codec, rate = KINDS[kind]
-    if kind == "amr" and channels == 2:
-        pytest.skip("AMR has one channel")
     data = contained([at_rate(beckett, rate)] * channels, container, codec, rate=rate)
     status, body, _ = await post(files, SOUND, data=form(data))  # all called .wav
     assert status == 200
@@ -359,7 +356,9 @@ async def test_a_client_that_leaves_while_it_uploads_leaves_nothing(files: Serve
         await eventually(lambda: not list(Path(tempfile.gettempdir()).glob("myna-*/upload-*")))
 
 
-async def test_a_client_that_leaves_while_it_waits_stops_the_work(files: Server) -> None:
+async def test_a_client_that_leaves_while_it_waits_stops_the_work(
+    files: Server, caplog: pytest.LogCaptureFixture
+) -> None:
     long = np.tile(recording("two_cities"), 8)
     data = contained([long], "flac", "flac")
     _, writer = await asyncio.open_connection(*files.url.removeprefix("http://").split(":"), limit=1 << 20)
@@ -367,6 +366,7 @@ async def test_a_client_that_leaves_while_it_waits_stops_the_work(files: Server)
     await eventually(lambda: bool(files.services.pumps))
     writer.transport.abort()
     await eventually(lambda: not files.services.pumps)
+    assert not [record for record in caplog.records if record.name.startswith("aiohttp")]  # nobody's fault
 
 
 async def test_a_client_that_stops_sending_is_given_up(files: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -420,6 +420,11 @@ async def test_forms_that_are_none_are_refused(files: Server, flac: bytes) -> No
         assert body["error"]["message"]
     status, body, _ = await post(files, SOUND, data=form([b"x"] * 2000, name="files"))
     assert (status, body["error"]["code"]) == (400, "too_many_files")
+
+
+async def test_of_several_files_a_bad_one_is_told_and_stops_the_others(files: Server, flac: bytes) -> None:
+    status, body, _ = await post(files, SOUND, data=form([flac, b"no sound", flac], name="files"))
+    assert (status, body["error"]["param"]) == (400, "file")
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b'"x"', b"{}", b'{"url": 7}', b'{"url": ""}', b"[" * 100_000])
