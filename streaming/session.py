@@ -36,6 +36,8 @@ from myna.streaming.tape import Tape
 
 FIRST_INTERIM = samples(0.5)
 """Speech heard before the first tentative transcript of an utterance: less gives guesses."""
+QUIET_ONSET_S = 0.3
+"""A first word may begin so long before speech was noticed, no longer: attention is drawn into the silence before it."""
 RETRY = samples(0.25)
 """Speech after which another tentative decode is due when the last one heard no word."""
 _KEPT = 2 * WINDOW
@@ -365,6 +367,9 @@ class Session:
         if audio.end > closed.span.end:
             new = [w for w in new if w.middle < end]
         floor = max(start, self._words[-1].start if self._words else 0.0)
+        onset = 0.0 if closed.speech is None else seconds(closed.speech.start) - QUIET_ONSET_S
+        if sum(word.start < onset for word in new) == 1:  # several: voice activity was late, not the words early
+            floor = max(floor, onset)
         return without_pauses(in_order(new, floor, end), closed.pauses)
 
     def _new_words(
