@@ -7,7 +7,7 @@ import re
 import socket
 import tempfile
 import zipfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,16 @@ def flac(beckett: np.ndarray) -> bytes:
     return contained([beckett], "flac", "flac")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def own_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Temporary files of these tests lie where nobody else's do."""
+    before, tempfile.tempdir = tempfile.tempdir, str(tmp_path_factory.mktemp("tmp"))
+    yield
+    tempfile.tempdir = before
+
+
 @pytest.fixture(scope="module")
-async def files() -> AsyncIterator[Server]:
+async def files(own_folder: None) -> AsyncIterator[Server]:
     """A server with the real engine that may fetch from this machine."""
     changes = {"allowed_networks": ["127.0.0.0/8"], "max_upload_mb": 64, "max_file_hours": 0.5}
     async with running(settings(**changes)) as started:
