@@ -75,8 +75,9 @@ class JobStore:
         self._recover()
 
     def close(self) -> None:
-        """Let go of the database."""
-        self._database.close()
+        """Let go of the database, once nobody is at it: a call that was cancelled goes on in its thread."""
+        with self._lock:
+            self._database.close()
 
     def audio(self, job_id: str) -> Path:
         """Return where a job's audio lies, or is to lie."""

@@ -93,8 +93,10 @@ class JobRunner:
             self._news.clear()
             job, pause_s = (None, None) if self._store is None else await asyncio.to_thread(self._store.next_due)
             if job is None:
+                # `wait_for` would swallow a cancellation that meets the news (Python 3.11).
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._news.wait(), pause_s)
+                    async with asyncio.timeout(pause_s):
+                        await self._news.wait()
                 continue
             self._news.set()  # there may be more for the others
             try:

@@ -117,7 +117,8 @@ class Receiver:
 
     async def _patiently(self, reading: Awaitable[_Read]) -> _Read:
         try:
-            return await asyncio.wait_for(reading, STALL_S)
+            async with asyncio.timeout(STALL_S):
+                return await reading
         except web.RequestPayloadError as error:
             raise Refusal(400, "broken_body", "The body broke off, or is wrongly encoded.") from error
         except TimeoutError:
