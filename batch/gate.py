@@ -15,8 +15,6 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
 
 class ForbiddenAddressError(OSError):
     """The address is not to be connected to; an `OSError`, as a resolver's failures are."""

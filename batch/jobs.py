@@ -7,7 +7,6 @@ import shutil
 import sqlite3
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -202,11 +201,6 @@ class JobStore:
                 self._database.execute("ROLLBACK")
                 raise
             self._database.execute("COMMIT")
-
-
-def new_id() -> str:
-    """Return an id that no other job has."""
-    return str(uuid.uuid4())
 
 
 _COLUMNS = "id, owner, state, created, due, query, url, sha256, attempts, deliveries, heard, finished, error, result"

@@ -77,7 +77,12 @@ class Transcript:
     @property
     def text(self) -> str:
         """The words of all channels, channel after channel."""
-        return " ".join(word.text for channel in self.channels for word in channel.words)
+        return " ".join(word.text for word in self.words)
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """The words of all channels, channel after channel."""
+        return tuple(word for channel in self.channels for word in channel.words)
 
 
 Words = tuple[Word, ...]

@@ -261,8 +261,7 @@ class Files:
         if asked.response_format is not None:
             answer = openai_rest.answer(done.transcript, asked, done.engine, "")
             return web.Response(text=answer) if isinstance(answer, str) else web.json_response(answer)
-        words = [word for channel in done.transcript.channels for word in channel.words]
-        described = openai_rest.reflector_words(words, offset_s)
+        described = openai_rest.reflector_words(done.transcript.words, offset_s)
         return web.json_response({"text": done.transcript.text, "words": described, "filename": None})
 
     # Shared

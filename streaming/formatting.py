@@ -52,6 +52,11 @@ class Formatting:
     """Phrase → what is written for it; an empty text deletes it."""
     redactions: frozenset[Redaction] = frozenset()
 
+    @property
+    def punctuated(self) -> bool:
+        """Whether words are shown with case and punctuation."""
+        return self.punctuate or self.smart
+
 
 def formatted(words: Sequence[Word], wanted: Formatting, *, open_ended: bool = False) -> tuple[Word, ...]:
     """Return the words as they are to be written; `open_ended`: more words of the same breath may follow (an interim)."""

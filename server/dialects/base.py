@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -127,6 +128,11 @@ class ModelWanted:
 
     name: str | None = None
     or_default: bool = False
+
+    @classmethod
+    def of(cls, name: str | None, public: re.Pattern[str]) -> ModelWanted:
+        """Return what a client asks for by this name; one that is `public`, at the vendor's, stands for the default."""
+        return cls(name, or_default=name is not None and public.fullmatch(name) is not None)
 
 
 class Entry(Protocol):

@@ -34,6 +34,7 @@ from myna.server.dialects.deepgram_request import (
     ListenRequest,
     checked_keyterms,
     parse,
+    spoken,
 )
 from myna.streaming import events, search
 from myna.streaming.audio import RawFormat
@@ -82,8 +83,7 @@ class DeepgramEntry:
     def read(self, query: Collection[tuple[str, str]]) -> ModelWanted:
         """Take the request's parameters; return the model asked for. Raises `Refusal`."""
         self._request = parse(query)
-        model = self._request.model
-        return ModelWanted(model, or_default=model is not None and PUBLIC_MODELS.fullmatch(model) is not None)
+        return ModelWanted.of(self._request.model, PUBLIC_MODELS)
 
     def dialect(self, model: Model, engine: EngineInfo) -> DeepgramDialect:
         """Return the translator. Raises `Refusal` if the model cannot do what is asked."""
@@ -134,11 +134,8 @@ class DeepgramDialect:
         self._engine = engine
         self._options = request.options(engine)
         self._policy = request.policy(settings, engine)
-        self._formatting = request.formatting
-        if request.language is None and len(engine.languages) == 1:
-            self._formatting = replace(self._formatting, language=engine.languages[0])
+        self._formatting = spoken(request.formatting, request.language, engine)
         self._channels = request.channels or 1
-        self._clock = clock
         self._created = clock()
         self._digest = hashlib.sha256()
         self._heard = False
@@ -296,10 +293,10 @@ class DeepgramDialect:
         start = _seconds(span.start) if span else self._ends.get(channel, 0.0)
         end = _seconds(span.end) if span else start
         shown = formatted(words, self._formatting, open_ended=not is_final)
-        punctuated = self._formatting.punctuate or self._formatting.smart
+        punctuated = self._formatting.punctuated
         alternative: dict[str, object] = {
             "transcript": text_of(shown, punctuated=punctuated),
-            "confidence": round(sum(word.confidence for word in shown) / len(shown), 4) if shown else 0.0,
+            "confidence": confidence_of(shown),
         }
         if self._request.language == MULTIPLE and self._request.language_hints:
             alternative["languages_hinted"] = list(self._request.language_hints)
@@ -327,6 +324,11 @@ def model_metadata(model: Model, engine: EngineInfo) -> dict[str, Any]:
         "model_info": {"name": engine.name, "version": engine.version or "unknown", "arch": model.engine},
         "model_uuid": engine.uuid or model.uuid,
     }
+
+
+def confidence_of(words: Sequence[Word]) -> float:
+    """Return the mean confidence of the words, 0 where there are none."""
+    return round(sum(word.confidence for word in words) / len(words), 4) if words else 0.0
 
 
 def search_results(words: Sequence[Word], queries: Sequence[str]) -> list[dict[str, object]]:

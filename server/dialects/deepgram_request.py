@@ -202,6 +202,13 @@ def _redactions(given: Parameters) -> frozenset[Redaction]:
     return frozenset(_REDACTIONS[kind] for kind in kinds)
 
 
+def spoken(formatting: Formatting, language: str | None, engine: EngineInfo) -> Formatting:
+    """Return the formatting in the language that is spoken: the engine's only one, where the client has named none."""
+    if language is None and len(engine.languages) == 1:
+        return replace(formatting, language=engine.languages[0])
+    return formatting
+
+
 def keyterms_of(given: Parameters) -> tuple[str, ...]:
     """Return the keyterms, and the keywords as such. Raises `Refusal`."""
     terms = list(given.texts("keyterm"))

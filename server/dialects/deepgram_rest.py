@@ -9,7 +9,7 @@ from typing import Any
 
 from myna.batch.transcript import UTTERANCE_GAP_S, Channel, Transcript, paragraphs, utterances
 from myna.server.dialects.base import Callback, ModelWanted
-from myna.server.dialects.deepgram import model_metadata, now, search_results, word_of
+from myna.server.dialects.deepgram import confidence_of, model_metadata, now, search_results, word_of
 from myna.server.dialects.deepgram_request import (
     PUBLIC_MODELS,
     UNSERVED,
@@ -18,6 +18,7 @@ from myna.server.dialects.deepgram_request import (
     formatting_of,
     keyterms_of,
     options_of,
+    spoken,
 )
 from myna.server.dialects.parameters import Parameters, refused
 from myna.streaming.audio import Coded, RawFormat
@@ -72,13 +73,13 @@ def parse(query: Collection[tuple[str, str]]) -> FileRequest:
             )
     if given.text("diarize_model"):
         raise refused(f"diarize_model is not supported: {UNSERVED['diarize']}.", "unsupported_feature")
-    model, language = given.text("model"), given.text("language")
+    language = given.text("language")
     callback = callback_of(given)
     if callback is not None and callback.method not in _METHODS:
         raise refused(f"callback_method must be one of {', '.join(_METHODS)}, not {callback.method!r}")
     formatting = formatting_of(given, language)
     return FileRequest(
-        model=ModelWanted(model, or_default=model is not None and PUBLIC_MODELS.fullmatch(model) is not None),
+        model=ModelWanted.of(given.text("model"), PUBLIC_MODELS),
         language=language,
         detect_language=any(value.lower() not in ("false", "0") for value in given.texts("detect_language")),
         audio=audio_of(given),
@@ -98,11 +99,8 @@ def answer(
     transcript: Transcript, request: FileRequest, model: Model, engine: EngineInfo, request_id: str, sha256: str
 ) -> dict[str, Any]:
     """Return the response's body."""
-    language = request.formatting.language
-    if request.language is None and len(engine.languages) == 1:
-        language = engine.languages[0]
-    formatting = replace(request.formatting, language=language)
-    punctuated = formatting.punctuate or formatting.smart
+    formatting = spoken(request.formatting, request.language, engine)
+    punctuated = formatting.punctuated
     channels = [channel.written(lambda words: formatted(words, formatting)) for channel in transcript.channels]
     described = model_metadata(model, engine)
     metadata: dict[str, Any] = {
@@ -134,7 +132,7 @@ def _channel(channel: Channel, request: FileRequest, engine: EngineInfo, *, punc
     words = channel.words
     alternative: dict[str, Any] = {
         "transcript": text_of(words, punctuated=punctuated),
-        "confidence": _confidence(words),
+        "confidence": confidence_of(words),
         "words": [word_of(word, punctuated=punctuated) for word in words],
     }
     if request.paragraphs:
@@ -172,15 +170,11 @@ def _utterance(channel: int, words: Sequence[Word], *, punctuated: bool) -> dict
         "id": str(uuid.uuid4()),
         "start": round(words[0].start, 3),
         "end": round(words[-1].end, 3),
-        "confidence": _confidence(words),
+        "confidence": confidence_of(words),
         "channel": channel,
         "transcript": text_of(words, punctuated=punctuated),
         "words": [word_of(word, punctuated=punctuated) for word in words],
     }
-
-
-def _confidence(words: Sequence[Word]) -> float:
-    return round(sum(word.confidence for word in words) / len(words), 4) if words else 0.0
 
 
 def _seconds(given: Parameters, name: str, default: float) -> float:

@@ -81,9 +81,8 @@ def parse(fields: Collection[tuple[str, str]]) -> TranscriptionRequest:
     if granularities and response_format not in ("verbose_json", None):
         raise refused("timestamp_granularities take response_format=verbose_json.", "timestamp_granularities")
     _number(given, "temperature", 0, 1)
-    model = _one(given, "model")
     return TranscriptionRequest(
-        model=ModelWanted(model, or_default=model is not None and PUBLIC_MODELS.fullmatch(model) is not None),
+        model=ModelWanted.of(_one(given, "model"), PUBLIC_MODELS),
         language=_language(given),
         keywords=tuple(given.get("keywords", ())),
         response_format="verbose_json" if granularities else response_format,
@@ -111,7 +110,7 @@ def answer(
     transcript: Transcript, request: TranscriptionRequest, engine: EngineInfo, filename: str
 ) -> dict[str, Any] | str:
     """Return the response: a text, or what becomes JSON."""
-    words = [word for channel in transcript.channels for word in channel.words]
+    words = transcript.words
     match request.response_format:
         case "text":
             return transcript.text + "\n"
@@ -159,7 +158,7 @@ def done(transcript: Transcript, request: TranscriptionRequest) -> dict[str, obj
     """Return the last event of a streamed response."""
     event: dict[str, object] = {"type": "transcript.text.done", "text": transcript.text}
     if request.logprobs:
-        event["logprobs"] = logprobs([word for channel in transcript.channels for word in channel.words])
+        event["logprobs"] = logprobs(transcript.words)
     return event
 
 
