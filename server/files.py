@@ -22,7 +22,7 @@ from myna.server.config import Settings
 from myna.server.dialects import deepgram_rest, openai_rest
 from myna.server.dialects.base import ModelWanted, Refusal
 from myna.server.dialects.deepgram import DeepgramEntry
-from myna.server.http import REQUEST_ID
+from myna.server.http import REQUEST_ID, answer, refusal_headers
 from myna.server.jobrunner import JobRunner
 from myna.server.models import ModelBusyError, Models
 from myna.server.transcriber import DecodeFailedError, Listener, Sound, Transcriber
@@ -104,9 +104,7 @@ class Files:
                     return web.json_response({"request_id": request_id})
                 return await _unless_gone(request, self._listen(asked, url, upload, folder, request_id))
         except Refusal as refusal:
-            refused = DeepgramEntry.shape(refusal, request_id)
-            headers = {**refused.headers, **_retry(refusal)}
-            return web.json_response(refused.body, status=refusal.status, headers=headers)
+            return answer(refusal, DeepgramEntry(request_id, self._settings))
 
     async def _listen(
         self,
@@ -147,8 +145,7 @@ class Files:
             if job is None or job.owner != identity.name:
                 raise Refusal(404, "job_not_found", "There is no such job; results are kept for seven days.")
         except Refusal as refusal:
-            refused = DeepgramEntry.shape(refusal, request[REQUEST_ID])
-            return web.json_response(refused.body, status=refusal.status, headers=dict(refused.headers))
+            return answer(refusal, DeepgramEntry(request[REQUEST_ID], self._settings))
         return web.json_response(
             {
                 "id": job.id,
@@ -192,8 +189,7 @@ class Files:
         ]
         if several:
             return web.json_response({"results": answers})
-        (body,) = answers
-        return web.Response(text=body) if isinstance(body, str) else web.json_response(body)
+        return _body(*answers)
 
     async def _one(
         self, upload: Upload, asked: openai_rest.TranscriptionRequest, listener: Listener = lambda _: None
@@ -259,8 +255,7 @@ class Files:
         path, _ = await self._fetched(url, folder)
         done = await self._transcribe(path, asked.model, asked.options, Coded(), mix=True)
         if asked.response_format is not None:
-            answer = openai_rest.answer(done.transcript, asked, done.engine, "")
-            return web.Response(text=answer) if isinstance(answer, str) else web.json_response(answer)
+            return _body(openai_rest.answer(done.transcript, asked, done.engine, ""))
         described = openai_rest.reflector_words(done.transcript.words, offset_s)
         return web.json_response({"text": done.transcript.text, "words": described, "filename": None})
 
@@ -360,6 +355,10 @@ def _files_of(form: Form, asked: openai_rest.TranscriptionRequest) -> list[Uploa
     return uploads
 
 
+def _body(said: dict[str, Any] | str) -> web.Response:
+    return web.Response(text=said) if isinstance(said, str) else web.json_response(said)
+
+
 def _several(form: Form, asked: openai_rest.TranscriptionRequest) -> bool:
     return len(form.files) > 1 or asked.batch
 
@@ -395,11 +394,5 @@ def _reflector(body: dict[str, Any]) -> tuple[openai_rest.TranscriptionRequest, 
 
 
 def _openai_refusal(refusal: Refusal) -> web.Response:
-    headers = _retry(refusal) | {"x-should-retry": "false" if refusal.status < 500 else "true"}
-    if refusal.status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
+    headers = refusal_headers(refusal) | {"x-should-retry": "false" if refusal.status < 500 else "true"}
     return web.json_response(openai_rest.error_body(refusal), status=refusal.status, headers=headers)
-
-
-def _retry(refusal: Refusal) -> dict[str, str]:
-    return {} if refusal.retry_after_s is None else {"Retry-After": str(refusal.retry_after_s)}

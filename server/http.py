@@ -25,12 +25,19 @@ DEFAULT_GRANT_S = 30
 def answer(refusal: Refusal, entry: Entry) -> web.Response:
     """Return a refusal in the words of the dialect it was met in."""
     refused = entry.refused(refusal)
-    headers = dict(refused.headers)
+    return web.json_response(
+        refused.body, status=refusal.status, headers={**refused.headers, **refusal_headers(refusal)}
+    )
+
+
+def refusal_headers(refusal: Refusal) -> dict[str, str]:
+    """Return the headers that HTTP itself asks for with a refusal."""
+    headers = {}
     if refusal.retry_after_s is not None:
         headers["Retry-After"] = str(refusal.retry_after_s)
     if refusal.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return web.json_response(refused.body, status=refusal.status, headers=headers)
+    return headers
 
 
 class Pages:
@@ -163,7 +170,7 @@ def error_answer(refusal: Refusal, request: web.Request) -> web.Response:
     """Return a refusal that clients of Deepgram's and of OpenAI's API can read."""
     refused = DeepgramEntry.shape(refusal, request[REQUEST_ID])
     error = {"message": refusal.message, "type": "invalid_request_error", "param": None, "code": refusal.code}
-    headers = {**refused.headers, **({"WWW-Authenticate": "Bearer"} if refusal.status == 401 else {})}
+    headers = {**refused.headers, **refusal_headers(refusal)}
     return web.json_response({"error": error, **refused.body}, status=refusal.status, headers=headers)
 
 

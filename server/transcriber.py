@@ -14,7 +14,7 @@ import structlog
 from myna.batch.media import MediaDecoder
 from myna.batch.transcript import Channel, Segment, Transcript
 from myna.server.config import Settings
-from myna.server.dialects.native import defaults
+from myna.server.defaults import default_policy
 from myna.server.engine import EngineWorker
 from myna.server.pump import Pump, Services
 from myna.streaming.audio import AudioError, Coded, RawFormat
@@ -53,7 +53,8 @@ class DecodeFailedError(Exception):
 def batch_policy(settings: Settings, engine: EngineInfo) -> Policy:
     """Return how files are cut: nobody waits, so at long pauses only, into pieces as long as the engine likes."""
     return fitted(
-        replace(defaults(settings, engine), live=False, lead_s=_LEAD_S, endpoint_ms=None, interim_every_s=None), engine
+        replace(default_policy(settings, engine), live=False, lead_s=_LEAD_S, endpoint_ms=None, interim_every_s=None),
+        engine,
     )
 
 

@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from myna.server.config import Settings
+from myna.server.defaults import default_policy
 from myna.server.dialects.base import Callback, Refusal
-from myna.server.dialects.native import defaults
 from myna.server.dialects.parameters import Parameters, refused
 from myna.streaming.audio import AudioError, Codec, Coded, Encoding, RawFormat
 from myna.streaming.coverage import fitted
@@ -71,7 +71,7 @@ class ListenRequest:
     def policy(self, settings: Settings, engine: EngineInfo) -> Policy:
         """Return how its stream is cut and reported."""
         policy = replace(
-            defaults(settings, engine),
+            default_policy(settings, engine),
             endpoint_ms=self.endpointing_ms,
             gap_ms=self.utterance_end_ms,
             silence_s=SILENCE_S,

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Literal, cast
 
 from myna.server.config import Settings
+from myna.server.defaults import SOFT_SHARE, default_policy
 from myna.server.dialects.base import (
     Audio,
     Callback,
@@ -41,8 +42,6 @@ _CLOSE_CODES = {
     "internal_error": 1011,
 }
 """Of the errors whose close code is not 1008 (RFC 6455, 7.4.1, and its registry)."""
-_SOFT_SHARE = 2 / 3
-"""Of the longest utterance: from there on short pauses suffice for a cut (8 of 12 s by default)."""
 
 
 class NativeEntry:
@@ -84,7 +83,7 @@ class NativeDialect:
     def __init__(self, form: wire.Format, settings: Settings, engine: EngineInfo) -> None:
         self.idle_timeout_s = settings.idle_timeout_s
         self._form = form
-        self._defaults = defaults(settings, engine)
+        self._defaults = default_policy(settings, engine)
         self._engine = engine
         self._policy: Policy | None = None
         self._language = engine.languages[0] if len(engine.languages) == 1 else "und"
@@ -203,23 +202,11 @@ class NativeDialect:
         if start.endpointing_ms is not None:
             policy = replace(policy, endpoint_ms=start.endpointing_ms or None)
         if start.max_utterance_s is not None:
-            policy = replace(policy, hard_s=start.max_utterance_s, soft_s=start.max_utterance_s * _SOFT_SHARE)
+            policy = replace(policy, hard_s=start.max_utterance_s, soft_s=start.max_utterance_s * SOFT_SHARE)
         if not start.interim:
             policy = replace(policy, interim_every_s=None)
         self._policy = fitted(policy, self._engine)
         return Open(_audio(start), not start.multichannel, self._policy, Options(start.language, start.keyterms))
-
-
-def defaults(settings: Settings, engine: EngineInfo) -> Policy:
-    """Return the policy of a client that asks for nothing in particular."""
-    longest_s = settings.max_utterance_s or engine.best_segment_s
-    return Policy(
-        endpoint_ms=settings.endpointing_ms or None,
-        hard_s=longest_s,
-        soft_s=longest_s * _SOFT_SHARE,
-        context_s=settings.context_s,
-        interim_every_s=settings.interim_every_s,
-    )
 
 
 def _audio(start: wire.Start) -> RawFormat | Coded:
