@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime
 
 from myna.streaming.engines.base import EngineUnavailableError
+from myna.streaming.graph_cache import cached
 from myna.streaming.segmenter import WINDOW
 
 _CONTEXT = 64
@@ -18,6 +19,10 @@ _CONTEXT = 64
 _STATE = (2, 128)
 """Layers and width of the model's recurrent state."""
 _MODEL = "silero_vad_16k_op15.onnx"
+
+
+_REVISION = 1
+"""Raise when `vad_graph` changes: its graph is cached."""
 
 
 @dataclass(slots=True)
@@ -32,12 +37,10 @@ class SileroVad:
     """The model. Not thread-safe: one thread owns it, and the memories it is given while a call runs."""
 
     def __init__(self, model: Path | None = None) -> None:
-        from myna.streaming.vad_graph import build  # needed once, and onnx is large
-
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        graph = build(model or _installed_model())
-        self._model = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        graph = _sequence_graph(model or _installed_model())
+        self._model = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
 
     def probabilities(self, parts: Sequence[tuple[VoiceMemory, bytes]]) -> list[list[float]]:
         """Return for each part, int16 samples of whole windows that continue its memory, one probability a window.
@@ -64,6 +67,15 @@ class SileroVad:
                 results[index] += probability[:, row].tolist()
             step += steps
         return results
+
+
+def _sequence_graph(model: Path) -> Path:
+    def make() -> dict[str, bytes]:
+        from myna.streaming.vad_graph import build  # needed once, and onnx is large
+
+        return {"sequence": build(model)}
+
+    return cached(model, "silero", _REVISION, make)["sequence"]
 
 
 def _installed_model() -> Path:

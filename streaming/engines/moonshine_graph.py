@@ -12,8 +12,6 @@ times cost no second pass. The graphs are written once and kept in a cache folde
 
 from __future__ import annotations
 
-import hashlib
-import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable
@@ -23,7 +21,8 @@ import numpy as np
 import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
-from platformdirs import user_cache_path
+
+from myna.streaming.graph_cache import cached
 
 LAYERS = 6
 ATTENTION_LAYERS = (3, 4, 5)
@@ -34,18 +33,15 @@ _REVISION = 3
 
 def decoder_graphs(merged: Path) -> tuple[Path, Path]:
     """Return the `first` and `step` graphs made from the merged decoder, from the cache if they lie there."""
-    digest = hashlib.sha256(merged.read_bytes()).hexdigest()[:16]
-    folder = user_cache_path("myna") / "moonshine" / f"{digest}-{_REVISION}-{onnxruntime.__version__}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:  # a read-only home: a folder of this process's user instead
-        folder = Path(tempfile.mkdtemp(prefix="myna-"))
-    first, step = folder / "first.onnx", folder / "step.onnx"
-    if not (first.is_file() and step.is_file()):
+
+    def make() -> dict[str, bytes]:
         model = _as_onnx(merged)
-        _store(_branch(model, "else_branch", caches=("decoder", "encoder")), first)
-        _store(_branch(model, "then_branch", caches=("decoder",)), step)
-    return first, step
+        first = _branch(model, "else_branch", caches=("decoder", "encoder"))
+        step = _branch(model, "then_branch", caches=("decoder",))
+        return {"first": first.SerializeToString(), "step": step.SerializeToString()}
+
+    graphs = cached(merged, "moonshine", _REVISION, make)
+    return graphs["first"], graphs["step"]
 
 
 def _as_onnx(merged: Path) -> onnx.ModelProto:
@@ -59,13 +55,6 @@ def _as_onnx(merged: Path) -> onnx.ModelProto:
         options.add_session_config_entry("session.save_model_format", "ONNX")
         onnxruntime.InferenceSession(str(merged), options, providers=["CPUExecutionProvider"])
         return onnx.load(str(path))
-
-
-def _store(model: onnx.ModelProto, path: Path) -> None:
-    """Write the model in one move: another process may be writing, or reading, the same file."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
-        part.write(model.SerializeToString())
-    os.replace(part.name, path)  # noqa: PTH105 - the name is a string already
 
 
 def _branch(model: onnx.ModelProto, branch: str, caches: tuple[str, ...]) -> onnx.ModelProto:
