@@ -6,7 +6,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from myna.batch.subtitles import srt, vtt
 from myna.batch.transcript import Transcript, sentences
 from myna.server.dialects.base import ModelWanted, Refusal
 from myna.server.dialects.deepgram_request import primary
+from myna.server.dialects.parameters import Parameters
 from myna.streaming.engines.base import EngineInfo
 from myna.streaming.events import Word
 from myna.streaming.policy import Options
@@ -63,33 +64,27 @@ class TranscriptionRequest:
 
 def parse(fields: Collection[tuple[str, str]]) -> TranscriptionRequest:
     """Read a form's fields. Raises `Refusal`."""
-    given: dict[str, list[str]] = {}
-    for name, value in fields:
-        given.setdefault(name.removesuffix("[]"), []).append(value)
-    response_format = _one(given, "response_format")
-    if response_format == "diarized_json":
+    given = Parameters([(name.removesuffix("[]"), value) for name, value in fields], "invalid_value")
+    if given.text("response_format") == "diarized_json":
         raise refused("There is no speaker diarization here: ask for another response_format.", "response_format")
-    if response_format is not None and response_format not in FORMATS:
-        raise refused(
-            f"response_format must be one of {', '.join(FORMATS)}, not {_short(response_format)}.", "response_format"
-        )
-    granularities = frozenset(given.get("timestamp_granularities", ()))
+    response_format = given.choice("response_format", FORMATS)
+    granularities = frozenset(given.texts("timestamp_granularities"))
     if unknown := granularities - set(GRANULARITIES):
         raise refused(
             f"timestamp_granularities must be word or segment, not {_short(min(unknown))}.", "timestamp_granularities"
         )
     if granularities and response_format not in ("verbose_json", None):
         raise refused("timestamp_granularities take response_format=verbose_json.", "timestamp_granularities")
-    _number(given, "temperature", 0, 1)
+    _check_temperature(given)
     return TranscriptionRequest(
-        model=ModelWanted.of(_one(given, "model"), PUBLIC_MODELS),
+        model=ModelWanted.of(given.text("model"), PUBLIC_MODELS),
         language=_language(given),
-        keywords=tuple(given.get("keywords", ())),
+        keywords=given.texts("keywords"),
         response_format="verbose_json" if granularities else response_format,
         granularities=granularities,
-        stream=_flag(given, "stream"),
-        logprobs="logprobs" in given.get("include", ()),
-        batch=_flag(given, "batch"),
+        stream=given.flag("stream"),
+        logprobs="logprobs" in given.texts("include"),
+        batch=given.flag("batch"),
     )
 
 
@@ -204,35 +199,18 @@ def _log(word: Word) -> float:
     return math.log(min(1.0, max(word.confidence, 1e-6)))
 
 
-def _one(given: Mapping[str, list[str]], name: str) -> str | None:
-    values = set(given.get(name, ()))
-    if len(values) > 1:
-        raise refused(f"{name} was given more than once, with different values.", name)
-    value = next(iter(values), "")
-    if len(value) > 1000:
-        raise refused(f"{name} has {len(value)} characters; 1000 are possible.", name)
-    return value or None
-
-
-def _flag(given: Mapping[str, list[str]], name: str) -> bool:
-    value = (_one(given, name) or "false").lower()
-    if value not in ("true", "false", "1", "0"):
-        raise refused(f"{name} must be true or false, not {_short(value)}.", name)
-    return value in ("true", "1")
-
-
-def _number(given: Mapping[str, list[str]], name: str, low: float, high: float) -> None:
-    value = _one(given, name)
+def _check_temperature(given: Parameters) -> None:
+    value = given.text("temperature") or "0"
     try:
-        good = value is None or low <= float(value) <= high
+        good = 0 <= float(value) <= 1
     except ValueError:
         good = False
     if not good:
-        raise refused(f"{name} must be a number from {low} to {high}, not {_short(str(value))}.", name)
+        raise refused(f"temperature must be a number from 0 to 1, not {_short(value)}.", "temperature")
 
 
-def _language(given: Mapping[str, list[str]]) -> str | None:
-    language = _one(given, "language") or next(iter(given.get("languages", ())), None)
+def _language(given: Parameters) -> str | None:
+    language = given.text("language") or next(iter(given.texts("languages")), None)
     return None if language is None else _CODES.get(language.lower(), language)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 from myna.server.dialects.base import Refusal
 
@@ -12,9 +12,10 @@ _TRUE, _FALSE = {"true", "1"}, {"false", "0", ""}
 
 
 class Parameters:
-    """A query. Every method raises `Refusal` (400) for a value that cannot be."""
+    """A query, or the fields of a form. Every method raises `Refusal` (400), with this code, for a value that cannot be."""
 
-    def __init__(self, query: Collection[tuple[str, str]]) -> None:
+    def __init__(self, query: Collection[tuple[str, str]], code: str = "bad_request") -> None:
+        self._code = code
         self._values: dict[str, list[str]] = {}
         for name, value in query:
             self._values.setdefault(name, []).append(value)
@@ -23,10 +24,11 @@ class Parameters:
         """Return a parameter that may be given once; empty is as good as absent."""
         values = set(self._values.get(name, ()))
         if len(values) > 1:
-            raise refused(f"{name} was given {len(self._values[name])} times with different values; one is possible")
+            count = len(self._values[name])
+            raise self._wrong(name, f"{name} was given {count} times with different values; one is possible")
         value = next(iter(values), "")
         if len(value) > longest:
-            raise refused(f"{name} is {len(value)} characters long; {longest} are possible")
+            raise self._wrong(name, f"{name} is {len(value)} characters long; {longest} are possible")
         return value or None
 
     def texts(self, name: str) -> tuple[str, ...]:
@@ -34,7 +36,7 @@ class Parameters:
         values = tuple(dict.fromkeys(value for value in self._values.get(name, ()) if value))
         for value in values:
             if len(value) > LONGEST:
-                raise refused(f"{name} is {len(value)} characters long; {LONGEST} are possible")
+                raise self._wrong(name, f"{name} is {len(value)} characters long; {LONGEST} are possible")
         return values
 
     def flag(self, name: str, *, default: bool = False) -> bool:
@@ -46,7 +48,7 @@ class Parameters:
             return True
         if value.lower() in _FALSE:
             return False
-        raise refused(f"{name} must be true or false, not {value!r}")
+        raise self._wrong(name, f"{name} must be true or false, not {value!r}")
 
     def number(self, name: str, low: int, high: int) -> int | None:
         """Return a whole number between two bounds."""
@@ -54,15 +56,18 @@ class Parameters:
         if value is None:
             return None
         if not (value.isascii() and value.isdecimal()) or not low <= int(value[:20]) <= high:
-            raise refused(f"{name} must be a whole number from {low} to {high}, not {value!r}")
+            raise self._wrong(name, f"{name} must be a whole number from {low} to {high}, not {value!r}")
         return int(value)
 
-    def choice(self, name: str, choices: Mapping[str, object]) -> str | None:
+    def choice(self, name: str, choices: Collection[str]) -> str | None:
         """Return one of these."""
         value = self.text(name)
         if value is not None and value not in choices:
-            raise refused(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+            raise self._wrong(name, f"{name} must be one of {', '.join(choices)}, not {value!r}")
         return value
+
+    def _wrong(self, name: str, message: str) -> Refusal:
+        return Refusal(400, self._code, message, param=name)
 
 
 def refused(message: str, code: str = "bad_request") -> Refusal:
