@@ -24,12 +24,13 @@ from myna.server.dialects.base import ModelWanted, Refusal
 from myna.server.dialects.deepgram import DeepgramEntry
 from myna.server.http import REQUEST_ID, answer, refusal_headers
 from myna.server.jobrunner import JobRunner
-from myna.server.models import ModelBusyError, Models
+from myna.server.models import Models
+from myna.server.serving import engine_for
 from myna.server.transcriber import DecodeFailedError, Listener, Sound, Transcriber
 from myna.server.uploads import Form, Receiver, Upload
 from myna.streaming.audio import AudioError, Coded, RawFormat
-from myna.streaming.engines.base import EngineInfo, EngineUnavailableError
-from myna.streaming.engines.catalogue import Model, UnknownModelError
+from myna.streaming.engines.base import EngineInfo
+from myna.streaming.engines.catalogue import Model
 from myna.streaming.events import Final
 from myna.streaming.policy import Options
 
@@ -292,20 +293,13 @@ class Files:
     ) -> Done:
         sound = Sound(path, audio, mix, self._settings.max_file_hours * 3600)
         try:
-            model = await asyncio.to_thread(self._models.catalogue.find, wanted.name, or_default=wanted.or_default)
-            async with self._models.serving(model) as engine:
+            async with engine_for(self._models, wanted, unknown="model_not_found") as (model, engine):
                 options = options_of(engine.info)
                 async with self._turns:
                     transcript = await self._transcriber.transcribe(sound, engine, options, listener)
                 return Done(transcript, model, engine.info)
         except AudioError as error:
             raise Refusal(400, "bad_audio", f"failed to process audio: {error}", param="file") from error
-        except UnknownModelError as error:
-            raise Refusal(400, "model_not_found", str(error), param="model") from error
-        except EngineUnavailableError as error:
-            raise Refusal(400, "unusable_model", str(error), param="model") from error
-        except ModelBusyError as error:
-            raise Refusal(503, "model_busy", str(error), retry_after_s=error.retry_s) from error
         except DecodeFailedError as error:
             log.error("a file could not be decoded", reason=str(error))
             raise Refusal(500, "decode_failed", "The model failed on this file.") from error

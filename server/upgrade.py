@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from dataclasses import dataclass
 
@@ -15,10 +14,9 @@ from myna.server.config import Settings
 from myna.server.connection import Connection, Delivery
 from myna.server.dialects.base import Entry, Refusal
 from myna.server.http import answer
-from myna.server.models import ModelBusyError, Models
+from myna.server.models import Models
 from myna.server.pump import Services
-from myna.streaming.engines.base import EngineUnavailableError
-from myna.streaming.engines.catalogue import UnknownModelError
+from myna.server.serving import engine_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +35,6 @@ class Upgrade:
             return await self._serve(request, entry)
         except Refusal as refusal:
             return answer(refusal, entry)
-        except UnknownModelError as error:
-            return answer(Refusal(400, "unknown_model", str(error)), entry)
-        except EngineUnavailableError as error:
-            return answer(Refusal(400, "unusable_model", str(error)), entry)
-        except ModelBusyError as error:
-            return answer(Refusal(503, "model_busy", str(error), retry_after_s=error.retry_s), entry)
 
     async def _serve(self, request: web.Request, entry: Entry) -> web.StreamResponse:
         shown = credential(request.headers)
@@ -56,8 +48,7 @@ class Upgrade:
                 except ValueError as error:
                     raise Refusal(400, "bad_callback", f"callback: {error}.") from error
                 delivery = (await stack.enter_async_context(sender)).send
-            model = await asyncio.to_thread(self.models.catalogue.find, wanted.name, or_default=wanted.or_default)
-            engine = await stack.enter_async_context(self.models.serving(model))
+            model, engine = await stack.enter_async_context(engine_for(self.models, wanted))
             connection = Connection(
                 entry.name,
                 entry.dialect(model, engine.info),
