@@ -108,6 +108,16 @@ class JobStore:
             row = self._database.execute(f"SELECT {_COLUMNS} FROM jobs WHERE id = ?", (job_id,)).fetchone()
         return None if row is None else _job(row)
 
+    def unfinished(self, owner: str | None = None) -> int:
+        """Return how many jobs, all or one owner's, wait to be transcribed or are under way."""
+        whose, names = ("", ()) if owner is None else (" AND owner = ?", (owner,))
+        with self._transaction():
+            (count,) = self._database.execute(
+                f"SELECT COUNT(*) FROM jobs WHERE state IN (?, ?){whose}",
+                (State.QUEUED, State.RUNNING, *names),
+            ).fetchone()
+        return int(count)
+
     def next_due(self) -> tuple[Job | None, float | None]:
         """Take the next job to be run, or delivered, and mark it; without one, return when there will be one."""
         now = self._clock()

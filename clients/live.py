@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import threading
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 from typing import Any
@@ -16,12 +18,13 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from myna.streaming import wire
 
 DEFAULT_URL = "http://127.0.0.1:8000"
+_PING_EVERY_S = 10.0
 _PONG_WITHIN_S = 60.0
-"""A server under load reads a fast sender's pings late; it does answer them."""
-
-
+"""A server reads a fast sender's pings late, behind the audio that is on its way; it does answer them."""
 _LOADING_WITHIN_S = 300.0
 """How long a client comes again while its model is being loaded."""
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
+"""Between two attempts to come back after the connection was lost."""
 
 
 class StreamError(Exception):
@@ -45,6 +48,9 @@ class LiveClient:
 
     Iterate while sending, in another task, to read the words as they are spoken. The iteration ends after `closed`; a
     stream that broke off raises `StreamError`.
+
+    A client that loses its connection comes back by itself, sends again what did not arrive, and goes on as if nothing had
+    happened; sending and iterating wait meanwhile. `resume=False`: it does not.
     """
 
     def __init__(
@@ -55,12 +61,19 @@ class LiveClient:
         model: str | None = None,
         form: wire.Format = wire.Format.JSON,
         api_key: str | None = None,
+        resume: bool = True,
     ) -> None:
-        self._start = start
+        self._start = start.model_copy(update={"resume": resume})
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._url = stream_url(url, form, model)
         self._form = form
         self._socket: ClientConnection | None = None
+        self._keeps = resume
+        self._sent: deque[str | bytes] = deque()  # what the server has not told to have received
+        self._received = 0  # messages that it has
+        self._number = 0  # of its last message
+        self._writing = asyncio.Lock()
+        self._returning = asyncio.Lock()
         self.ready: wire.Ready | None = None
         """The server's terms, once the stream is open."""
         self.closed: wire.Closed | None = None
@@ -70,13 +83,11 @@ class LiveClient:
         self._socket = await self._connect()
         try:
             await self._send(self._start)
-            message = await self._next()
-            if not isinstance(message, wire.Ready):
-                raise StreamError("protocol", f"the server began with {message.type!r} instead of 'ready'")
+            self.ready = await self._read_ready(self._socket)
+            self._keeps = self.ready.resume is not None
         except BaseException:
             await self._socket.close()
             raise
-        self.ready = message
         return self
 
     async def __aexit__(
@@ -90,22 +101,29 @@ class LiveClient:
         waited_s = 0.0
         while True:
             try:
-                return await connect(
-                    self._url,
-                    additional_headers=self._headers,
-                    compression=None,
-                    max_size=None,
-                    ping_timeout=_PONG_WITHIN_S,
-                    open_timeout=30,
-                )
-            except InvalidStatus as error:
-                code, message, retry_s = _refused(error)
-                if retry_s is None or waited_s + retry_s > _LOADING_WITHIN_S:
-                    raise StreamError(code, message) from error
-                await asyncio.sleep(retry_s)
-                waited_s += retry_s
-            except (OSError, InvalidHandshake, TimeoutError) as error:
-                raise StreamError("unreachable", f"no Myna server answers at {self._url}: {error}") from error
+                return await self._handshake(self._url)
+            except _RefusedError as error:
+                loading = error.code == "model_busy" and error.retry_s is not None
+                if not loading or waited_s + (error.retry_s or 0.0) > _LOADING_WITHIN_S:
+                    raise StreamError(error.code, str(error)) from error
+                await asyncio.sleep(error.retry_s or 0.0)
+                waited_s += error.retry_s or 0.0
+
+    async def _handshake(self, url: str) -> ClientConnection:
+        try:
+            return await connect(
+                url,
+                additional_headers=self._headers,
+                compression=None,
+                max_size=None,
+                ping_interval=_PING_EVERY_S,
+                ping_timeout=_PONG_WITHIN_S,
+                open_timeout=30,
+            )
+        except InvalidStatus as error:
+            raise _refused(error) from error
+        except (OSError, InvalidHandshake, TimeoutError) as error:
+            raise StreamError("unreachable", f"no Myna server answers at {url}: {error}") from error
 
     async def send(self, audio: bytes) -> None:
         """Send audio as announced in `start`; waits while the server is behind."""
@@ -132,26 +150,100 @@ class LiveClient:
             yield message
 
     async def _next(self) -> wire.AnyServerMessage:
-        assert self._socket is not None
+        while True:
+            assert self._socket is not None
+            socket = self._socket
+            try:
+                message = self._taken(await socket.recv())
+            except ConnectionClosed as error:
+                await self._come_back(socket, error)
+                continue
+            if isinstance(message, wire.Error) and message.code != "decode_failed":
+                raise StreamError(message.code, message.message)
+            if not isinstance(message, wire.Progress):
+                return message
+
+    def _taken(self, frame: str | bytes) -> wire.AnyServerMessage:
+        """Return a message, having taken note of its account."""
         try:
-            message = wire.decode_server(await self._socket.recv(), self._form)
-        except ConnectionClosed as error:
-            raise StreamError("disconnected", f"the connection was lost: {error}") from error
+            message, account = wire.decode_server(frame, self._form)
         except wire.WireError as error:
             raise StreamError("protocol", f"the server sent what is no message: {error}") from error
-        if isinstance(message, wire.Error) and message.code != "decode_failed":
+        if account is not None:
+            self._number = max(self._number, account.number)
+            for _ in range(account.received - self._received):
+                self._sent.popleft()
+            self._received = max(self._received, account.received)
+        return message
+
+    async def _read_ready(self, socket: ClientConnection) -> wire.Ready:
+        try:
+            message = self._taken(await socket.recv())
+        except ConnectionClosed as error:
+            raise StreamError("disconnected", f"the connection was lost: {error}") from error
+        if isinstance(message, wire.Error):
             raise StreamError(message.code, message.message)
+        if not isinstance(message, wire.Ready):
+            raise StreamError("protocol", f"the server began with {message.type!r} instead of 'ready'")
         return message
 
     async def _send(self, message: wire.AnyClientMessage) -> None:
         await self._send_frame(wire.encode(message, self._form))
 
     async def _send_frame(self, frame: str | bytes) -> None:
-        assert self._socket is not None
+        async with self._writing:
+            assert self._socket is not None
+            socket = self._socket
+            if self._keeps:
+                self._sent.append(frame)
+            try:
+                await socket.send(frame)
+                return
+            except ConnectionClosed as error:
+                lost = error
+        await self._come_back(socket, lost)
+
+    async def _come_back(self, socket: ClientConnection, lost: ConnectionClosed) -> None:
+        """Go on over another connection, everything being sent again that did not arrive. Raises `StreamError`."""
+        async with self._returning:
+            if self._socket is not socket:
+                return  # the other side of this client was here first
+            if self.ready is None or self.ready.resume is None or self.closed is not None:
+                raise StreamError("disconnected", f"the connection was lost: {lost}") from lost
+            url = f"{self._url}&{urlencode({'resume': self.ready.resume, 'after': self._number})}"
+            loop = asyncio.get_running_loop()
+            until, pause_s = loop.time() + self.ready.resume_within_s, _FIRST_PAUSE_S
+            while True:
+                try:
+                    self._socket = await self._returned(url)
+                    return
+                except (StreamError, ConnectionClosed) as error:
+                    final = isinstance(error, _RefusedError) and error.status < 500
+                    if final or loop.time() + pause_s > until:
+                        raise StreamError("disconnected", f"the connection was lost ({lost}); {error}") from lost
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    async def _returned(self, url: str) -> ClientConnection:
+        socket = await self._handshake(url)
         try:
-            await self._socket.send(frame)
-        except ConnectionClosed as error:
-            raise StreamError("disconnected", f"the connection was lost: {error}") from error
+            await self._read_ready(socket)
+            async with self._writing:
+                for frame in list(self._sent):
+                    await socket.send(frame)
+        except BaseException:
+            await socket.close()
+            raise
+        return socket
+
+
+class _RefusedError(StreamError):
+    """The server answered, with this HTTP status, and does not want the stream; `retry_s`: in so many seconds it may."""
+
+    def __init__(self, status: int, code: str, message: str, retry_s: float | None = None) -> None:
+        super().__init__(code, message)
+        self.status = status
+        self.retry_s = retry_s
 
 
 class SyncLiveClient:
@@ -167,8 +259,9 @@ class SyncLiveClient:
         model: str | None = None,
         form: wire.Format = wire.Format.JSON,
         api_key: str | None = None,
+        resume: bool = True,
     ) -> None:
-        self._client = LiveClient(start, url, model=model, form=form, api_key=api_key)
+        self._client = LiveClient(start, url, model=model, form=form, api_key=api_key, resume=resume)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="myna-live-client", daemon=True)
 
@@ -233,18 +326,16 @@ class SyncLiveClient:
         self._loop.close()
 
 
-def _refused(error: InvalidStatus) -> tuple[str, str, float | None]:
-    """Return code and message of a refused handshake, and the seconds after which the server asks to come again."""
-    response = error.response
+def _refused(error: InvalidStatus) -> _RefusedError:
+    status = error.response.status_code
     try:
-        said = json.loads(response.body or b"")["error"]
+        said = json.loads(error.response.body or b"")["error"]
         code, message = str(said["code"]), str(said["message"])
     except (ValueError, KeyError, TypeError):
-        return "refused", f"the server answered with HTTP {response.status_code}", None
-    try:
-        return code, message, float(response.headers["Retry-After"])
-    except (KeyError, ValueError):
-        return code, message, None
+        return _RefusedError(status, "refused", f"the server answered with HTTP {status}")
+    with contextlib.suppress(KeyError, ValueError):
+        return _RefusedError(status, code, message, float(error.response.headers["Retry-After"]))
+    return _RefusedError(status, code, message)
 
 
 def stream_url(url: str, form: wire.Format, model: str | None = None) -> str:

@@ -267,6 +267,43 @@ def batch(
 
 
 @bench.command()
+def load(
+    manifest: Annotated[Path, typer.Option(help="JSON lines of audio and text; see docs/accuracy.md.")],
+    streams: Annotated[str, typer.Option(help="Numbers of streams at once, with commas between.")] = "1,2,4,8,16",
+    url: Annotated[str | None, typer.Option(help="A running server; without it one is started.")] = None,
+    dialect: Annotated[str, typer.Option(help="native or deepgram.")] = "native",
+    api_key: ApiKey = None,
+    model: Annotated[str | None, typer.Option(help="Model of the server that is started.")] = None,
+    seconds: Annotated[float, typer.Option(min=15, help="Length of each stream.")] = 60.0,
+    target_ms: Annotated[int, typer.Option(min=1, help="p95 of finals after their endpoint that is to be kept.")] = 700,
+    interim_every_s: Annotated[float, typer.Option(help="Of the server that is started.")] = 1.0,
+    in_phase: Annotated[bool, typer.Option("--in-phase", help="All streams begin at the same moment.")] = False,
+    beside: Annotated[bool, typer.Option(help="Measure a plain loop around sherpa-onnx, too.")] = False,
+    server_flag: Annotated[list[str] | None, typer.Option(help="A flag of the server that is started.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Folder for load.json and load.svg.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="The figures as JSON.")] = False,
+) -> None:
+    """Measure how many real-time streams a server holds: delays, words, refusals, CPU and memory, step by step."""
+    from myna.bench.accuracy import AccuracyError
+    from myna.bench.load import Plan, measure
+    from myna.streaming.engines.base import EngineUnavailableError
+
+    if not all(count.isdecimal() and int(count) for count in streams.split(",")):
+        _fail(f"--streams takes numbers from 1 with commas between, such as 1,2,4,8, not {streams!r}")
+    if dialect not in ("native", "deepgram"):
+        _fail(f"--dialect must be native or deepgram, not {dialect!r}")
+    plan = Plan(
+        counts=tuple(int(count) for count in streams.split(",")), manifest=manifest, seconds=seconds, url=url,
+        dialect=dialect, api_key=api_key, model=model, target_ms=target_ms, staggered=not in_phase,
+        interim_every_s=interim_every_s, flags=tuple(server_flag or ()), beside=beside,
+    )  # fmt: skip
+    try:
+        measure(plan, report, as_json=json)
+    except (AccuracyError, EngineUnavailableError) as error:
+        _fail(str(error))
+
+
+@bench.command()
 def memory(
     file: Annotated[Path, typer.Argument(help="Speech; it is sent again and again.")],
     minutes: Annotated[float, typer.Option(min=2, help="Minutes of audio to send.")] = 60.0,

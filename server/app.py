@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import ipaddress
 import os
 import secrets
@@ -20,15 +21,20 @@ from myna import __version__
 from myna.batch.gate import Gate
 from myna.server import log as logs
 from myna.server import openapi
+from myna.server.admission import Admission
 from myna.server.auth import Authentication
 from myna.server.config import ConfigurationError, Settings
+from myna.server.connection import FAREWELL_S, FINALS_S
 from myna.server.dialects import deepgram
 from myna.server.dialects.base import DialectError, Refusal
 from myna.server.dialects.native import NativeEntry
 from myna.server.files import Files
 from myna.server.http import REQUEST_ID, Pages, error_answer
 from myna.server.jobrunner import JobRunner
+from myna.server.look import Look
+from myna.server.metrics import Metrics
 from myna.server.models import Models
+from myna.server.pulse import Pulse
 from myna.server.pump import Services
 from myna.server.transcriber import Transcriber
 from myna.server.upgrade import Upgrade
@@ -39,6 +45,9 @@ from myna.streaming.vad import SileroVad
 
 log = structlog.get_logger()
 
+_DRAINED_LOOK_S = 0.05
+_STOPPED_AT_ONCE = 130
+"""Exit status of a server that was told twice to stop: that of a program ended by SIGINT."""
 MOST_HEADER_BYTES = 65_536
 """Of a request's first line, and of each header: a hundred keyterms fit in an address."""
 
@@ -53,23 +62,48 @@ class Server:
         services: Services,
         models: Models,
         authentication: Authentication,
+        pulse: Pulse,
     ) -> None:
         self.settings = settings
         self.services = services
         self.models = models
+        self.pulse = pulse
+        self.admission = Admission(settings, services.metrics, pulse)
         host, port = listener.getsockname()[:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         gate = Gate(settings.allowed_networks)
-        transcriber = Transcriber(services, settings)
+        self._transcriber = transcriber = Transcriber(services, settings)
         self.jobs = JobRunner(settings.data / "jobs", gate)
-        self._upgrade = Upgrade(settings, services, models, authentication, gate)
+        self._upgrade = Upgrade(settings, services, models, authentication, self.admission, gate)
         self.app = web.Application(middlewares=[_numbered])
         self.app.on_response_prepare.append(_say_request_id)
-        Pages(services, models, transcriber, authentication).add_to(self.app)
-        Files(settings, models, transcriber, authentication, gate, self.jobs).add_to(self.app)
+        Pages(services, models, transcriber, authentication, self.admission).add_to(self.app)
+        Files(settings, models, transcriber, authentication, gate, self.jobs, self.admission).add_to(self.app)
         self.app.router.add_get(openapi.PATH, openapi.handler)
         self.app.router.add_get(wire.PATH, self._native)
         self.app.router.add_get(deepgram.PATH, self._deepgram)
+        look = Look(services, models, transcriber, self.admission, pulse, self.jobs)
+        services.metrics.look_up(look.gauges)
+
+    async def drain(self) -> None:
+        """Take nothing new, let streams and files come to their end, and end those that have not in time, finals first."""
+        self.admission.draining = True
+        streams = self.services.streams
+        log.info("draining", streams=len(streams), files=self._transcriber.active, drain_s=self.settings.drain_s)
+        if await self._empty_within(self.settings.drain_s):
+            return
+        for stream in list(streams.values()):
+            stream.retire(DialectError("shutting_down", "the server is stopping", finals_first=True))
+        await self._empty_within(FINALS_S + FAREWELL_S)
+
+    async def _empty_within(self, patience_s: float) -> bool:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + patience_s
+        while self.services.streams or self._transcriber.active:
+            if loop.time() >= until:
+                return False
+            await asyncio.sleep(_DRAINED_LOOK_S)
+        return True
 
     async def _native(self, request: web.Request) -> web.StreamResponse:
         return await self._upgrade.serve(request, NativeEntry(secrets.token_hex(8), self.settings))
@@ -112,12 +146,16 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         stack.callback(listener.close)
         voice = VoiceActivity(SileroVad())
         stack.push_async_callback(voice.close)
-        services = Services(voice, settings.max_backlog_s)
+        metrics = Metrics()
+        pulse = Pulse(metrics.lagged)
+        services = Services(voice, metrics, settings.max_backlog_s, settings.spool_mb << 20)
         catalogue = Catalogue(settings.models, settings.model, settings.aliases, settings.languages)
-        models = Models(catalogue, settings, services.on_engine_restart)
+        models = Models(catalogue, settings, metrics)
         stack.push_async_callback(models.close)
         await models.start()
-        server = Server(settings, listener, services, models, authentication)
+        server = Server(settings, listener, services, models, authentication, pulse)
+        pulse.start()
+        stack.push_async_callback(pulse.close)
         server.jobs.start()
         stack.push_async_callback(server.jobs.close)
         runner = web.AppRunner(
@@ -153,8 +191,18 @@ async def _serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    async with running(settings):
+    async with running(settings) as server:
+        gc.collect()
+        gc.freeze()  # what there is now is here to stay: walking it again and again would hold up the loop
         await stop.wait()
+        stop.clear()
+        drained = asyncio.create_task(server.drain(), name="drain")
+        again = asyncio.create_task(stop.wait(), name="second signal")
+        await asyncio.wait([drained, again], return_when=asyncio.FIRST_COMPLETED)
+        if again.done():
+            log.warning("stopping at once: a second signal")
+            os._exit(_STOPPED_AT_ONCE)  # workers end when their sockets do; the jobs' database survives worse
+        again.cancel()
         log.info("stopping")
 
 

@@ -50,6 +50,8 @@ class _Key(BaseModel):
     name: Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     scopes: frozenset[Scope] = frozenset(Scope)
+    streams: Annotated[int, Field(ge=1)] | None = None
+    requests: Annotated[int, Field(ge=1)] | None = None
 
 
 class _KeyFile(BaseModel):
@@ -68,10 +70,12 @@ class Credential:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a client is: the name of its key, and what it may do."""
+    """Who a client is: the name of its key, what it may do, and how many streams and files at a time; None: the default."""
 
     name: str
     scopes: frozenset[Scope]
+    streams: int | None = None
+    requests: int | None = None
 
 
 ANYBODY = Identity("anybody", frozenset(Scope))
@@ -130,7 +134,7 @@ class Authentication:
         found = None
         for key in self._keys:  # all of them: how long it takes must not tell which one was nearly right
             if hmac.compare_digest(key.sha256, digest):
-                found = Identity(key.name, key.scopes)
+                found = Identity(key.name, key.scopes, key.streams, key.requests)
         return found
 
     def _by_token(self, secret: str) -> Identity | None:
@@ -138,8 +142,10 @@ class Authentication:
             claims = jwt.decode(secret, self._secret, [_ALGORITHM], options={"require": ["exp", "sub"]})
         except (jwt.InvalidTokenError, ValueError):
             return None
-        known = any(key.name == claims["sub"] for key in self._keys)
-        return Identity(claims["sub"], frozenset({Scope.TRANSCRIBE})) if known else None
+        for key in self._keys:
+            if key.name == claims["sub"]:
+                return Identity(key.name, frozenset({Scope.TRANSCRIBE}), key.streams, key.requests)
+        return None
 
     def _look(self) -> None:
         """Read the file again if it has changed; one that cannot be used leaves the keys as they were."""

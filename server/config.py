@@ -68,6 +68,21 @@ class Settings(BaseSettings):
         le=256,
         description="Cores a model may use; Moonshine decodes one utterance on each. 0: all; for Parakeet all but one.",
     )
+    workers: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="Processes of a model; of Parakeet each takes another GPU. 0: one; of Moonshine one a lane.",
+    )
+    final_target_ms: int = Field(
+        700,
+        ge=0,
+        le=60_000,
+        description="95 % of finals are to come so soon after their endpoint; streams beyond that are refused. 0: none is.",
+    )
+    stuck_after_s: float = Field(
+        4.0, ge=1, le=600, description="A worker that is silent, or stuck in one step, for so long is replaced."
+    )
     endpointing_ms: int = Field(
         500,
         ge=0,
@@ -96,6 +111,22 @@ class Settings(BaseSettings):
     deepgram_idle_timeout_s: float = Field(
         10.0, gt=0, description="The same for Deepgram's clients, which count on Deepgram's 10 s."
     )
+    resume_s: float = Field(
+        20.0,
+        ge=0,
+        le=600,
+        description="A stream whose client has lost its connection waits for it so long; 0: not at all.",
+    )
+    drain_s: float = Field(
+        30.0, ge=0, le=3600, description="A server that is told to stop lets streams go on for so long, then ends them."
+    )
+    max_streams: int = Field(0, ge=0, description="Live channels a model takes at most; 0: as many as keep the target.")
+    key_streams: int = Field(
+        0, ge=0, description="Streams a key may have at a time, unless its entry says; 0: any number."
+    )
+    key_requests: int = Field(
+        0, ge=0, description="Files a key may have at a time, unless its entry says; 0: any number."
+    )
     keys: Path | None = Field(
         None, description="File of API keys (`myna keys add`); without one everybody may come in, from this machine."
     )
@@ -122,6 +153,9 @@ class Settings(BaseSettings):
         ge=5,
         le=600,
         description="Audio a stream may have waiting before the server stops reading from its client.",
+    )
+    spool_mb: int = Field(
+        32, ge=1, le=4096, description="Audio in MiB, as it was sent, that is kept of a client that is that far ahead."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe log line written."

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
 import structlog
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from myna.server.config import Settings
-from myna.server.dialects.base import Command, Dialect, DialectError, End, Farewell, Frame
-from myna.server.engine import EngineWorker
+from myna.server.dialects.base import Audio, Command, Dialect, DialectError, End, Farewell, Frame, Open, Stalled
+from myna.server.engine import EnginePool
 from myna.server.live import LiveStream
 from myna.server.outbox import SlowReaderError
 from myna.server.pump import Services
@@ -28,10 +28,18 @@ FAREWELL_S = 5.0
 """A client may take so long to read what is left when a stream ends, then the connection is dropped."""
 DELIVERY_S = 60.0
 """Where results go elsewhere, they may take so long at the end; then those that are left are dropped."""
+FINALS_S = 20.0
+"""A stream that the server ends waits so long for its last finals."""
+_STALL_S = 1.0
+"""Beyond its endpoint, a stream without audio for so long counts as silent: a network that stumbles is seldom away longer."""
 
 
 class _Gone(Exception):  # noqa: N818 - not an error: clients may leave
-    pass
+    """The client closed the connection (`lost`: it broke)."""
+
+    def __init__(self, *, lost: bool) -> None:
+        super().__init__()
+        self.lost = lost
 
 
 class _Socket(web.WebSocketResponse):
@@ -56,90 +64,237 @@ class _Socket(web.WebSocketResponse):
         return await super().close(code=code, message=message, drain=drain)
 
 
+class _Seat:
+    """A socket of the stream's client, which has got the frames up to number `after`; `left`: the stream is done with it."""
+
+    def __init__(self, socket: _Socket, request: web.Request) -> None:
+        self.socket = socket
+        self.after = 0
+        self.left = asyncio.Event()
+        self._request = request
+
+    def abort(self) -> None:
+        """Drop the connection without a word."""
+        if self._request.transport is not None:
+            self._request.transport.abort()
+
+
 Delivery = Callable[[Frame], Awaitable[None]]
 """Carries a frame to where the client wants it."""
 
 
 class Connection:
-    """One client from its upgrade to its close. `name` is the stream's; frames go to `delivery`, or back over the socket."""
+    """One client's stream from its upgrade to its close, over one socket or, if it comes back, several.
+
+    `name` is the stream's and `owner` the client's; frames go to `delivery`, or back over the socket.
+    """
 
     def __init__(
         self,
         name: str,
+        owner: str,
         dialect: Dialect,
-        engine: EngineWorker,
+        engine: EnginePool,
         services: Services,
         settings: Settings,
         *,
         subprotocol: str | None = None,
         delivery: Delivery | None = None,
     ) -> None:
+        self.owner = owner
         self._dialect = dialect
         self._services = services
         self._settings = settings
         self._live = LiveStream(name, dialect, engine, services)
-        self._began = time.monotonic()
+        self._began = self._heard_at = time.monotonic()
+        self._stall_s: float | None = None
+        self._endpoint_s = 0.0
         self._subprotocol = subprotocol
         self._delivery = delivery
+        self._seat: _Seat | None = None
+        self._next: asyncio.Future[_Seat] = asyncio.get_running_loop().create_future()
+        self._retired: asyncio.Future[DialectError] = asyncio.get_running_loop().create_future()
+        self._over = False
+        self._farewell: Farewell | None = None
 
     async def run(self, request: web.Request) -> web.WebSocketResponse:
-        """Serve the client; returns when the socket is closed and everything it held is free."""
+        """Serve the client; returns when the socket is closed and everything the stream held is free."""
+        seat: _Seat | None = await self._prepared(request)
+        assert seat is not None
+        first = seat.socket
+        live = self._live
+        with self._known(), structlog.contextvars.bound_contextvars(stream=live.name):
+            log.info("stream connected", peer=request.remote, path=request.path, model=live.engine.info.name)
+            while seat is not None:
+                self._seat = seat
+                try:
+                    await self._serve_at(seat)
+                    break
+                except _Gone as gone:
+                    seat.left.set()
+                    seat = await self._successor() if gone.lost else None
+                finally:
+                    self._seat.left.set()
+            said = self._last_words
+            log.info("stream closed", code=said.close_code, reason=said.reason, heard_s=round(live.heard_s, 3))
+        return first
+
+    def can_resume(self, after: int) -> bool:
+        """Return whether nothing is lost to a client that has got the frames up to this number."""
+        return self._live.outbox.holds_after(after)
+
+    async def resume(self, request: web.Request, after: int) -> web.WebSocketResponse:
+        """Go on with the stream over another socket; returns when that one is done with."""
+        seat = await self._prepared(request)
+        seat.after = after
+        if self._next.done():  # somebody else comes back with the same token: the last one wins
+            self._next.result().abort()
+            self._next.result().left.set()
+            self._next = asyncio.get_running_loop().create_future()
+        if self._seat is not None:
+            self._seat.abort()
+        self._next.set_result(seat)
+        await seat.left.wait()
+        return seat.socket
+
+    def retire(self, error: DialectError) -> None:
+        """End the stream for this reason, its finals first."""
+        if not self._retired.done():
+            self._retired.set_result(error)
+
+    def break_off(self, error: Exception) -> None:
+        """End the stream for this reason, at once."""
+        self._live.break_off(error)
+
+    @property
+    def _last_words(self) -> Farewell:
+        return Farewell((), WSCloseCode.OK, "gone") if self._farewell is None else self._farewell
+
+    async def _prepared(self, request: web.Request) -> _Seat:
         too_big = DialectError(
             "message_too_big",
             f"a message was larger than {self._settings.max_frame_bytes} bytes, the most this server takes",
         )
-        live = self._live
         socket = _Socket(
-            self._settings.max_frame_bytes, lambda: self._dialect.closing(too_big, live.heard_s), self._subprotocol
+            self._settings.max_frame_bytes,
+            lambda: self._dialect.closing(too_big, self._live.heard_s),
+            self._subprotocol,
         )
         await socket.prepare(request)
-        self._services.streams[live.name] = live
-        with structlog.contextvars.bound_contextvars(stream=live.name):
-            log.info("stream connected", peer=request.remote, path=request.path, model=live.engine.info.name)
-            writer = asyncio.create_task(self._write(socket), name=f"writer {live.name}")
-            farewell = Farewell((), WSCloseCode.OK, "gone")
-            try:
-                farewell = await self._serve(socket)
-                if not await self._farewell(writer) and self._delivery is None and request.transport is not None:
-                    request.transport.abort()
-            except _Gone:
-                pass
-            finally:
-                heard_s = live.heard_s
-                del self._services.streams[live.name]
-                live.close()
-                writer.cancel()
-                with contextlib.suppress(asyncio.CancelledError, ConnectionError, RuntimeError):
-                    await writer
-                with contextlib.suppress(ConnectionError):
-                    await socket.close(code=farewell.close_code, message=farewell.reason.encode()[:_LONGEST_REASON])
-                log.info("stream closed", code=farewell.close_code, reason=farewell.reason, heard_s=round(heard_s, 3))
-        return socket
+        return _Seat(socket, request)
 
-    async def _serve(self, socket: web.WebSocketResponse) -> Farewell:
+    @contextlib.contextmanager
+    def _known(self) -> Iterator[None]:
+        """Let the server know of the stream while it lasts, and free what it held afterwards."""
+        live, services = self._live, self._services
+        services.streams[live.name] = self
+        try:
+            yield
+        finally:
+            del services.streams[live.name]
+            if self._dialect.resume_token is not None:
+                services.resumable.pop(self._dialect.resume_token, None)
+            if self._next.done():  # the client came back too late
+                self._next.result().abort()
+                self._next.result().left.set()
+            live.close()
+
+    async def _successor(self) -> _Seat | None:
+        """Wait for the client to come back; None if it cannot, or does not in time."""
+        if self._dialect.resume_token is None or not self._settings.resume_s:
+            return None
+        log.info("the connection was lost; the stream waits for its client", resume_s=self._settings.resume_s)
+        ended: list[asyncio.Future[Any]] = [self._next, self._live.broken, self._retired]
+        await asyncio.wait(ended, timeout=self._settings.resume_s, return_when=asyncio.FIRST_COMPLETED)
+        if not self._next.done():
+            return None
+        seat, self._next = self._next.result(), asyncio.get_running_loop().create_future()
+        self._live.outbox.rewind(seat.after, self._dialect.resumed())
+        log.info("the client is back")
+        return seat
+
+    async def _serve_at(self, seat: _Seat) -> None:
+        """Serve over this socket to the end of the stream, and close it. Raises `_Gone`."""
+        socket = seat.socket
+        writer = asyncio.create_task(self._write(socket), name=f"writer {self._live.name}")
+        try:
+            if self._farewell is None:
+                self._farewell = await self._serve(socket)
+            if not await self._written(writer) and self._delivery is None:
+                seat.abort()
+        finally:
+            writer.cancel()
+            await asyncio.wait([writer])
+            if not writer.cancelled():
+                writer.exception()  # seen
+            said = self._last_words
+            with contextlib.suppress(ConnectionError):
+                await socket.close(code=said.close_code, message=said.reason.encode()[:_LONGEST_REASON])
+        if socket.close_code == WSCloseCode.ABNORMAL_CLOSURE:  # nobody has confirmed the end: it may not have arrived
+            raise _Gone(lost=True)
+
+    async def _serve(self, socket: _Socket) -> Farewell:
         """Receive until the end; return how to close, all frames being in the outbox."""
         try:
-            await self._receive_unless_broken(socket)
+            await self._until_over(socket)
         except DialectError as error:
+            if error.finals_first:
+                with contextlib.suppress(TimeoutError, DialectError, SlowReaderError):
+                    async with asyncio.timeout(FINALS_S):
+                        await self._last_finals(socket)
             return self._refuse(error)
         except SlowReaderError:
             self._live.outbox.clear()  # room for the reason
             return self._refuse(DialectError("slow_reader", "the client does not read what it is sent"))
         return self._say_farewell(None)
 
-    async def _receive_unless_broken(self, socket: web.WebSocketResponse) -> None:
-        receiving = asyncio.create_task(self._receive(socket), name=f"receiver {self._live.name}")
-        either: list[asyncio.Future[Any]] = [receiving, self._live.broken]
+    async def _until_over(self, socket: _Socket) -> None:
+        if not self._over:
+            await self._unless_broken(self._receive(socket))
+            self._over = True
+        await self._last_finals(socket)
+
+    async def _last_finals(self, socket: _Socket) -> None:
+        """Wait for what is left, while pings are answered and nothing else is."""
+        listener = asyncio.create_task(self._listen(socket), name=f"listener {self._live.name}")
         try:
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            ending = asyncio.ensure_future(self._live.end())
+            await asyncio.wait([ending, listener], return_when=asyncio.FIRST_COMPLETED)
+            if not ending.done():
+                ending.cancel()
+                await listener  # it has ended first: raises that the client is gone
+            await ending
+        finally:
+            listener.cancel()
+            await asyncio.wait([listener])
+            if not listener.cancelled():
+                listener.exception()  # seen
+        if self._live.broken.done():
+            raise self._live.broken.result()
+
+    async def _listen(self, socket: _Socket) -> None:
+        while (message := await socket.receive()).type in (WSMsgType.TEXT, WSMsgType.BINARY):
+            pass
+        if self._delivery is not None:
+            await asyncio.Event().wait()  # what is left goes elsewhere: the client may leave
+        raise _Gone(lost=message.type is not WSMsgType.CLOSE)
+
+    async def _unless_broken(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do the work unless the stream breaks, or is to end, before."""
+        working = asyncio.create_task(work, name=f"receiver {self._live.name}")
+        ends: list[asyncio.Future[Any]] = [working, self._live.broken, self._retired]
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if self._live.broken.done():
                 raise self._live.broken.result()
-            await receiving
+            if self._retired.done() and not working.done():
+                raise self._retired.result()
+            await working
         finally:
-            receiving.cancel()
-            await asyncio.wait([receiving])
-            if not receiving.cancelled():
-                receiving.exception()  # seen: it has been raised above, or the stream broke first
+            working.cancel()
+            await asyncio.wait([working])
+            if not working.cancelled():
+                working.exception()  # seen: it has been raised above, or the stream broke first
 
     def _refuse(self, error: DialectError) -> Farewell:
         log.warning("stream refused", code=error.code, message=error.message)
@@ -149,48 +304,72 @@ class Connection:
         farewell = self._dialect.closing(error, self._live.heard_s)
         for frame in farewell.frames:
             self._live.outbox.put(frame)
+        self._services.metrics.stream_ended("close" if error is None else error.code)
         return farewell
 
-    async def _receive(self, socket: web.WebSocketResponse) -> None:
-        await self._act(self._dialect.begin())
+    async def _receive(self, socket: _Socket) -> None:
+        if not self._live.is_open:
+            await self._act(self._dialect.begin())
+        said_at = time.monotonic()
         while True:
             try:
-                message = await socket.receive(timeout=self._patience_s())
+                message = await socket.receive(timeout=self._patience_s(said_at))
             except TimeoutError:
-                await self._on_silence()
+                await self._on_silence(said_at)
                 continue
             if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
-                raise _Gone
+                raise _Gone(lost=message.type is not WSMsgType.CLOSE)
+            said_at = time.monotonic()
             if await self._act(self._dialect.receive(message.data)):
                 return
 
     async def _act(self, commands: Sequence[Command]) -> bool:
         """Carry the commands out; return whether the last was the end."""
         for command in commands:
-            await self._live.act(command)
             if isinstance(command, End):
                 return True
+            await self._live.act(command)
+            match command:
+                case Audio():
+                    self._heard_at = time.monotonic()
+                    self._stall_s = self._endpoint_s + _STALL_S
+                case Open(policy=policy):
+                    self._endpoint_s = (policy.endpoint_ms or 0) / 1000
+                    if self._dialect.resume_token is not None:
+                        self._services.resumable[self._dialect.resume_token] = self
         return False
 
-    def _patience_s(self) -> float:
-        if self._live.is_open:
-            return self._dialect.idle_timeout_s
-        return max(0.001, self._began + self._settings.start_timeout_s - time.monotonic())
+    def _patience_s(self, said_at: float) -> float:
+        """Return how long to wait for the next message: it is time then for one of several things to happen."""
+        now = time.monotonic()
+        if not self._live.is_open:
+            return max(0.001, self._began + self._settings.start_timeout_s - now)
+        idle_s = said_at + self._dialect.idle_timeout_s - now
+        if self._stall_s is None:
+            return max(0.001, idle_s)
+        return max(0.001, min(idle_s, self._heard_at + self._stall_s - now))
 
-    async def _on_silence(self) -> None:
-        if self._live.is_open:
-            await self._live.end()
-            limit = self._dialect.idle_timeout_s
-            raise DialectError("idle", f"neither audio nor a keepalive came for {limit:g} s")
-        limit = self._settings.start_timeout_s
-        raise DialectError("no_start", f"no start message came within {limit:g} s")
+    async def _on_silence(self, said_at: float) -> None:
+        now = time.monotonic()
+        if not self._live.is_open:
+            limit = self._settings.start_timeout_s
+            raise DialectError("no_start", f"no start message came within {limit:g} s")
+        limit = self._dialect.idle_timeout_s
+        if now - said_at >= limit:
+            raise DialectError("idle", f"neither audio nor a keepalive came for {limit:g} s", finals_first=True)
+        if self._stall_s is not None and now - self._heard_at >= self._stall_s:
+            self._stall_s = None  # once, until there is audio again
+            await self._live.act(Stalled())
 
-    async def _farewell(self, writer: asyncio.Task[None]) -> bool:
+    async def _written(self, writer: asyncio.Task[None]) -> bool:
+        """Wait until the outbox is empty; return whether it is. Raises `_Gone` if the connection broke meanwhile."""
         self._live.outbox.close()
         sent, _ = await asyncio.wait([writer], timeout=FAREWELL_S if self._delivery is None else DELIVERY_S)
+        if sent and isinstance(writer.exception(), ConnectionError | RuntimeError):
+            raise _Gone(lost=True)
         return bool(sent)
 
-    async def _write(self, socket: web.WebSocketResponse) -> None:
+    async def _write(self, socket: _Socket) -> None:
         while frame := await self._live.outbox.get():
             if self._delivery is None:
                 await _send(socket, frame)

@@ -1,61 +1,88 @@
-"""The front's side of the engine worker: starts the process, hands it jobs, brings back results, replaces it if it dies."""
+"""The front's side of a model: its worker processes, the jobs they share, and the watch over them."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-import socket
-import sys
+import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import dataclass, replace
 
 import structlog
 
-from myna.streaming.engines.base import EngineInfo, EngineUnavailableError, Job, ModelOptions, Outcome
-from myna.streaming.link import (
-    Cancellation,
-    Hello,
-    Message,
-    Release,
-    Result,
-    Submission,
-    Unavailable,
-    Unpacker,
-    encode,
-)
+from myna.server.workerprocess import WorkerProcess
+from myna.streaming.dispatcher import BLAME, KILLED_BLAME, Dispatcher
+from myna.streaming.engines.base import EngineInfo, EngineUnavailableError, Job, JobError, Kind, ModelOptions, Outcome
+from myna.streaming.events import seconds
+from myna.streaming.headroom import Headroom
+from myna.streaming.link import STATUS_EVERY_S, Batch, Hello, Message, Release, Result
 
 log = structlog.get_logger()
 
-LOADING_S = 300.0
-"""How long a worker may take to load its engines: big models on slow disks take minutes."""
 _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.1, 10.0
+_WATCH_EVERY_S = 0.25
+_SLOW_STEP = 8.0
+"""A batch may take so many times what its audio is expected to cost before its lane counts as stuck."""
 
-OnResult = Callable[[str, int, Outcome], None]
+OnResult = Callable[[str, Outcome], None]
 
 
-class EngineWorker:
-    """One worker process with one model. Its results and `on_restart` are called on the event loop.
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A batch that a lane has decoded, for those who count. `late_s`: how long after their due times its finals came."""
 
-    After a restart every job that waited is forgotten; `on_restart` is given the worker, under whose new epoch they are to
-    be submitted again.
+    kind: Kind
+    jobs: int
+    audio_s: float
+    took_s: float
+    waited_s: float
+    late_s: tuple[float, ...]
+
+
+@dataclass(slots=True)
+class _UnderWay:
+    """A batch at a worker, until its last result."""
+
+    jobs: dict[str, Job]
+    count: int
+    audio_s: float
+    waited_s: float
+    sent_at: float
+    late_s: list[float]
+
+    @classmethod
+    def of(cls, jobs: tuple[Job, ...]) -> _UnderWay:
+        now = time.monotonic()
+        audio_s = sum(seconds(job.length) for job in jobs)
+        waited_s = max(0.0, now - min(job.due for job in jobs))
+        return cls({job.id: job for job in jobs}, len(jobs), audio_s, waited_s, now, [])
+
+
+class EnginePool:
+    """One model in its worker processes. Results are called back on the event loop, each job's once, whatever dies.
+
+    A worker that dies is replaced, and so is one that is silent or stuck in a batch for `stuck_after_s`, and much longer
+    than the batch should take; what it was at is decoded by another.
     """
 
-    def __init__(
-        self, engine: str, options: ModelOptions, lanes: int, on_restart: Callable[[EngineWorker], None]
-    ) -> None:
+    def __init__(self, engine: str, options: ModelOptions, workers: int, lanes: int, stuck_after_s: float) -> None:
         self._engine = engine
         self._options = options
         self._lanes = lanes
-        self._on_restart = on_restart
+        self._stuck_after_s = stuck_after_s
+        self._count = workers
+        self._dispatcher: Dispatcher | None = None
+        self._headroom: Headroom | None = None
         self._waiting: dict[str, OnResult] = {}
-        self._epoch = 0
-        self._process: asyncio.subprocess.Process | None = None
-        self._writer: asyncio.StreamWriter | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._workers: dict[int, WorkerProcess] = {}
+        self._batches: dict[tuple[int, int], _UnderWay] = {}
+        self._tasks: list[asyncio.Task[None]] = []
         self._info: EngineInfo | None = None
-        self.memory = 0
-        """Bytes the process and its GPU memory took when it was ready."""
+        self._memory: dict[int, int] = {}
+        self.restarts = 0
+        """How often a worker had to be replaced."""
+        self.on_step: Callable[[Step], None] = lambda _: None
+        self.streams = 0.0
+        """Live channels that it decodes."""
 
     @property
     def info(self) -> EngineInfo:
@@ -64,139 +91,203 @@ class EngineWorker:
         return self._info
 
     @property
+    def headroom(self) -> Headroom:
+        """What its work costs, and how much more it can take."""
+        assert self._headroom is not None
+        return self._headroom
+
+    @property
     def lanes(self) -> int:
-        """How many batches it decodes at once."""
-        return self._lanes
+        """How many batches it decodes at once, when all its workers live."""
+        return self._count * self._lanes
 
     @property
     def alive(self) -> bool:
         """Whether a worker takes jobs at the moment."""
-        return self._writer is not None
+        return bool(self._workers)
 
     @property
-    def pid(self) -> int | None:
-        """The worker's process, while there is one."""
-        return self._process.pid if self._process else None
+    def complete(self) -> bool:
+        """Whether all its workers take jobs."""
+        return len(self._workers) == self._count
 
     @property
-    def epoch(self) -> int:
-        """Which life of the worker this is; 0 is the first."""
-        return self._epoch
+    def pids(self) -> list[int]:
+        """The worker processes that there are."""
+        return [worker.pid for worker in self._workers.values() if worker.pid is not None]
+
+    @property
+    def memory(self) -> int:
+        """Bytes the processes and their GPU memory took when they were ready."""
+        return sum(self._memory.values())
+
+    @property
+    def open_jobs(self) -> int:
+        """How many results somebody waits for."""
+        return len(self._waiting)
+
+    @property
+    def busy_lanes(self) -> int:
+        """How many lanes are at a batch."""
+        return len(self._batches)
+
+    def waiting_s(self, kind: Kind) -> float:
+        """Return for how long the oldest job of this kind that no lane has taken is overdue."""
+        due = self._dispatcher.oldest(kind) if self._dispatcher else None
+        return 0.0 if due is None else max(0.0, time.monotonic() - due)
 
     async def start(self) -> None:
-        """Start the worker and wait until its engines are loaded. Raises `EngineUnavailableError`."""
+        """Start the workers and wait until their engines are loaded. Raises `EngineUnavailableError`."""
+        launches = [asyncio.create_task(self._launch(number)) for number in range(self._count)]
         try:
-            reader = await self._launch()
-        except BaseException:  # cancelled, too: the process must not be left behind
-            await self._end_process()
+            launched = await asyncio.gather(*launches)
+        except BaseException:  # cancelled, too: no process must be left behind
+            for launch in launches:
+                launch.cancel()
+            await asyncio.gather(*launches, return_exceptions=True)
+            for launch in launches:
+                if not launch.cancelled() and launch.exception() is None:
+                    worker, _ = launch.result()
+                    worker.kill()
+                    await worker.end()
             raise
-        self._task = asyncio.create_task(self._keep(reader), name="engine-worker")
+        hello = launched[0][1]
+        self._info = hello.info
+        self._dispatcher = Dispatcher(hello.info)
+        self._headroom = Headroom(self.lanes, hello.cost)
+        for number, (worker, greeting) in enumerate(launched):
+            self._count_on(number, worker, greeting)
+            self._tasks.append(asyncio.create_task(self._keep(number, worker), name=f"engine worker {number}"))
+        self._tasks.append(asyncio.create_task(self._watch(), name="engine watch"))
 
     async def close(self) -> None:
-        """End the worker."""
-        if self._task:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-        await self._end_process()
+        """End the workers."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for worker in list(self._workers.values()):
+            worker.kill()
+            await worker.end()
+        self._workers.clear()
 
     def submit(self, job: Job, on_result: OnResult) -> None:
-        """Have the job decoded; while there is no worker it is dropped, since a restart asks for it again."""
-        if self._writer is not None:
-            self._waiting[job.id] = on_result
-            self._writer.write(encode(Submission(job)))
+        """Have the job decoded, now or as soon as there is a worker; the result is called back once, unless cancelled."""
+        assert self._dispatcher is not None
+        self._waiting[job.id] = on_result
+        if replaced := self._dispatcher.submit(job):
+            self._waiting.pop(replaced.id, None)
+        self._assign()
 
     def cancel(self, job_id: str) -> None:
         """Say that a job's result is no longer wanted."""
-        if self._waiting.pop(job_id, None) and self._writer is not None:
-            self._writer.write(encode(Cancellation(job_id)))
+        if self._waiting.pop(job_id, None) and self._dispatcher is not None:
+            self._dispatcher.cancel(job_id)
 
     def release(self, source: str) -> None:
         """Say that no more of this channel's utterance will come."""
-        if self._writer is not None:
-            self._writer.write(encode(Release(source)))
+        if self._dispatcher is not None and (number := self._dispatcher.release(source)) is not None:
+            self._workers[number].send(Release(source))
 
-    async def _launch(self) -> _MessageReader:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "myna.streaming.worker",
-                "--fd", str(theirs.fileno()), "--engine", self._engine, "--lanes", str(self._lanes),
-                "--options", json.dumps(asdict(self._options)),
-                pass_fds=(theirs.fileno(),),
-            )  # fmt: skip
-        stream, writer = await asyncio.open_unix_connection(sock=ours)
-        reader = _MessageReader(stream)
-        try:
-            async with asyncio.timeout(LOADING_S):
-                hello = await reader.next()
-        except TimeoutError:
-            hello = Unavailable(f"it was not loaded within {LOADING_S:.0f} s")
-        except BaseException:
-            writer.close()
-            raise
-        if not isinstance(hello, Hello):
-            writer.close()
-            await self._end_process()
-            reason = hello.reason if isinstance(hello, Unavailable) else "its process died while loading"
-            raise EngineUnavailableError(f"The model {self._options.name!r} cannot be used: {reason}")
-        self._info, self._writer, self.memory = hello.info, writer, hello.memory
-        return reader
+    def _assign(self) -> None:
+        assert self._dispatcher is not None
+        for assignment in self._dispatcher.assign():
+            self._batches[assignment.worker, assignment.lane] = _UnderWay.of(assignment.jobs)
+            self._workers[assignment.worker].send(Batch(assignment.lane, assignment.jobs))
 
-    async def _keep(self, reader: _MessageReader) -> None:
+    async def _launch(self, number: int) -> tuple[WorkerProcess, Hello]:
+        worker = WorkerProcess(self._engine, replace(self._options, worker=number), self._lanes)
+        return worker, await worker.launch()
+
+    def _count_on(self, number: int, worker: WorkerProcess, hello: Hello) -> None:
+        assert self._dispatcher is not None
+        self._workers[number], self._memory[number] = worker, hello.memory
+        self._dispatcher.up(number, self._lanes)
+        self._assign()
+
+    async def _keep(self, number: int, worker: WorkerProcess) -> None:
+        """Take a worker's results; when it dies, have its jobs decoded by another, and start the next."""
         while True:
-            await self._receive(reader)
-            log.error("the engine worker died; starting another", model=self._options.name, epoch=self._epoch)
-            await self._end_process()
-            self._waiting.clear()
-            self._epoch += 1
-            reader = await self._launch_again()
-            log.info("the engine worker is back", model=self._options.name, worker=self.pid, epoch=self._epoch)
-            self._on_restart(self)
+            async for message in worker.messages():
+                self._take(number, message)
+            killed = await worker.end()
+            self._on_death(number, killed)
+            backoff_s = _FIRST_BACKOFF_S
+            while True:
+                try:
+                    worker, hello = await self._launch(number)
+                    break
+                except (EngineUnavailableError, OSError) as error:
+                    log.error("the engine worker does not start", reason=str(error), retry_s=backoff_s)
+                    await asyncio.sleep(backoff_s)
+                    backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)
+            log.info("the engine worker is back", model=self._options.name, number=number, worker=worker.pid)
+            self._count_on(number, worker, hello)
 
-    async def _launch_again(self) -> _MessageReader:
-        backoff_s = _FIRST_BACKOFF_S
+    def _take(self, number: int, message: Message) -> None:
+        if not isinstance(message, Result):
+            raise TypeError(f"a worker at work does not send {type(message).__name__}")
+        assert self._dispatcher is not None
+        now = time.monotonic()
+        self._dispatcher.done(number, message.job_id)
+        wanted = self._waiting.pop(message.job_id, None)
+        for place, batch in list(self._batches.items()):
+            if place[0] == number and (job := batch.jobs.pop(message.job_id, None)):
+                if job.kind is Kind.FINAL and wanted is not None:
+                    batch.late_s.append(max(0.0, now - job.due))
+                if not batch.jobs:
+                    del self._batches[place]
+                    self._count_step(now, job.kind, batch, message.step_s)
+        self._assign()  # before the answer is dealt with: the lane is free
+        if wanted is not None:
+            wanted(message.job_id, message.outcome)
+
+    def _count_step(self, now: float, kind: Kind, batch: _UnderWay, took_s: float) -> None:
+        self.headroom.step_done(now, kind, batch.audio_s, took_s)
+        for late_s in batch.late_s:
+            self.headroom.final_out(now, late_s)
+        self.on_step(Step(kind, batch.count, batch.audio_s, took_s, batch.waited_s, tuple(batch.late_s)))
+
+    def _on_death(self, number: int, killed: bool) -> None:
+        assert self._dispatcher is not None
+        self.restarts += 1
+        self._workers.pop(number, None)
+        at = [batch for place, batch in self._batches.items() if place[0] == number]
+        log.error(
+            "an engine worker died; starting another", model=self._options.name, number=number, killed=killed,
+            jobs=sum(len(batch.jobs) for batch in at),
+        )  # fmt: skip
+        self._batches = {place: batch for place, batch in self._batches.items() if place[0] != number}
+        failed = self._dispatcher.down(number, KILLED_BLAME if killed else BLAME)
+        self._assign()
+        for job in failed:
+            log.error("a job is given up: workers died of it again and again", job=job.id)
+            if on_result := self._waiting.pop(job.id, None):
+                on_result(job.id, JobError("the engine died of it, again and again"))
+
+    async def _watch(self) -> None:
+        """Kill workers that are silent or stuck; `_keep` replaces them."""
+        looked_at = time.monotonic()
         while True:
-            try:
-                return await self._launch()
-            except (EngineUnavailableError, OSError) as error:
-                log.error("the engine worker does not start", reason=str(error), retry_s=backoff_s)
-                await asyncio.sleep(backoff_s)
-                backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)
+            await asyncio.sleep(_WATCH_EVERY_S)
+            before, looked_at = looked_at, time.monotonic()
+            if looked_at - before > 2 * _WATCH_EVERY_S:
+                continue  # it is this process that was held up, and has yet to read what workers said meanwhile
+            for number, worker in self._workers.items():
+                silent_s, stuck_s = looked_at - worker.heard_at, self._stuck_s(number, worker, looked_at)
+                if silent_s > self._stuck_after_s + STATUS_EVERY_S or stuck_s:
+                    log.error(
+                        "an engine worker hangs; it is replaced", model=self._options.name, number=number,
+                        silent_s=round(silent_s, 1), stuck_s=round(stuck_s, 1),
+                    )  # fmt: skip
+                    worker.kill()
 
-    async def _receive(self, reader: _MessageReader) -> None:
-        while message := await reader.next():
-            match message:
-                case Result(job_id=job_id, epoch=epoch, outcome=outcome) if job_id in self._waiting:
-                    self._waiting.pop(job_id)(job_id, epoch, outcome)
-
-    async def _end_process(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
-            await self._process.wait()
-            self._process = None
-
-
-class _MessageReader:
-    """Messages off the socket, one at a time."""
-
-    def __init__(self, stream: asyncio.StreamReader) -> None:
-        self._stream = stream
-        self._unpacker = Unpacker()
-        self._ready: list[Message] = []
-
-    async def next(self) -> Message | None:
-        """Return the next message, or None when the worker is gone."""
-        while not self._ready:
-            try:
-                data = await self._stream.read(1 << 20)
-            except ConnectionError:
-                return None
-            if not data:
-                return None
-            self._ready = list(self._unpacker.feed(data))[::-1]
-        return self._ready.pop()
+    def _stuck_s(self, number: int, worker: WorkerProcess, now: float) -> float:
+        """Return for how long a lane has been at its batch, if that is too long; 0 if none is."""
+        for lane, said_s in enumerate(worker.busy_s):
+            batch = self._batches.get((number, lane))
+            if batch is None:
+                continue
+            busy_s = min(said_s, now - batch.sent_at)  # what it said may still be about the batch before
+            if busy_s > max(self._stuck_after_s, _SLOW_STEP * self.headroom.cost * batch.audio_s):
+                return busy_s
+        return 0.0

@@ -17,7 +17,8 @@ from aiohttp import web
 from myna.batch.fetch import Fetched, FetchError, fetch
 from myna.batch.gate import Gate
 from myna.batch.transcript import Transcript
-from myna.server.auth import Authentication, Scope, credential
+from myna.server.admission import Admission
+from myna.server.auth import Authentication, Identity, Scope, credential
 from myna.server.config import Settings
 from myna.server.dialects import deepgram_rest, openai_rest
 from myna.server.dialects.base import ModelWanted, Refusal
@@ -65,7 +66,9 @@ class Files:
         authentication: Authentication,
         gate: Gate,
         jobs: JobRunner,
+        admission: Admission,
     ) -> None:
+        self._admission = admission
         self._settings = settings
         self._models = models
         self._transcriber = transcriber
@@ -89,11 +92,9 @@ class Files:
         """Transcribe a body, or a file at an address, for Deepgram's clients."""
         request_id = request[REQUEST_ID]
         try:
-            identity = self._authentication.identify(credential(request.headers), Scope.TRANSCRIBE)
-            query = tuple(request.query.items())
-            asked = deepgram_rest.parse(query)
-            async with _folder() as folder:
-                receiver = Receiver(request, folder, self._most_bytes)
+            async with self._let_in(request) as (identity, receiver, folder):
+                query = tuple(request.query.items())
+                asked = deepgram_rest.parse(query)
                 url, upload = None, None
                 if request.content_type == "application/json":
                     url = _url_in(await receiver.text(LONGEST_JSON))
@@ -165,9 +166,8 @@ class Files:
     async def transcriptions(self, request: web.Request) -> web.StreamResponse:
         """Transcribe the file, or files, of a form."""
         try:
-            self._authentication.identify(credential(request.headers), Scope.TRANSCRIBE)
-            async with _folder() as folder:
-                form = await Receiver(request, folder, self._most_bytes).form()
+            async with self._let_in(request) as (_, receiver, _):
+                form = await receiver.form()
                 asked = openai_rest.parse(form.fields)
                 uploads = _files_of(form, asked)
                 if asked.stream:
@@ -242,9 +242,8 @@ class Files:
     async def from_url(self, request: web.Request) -> web.StreamResponse:
         """Transcribe the file at an address, for Reflector."""
         try:
-            self._authentication.identify(credential(request.headers), Scope.TRANSCRIBE)
-            async with _folder() as folder:
-                body = _object(await Receiver(request, folder, self._most_bytes).text(LONGEST_JSON))
+            async with self._let_in(request) as (_, receiver, folder):
+                body = _object(await receiver.text(LONGEST_JSON))
                 asked, url, offset_s = _reflector(body)
                 return await _unless_gone(request, self._from_url(asked, url, offset_s, folder))
         except Refusal as refusal:
@@ -261,6 +260,14 @@ class Files:
         return web.json_response({"text": done.transcript.text, "words": described, "filename": None})
 
     # Shared
+
+    @contextlib.asynccontextmanager
+    async def _let_in(self, request: web.Request) -> AsyncIterator[tuple[Identity, Receiver, Path]]:
+        """Yield who asks, what reads the body, and a folder for it, gone afterwards. Raises `Refusal`."""
+        identity = self._authentication.identify(credential(request.headers), Scope.TRANSCRIBE)
+        with self._admission.request(identity, await self._jobs.unfinished(identity.name)):
+            async with _folder() as folder:
+                yield identity, Receiver(request, folder, self._most_bytes), folder
 
     @property
     def _most_bytes(self) -> int:

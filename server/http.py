@@ -8,9 +8,11 @@ import json
 from aiohttp import web
 
 from myna import __version__
+from myna.server.admission import Admission
 from myna.server.auth import LONGEST_GRANT_S, Authentication, Scope, credential
 from myna.server.dialects.base import Entry, Refusal
 from myna.server.dialects.deepgram import DeepgramEntry
+from myna.server.metrics import CONTENT_TYPE
 from myna.server.models import Models
 from myna.server.pump import Services
 from myna.server.transcriber import Transcriber
@@ -44,8 +46,14 @@ class Pages:
     """Handlers of one server."""
 
     def __init__(
-        self, services: Services, models: Models, transcriber: Transcriber, authentication: Authentication
+        self,
+        services: Services,
+        models: Models,
+        transcriber: Transcriber,
+        authentication: Authentication,
+        admission: Admission,
     ) -> None:
+        self._admission = admission
         self._services = services
         self._transcriber = transcriber
         self._models = models
@@ -54,6 +62,9 @@ class Pages:
     def add_to(self, app: web.Application) -> None:
         """Give the handlers their routes."""
         app.router.add_get("/health", self.health)
+        app.router.add_get("/health/live", self.live)
+        app.router.add_get("/health/ready", self.ready)
+        app.router.add_get("/metrics", self.metrics)
         app.router.add_get("/v1/status", self.status)
         app.router.add_get("/v1/status/engine", self.engine_status)
         app.router.add_get("/v1/models", self.models)
@@ -72,6 +83,21 @@ class Pages:
             },
             status=200 if alive else 503,
         )
+
+    async def live(self, _request: web.Request) -> web.Response:
+        """Say that the event loop turns: a server that does not answer this is to be started anew."""
+        return web.json_response({"status": "live"})
+
+    async def ready(self, _request: web.Request) -> web.Response:
+        """Say whether new streams may be sent here; how many it still has room for is a metric."""
+        reason = "draining" if self._admission.draining else None if self._alive() else "no engine worker"
+        if reason is not None:
+            return web.json_response({"status": "not ready", "reason": reason}, status=503)
+        return web.json_response({"status": "ready"})
+
+    async def metrics(self, _request: web.Request) -> web.Response:
+        """Write everything down for Prometheus."""
+        return web.Response(body=self._services.metrics.written(), headers={"Content-Type": CONTENT_TYPE})
 
     async def status(self, _request: web.Request) -> web.Response:
         """Say the same as Deepgram's own servers do."""
@@ -132,7 +158,7 @@ class Pages:
         return web.json_response({"access_token": self._authentication.grant(identity, ttl_s), "expires_in": ttl_s})
 
     def _alive(self) -> bool:
-        return all(worker.alive for worker in self._models.workers)
+        return all(pool.alive for pool in self._models.pools)
 
     def _described(self, model: Model) -> dict[str, object]:
         catalogue = self._models.catalogue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 
 import structlog
 
@@ -18,13 +19,14 @@ from myna.server.dialects.base import (
     KeepAlive,
     Open,
     Reply,
+    Stalled,
 )
-from myna.server.engine import EngineWorker
+from myna.server.engine import EnginePool
 from myna.server.outbox import Outbox, SlowReaderError
 from myna.server.pump import Pump, Services
 from myna.streaming.audio import AudioError, Codec, Coded, Decoder, RawDecoder
 from myna.streaming.container import ContainerDecoder
-from myna.streaming.events import Ended, Event, seconds
+from myna.streaming.events import SAMPLE_RATE, Ended, Event, Opened, seconds
 from myna.streaming.opus import OpusDecoder
 from myna.streaming.stream import Stream
 
@@ -32,16 +34,20 @@ log = structlog.get_logger()
 
 LONGEST_HALT_S = 5.0
 """The server never stops reading from a client for longer: pings wait behind the audio, and clients hang up unheard."""
-_SPOOL = 4
-"""A stream whose backlog is so many times the configured one cannot be served; see DialectError 'overloaded'."""
+_READ_BETWEEN_HALTS = 256 * 1024
+"""Bytes read after each halt: as many as a connection buffers, so that a ping is found among them."""
 _DECODED_INLINE = 65_536
 """Raw audio up to so many bytes is decoded on the event loop (well under a millisecond); more goes to a thread."""
 
 
 class LiveStream:
-    """One connection's stream. `outbox` fills with frames; `broken` is set when it cannot go on."""
+    """One connection's stream. `outbox` fills with frames; `broken` is set when it cannot go on.
 
-    def __init__(self, name: str, dialect: Dialect, engine: EngineWorker, services: Services) -> None:
+    What a client sends faster than it can be decoded waits in the spool, as it was sent, and everything that the client
+    asks for meanwhile behind it. While there is a spool the client is read from slowly, so that its sends block.
+    """
+
+    def __init__(self, name: str, dialect: Dialect, engine: EnginePool, services: Services) -> None:
         self.name = name
         self.engine = engine
         self.outbox = Outbox()
@@ -50,7 +56,15 @@ class LiveStream:
         self._services = services
         self._pump: Pump | None = None
         self._coded = False
+        self._in_thread = False
+        self._arrived = 0.0
+        self._spool: deque[tuple[Command, float]] = deque()
+        self._spooled = 0
+        self._read = 0  # bytes since the last halt
+        self._feeding: asyncio.Task[None] | None = None
+        self._end_asked = False
         self._ended = False
+        self._channels = 1
 
     @property
     def is_open(self) -> bool:
@@ -62,46 +76,42 @@ class LiveStream:
         """Seconds of audio received."""
         return seconds(self._pump.stream.received) if self._pump else 0.0
 
+    @property
+    def spooled(self) -> int:
+        """Bytes that wait to be decoded."""
+        return self._spooled
+
     async def act(self, command: Command) -> None:
-        """Carry out a command. Raises `DialectError` if its audio cannot be decoded or not be kept up with."""
-        arrived = time.monotonic()
-        try:
-            match command:
-                case Open():
-                    self._open(command)
-                case Reply(frames):
-                    for frame in frames:
-                        self.outbox.put(frame)
-                case End():
-                    await self.end()
-                case KeepAlive():
-                    pass
-                case Audio(data):
-                    self._opened.stream.push(data)
-                    await self._decode(arrived, len(data))
-                case Flush(token, channel):
-                    self._opened.stream.flush(token, channel)
-                    self._opened.run()
-                case Configure(options):
-                    self._opened.stream.configure(options)
-        except AudioError as error:
-            raise DialectError("undecodable_audio", str(error)) from error
+        """Carry out a command, or leave it to the spool. Raises `DialectError` if its audio cannot be decoded or kept."""
+        match command:
+            case Open():
+                self._open(command)
+            case Reply(frames):
+                for frame in frames:
+                    self.outbox.put(frame)
+            case KeepAlive():
+                pass
+            case _:
+                await self._take(command)
 
     async def end(self) -> None:
-        """Take no more audio, wait until everything heard is final."""
-        pump = self._pump
-        if pump is None:
+        """Take no more audio, wait until everything heard is final. May be called again, and cancelled."""
+        if self._pump is None:
             return
-        pump.stream.end()
-        await self._decode(time.monotonic(), _DECODED_INLINE + 1)
-        pump.stream.accept([], time.monotonic())
-        pump.run()
+        if not self._end_asked:
+            self._end_asked = True
+            await self._take(End())
         while not self._ended and not self.broken.done():
-            pump.changed.clear()
-            await pump.changed.wait()
+            self._pump.changed.clear()
+            await self._pump.changed.wait()
 
     def close(self) -> None:
         """Free everything: audio, jobs that wait, the decoder."""
+        self.engine.streams -= self._channels - 1
+        self._channels = 1
+        if self._feeding is not None:
+            self._feeding.cancel()
+        self._spool.clear()
         if self._pump is not None:
             self._pump.close()
 
@@ -124,32 +134,104 @@ class LiveStream:
         for frame in self._dialect.opened(self.name):
             self.outbox.put(frame)
 
-    async def _decode(self, arrived: float, size: int) -> None:
-        pump = self._opened
-        in_thread = self._coded or size > _DECODED_INLINE
-        while channels := (await asyncio.to_thread(pump.stream.decode) if in_thread else pump.stream.decode()):
-            pump.stream.accept(channels, arrived)
-            pump.run()
-            await self._room(pump)
+    async def _take(self, command: Command) -> None:
+        arrived = time.monotonic()
+        if self._feeding is None:
+            try:
+                self._begin(command, arrived)
+                if await self._decode_while_room():
+                    return
+            except AudioError as error:
+                raise _undecodable(error) from error
+            self._feeding = asyncio.create_task(self._feed(), name=f"spool {self.name}")
+        else:
+            self._put_by(command, arrived)
+        if isinstance(command, Audio):
+            self._read += len(command.data)
+        if self._read >= _READ_BETWEEN_HALTS and self._feeding is not None:
+            self._read = 0
+            await asyncio.wait([self._feeding], timeout=LONGEST_HALT_S)
 
-    async def _room(self, pump: Pump) -> None:
-        """Wait, for a while, until the engine has caught up: the client's audio waits in its socket meanwhile."""
-        limit = self._services.max_backlog_s
-        try:
-            async with asyncio.timeout(LONGEST_HALT_S):
-                while pump.stream.backlog_s > limit and not self.broken.done():
-                    pump.changed.clear()
-                    await pump.changed.wait()
-        except TimeoutError:
-            if pump.stream.backlog_s > _SPOOL * limit:
+    def _put_by(self, command: Command, arrived: float) -> None:
+        if isinstance(command, Audio):
+            most = self._services.spool_bytes
+            if self._spooled and self._spooled + len(command.data) > most:
                 raise DialectError(
                     "overloaded",
-                    f"{pump.stream.backlog_s:.0f} s of audio wait to be decoded; the server cannot keep up with this client",
-                ) from None
+                    f"{self._spooled} bytes of audio wait to be decoded, and the server keeps {most} of a client: send it"
+                    " more slowly",
+                    finals_first=True,
+                )
+            self._spooled += len(command.data)
+        self._spool.append((command, arrived))
+
+    def _begin(self, command: Command, arrived: float) -> None:
+        """Hand a command to the core; audio is then still to be decoded. Raises `AudioError`."""
+        self._arrived = arrived
+        pump = self._opened
+        match command:
+            case Audio(data):
+                self._in_thread = self._coded or len(data) > _DECODED_INLINE
+                pump.stream.push(data)
+            case Flush(token, channel):
+                pump.stream.flush(token, channel)
+                pump.run()
+            case Configure(options):
+                pump.stream.configure(options)
+            case Stalled():
+                pump.stream.stall()
+                pump.run()
+            case End():
+                self._in_thread = True
+                pump.stream.end()
+
+    async def _feed(self) -> None:
+        """Decode what there is and carry out what waits, as fast as the engine keeps up."""
+        try:
+            while True:
+                while not await self._decode_while_room():
+                    await self._until_room()
+                if not self._spool or self.broken.done():
+                    return
+                command, arrived = self._spool.popleft()
+                if isinstance(command, Audio):
+                    self._spooled -= len(command.data)
+                self._begin(command, arrived)
+        except AudioError as error:
+            self.break_off(_undecodable(error))
+        except Exception as error:
+            self._fail(error)
+        finally:
+            self._feeding = None
+
+    async def _decode_while_room(self) -> bool:
+        """Decode what has been handed over, at most until the engine is behind; return whether that was all."""
+        pump = self._opened
+        while pump.stream.backlog_s <= self._services.max_backlog_s or self.broken.done():
+            channels = await asyncio.to_thread(pump.stream.decode) if self._in_thread else pump.stream.decode()
+            pump.stream.accept(channels, self._arrived)
+            if channels or self._end_asked:
+                pump.run()
+            if not channels:
+                return True
+            length_s = sum(map(len, channels)) / 2 / SAMPLE_RATE
+            self.engine.headroom.heard(time.monotonic(), length_s)
+            self._services.metrics.audio_in(length_s)
+        return False
+
+    async def _until_room(self) -> None:
+        pump = self._opened
+        while pump.stream.backlog_s > self._services.max_backlog_s and not self.broken.done():
+            pump.changed.clear()
+            await pump.changed.wait()
 
     def _tell(self, event: Event) -> None:
-        if isinstance(event, Ended):
-            self._ended = True
+        match event:
+            case Ended():
+                self._ended = True
+            case Opened(channels=channels):
+                self.engine.streams += channels - self._channels
+                self._channels = channels
         for frame in self._dialect.emit(event):
             self.outbox.put(frame)
 
@@ -158,6 +240,10 @@ class LiveStream:
             log.error("a stream failed", stream=self.name, exc_info=error)
             error = DialectError("internal_error", "the server failed on this stream")
         self.break_off(error)
+
+
+def _undecodable(error: AudioError) -> DialectError:
+    return DialectError("undecodable_audio", str(error))
 
 
 def decoder_of(command: Open) -> Decoder:

@@ -1,20 +1,22 @@
-"""The models in memory: one engine worker each, loaded at start or on first use, unloaded when another needs the room."""
+"""The models in memory: workers of its own for each, loaded at start or on first use, unloaded for want of room."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import structlog
 
 from myna.server.config import ConfigurationError, Settings
-from myna.server.engine import EngineWorker
+from myna.server.engine import EnginePool
+from myna.server.metrics import Metrics
 from myna.streaming.engines import registry
 from myna.streaming.engines.base import EngineUnavailableError, ModelOptions
 from myna.streaming.engines.catalogue import Catalogue, Model, UnknownModelError
+from myna.streaming.engines.registry import EngineKind
 
 log = structlog.get_logger()
 
@@ -28,8 +30,8 @@ must not keep the machine busy with it."""
 _FRONT_CORES = 1
 """Cores left to the front where an engine's threads would take all: on two cores, 64 streams in real time, finals came 0.13 s
 after the endpoint (median) with one thread and 5.9 s with two."""
-_PROCESS_BYTES = {"parakeet": 900 << 20, "moonshine": 350 << 20}
-"""What a worker takes besides its weights, until it has told: NeMo's import alone is 670 MB."""
+_PROCESS_BYTES = {"parakeet": 900 << 20, "moonshine": 200 << 20}
+"""What a worker process takes besides its weights, until it has told: NeMo's import alone is 670 MB."""
 
 
 class ModelBusyError(Exception):
@@ -40,10 +42,31 @@ class ModelBusyError(Exception):
         self.retry_s = retry_s
 
 
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """How a model is spread: its processes, the lanes of each, the cores that a lane may use."""
+
+    workers: int
+    lanes: int
+    threads: int
+
+
+def _shape(settings: Settings, engine: EngineKind) -> _Shape:
+    cores = os.cpu_count() or 1
+    if engine.one_lane:
+        workers = settings.workers or 1
+        return _Shape(workers, 1, max(1, (settings.lanes or cores - _FRONT_CORES) // workers))
+    lanes = settings.lanes or cores
+    # A process for each lane: threads of one process wait for each other at every token (0.0108 s a second of audio on two
+    # cores, against 0.0095), and one that dies leaves the others at work.
+    workers = min(settings.workers or lanes, lanes)
+    return _Shape(workers, -(-lanes // workers), 1)
+
+
 @dataclass(slots=True)
 class _Loaded:
     model: Model
-    worker: EngineWorker
+    pool: EnginePool
     streams: int = 0
     last_used: float = 0.0
 
@@ -51,19 +74,24 @@ class _Loaded:
 class Models:
     """Hands out workers. A model's streams keep it in memory; an idle one may be unloaded."""
 
-    def __init__(self, catalogue: Catalogue, settings: Settings, on_restart: Callable[[EngineWorker], None]) -> None:
+    def __init__(self, catalogue: Catalogue, settings: Settings, metrics: Metrics) -> None:
         self.catalogue = catalogue
         self._settings = settings
-        self._on_restart = on_restart
+        self._metrics = metrics
         self._loaded: dict[tuple[str, str], _Loaded] = {}
         self._loading: dict[tuple[str, str], asyncio.Task[_Loaded]] = {}
         self._failed: dict[tuple[str, str], tuple[str, float]] = {}
         self._room = asyncio.Lock()
 
     @property
-    def workers(self) -> list[EngineWorker]:
-        """The workers of the models in memory."""
-        return [loaded.worker for loaded in self._loaded.values()]
+    def pools(self) -> list[EnginePool]:
+        """The workers of each model in memory."""
+        return [loaded.pool for loaded in self._loaded.values()]
+
+    @property
+    def pools_by_name(self) -> dict[str, EnginePool]:
+        """The same by their models' names; of a model whose file was replaced, the newer one."""
+        return {loaded.model.name: loaded.pool for loaded in self._loaded.values()}
 
     def loaded(self, model: Model) -> bool:
         """Return whether the model is in memory."""
@@ -91,11 +119,11 @@ class Models:
             with contextlib.suppress(asyncio.CancelledError, EngineUnavailableError, ModelBusyError):
                 await task
         for loaded in list(self._loaded.values()):
-            await loaded.worker.close()
+            await loaded.pool.close()
         self._loaded.clear()
 
     @contextlib.asynccontextmanager
-    async def serving(self, model: Model) -> AsyncIterator[EngineWorker]:
+    async def serving(self, model: Model) -> AsyncIterator[EnginePool]:
         """Yield the model's worker, loading it if need be; it stays in memory meanwhile.
 
         Raises `ModelBusyError`, or `EngineUnavailableError` if it cannot be loaded at all.
@@ -103,7 +131,7 @@ class Models:
         loaded = await self._get(model)
         loaded.streams += 1
         try:
-            yield loaded.worker
+            yield loaded.pool
         finally:
             loaded.streams -= 1
             loaded.last_used = asyncio.get_running_loop().time()
@@ -134,25 +162,25 @@ class Models:
 
     async def _load(self, model: Model) -> _Loaded:
         settings, engine = self._settings, registry.ENGINES[model.engine]
-        cores = os.cpu_count() or 1
-        lanes = 1 if engine.one_lane else settings.lanes or cores
+        shape = _shape(settings, engine)
         options = ModelOptions(
             source=model.source, name=model.name, languages=model.languages, device=settings.device,
             precision=settings.precision, cuda_graphs=settings.cuda_graphs, compile=settings.torch_compile,
-            largest_batch=settings.largest_batch, threads=settings.lanes or max(1, cores - _FRONT_CORES),
+            largest_batch=settings.largest_batch, threads=shape.threads,
         )  # fmt: skip
         async with self._room:  # one at a time: each must see what the others take
-            await self._make_room(model)
-            worker = EngineWorker(model.engine, options, lanes, self._on_restart)
-            await worker.start()
-        info = worker.info
+            await self._make_room(model, shape.workers)
+            pool = EnginePool(model.engine, options, shape.workers, shape.lanes, settings.stuck_after_s)
+            pool.on_step = self._metrics.on_step(model.name)
+            await pool.start()
+        info = pool.info
         log.info(
             "model loaded", model=model.name, engine=model.engine, version=info.version or None,
-            languages=",".join(info.languages) or "not known", mode=info.mode, uuid=info.uuid or None, lanes=lanes,
-            memory_mb=worker.memory >> 20, worker=worker.pid,
+            languages=",".join(info.languages) or "not known", mode=info.mode, uuid=info.uuid or None,
+            memory_mb=pool.memory >> 20, workers=pool.pids, lanes=pool.lanes,
         )  # fmt: skip
         now = asyncio.get_running_loop().time()
-        loaded = self._loaded[(model.name, model.uuid)] = _Loaded(model, worker, last_used=now)
+        loaded = self._loaded[(model.name, model.uuid)] = _Loaded(model, pool, last_used=now)
         await self._retire_replaced()
         await self._unload_down_to(self._limit(), sparing=loaded)
         return loaded
@@ -161,10 +189,10 @@ class Models:
         return (self._settings.models_memory_mb << 20) or float("inf")
 
     def _used(self) -> int:
-        return sum(loaded.worker.memory for loaded in self._loaded.values())
+        return sum(loaded.pool.memory for loaded in self._loaded.values())
 
-    async def _make_room(self, model: Model) -> None:
-        expected = model.size + _PROCESS_BYTES.get(model.engine, 0)
+    async def _make_room(self, model: Model, workers: int) -> None:
+        expected = workers * (model.size + _PROCESS_BYTES.get(model.engine, 0))
         await self._unload_down_to(self._limit() - expected)
         if self._used() + expected > self._limit():
             in_use = ", ".join(loaded.model.name for loaded in self._loaded.values()) or "none"
@@ -190,5 +218,5 @@ class Models:
 
     async def _unload(self, loaded: _Loaded) -> None:
         del self._loaded[(loaded.model.name, loaded.model.uuid)]
-        await loaded.worker.close()
-        log.info("model unloaded", model=loaded.model.name, memory_mb=loaded.worker.memory >> 20)
+        await loaded.pool.close()
+        log.info("model unloaded", model=loaded.model.name, memory_mb=loaded.pool.memory >> 20)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 
 from myna.server.dialects.base import Frame
 
 LARGEST = 4 * 1024 * 1024
 """Bytes of unsent frames after which a client counts as gone: an hour of a talker's finals."""
+_KEPT = 1024 * 1024
+"""Bytes of sent frames kept for a client that may come back for them: what is lost with a connection was sent in its last
+minute, before anybody could notice."""
 
 
 class SlowReaderError(Exception):
@@ -16,11 +20,14 @@ class SlowReaderError(Exception):
 
 
 class Outbox:
-    """A queue with one writer and one reader, on one event loop."""
+    """A queue with one writer and one reader at a time, on one event loop. Numbered frames are kept when sent."""
 
     def __init__(self) -> None:
         self._frames: deque[Frame] = deque()
         self._size = 0
+        self._sent: deque[Frame] = deque()
+        self._sent_size = 0
+        self._forgotten = 0
         self._closed = False
         self._changed = asyncio.Event()
 
@@ -53,7 +60,30 @@ class Outbox:
             await self._changed.wait()
         frame = self._frames.popleft()
         self._size -= len(frame.payload)
+        if frame.number is not None and frame.replaces is None:  # a tentative is not worth keeping
+            self._keep(frame)
         return frame
+
+    def holds_after(self, number: int) -> bool:
+        """Return whether every frame after this one is still here."""
+        return number >= self._forgotten
+
+    def rewind(self, number: int, first: Sequence[Frame]) -> None:
+        """Queue again, behind `first` and before what was never sent, the frames sent after this one."""
+        again = [frame for frame in self._sent if frame.number is not None and frame.number > number]
+        self._sent.clear()
+        self._sent_size = 0
+        self._frames.extendleft(reversed([*first, *again]))
+        self._size += sum(len(frame.payload) for frame in (*first, *again))
+        self._changed.set()
+
+    def _keep(self, frame: Frame) -> None:
+        self._sent.append(frame)
+        self._sent_size += len(frame.payload)
+        while self._sent_size > _KEPT:
+            oldest = self._sent.popleft()
+            self._sent_size -= len(oldest.payload)
+            self._forgotten = oldest.number or 0
 
     def _forget(self, key: str) -> None:
         # Only the last few frames can be of an older tentative that is still worth replacing.

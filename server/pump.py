@@ -7,7 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from myna.server.engine import EngineWorker
+from aiohttp import web
+
+from myna.server.dialects.base import DialectError
+from myna.server.engine import EnginePool
+from myna.server.metrics import Metrics
 from myna.server.voice import VoiceActivity
 from myna.streaming.engines.base import Outcome
 from myna.streaming.events import Event
@@ -16,28 +20,42 @@ from myna.streaming.stream import Stream
 from myna.streaming.vad import VoiceMemory
 
 
-class Breakable(Protocol):
-    """A live stream."""
+class Ending(Protocol):
+    """A live stream, as the server ends it."""
+
+    def retire(self, error: DialectError) -> None:
+        """End it for this reason, its finals first."""
+        ...
 
     def break_off(self, error: Exception) -> None:
-        """End it for this reason."""
+        """End it for this reason, at once."""
+        ...
+
+
+class Resumable(Protocol):
+    """A live stream whose client may come back after it has lost its connection."""
+
+    owner: str
+
+    def can_resume(self, after: int) -> bool:
+        """Return whether nothing is lost to a client that has got the frames up to this number."""
+        ...
+
+    async def resume(self, request: web.Request, after: int) -> web.WebSocketResponse:
+        """Go on over another socket."""
         ...
 
 
 @dataclass(slots=True)
 class Services:
-    """What every stream shares. `streams` are the live ones, by name; `pumps` are of these and of files."""
+    """What every stream shares. `streams` are the live ones, by name; `resumable` are some of them, by their tokens."""
 
     voice: VoiceActivity
+    metrics: Metrics
     max_backlog_s: float
-    streams: dict[str, Breakable] = field(default_factory=dict)
-    pumps: set[Pump] = field(default_factory=set)
-
-    def on_engine_restart(self, engine: EngineWorker) -> None:
-        """Have every stream of this worker ask again."""
-        for pump in list(self.pumps):
-            if pump.engine is engine:
-                pump.reset_engine()
+    spool_bytes: int
+    streams: dict[str, Ending] = field(default_factory=dict)
+    resumable: dict[str, Resumable] = field(default_factory=dict)
 
 
 class Pump:
@@ -46,7 +64,7 @@ class Pump:
     def __init__(
         self,
         stream: Stream,
-        engine: EngineWorker,
+        engine: EnginePool,
         services: Services,
         tell: Callable[[Event], None],
         fail: Callable[[Exception], None],
@@ -59,8 +77,6 @@ class Pump:
         self._fail = fail
         self._memories: dict[int, VoiceMemory] = {}
         self._closed = False
-        stream.reset_engine(engine.epoch)
-        services.pumps.add(self)
 
     def run(self) -> None:
         """Carry out what the core asks for, and tell what it has to tell."""
@@ -70,15 +86,10 @@ class Pump:
             self._tell(event)
         self.changed.set()
 
-    def reset_engine(self) -> None:
-        """Ask a new engine worker again for everything open."""
-        self._step(lambda stream: stream.reset_engine(self.engine.epoch))
-
     def close(self) -> None:
         """Free everything: audio, jobs that wait, the decoder."""
         if not self._closed:
             self._closed = True
-            self._services.pumps.discard(self)
             self._carry_out(self.stream.abandon())
             self._memories.clear()
 
@@ -101,8 +112,8 @@ class Pump:
 
         return answer
 
-    def _on_result(self, job_id: str, epoch: int, outcome: Outcome) -> None:
-        self._step(lambda stream: stream.on_result(job_id, epoch, outcome))
+    def _on_result(self, job_id: str, outcome: Outcome) -> None:
+        self._step(lambda stream: stream.on_result(job_id, outcome))
 
     def _step(self, step: Callable[[Stream], None]) -> None:
         """Run a step of the core from a callback; whatever goes wrong ends this stream and no other."""

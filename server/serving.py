@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from myna.server.dialects.base import ModelWanted, Refusal
-from myna.server.engine import EngineWorker
+from myna.server.engine import EnginePool
 from myna.server.models import ModelBusyError, Models
 from myna.streaming.engines.base import EngineUnavailableError
 from myna.streaming.engines.catalogue import Model, UnknownModelError
@@ -16,7 +16,7 @@ from myna.streaming.engines.catalogue import Model, UnknownModelError
 @contextlib.asynccontextmanager
 async def engine_for(
     models: Models, wanted: ModelWanted, unknown: str = "unknown_model"
-) -> AsyncIterator[tuple[Model, EngineWorker]]:
+) -> AsyncIterator[tuple[Model, EnginePool]]:
     """Yield the model asked for and its worker, which stays in memory meanwhile. Raises `Refusal`.
 
     `unknown` is the dialect's code for a model that is not there.

@@ -15,7 +15,7 @@ from myna.batch.media import MediaDecoder
 from myna.batch.transcript import Channel, Segment, Transcript
 from myna.server.config import Settings
 from myna.server.defaults import default_policy
-from myna.server.engine import EngineWorker
+from myna.server.engine import EnginePool
 from myna.server.pump import Pump, Services
 from myna.streaming.audio import AudioError, Coded, RawFormat
 from myna.streaming.coverage import fitted
@@ -68,7 +68,7 @@ class Transcriber:
         """Files being transcribed now."""
 
     async def transcribe(
-        self, sound: Sound, engine: EngineWorker, options: Options, listener: Listener = lambda _: None
+        self, sound: Sound, engine: EnginePool, options: Options, listener: Listener = lambda _: None
     ) -> Transcript:
         """Return what the file says. Raises `AudioError` if it is no sound, `DecodeFailedError` if the engine fails."""
         self.active += 1
@@ -84,7 +84,7 @@ class _Task:
     def __init__(
         self,
         sound: Sound,
-        engine: EngineWorker,
+        engine: EnginePool,
         options: Options,
         services: Services,
         settings: Settings,

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from myna.batch.gate import Gate
-from myna.server.auth import Authentication, Scope, credential
+from myna.server.admission import Admission
+from myna.server.auth import Authentication, Identity, Scope, credential
 from myna.server.callback import CallbackSender
 from myna.server.config import Settings
 from myna.server.connection import Connection, Delivery
-from myna.server.dialects.base import Entry, Refusal
+from myna.server.dialects.base import Entry, Refusal, Resume
 from myna.server.http import answer
 from myna.server.models import Models
 from myna.server.pump import Services
@@ -27,6 +28,7 @@ class Upgrade:
     services: Services
     models: Models
     authentication: Authentication
+    admission: Admission
     gate: Gate
 
     async def serve(self, request: web.Request, entry: Entry) -> web.StreamResponse:
@@ -40,6 +42,8 @@ class Upgrade:
         shown = credential(request.headers)
         identity = self.authentication.identify(shown, Scope.TRANSCRIBE)
         wanted = entry.read(request.query.items())
+        if entry.resume is not None:
+            return await self._resume(request, entry.resume, identity)
         async with contextlib.AsyncExitStack() as stack:
             delivery: Delivery | None = None
             if entry.callback is not None:
@@ -49,8 +53,10 @@ class Upgrade:
                     raise Refusal(400, "bad_callback", f"callback: {error}.") from error
                 delivery = (await stack.enter_async_context(sender)).send
             model, engine = await stack.enter_async_context(engine_for(self.models, wanted))
+            stack.enter_context(self.admission.stream(identity, engine))
             connection = Connection(
                 entry.name,
+                identity.name,
                 entry.dialect(model, engine.info),
                 engine,
                 self.services,
@@ -58,8 +64,23 @@ class Upgrade:
                 subprotocol=shown.subprotocol if shown else None,
                 delivery=delivery,
             )
-            if not web.WebSocketResponse().can_prepare(request):
-                raise Refusal(
-                    426, "upgrade_required", "Everything is in order; but this is a WebSocket: ask for an upgrade."
-                )
+            _check_upgrade(request)
             return await connection.run(request)
+
+    async def _resume(self, request: web.Request, resume: Resume, identity: Identity) -> web.StreamResponse:
+        stream = self.services.resumable.get(resume.token)
+        if stream is None or stream.owner != identity.name:
+            raise Refusal(404, "unknown_stream", "No stream waits for this token: it has ended, or was given up.")
+        if not stream.can_resume(resume.after):
+            raise Refusal(
+                410,
+                "too_late",
+                f"What was sent after message {resume.after} is not kept any more: begin another stream.",
+            )
+        _check_upgrade(request)
+        return await stream.resume(request, resume.after)
+
+
+def _check_upgrade(request: web.Request) -> None:
+    if not web.WebSocketResponse().can_prepare(request):
+        raise Refusal(426, "upgrade_required", "Everything is in order; but this is a WebSocket: ask for an upgrade.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,6 +33,10 @@ class VoiceActivity:
     def __init__(self, vad: SileroVad) -> None:
         self._vad = vad
         self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self.windows = 0
+        """Windows looked at since the start."""
+        self.seconds = 0.0
+        """Time that took, in seconds of the thread's CPU."""
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="voice-activity", daemon=True)
         self._thread.start()
@@ -62,7 +67,11 @@ class VoiceActivity:
         size = 2 * WINDOW * _WINDOWS_A_ROUND
         parts = [(head.memory, head.pcm[head.offset : head.offset + size]) for head in heads]
         finished: list[_Request] = []
-        for head, probabilities in zip(heads, self._vad.probabilities(parts), strict=True):
+        began = time.thread_time()
+        results = self._vad.probabilities(parts)
+        self.seconds += time.thread_time() - began
+        for head, probabilities in zip(heads, results, strict=True):
+            self.windows += len(probabilities)
             head.probabilities += probabilities
             head.offset += size
             if head.offset >= len(head.pcm):

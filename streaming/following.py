@@ -25,10 +25,6 @@ class Following:
         """End the open utterance; the next has another number."""
         self.start = None
 
-    def forget(self) -> None:
-        """The engine is a new one: it has heard nothing."""
-        self.heard = self.start or 0
-
     def missing(self, held: int) -> None:
         """The engine holds only so many samples of the utterance."""
         self.heard = (self.start or 0) + held

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import msgpack
 
@@ -13,17 +14,23 @@ from myna.streaming.events import Word
 from myna.streaming.policy import Options
 
 _LENGTH = struct.Struct("<I")
-LARGEST = 64 * 1024 * 1024
-"""A longer message is a broken peer: an hour of one channel's PCM is no job for one decode."""
+STATUS_EVERY_S = 0.5
+"""A worker says so often how its lanes are doing; one that is silent for longer hangs as a whole."""
+LARGEST = 1 << 30
+"""A longer message is a broken peer: a thousand jobs of half a minute fit in."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Worker → front, once, when its engines are loaded. `memory` is what they take, in bytes: of the process and a GPU."""
+    """Worker → front, once, when its engines are loaded. `memory` is what they take, in bytes: of the process and a GPU.
+
+    `cost` is what a second of audio cost when the engine was warmed up, in seconds; 0: that is not known.
+    """
 
     info: EngineInfo
     lanes: int
     memory: int = 0
+    cost: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +41,11 @@ class Unavailable:
 
 
 @dataclass(frozen=True, slots=True)
-class Submission:
-    """Front → worker: decode this."""
+class Batch:
+    """Front → worker: decode these at once on this lane, which is free."""
 
-    job: Job
-
-
-@dataclass(frozen=True, slots=True)
-class Cancellation:
-    """Front → worker: forget this job if it still waits."""
-
-    job_id: str
+    lane: int
+    jobs: tuple[Job, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,57 +60,70 @@ class Result:
     """Worker → front: a job's outcome, with the seconds its step took."""
 
     job_id: str
-    epoch: int
     outcome: Outcome
     step_s: float
 
 
-Message = Hello | Unavailable | Submission | Cancellation | Release | Result
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Worker → front, every `STATUS_EVERY_S`: for each lane how many seconds it has been at its batch; 0: it is free."""
+
+    busy_s: tuple[float, ...]
+
+
+Message = Hello | Unavailable | Batch | Release | Result | Status
 
 
 def encode(message: Message) -> bytes:
     """Return the message as bytes, its length first."""
     match message:
-        case Submission(job):
-            body: object = [
-                "submit", job.id, job.source, int(job.kind), job.pcm, job.due, job.epoch, asdict(job.options),
-                job.utterance, job.held,
-            ]  # fmt: skip
-        case Cancellation(job_id):
-            body = ["cancel", job_id]
+        case Batch(lane, jobs):
+            body: object = ["batch", lane, [_packed(job) for job in jobs]]
         case Release(source):
             body = ["release", source]
-        case Result(job_id, epoch, Missing(held), step_s):
-            body = ["missing", job_id, epoch, held, step_s]
-        case Result(job_id, epoch, Transcript(words, log_probability), step_s):
+        case Result(job_id, Missing(held), step_s):
+            body = ["missing", job_id, held, step_s]
+        case Result(job_id, Transcript(words, log_probability), step_s):
             flat = [(w.text, w.start, w.end, w.confidence) for w in words]
-            body = ["transcript", job_id, epoch, flat, log_probability, step_s]
-        case Result(job_id, epoch, JobError(reason), step_s):
-            body = ["error", job_id, epoch, reason, step_s]
-        case Hello(info, lanes, memory):
-            body = ["hello", asdict(info), lanes, memory]
+            body = ["transcript", job_id, flat, log_probability, step_s]
+        case Result(job_id, JobError(reason), step_s):
+            body = ["error", job_id, reason, step_s]
+        case Status(busy_s):
+            body = ["status", busy_s]
+        case Hello(info, lanes, memory, cost):
+            body = ["hello", asdict(info), lanes, memory, cost]
         case Unavailable(reason):
             body = ["unavailable", reason]
     packed: bytes = msgpack.packb(body)
     return _LENGTH.pack(len(packed)) + packed
 
 
+def _packed(job: Job) -> list[object]:
+    options = asdict(job.options)
+    return [job.id, job.source, int(job.kind), job.pcm, job.due, options, job.utterance, job.held]
+
+
+def _job(packed: tuple[Any, ...]) -> Job:
+    job_id, source, kind, pcm, due, options, utterance, held = packed
+    return Job(job_id, source, Kind(kind), pcm, due, Options(**options), utterance, held)
+
+
 def _decode(packed: bytes) -> Message:
     match msgpack.unpackb(packed, use_list=False):
-        case ("submit", job_id, source, kind, pcm, due, epoch, options, utterance, held):
-            return Submission(Job(job_id, source, Kind(kind), pcm, due, epoch, Options(**options), utterance, held))
-        case ("cancel", job_id):
-            return Cancellation(job_id)
+        case ("batch", lane, jobs):
+            return Batch(lane, tuple(map(_job, jobs)))
         case ("release", source):
             return Release(source)
-        case ("missing", job_id, epoch, held, step_s):
-            return Result(job_id, epoch, Missing(held), step_s)
-        case ("transcript", job_id, epoch, words, log_probability, step_s):
-            return Result(job_id, epoch, Transcript(tuple(Word(*w) for w in words), log_probability), step_s)
-        case ("error", job_id, epoch, reason, step_s):
-            return Result(job_id, epoch, JobError(reason), step_s)
-        case ("hello", info, lanes, memory):
-            return Hello(EngineInfo(**info), lanes, memory)
+        case ("missing", job_id, held, step_s):
+            return Result(job_id, Missing(held), step_s)
+        case ("transcript", job_id, words, log_probability, step_s):
+            return Result(job_id, Transcript(tuple(Word(*w) for w in words), log_probability), step_s)
+        case ("error", job_id, reason, step_s):
+            return Result(job_id, JobError(reason), step_s)
+        case ("status", busy_s):
+            return Status(busy_s)
+        case ("hello", info, lanes, memory, cost):
+            return Hello(EngineInfo(**info), lanes, memory, cost)
         case ("unavailable", reason):
             return Unavailable(reason)
         case other:

@@ -57,6 +57,24 @@ class Scheduler:
             heapq.heapify(self._order)
         return True
 
+    def head(self) -> tuple[Kind, float] | None:
+        """Return kind and due time of the most urgent job; None if nothing waits."""
+        while self._order and self._order[0][3] not in self._waiting:
+            heapq.heappop(self._order)
+        return self._order[0][:2] if self._order else None
+
+    def oldest(self, kind: Kind) -> float | None:
+        """Return when the job of this kind that waits longest was due; None if none waits."""
+        return min((job.due for job in self._waiting.values() if job.kind is kind), default=None)
+
+    def drain(self) -> list[Job]:
+        """Give up every job that waits, in the order they came."""
+        jobs = list(self._waiting.values())
+        self._waiting.clear()
+        self._interims.clear()
+        self._order.clear()
+        return jobs
+
     def schedule(self) -> list[Job]:
         """Return the jobs of the next batch, all of one kind; empty if nothing waits."""
         entries = self._most_urgent(1 if self._largest_batch == 1 else _CONSIDERED * self._largest_batch)

@@ -27,6 +27,8 @@ LONGEST_PAUSE = 7 * WINDOW
 endpoint asks for it sooner. Speech resumes after most shorter gaps."""
 _PAUSE_SHARE = 0.6
 """The share of a short endpoint after which its pause is announced."""
+_AHEAD_S = 0.3
+"""How soon the decode of a pause is wanted where no endpoint will follow: as a tentative one."""
 SHORTEST_PAUSE = 3 * WINDOW
 """Silence (96 ms) that suffices for a cut when the segment has nearly reached its hard length."""
 PAUSE_WITHOUT_ENDPOINT = SAMPLE_RATE
@@ -98,6 +100,8 @@ class Segmenter:
         sooner = LONGEST_PAUSE if self._endpoint is None else round(self._endpoint * _PAUSE_SHARE)
         self.pause = min(LONGEST_PAUSE, max(ONSET_WINDOWS, sooner // WINDOW) * WINDOW)
         """Silence after which a pause is announced."""
+        self.ahead_s = _AHEAD_S if self._endpoint is None else (self._endpoint - self.pause) / SAMPLE_RATE
+        """How long after it a pause becomes an endpoint, in seconds."""
         self._history: list[float] = []
         self._history_start = 0
         self._run = 0
@@ -129,7 +133,9 @@ class Segmenter:
         return decisions
 
     def close(self, at: int, cause: Cause) -> Closed:
-        """Cut at `at` whatever is open, because the client asks or the stream ends."""
+        """Cut at `at` whatever is open: the client asks, the stream ends, or (an endpoint) its audio stays away."""
+        if cause is Cause.ENDPOINT:
+            self.in_utterance = self._gap_ahead = False
         speech = None
         if self.speech_start is not None:
             speech = Span(self.speech_start, max(at, self.speech_start))

@@ -1,7 +1,7 @@
 """One channel of a live stream, without I/O: audio and results go in, requests and events come out.
 
-The Finals of a session tile its timeline. A segment's audio stays here until its Final is out, so that whatever happens to
-an engine, the session can ask again. Results are taken in any order; events leave in the order of the timeline.
+The Finals of a session tile its timeline. Results are taken in any order; events leave in the order of the timeline. What
+happens to a decode on its way is not seen here: its job, audio and all, is kept until it is answered.
 """
 
 from __future__ import annotations
@@ -64,10 +64,11 @@ class _Segment:
 
 @dataclass(frozen=True, slots=True)
 class _Barrier:
-    """Everything before sample `at` becomes final, then the token is acknowledged; without a token the stream ends."""
+    """Everything before sample `at` becomes final for this cause; then the token is acknowledged, if there is one."""
 
     at: int
-    token: str | None
+    cause: Cause
+    token: str | None = None
 
 
 class Session:
@@ -92,7 +93,6 @@ class Session:
         self._words: deque[Word] = deque()  # final words, as far back as a decode may still hear
         self._tentative: tuple[Word, ...] = ()
         self._uttered = False
-        self._epoch = 0
         self._due = 0.0
         self._count = 0
         self._requests: list[Request] = []
@@ -131,11 +131,17 @@ class Session:
 
     def flush(self, token: str) -> None:
         """Make everything received so far final, then acknowledge with the token."""
-        self._reach(_Barrier(self.received, token))
+        self._reach(_Barrier(self.received, Cause.FLUSH, token))
 
     def end(self) -> None:
         """Make everything received final; nothing may be pushed afterwards."""
-        self._reach(_Barrier(self.received, None))
+        self._reach(_Barrier(self.received, Cause.END))
+
+    def stall(self) -> None:
+        """Take the absence of audio for silence: what was said so far is final, and its utterance over."""
+        unheard = self.received - self._segmenter.position >= WINDOW
+        if self._segmenter.in_utterance or unheard:
+            self._reach(_Barrier(self.received, Cause.ENDPOINT))
 
     def configure(self, options: Options) -> None:
         """Decode with these options what is asked of the engine from now on."""
@@ -153,10 +159,8 @@ class Session:
         self._maybe_interim()
         self._drain()
 
-    def on_result(self, job_id: str, epoch: int, outcome: Outcome) -> None:
+    def on_result(self, job_id: str, outcome: Outcome) -> None:
         """Take a decode's outcome, in any order; one that is no longer wanted is dropped."""
-        if epoch != self._epoch:
-            return
         if self._interim and self._interim.job_id == job_id:
             interim, self._interim = self._interim, None
             self._on_interim(interim, outcome)
@@ -169,16 +173,6 @@ class Session:
                 if isinstance(item, _Segment) and item.decode and item.decode.job_id == job_id:
                     item.decode.outcome = outcome
         self._drain()
-
-    def reset_engine(self, epoch: int) -> None:
-        """Ask a new engine again for everything open; what the old one still says is dropped."""
-        self._epoch = epoch
-        self._interim = None
-        self._following.forget()
-        open_decodes = [item.decode for item in self._closed if isinstance(item, _Segment)]
-        for decode in [*open_decodes, self._speculative]:
-            if decode and decode.outcome is None:
-                decode.job_id = self._submit(decode.audio, decode.kind)
 
     def take(self) -> tuple[list[Request], list[Event]]:
         """Return what has to be done and told since the last call."""
@@ -203,10 +197,12 @@ class Session:
             self._pass(self._barriers.popleft())
 
     def _pass(self, barrier: _Barrier) -> None:
-        cause = Cause.END if barrier.token is None else Cause.FLUSH
         if barrier.at > self._segmenter.open_start or self._segmenter.speech_start is not None:
-            self._decide([self._segmenter.close(barrier.at, cause)])
-        self._closed.append(barrier)
+            self._decide([self._segmenter.close(barrier.at, barrier.cause)])
+        if barrier.cause is Cause.ENDPOINT:
+            self._closed.append(Gap())
+        else:
+            self._closed.append(barrier)
 
     def _decide(self, decisions: Sequence[Decision]) -> None:
         for decision in decisions:
@@ -215,7 +211,8 @@ class Session:
                     self._interim_at = at + FIRST_INTERIM - self._interim_every()
                     self._events.append(SpeechStarted(channel=self._channel, at=at))
                 case Pause(speech) if self._policy.live:
-                    self._speculative = self._decode_final(self._coverage.of_final(speech, self._tape.start))
+                    audio = self._coverage.of_final(speech, self._tape.start)
+                    self._speculative = self._decode_final(audio, self._due + self._segmenter.ahead_s)
                 case Resumed():
                     self._on_resumed()
                 case Closed():
@@ -240,7 +237,7 @@ class Session:
             if self._speculative and self._speculative.audio == audio:
                 decode, self._speculative = self._speculative, None
             else:
-                decode = self._decode_final(audio)
+                decode = self._decode_final(audio, self._due)
             self._coverage.last_speech_end = closed.speech.end
         self._drop_speculative()
         self._following.close()
@@ -271,13 +268,13 @@ class Session:
     def _ask_interim(self, started: int, now: int) -> None:
         if not self._follows:
             audio = self._coverage.of_interim(started, now, self._tape.start)
-            self._interim = _Decode(audio, self._submit(audio, Kind.INTERIM), Kind.INTERIM)
+            self._interim = _Decode(audio, self._submit(audio, Kind.INTERIM, self._due), Kind.INTERIM)
             return
         following = self._following
         if following.start is None:
             following.begin(self._coverage.of_utterance(started, now, self._tape.start).start)
         number, held, fresh = following.step(now)
-        job_id = self._submit(fresh, Kind.INTERIM, utterance=number, held=held)
+        job_id = self._submit(fresh, Kind.INTERIM, self._due, utterance=number, held=held)
         self._interim = _Decode(Span(fresh.start - held, fresh.end), job_id, Kind.INTERIM)
 
     def _on_interim(self, interim: _Decode, outcome: Outcome) -> None:
@@ -333,9 +330,10 @@ class Session:
                 continue
             if isinstance(head, _Barrier):
                 self._closed.popleft()
-                if head.token is None:
+                if head.cause is Cause.END:
                     self._events.append(Ended(channel=self._channel, received=self.received))
                 else:
+                    assert head.token is not None
                     self._events.append(Flushed(channel=self._channel, token=head.token))
                 continue
             if head.decode and head.decode.outcome is None:
@@ -380,15 +378,15 @@ class Session:
         audible = [word for word in settled if word.end > offset]
         return heard[seam_index(audible, heard, seam_s) :]
 
-    def _decode_final(self, audio: Span) -> _Decode:
+    def _decode_final(self, audio: Span, due: float) -> _Decode:
         kind = Kind.FINAL if self._policy.live else Kind.FILE
-        return _Decode(audio, self._submit(audio, kind), kind)
+        return _Decode(audio, self._submit(audio, kind, due), kind)
 
-    def _submit(self, audio: Span, kind: Kind, *, utterance: int = 0, held: int = 0) -> str:
+    def _submit(self, audio: Span, kind: Kind, due: float, *, utterance: int = 0, held: int = 0) -> str:
         self._count += 1
         job_id = f"{self._name}/{self._count}"
         pcm = self._tape.cut(audio)
-        job = Job(job_id, self._name, kind, pcm, self._due, self._epoch, self._options, utterance, held)
+        job = Job(job_id, self._name, kind, pcm, due, self._options, utterance, held)
         self._requests.append(Submit(job))
         return job_id
 
@@ -407,7 +405,7 @@ class Session:
         first_speech = self._segmenter.speech_start
         needed = self._segmenter.position if first_speech is None else first_speech
         needed -= self._coverage.reach + _KEPT
-        for item in self._closed:
+        for item in self._closed:  # the words before a decode tell which of its words are new
             if isinstance(item, _Segment) and item.decode:
                 needed = min(needed, item.decode.audio.start)
         if self._speculative:

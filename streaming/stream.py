@@ -28,7 +28,6 @@ class Stream:
         self._ended = 0
         self._number = 0
         self._due = float("-inf")
-        self._epoch = 0
         self._ending = False
         self._early: list[Event] = []
 
@@ -85,6 +84,11 @@ class Stream:
         for session in asked:
             session.flush(token)
 
+    def stall(self) -> None:
+        """Make everything received final, as an endpoint does: no audio comes, though the client is there."""
+        for session in self._sessions:
+            session.stall()
+
     def configure(self, options: Options) -> None:
         """Decode with these options from now on."""
         self._options = options
@@ -100,16 +104,10 @@ class Stream:
         """Take the answer to a `Detect`."""
         self._sessions[channel].on_vad(start, probabilities)
 
-    def on_result(self, job_id: str, epoch: int, outcome: Outcome) -> None:
+    def on_result(self, job_id: str, outcome: Outcome) -> None:
         """Take a decode's outcome."""
         channel = int(job_id.rsplit("/", 2)[1])
-        self._sessions[channel].on_result(job_id, epoch, outcome)
-
-    def reset_engine(self, epoch: int) -> None:
-        """Ask a new engine again for everything open."""
-        self._epoch = epoch
-        for session in self._sessions:
-            session.reset_engine(epoch)
+        self._sessions[channel].on_result(job_id, outcome)
 
     def abandon(self) -> list[Request]:
         """Return the requests that free what this stream still occupies elsewhere, and let go of the decoder."""
@@ -132,7 +130,6 @@ class Stream:
         while len(self._sessions) < len(channels):
             channel = len(self._sessions)
             session = Session(f"{self.name}/{channel}", self._policy, self._options, self._engine, channel=channel)
-            session.reset_engine(self._epoch)
             self._sessions.append(session)
         # A client that sends faster than real time may fall due at half its audio's duration, no sooner, so that it
         # cannot crowd out a live one (docs/architecture.md).

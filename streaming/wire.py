@@ -54,6 +54,8 @@ class Start(_ClientMessage):
     """Silence that ends an utterance; 0: never; absent: the server's default."""
     max_utterance_s: Annotated[float, Field(ge=2, le=60)] | None = None
     """Speech without a pause is cut at this length; absent, or more than the model takes: the server's default."""
+    resume: bool = False
+    """The client will come back for the stream if it loses its connection."""
 
 
 class Audio(_ClientMessage):
@@ -102,6 +104,10 @@ class Ready(_ServerMessage):
 
     type: Literal["ready"] = "ready"
     stream: str
+    resume: str | None = None
+    """The token to come back with; None: the client cannot."""
+    resume_within_s: float = 0.0
+    """How long the stream waits for its client."""
     model: str
     language: str
     endpointing_ms: int
@@ -155,6 +161,12 @@ class Finalized(_ServerMessage):
     id: str | None
 
 
+class Progress(_ServerMessage):
+    """Nothing has happened but that the client's messages have come; only where it can resume."""
+
+    type: Literal["progress"] = "progress"
+
+
 class Error(_ServerMessage):
     """Something is wrong. Only `decode_failed` leaves the stream open; after any other `closed` follows."""
 
@@ -171,17 +183,31 @@ class Closed(_ServerMessage):
     seconds: float
 
 
-AnyServerMessage = Ready | SpeechStarted | Partial | Final | UtteranceEnd | Finalized | Error | Closed
+AnyServerMessage = Ready | SpeechStarted | Partial | Final | UtteranceEnd | Finalized | Progress | Error | Closed
+
+
+class Account(BaseModel):
+    """Where the two sides are: in every message of the server, where the client can come back for its stream."""
+
+    model_config = ConfigDict(frozen=True)
+
+    number: int
+    """Of this message in its stream; later ones have greater numbers, with gaps where a message was superseded."""
+    received: int
+    """How many messages of the client, audio frames and all, the server had taken when it wrote this."""
+
 
 _CLIENT: TypeAdapter[AnyClientMessage] = TypeAdapter(Annotated[AnyClientMessage, Field(discriminator="type")])
+_ACCOUNT = TypeAdapter(Account)
 _SERVER: TypeAdapter[AnyServerMessage] = TypeAdapter(Annotated[AnyServerMessage, Field(discriminator="type")])
 
 
-def encode(message: AnyClientMessage | AnyServerMessage, form: Format) -> str | bytes:
-    """Return the message as a text frame (JSON) or a binary frame (msgpack)."""
+def encode(message: AnyClientMessage | AnyServerMessage, form: Format, account: Account | None = None) -> str | bytes:
+    """Return the message as a text frame (JSON) or a binary frame (msgpack), with its account if there is one."""
     if form is Format.JSON:
-        return message.model_dump_json()
-    packed: bytes = msgpack.packb(message.model_dump())
+        written = message.model_dump_json()
+        return written if account is None else f"{written[:-1]},{account.model_dump_json()[1:]}"
+    packed: bytes = msgpack.packb(message.model_dump() | ({} if account is None else account.model_dump()))
     return packed
 
 
@@ -195,9 +221,11 @@ def decode_client(frame: str | bytes, form: Format) -> AnyClientMessage:
     return message
 
 
-def decode_server(frame: str | bytes, form: Format) -> AnyServerMessage:
-    """Return the message a server sent. Raises `WireError`."""
-    return _validated(_SERVER, _parsed(frame, form))
+def decode_server(frame: str | bytes, form: Format) -> tuple[AnyServerMessage, Account | None]:
+    """Return the message a server sent, and its account if it has one. Raises `WireError`."""
+    parsed = _parsed(frame, form)
+    account = _validated(_ACCOUNT, parsed) if "number" in parsed else None
+    return _validated(_SERVER, parsed), account
 
 
 def _parsed(frame: str | bytes, form: Format) -> Any:

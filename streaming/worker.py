@@ -1,4 +1,4 @@
-"""The process that owns an engine: schedule → run → tell, on one thread a lane, and nothing else.
+"""The process that owns an engine: take a batch → run it → tell, on one thread a lane, and nothing else.
 
 Started by the front with one end of a socket pair. It ends when that socket does: a front that dies leaves no worker.
 """
@@ -11,6 +11,7 @@ import ctypes
 import gc
 import json
 import os
+import queue
 import resource
 import signal
 import socket
@@ -19,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 
 from myna.streaming.engines import registry
@@ -28,66 +30,26 @@ from myna.streaming.engines.base import (
     EngineUnavailableError,
     Job,
     JobError,
+    Kind,
     ModelOptions,
     Outcome,
 )
+from myna.streaming.events import samples
 from myna.streaming.link import (
-    Cancellation,
+    STATUS_EVERY_S,
+    Batch,
     Hello,
     Message,
     Release,
     Result,
-    Submission,
+    Status,
     Unavailable,
     Unpacker,
     encode,
 )
-from myna.streaming.scheduler import Scheduler
 
-
-class Desk:
-    """The scheduler behind a lock, shared by the thread that takes messages and the lanes."""
-
-    def __init__(self, engine: EngineInfo) -> None:
-        self._scheduler = Scheduler(engine)
-        self._released: list[str] = []
-        self._work = threading.Condition()
-        self._closed = False
-
-    def take(self, message: Message) -> None:
-        """Act on a message from the front."""
-        with self._work:
-            match message:
-                case Submission(job):
-                    self._scheduler.add(job)
-                    self._work.notify()
-                case Cancellation(job_id):
-                    self._scheduler.cancel(job_id)
-                case Release(source):
-                    self._released.append(source)
-                case _:
-                    raise ValueError(f"the front does not send {type(message).__name__}")
-
-    def next_batch(self) -> list[Job]:
-        """Wait for the next batch; empty when there is no more work to come."""
-        with self._work:
-            while not self._closed:
-                if batch := self._scheduler.schedule():
-                    return batch
-                self._work.wait()
-            return []
-
-    def released(self) -> list[str]:
-        """Return the channels released since the last call: the lane that owns their utterances forgets them."""
-        with self._work:
-            released, self._released = self._released, []
-            return released
-
-    def close(self) -> None:
-        """Let the lanes end after the batch they are at."""
-        with self._work:
-            self._closed = True
-            self._work.notify_all()
+_COST_OF_S = 5.0
+"""Audio on which the cost of a second is first estimated: about a segment."""
 
 
 def run_batch(engine: Engine, batch: list[Job]) -> list[Result]:
@@ -99,7 +61,7 @@ def run_batch(engine: Engine, batch: list[Job]) -> list[Result]:
     except Exception as error:
         outcomes = [JobError(f"{type(error).__name__}: {error}")] * len(batch)
     step_s = time.perf_counter() - began
-    return [Result(job.id, job.epoch, outcome, step_s) for job, outcome in zip(batch, outcomes, strict=True)]
+    return [Result(job.id, outcome, step_s) for job, outcome in zip(batch, outcomes, strict=True)]
 
 
 class Collector:
@@ -126,31 +88,61 @@ class Collector:
         gc.collect(2 if self._steps % self._EVERY == 0 else 0)
 
 
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A loaded engine: what it can do, and the seconds a second of audio costs it."""
+
+    info: EngineInfo
+    cost: float
+
+
 class _Lane(threading.Thread):
-    """One engine and the thread that alone touches it, from loading on. `info` and `desk` are handed over when ready."""
+    """One engine and the thread that alone touches it, from loading on. `ready` is set when it is loaded."""
 
     def __init__(self, build: Callable[[], Engine], collector: Collector, tell: Callable[[Message], None]) -> None:
         super().__init__(daemon=True)
-        self.info: Future[EngineInfo] = Future()
-        self.desk: Future[Desk] = Future()
+        self.ready: Future[Ready] = Future()
+        self._orders: queue.SimpleQueue[tuple[Job, ...] | Release | None] = queue.SimpleQueue()
+        self._began: float | None = None
         self._build, self._collector, self._tell = build, collector, tell
 
+    @property
+    def busy_s(self) -> float:
+        """How long the lane has been at its batch; 0: it is free."""
+        began = self._began
+        return 0.0 if began is None else time.monotonic() - began
+
+    def order(self, what: tuple[Job, ...] | Release | None) -> None:
+        """Have the lane do this after what it is at; None: end."""
+        self._orders.put(what)
+
     def run(self) -> None:
-        """Load the engine, then decode batches until there is no more work to come."""
+        """Load the engine, then carry out orders until told to end."""
         try:
             engine = self._build()
             engine.warm_up()
+            self.ready.set_result(Ready(engine.info, _cost(engine)))
         except BaseException as error:  # whoever waits for it must know
-            self.info.set_exception(error)
+            self.ready.set_exception(error)
             return
-        self.info.set_result(engine.info)
-        desk = self.desk.result()
-        while batch := desk.next_batch():
-            for source in desk.released():
-                engine.release(source)
-            for result in run_batch(engine, batch):
+        while order := self._orders.get():
+            if isinstance(order, Release):
+                engine.release(order.source)
+                continue
+            self._began = time.monotonic()
+            results = run_batch(engine, list(order))
+            self._began = None
+            for result in results:
                 self._tell(result)
             self._collector.step_done()
+
+
+def _cost(engine: Engine) -> float:
+    """Return the seconds that a second of audio costs, as far as silence shows it."""
+    length = min(_COST_OF_S, engine.info.longest_segment_s)
+    began = time.perf_counter()
+    engine.transcribe([Job("cost", "cost", Kind.FILE, bytes(2 * samples(length)), 0.0)])
+    return (time.perf_counter() - began) / length
 
 
 def _give_back() -> None:
@@ -174,11 +166,16 @@ def _memory() -> int:
 def serve(connection: socket.socket, engine_name: str, options: ModelOptions, lanes: int) -> None:
     """Load an engine for each lane, say hello, then work until the front hangs up."""
     sending = threading.Lock()
+    ended = threading.Event()
 
     def tell(message: Message) -> None:
         data = encode(message)
-        with sending:
+        with sending, contextlib.suppress(BrokenPipeError, ConnectionResetError):  # without a front, nobody listens
             connection.sendall(data)
+
+    def tell_status() -> None:
+        while not ended.wait(STATUS_EVERY_S):
+            tell(Status(tuple(lane.busy_s for lane in working)))
 
     try:
         build = registry.builder(engine_name)
@@ -186,22 +183,30 @@ def serve(connection: socket.socket, engine_name: str, options: ModelOptions, la
         working = [_Lane(lambda: build(options), collector, tell) for _ in range(lanes)]
         for lane in working:
             lane.start()
-        infos = [lane.info.result() for lane in working]
+        ready = [lane.ready.result() for lane in working]
     except EngineUnavailableError as error:
         tell(Unavailable(str(error)))
         return
     collector.keep_everything()
     _give_back()
-    info = infos[0]
-    desk = Desk(info)
-    for lane in working:
-        lane.desk.set_result(desk)
-    tell(Hello(info, lanes, _memory()))
+    tell(Hello(ready[0].info, lanes, _memory(), max(one.cost for one in ready)))
+    threading.Thread(target=tell_status, name="status", daemon=True).start()
     unpacker = Unpacker()
-    while data := connection.recv(1 << 20):
-        for message in unpacker.feed(data):
-            desk.take(message)
-    desk.close()
+    try:
+        while data := connection.recv(1 << 20):
+            for message in unpacker.feed(data):
+                match message:
+                    case Batch(lane=number, jobs=jobs):
+                        working[number].order(jobs)
+                    case Release():
+                        for lane in working:
+                            lane.order(message)
+                    case _:
+                        raise ValueError(f"the front does not send {type(message).__name__}")
+    finally:
+        ended.set()
+        for lane in working:
+            lane.order(None)
 
 
 def main() -> None:

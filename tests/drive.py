@@ -81,13 +81,6 @@ class Drive:
             self._detect_next()
             self._decode_one()
 
-    def crash(self, epoch: int) -> None:
-        """Lose every job, as a dying worker does."""
-        self._collect()
-        self._jobs.clear()
-        self.session.reset_engine(epoch)
-        self._collect()
-
     def _step(self) -> None:
         self._collect()
         if self._random is None:
@@ -110,7 +103,7 @@ class Drive:
             job = self._jobs.pop(index)
             self.decoded.append(job)
             (outcome,) = self.engine.transcribe([job])
-            self.session.on_result(job.id, job.epoch, outcome)
+            self.session.on_result(job.id, outcome)
             self._collect()
 
     def _collect(self) -> None:

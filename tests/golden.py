@@ -128,7 +128,7 @@ class Conversation:
                     self._stream.on_vad(request.channel, request.start, windows)
                 elif isinstance(request, Submit):
                     (outcome,) = self._engine.transcribe([request.job])
-                    self._stream.on_result(request.job.id, request.job.epoch, outcome)
+                    self._stream.on_result(request.job.id, outcome)
 
     def _close(self, error: DialectError | None) -> None:
         assert self._stream

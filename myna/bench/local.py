@@ -6,6 +6,7 @@ import contextlib
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -42,10 +43,13 @@ def local_server(model: str | None, *flags: str) -> Iterator[LocalServer]:
                     break
             else:
                 raise EngineUnavailableError("".join(said[-3:]).strip() or "the server did not start")
-            with contextlib.closing(process.stderr):
-                yield LocalServer(found[1] or found[2], process.pid)
+            # What it says must be read, or the pipe fills up and the server stands still.
+            listening = threading.Thread(target=process.stderr.read, daemon=True)
+            listening.start()
+            yield LocalServer(found[1] or found[2], process.pid)
         finally:
             process.terminate()
+            process.wait()
 
 
 def local_engine(model: str | None, **options: Any) -> Callable[..., Engine]:

@@ -52,16 +52,25 @@ class KeepAlive:
 
 
 @dataclass(frozen=True, slots=True)
+class Stalled:
+    """Command: no audio has come for a while; make what was heard final, as an endpoint does. The stream goes on."""
+
+
+@dataclass(frozen=True, slots=True)
 class End:
     """Command: no audio follows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A frame to send. One that `replaces` a key makes an unsent one of the same key superfluous."""
+    """A frame to send. One that `replaces` a key makes an unsent one of the same key superfluous.
+
+    Frames with a `number`, which only grows, can be sent again to a client that lost its connection.
+    """
 
     payload: str | bytes
     replaces: str | None = None
+    number: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +80,7 @@ class Reply:
     frames: tuple[Frame, ...]
 
 
-Command = Open | Audio | Flush | Configure | KeepAlive | Reply | End
+Command = Open | Audio | Flush | Configure | KeepAlive | Stalled | Reply | End
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +93,16 @@ class Farewell:
 
 
 class DialectError(Exception):
-    """The stream cannot go on: a machine's `code`, a message for a person. Each dialect has its own words for the codes."""
+    """The stream cannot go on: a machine's `code`, a message for a person. Each dialect has its own words for the codes.
 
-    def __init__(self, code: str, message: str) -> None:
+    `finals_first`: what was heard so far is made final and sent before.
+    """
+
+    def __init__(self, code: str, message: str, *, finals_first: bool = False) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.finals_first = finals_first
 
 
 class Refusal(Exception):  # noqa: N818 - the answer, not a fault of ours
@@ -135,6 +148,14 @@ class ModelWanted:
         return cls(name, or_default=name is not None and public.fullmatch(name) is not None)
 
 
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """A client comes back for its stream, which it knows by this token; the last frame it got had this number."""
+
+    token: str
+    after: int
+
+
 class Entry(Protocol):
     """A dialect's way in: one request for a stream, from its address to its upgrade or its refusal."""
 
@@ -154,6 +175,11 @@ class Entry(Protocol):
         """Where the client wants its results sent instead."""
         ...
 
+    @property
+    def resume(self) -> Resume | None:
+        """The stream that the client comes back for, if it does."""
+        ...
+
     def refused(self, refusal: Refusal) -> Refused:
         """Return the refusal in this dialect's words."""
         ...
@@ -164,6 +190,8 @@ class Dialect(Protocol):
 
     idle_timeout_s: float
     """The client must send something at least this often."""
+    resume_token: str | None
+    """With this the client may come back for the stream when it has lost its connection; None: it cannot."""
 
     def begin(self) -> Sequence[Command]:
         """Return what is to be done before anything has been received."""
@@ -175,6 +203,10 @@ class Dialect(Protocol):
 
     def opened(self, stream: str) -> Sequence[Frame]:
         """Return what is sent when the stream is open."""
+        ...
+
+    def resumed(self) -> Sequence[Frame]:
+        """Return what is sent first to a client that has come back."""
         ...
 
     def emit(self, event: Event) -> Sequence[Frame]:

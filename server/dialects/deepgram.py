@@ -27,6 +27,7 @@ from myna.server.dialects.base import (
     Refusal,
     Refused,
     Reply,
+    Resume,
 )
 from myna.server.dialects.deepgram_request import (
     MULTIPLE,
@@ -57,7 +58,13 @@ _CLOSES = {
 }
 """How the WebSocket is closed: code and reason, as clients know them; of anything else 1011."""
 _ERROR_NAMES = {"remote_content": "REMOTE_CONTENT_ERROR"}
-_ERROR_CODES = {401: "INVALID_AUTH", 403: "INSUFFICIENT_PERMISSIONS", 400: "Bad Request", 503: "SERVICE_UNAVAILABLE"}
+_ERROR_CODES = {
+    400: "Bad Request",
+    401: "INVALID_AUTH",
+    403: "INSUFFICIENT_PERMISSIONS",
+    429: "TOO_MANY_REQUESTS",
+    503: "SERVICE_UNAVAILABLE",
+}
 _FEATURES = {
     "punctuate": "punctuate", "smart_format": "smart", "numerals": "numerals", "dictation": "dictation",
     "filler_words": "fillers",
@@ -95,6 +102,11 @@ class DeepgramEntry:
         """Where the client wants its results sent instead."""
         return None if self._request is None else self._request.callback
 
+    @property
+    def resume(self) -> Resume | None:
+        """None: Deepgram's clients begin anew."""
+        return None
+
     def refused(self, refusal: Refusal) -> Refused:
         """Return ``{"err_code", "err_msg", "request_id"}``; ``dg-error`` says the same."""
         return self.shape(refusal, self.name)
@@ -129,6 +141,7 @@ class DeepgramDialect:
         clock: Callable[[], str] = now,
     ) -> None:
         self.idle_timeout_s = settings.deepgram_idle_timeout_s
+        self.resume_token: str | None = None
         self._request_id = request_id
         self._request = request
         self._engine = engine
@@ -178,6 +191,10 @@ class DeepgramDialect:
     def opened(self, stream: str) -> Sequence[Frame]:
         """Return nothing: Deepgram greets nobody."""
         del stream
+        return ()
+
+    def resumed(self) -> Sequence[Frame]:
+        """Return nothing: nobody comes back."""
         return ()
 
     def emit(self, event: events.Event) -> Sequence[Frame]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Literal, cast
@@ -22,6 +23,8 @@ from myna.server.dialects.base import (
     Open,
     Refusal,
     Refused,
+    Reply,
+    Resume,
 )
 from myna.streaming import events, wire
 from myna.streaming.audio import AudioError, Coded, Encoding, RawFormat
@@ -31,6 +34,9 @@ from myna.streaming.engines.catalogue import Model
 from myna.streaming.events import seconds
 from myna.streaming.policy import Options, Policy
 
+_MESSAGES_UNTOLD, _BYTES_UNTOLD = 100, 160_000
+"""A client that keeps what it has sent learns after so many messages or bytes (about 5 s of audio) that they have come."""
+_LONGEST_NUMBER = 15
 _POLICY_VIOLATION = 1008
 _CLOSE_CODES = {
     "invalid_message": 1007,
@@ -51,6 +57,7 @@ class NativeEntry:
         self.name = name
         self._settings = settings
         self._form = wire.Format.JSON
+        self._resume: Resume | None = None
 
     def read(self, query: Collection[tuple[str, str]]) -> ModelWanted:
         """Take the request's parameters; return the model asked for. Raises `Refusal`."""
@@ -60,6 +67,13 @@ class NativeEntry:
             known = ", ".join(wire.Format)
             raise Refusal(400, "unknown_format", f"format {form!r} is not known; there are: {known}")
         self._form = wire.Format(form)
+        if token := parameters.get("resume"):
+            after = parameters.get("after", "0")
+            if not (after.isascii() and after.isdecimal() and len(after) <= _LONGEST_NUMBER):
+                raise Refusal(
+                    400, "bad_after", f"after must be the number of the last message received, not {after[:50]!r}"
+                )
+            self._resume = Resume(token, int(after))
         return ModelWanted(parameters.get("model"))
 
     def dialect(self, model: Model, engine: EngineInfo) -> NativeDialect:
@@ -72,6 +86,11 @@ class NativeEntry:
         """None: answers go back where the audio came from."""
         return None
 
+    @property
+    def resume(self) -> Resume | None:
+        """The stream that the client comes back for, if it does."""
+        return self._resume
+
     def refused(self, refusal: Refusal) -> Refused:
         """Return ``{"error": {"code", "message"}}``."""
         return Refused({"error": {"code": refusal.code, "message": refusal.message}})
@@ -82,6 +101,13 @@ class NativeDialect:
 
     def __init__(self, form: wire.Format, settings: Settings, engine: EngineInfo) -> None:
         self.idle_timeout_s = settings.idle_timeout_s
+        self.resume_token: str | None = None
+        self._resume_s = settings.resume_s
+        self._number = 0
+        self._received = 0  # the client's messages
+        self._told = 0  # how many of them it knows to have been received
+        self._untold_bytes = 0
+        self._stream = ""
         self._form = form
         self._defaults = default_policy(settings, engine)
         self._engine = engine
@@ -100,6 +126,15 @@ class NativeDialect:
             message = wire.decode_client(frame, self._form)
         except wire.WireError as error:
             raise DialectError("invalid_message", str(error)) from error
+        self._received += 1
+        commands = self._commands(message)
+        self._untold_bytes += len(frame)
+        far = self._received - self._told >= _MESSAGES_UNTOLD or self._untold_bytes >= _BYTES_UNTOLD
+        if far and self.resume_token is not None:
+            return [*commands, Reply(tuple(self._frames(wire.Progress(), replaces="progress")))]
+        return commands
+
+    def _commands(self, message: wire.AnyClientMessage) -> Sequence[Command]:
         if self._policy is None:
             if isinstance(message, wire.Start):
                 return [self._open(message)]
@@ -125,10 +160,20 @@ class NativeDialect:
 
     def opened(self, stream: str) -> Sequence[Frame]:
         """Return the `ready` message."""
+        self._stream = stream
+        return self._ready()
+
+    def resumed(self) -> Sequence[Frame]:
+        """Return another `ready` message: it tells from where on the client has to send again."""
+        return self._ready()
+
+    def _ready(self) -> Sequence[Frame]:
         assert self._policy is not None
         return self._frames(
             wire.Ready(
-                stream=stream,
+                stream=self._stream,
+                resume=self.resume_token,
+                resume_within_s=self._resume_s if self.resume_token else 0.0,
                 model=self._engine.name,
                 language=self._language,
                 endpointing_ms=self._policy.endpoint_ms or 0,
@@ -182,7 +227,14 @@ class NativeDialect:
         return Farewell((*frames, *closed), code, reason)
 
     def _frames(self, message: wire.AnyServerMessage, replaces: str | None = None) -> Sequence[Frame]:
-        return [Frame(wire.encode(message, self._form), replaces)]
+        if self.resume_token is None:
+            return [Frame(wire.encode(message, self._form), replaces)]
+        self._number += 1
+        self._told, self._untold_bytes = self._received, 0
+        account = wire.Account(number=self._number, received=self._received)
+        # Each `ready` is for the connection it opens: it is not sent again.
+        number = None if isinstance(message, wire.Ready) else self._number
+        return [Frame(wire.encode(message, self._form, account), replaces, number)]
 
     def _open(self, start: wire.Start) -> Open:
         known = self._engine.languages
@@ -206,6 +258,8 @@ class NativeDialect:
         if not start.interim:
             policy = replace(policy, interim_every_s=None)
         self._policy = fitted(policy, self._engine)
+        if start.resume and self._resume_s:
+            self.resume_token = secrets.token_urlsafe(18)
         return Open(_audio(start), not start.multichannel, self._policy, Options(start.language, start.keyterms))
 
 

@@ -26,8 +26,8 @@ class Job:
     An interim job may be the next step of an utterance that the engine follows: `utterance` numbers it (0: the job stands
     alone), and `held` counts the samples of it before `pcm`, which the engine ought to hold already.
 
-    `epoch` counts the engine's lives as the front knows them; a result of an older one is dropped. `due` is the wall
-    time, in the front's clock, at which the audio ought to have been decoded at once; the earliest is served first.
+    `due` is the wall time, in the front's clock, at which the audio ought to have been decoded at once; the earliest is
+    served first.
     """
 
     id: str
@@ -35,7 +35,6 @@ class Job:
     kind: Kind
     pcm: bytes
     due: float
-    epoch: int = 0
     options: Options = field(default_factory=Options)
     utterance: int = 0
     held: int = 0
@@ -118,6 +117,8 @@ class ModelOptions:
     """Jobs in one step; 0: the engine's default."""
     threads: int = 0
     """Cores one lane may use; 0: all."""
+    worker: int = 0
+    """Which of the model's workers this is, from 0: where there are several GPUs, each worker takes another."""
 
 
 class Engine(Protocol):

@@ -69,7 +69,7 @@ class MoonshineEngine:
         longest_segment_s: float = INFO.longest_segment_s,
     ) -> None:
         del options  # one model, one precision, one core a lane
-        folder = folder or _installed_weights()
+        folder = folder or installed_weights()
         for name in ("encoder_model.ort", "decoder_model_merged.ort", "tokenizer.bin"):
             if not (folder / name).is_file():
                 raise EngineUnavailableError(f"The Moonshine model file {name} is missing in {folder}")
@@ -80,7 +80,7 @@ class MoonshineEngine:
         self._step = _session(step)
         self._first_outputs = [output.name for output in self._first.get_outputs()]
         self._step_outputs = [output.name for output in self._step.get_outputs()]
-        self._pieces = _read_tokenizer(folder / "tokenizer.bin")
+        self._pieces = read_tokenizer(folder / "tokenizer.bin")
 
     @property
     def info(self) -> EngineInfo:
@@ -217,7 +217,7 @@ def _session(model: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
 
 
-def _read_tokenizer(path: Path) -> list[bytes]:
+def read_tokenizer(path: Path) -> list[bytes]:
     """Return the pieces by token. Each is preceded by its length: one byte, or from 128 on two (b0 - 128 + 128 * b1)."""
     data, position, pieces = path.read_bytes(), 0, []
     while position < len(data):
@@ -231,7 +231,7 @@ def _read_tokenizer(path: Path) -> list[bytes]:
     return [b"" if piece.startswith(b"<") and piece.endswith(b">") and len(piece) > 2 else piece for piece in pieces]
 
 
-def _installed_weights() -> Path:
+def installed_weights() -> Path:
     """Return the folder of the installed weights, without importing the package that holds them."""
     spec = find_spec("moonshine_voice")
     if spec is None or spec.origin is None:

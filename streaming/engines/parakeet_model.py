@@ -41,7 +41,7 @@ class ParakeetModel:
     """A restored checkpoint on its device. Raises `EngineUnavailableError` when it cannot be had."""
 
     def __init__(self, checkpoint: Checkpoint, options: ModelOptions) -> None:
-        self.device = _device(options.device)
+        self.device = _device(options.device, options.worker)
         precision = _precision(options.precision, self.device)
         if self.device.type == "cpu" and options.threads:
             torch.set_num_threads(options.threads)
@@ -262,9 +262,10 @@ def _tokens(found: Any, rows: int) -> list[Tokens]:
     ]
 
 
-def _device(wanted: str) -> torch.device:
+def _device(wanted: str, worker: int) -> torch.device:
+    """Return the device; where no GPU is named by its number, workers take one after the other."""
     if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(wanted)
     except RuntimeError as error:
@@ -275,6 +276,8 @@ def _device(wanted: str) -> torch.device:
         raise EngineUnavailableError(
             f"device {wanted!r} was asked for; there are {torch.cuda.device_count()} CUDA devices"
         )
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", worker % torch.cuda.device_count())
     return device
 
 

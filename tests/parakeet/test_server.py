@@ -18,7 +18,7 @@ from tiny import TINY, TINY_STREAMING, Reference, Sentence, contents, plain, spa
 
 from myna.clients.live import LiveClient, StreamError
 from myna.server.app import Server, running
-from myna.server.engine import EngineWorker, OnResult
+from myna.server.engine import EnginePool, OnResult
 from myna.streaming import wire
 from myna.streaming.engines.base import EngineUnavailableError, Job, Kind
 
@@ -63,14 +63,14 @@ class Decoded:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.audio: dict[str, list[np.ndarray]] = defaultdict(list)
-        submit = EngineWorker.submit
+        submit = EnginePool.submit
 
-        def heard(worker: EngineWorker, job: Job, on_result: OnResult) -> None:
+        def heard(pool: EnginePool, job: Job, on_result: OnResult) -> None:
             if job.kind is Kind.FINAL:
                 self.audio[job.source].append(np.frombuffer(job.pcm, np.int16))
-            submit(worker, job, on_result)
+            submit(pool, job, on_result)
 
-        monkeypatch.setattr(EngineWorker, "submit", heard)
+        monkeypatch.setattr(EnginePool, "submit", heard)
 
 
 async def test_held_out_sentences_through_the_server_are_understood(server: Server, sentences: list[Sentence]) -> None:
@@ -188,7 +188,7 @@ async def test_a_file_whose_weights_do_not_load_is_refused_and_costs_nobody_else
                 async with LiveClient(start, server.url, model="broken"):
                     pass
             assert refused.value.code == "unusable_model"
-        assert len(server.models.workers) == 1
+        assert len(server.models.pools) == 1
         await peer.send({"type": "close"})
         await peer.until("closed")
 

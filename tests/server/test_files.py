@@ -58,7 +58,7 @@ async def tidy(files: Server) -> AsyncIterator[None]:
     yield
     await eventually(lambda: folders() <= before)
     await eventually(lambda: not files.services.pumps)
-    assert not files.models.workers[0]._waiting
+    assert not files.models.pools[0].open_jobs
 
 
 def folders() -> set[Path]:

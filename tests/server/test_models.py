@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from aiohttp import ClientSession
-from peer import RAW, connected, settings
+from peer import RAW, connected, eventually, settings
 
 from myna.clients.live import LiveClient, StreamError
-from myna.server import models as pool
+from myna.server import models as loading
 from myna.server.app import Server, running
 from myna.server.config import ConfigurationError
 from myna.streaming import wire
@@ -59,7 +61,7 @@ async def test_a_client_gets_the_model_it_names_by_name_or_alias_or_the_default(
         assert await ready_model(server, "?model=quick") == "fake"
         assert await ready_model(server, "?model=nova") == "moonshine-tiny-en"
         assert await ready_model(server, "?model=moonshine-tiny-en") == "moonshine-tiny-en"
-        assert len(server.models.workers) == 2
+        assert len(server.models.pools) == 2
 
 
 async def test_a_model_that_is_not_there_is_refused_with_the_names_of_those_that_are() -> None:
@@ -111,18 +113,18 @@ async def test_a_model_in_use_is_not_unloaded_and_whoever_wants_its_room_is_told
 
 
 async def test_a_slow_load_answers_in_time_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(loading, "PATIENCE_S", 0.01)
     async with running(settings(**TWO)) as server:
         status, error, retry = await ask(server, "?model=nova")
         assert (status, error["code"]) == (503, "model_busy")
         assert "being loaded" in error["message"]
         assert int(retry or 0) > 0
-        monkeypatch.setattr(pool, "PATIENCE_S", 60.0)
+        monkeypatch.setattr(loading, "PATIENCE_S", 60.0)
         assert await ready_model(server, "?model=nova") == "moonshine-tiny-en"
 
 
 async def test_a_server_that_stops_while_a_model_is_loading_leaves_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(loading, "PATIENCE_S", 0.01)
     before = set(psutil.Process().children())
     async with running(settings(**TWO)) as server:
         status, _, _ = await ask(server, "?model=nova")
@@ -134,12 +136,12 @@ async def test_many_clients_of_a_model_that_is_not_loaded_share_one_load() -> No
     async with running(settings(**TWO)) as server:
         found = await asyncio.gather(*(ready_model(server, "?model=nova") for _ in range(5)))
         assert set(found) == {"moonshine-tiny-en"}
-        assert len(server.models.workers) == 2
+        assert len(server.models.pools) == 2
 
 
 async def test_the_client_library_waits_while_its_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "PATIENCE_S", 0.01)
-    monkeypatch.setattr(pool, "RETRY_AFTER_S", 0.05)
+    monkeypatch.setattr(loading, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(loading, "RETRY_AFTER_S", 0.05)
     async with running(settings(**TWO)) as server:
         start = wire.Start(encoding="linear16", sample_rate=16_000)
         async with LiveClient(start, server.url, model="nova") as client:
@@ -175,16 +177,12 @@ async def test_a_start_that_cannot_succeed_says_why(changes: dict[str, Any], err
 
 async def test_a_worker_that_dies_is_replaced_for_its_own_model_only() -> None:
     async with running(settings(**TWO, preload=["nova"])) as server:
-        fake, moonshine = server.models.workers
+        fake, moonshine = server.models.pools
         async with connected(server) as peer:
             await peer.send(RAW)
             await peer.until("ready")
-            process = moonshine._process
-            assert process is not None
-            process.kill()
-            async with asyncio.timeout(30):
-                while moonshine.epoch == 0 or not moonshine.alive:
-                    await asyncio.sleep(0.01)
-            assert fake.epoch == 0
+            os.kill(moonshine.pids[0], signal.SIGKILL)
+            await eventually(lambda: moonshine.restarts == 1 and moonshine.complete)
+            assert fake.restarts == 0
             await peer.send({"type": "close"})
             await peer.until("closed")

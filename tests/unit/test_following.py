@@ -70,17 +70,6 @@ def test_an_engine_that_has_forgotten_is_sent_the_utterance_again_at_once() -> N
     assert sum(job.held == 0 for job in steps(d)) > 1
 
 
-def test_a_new_engine_is_sent_the_utterance_from_its_start() -> None:
-    d = following()
-    d.push(phrase(*range(10)))
-    d.engine.release("s/0")
-    d.crash(epoch=1)
-    d.push(phrase(*range(10, 20)))
-    first = next(job for job in steps(d) if job.epoch == 1)
-    assert first.held == 0
-    assert tentative(d)[-1][0] == "w0"
-
-
 def test_an_abandoned_session_releases_what_the_engine_follows() -> None:
     d = following()
     d.push(phrase(*range(10)))

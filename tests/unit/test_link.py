@@ -6,12 +6,12 @@ from myna.streaming.engines.base import EngineInfo, Job, JobError, Kind, Missing
 from myna.streaming.events import Word
 from myna.streaming.link import (
     LARGEST,
-    Cancellation,
+    Batch,
     Hello,
     Message,
     Release,
     Result,
-    Submission,
+    Status,
     Unavailable,
     Unpacker,
     encode,
@@ -19,14 +19,20 @@ from myna.streaming.link import (
 from myna.streaming.policy import Options
 
 MESSAGES: list[Message] = [
-    Submission(Job("a/0/1", "a/0", Kind.INTERIM, b"\x01\x02" * 100, 12.5, 3, Options("en"))),
-    Submission(Job("a/0/2", "a/0", Kind.INTERIM, b"", 0.0, 3, Options(None, ("Myna", "a b")), utterance=4, held=800)),
-    Cancellation("a/0/1"),
+    Batch(1, (Job("a/0/1", "a/0", Kind.INTERIM, b"\x01\x02" * 100, 12.5, Options("en")),)),
+    Batch(
+        0,
+        (
+            Job("a/0/2", "a/0", Kind.INTERIM, b"", 0.0, Options(None, ("Myna", "a b")), utterance=4, held=800),
+            Job("b/0/2", "b/0", Kind.INTERIM, b"\x01\x02", 0.0),
+        ),
+    ),
     Release("a/0"),
-    Result("a/0/1", 3, Missing(800), 0.05),
-    Result("a/0/1", 3, Transcript((Word("hé", 0.1, 0.2, 0.9),), -0.3), 0.05),
-    Result("a/0/1", 3, JobError("broken"), 0.05),
-    Hello(EngineInfo("m", ("en", "fr"), 15.0, 100, 4, uuid="u", incremental=True), 2, 1 << 30),
+    Result("a/0/1", Missing(800), 0.05),
+    Result("a/0/1", Transcript((Word("hé", 0.1, 0.2, 0.9),), -0.3), 0.05),
+    Result("a/0/1", JobError("broken"), 0.05),
+    Status((0.0, 1.5)),
+    Hello(EngineInfo("m", ("en", "fr"), 15.0, 100, 4, uuid="u", incremental=True), 2, 1 << 30, 0.02),
     Unavailable("no model"),
 ]
 

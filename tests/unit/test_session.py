@@ -181,29 +181,6 @@ def test_a_decode_that_fails_is_told_and_leaves_an_empty_final() -> None:
     assert_tiles(d.finals, d.session.received)
 
 
-def test_a_new_engine_is_asked_again_and_every_final_comes_once() -> None:
-    d = drive(seed=3)
-    for code in range(0, 60, 3):
-        d.push(np.concatenate([phrase(code, code + 1, code + 2), silence(0.7)]))
-        d.crash(epoch=code + 1)
-    d.end()
-    assert d.text == names(*range(60))
-    assert_tiles(d.finals, d.session.received)
-
-
-def test_results_of_an_older_engine_are_dropped() -> None:
-    d = drive(Policy(interim_every_s=None), seed=0)
-    d.session.push(np.concatenate([phrase(1), silence(1)]).tobytes(), 0.0)
-    requests, _ = d.session.take()
-    d.session.on_vad(0, [0.99] * 10 + [0.01] * 30)
-    requests, _ = d.session.take()
-    old = requests[0].job  # type: ignore[union-attr]
-    d.session.reset_engine(1)
-    (outcome,) = ENGINE.transcribe([old])
-    d.session.on_result(old.id, 0, outcome)
-    assert d.session.take()[1] == []
-
-
 def test_memory_stays_bounded_over_an_hour_of_speech_and_of_silence() -> None:
     for audio in (np.concatenate([phrase(*range(10)), silence(0.7)]), silence(3.7)):
         d = drive()

@@ -31,7 +31,7 @@ def settle(s: Stream, *, only: int | None = None) -> list[Event]:
                 s.on_vad(request.channel, request.start, amplitude_voice(request.channel, request.pcm))
             elif isinstance(request, Submit):
                 (outcome,) = ENGINE.transcribe([request.job])
-                s.on_result(request.job.id, request.job.epoch, outcome)
+                s.on_result(request.job.id, outcome)
 
 
 def push(s: Stream, *channels: np.ndarray, arrived: float = 0.0) -> None:

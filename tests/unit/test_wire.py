@@ -34,7 +34,9 @@ FROM_CLIENT: list[wire.AnyClientMessage] = [
 @pytest.mark.parametrize("form", list(wire.Format))
 def test_messages_come_out_as_they_went_in(form: wire.Format) -> None:
     for message in FROM_SERVER:
-        assert wire.decode_server(wire.encode(message, form), form) == message
+        assert wire.decode_server(wire.encode(message, form), form) == (message, None)
+        account = wire.Account(number=7, received=3)
+        assert wire.decode_server(wire.encode(message, form, account), form) == (message, account)
     for said in FROM_CLIENT:
         assert wire.decode_client(wire.encode(said, form), form) == said
 
@@ -46,7 +48,7 @@ def test_audio_is_a_binary_frame_in_json_and_a_message_in_msgpack() -> None:
 
 
 def test_a_client_ignores_what_a_newer_server_adds() -> None:
-    got = wire.decode_server('{"type": "speech_started", "channel": 0, "time": 1.0, "new": 1}', wire.Format.JSON)
+    got, _ = wire.decode_server('{"type": "speech_started", "channel": 0, "time": 1.0, "new": 1}', wire.Format.JSON)
     assert got == wire.SpeechStarted(channel=0, time=1.0)
 
 

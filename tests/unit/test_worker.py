@@ -13,7 +13,7 @@ from myna.streaming import worker
 from myna.streaming.engines import registry
 from myna.streaming.engines.base import EngineUnavailableError, Job, Kind, Missing, ModelOptions, Transcript
 from myna.streaming.engines.fake import FakeEngine, FakeSettings, spoken
-from myna.streaming.link import Hello, Message, Release, Result, Submission, Unavailable, Unpacker, encode
+from myna.streaming.link import Batch, Hello, Message, Release, Result, Status, Unavailable, Unpacker, encode
 
 
 class Front:
@@ -29,6 +29,12 @@ class Front:
         self._connection.sendall(encode(message))
 
     def next(self) -> Message:
+        """Return the next message but for what it says of its lanes."""
+        while isinstance(message := self.any(), Status):
+            pass
+        return message
+
+    def any(self) -> Message:
         while not self._ready:
             self._ready += self._unpacker.feed(self._connection.recv(1 << 16))
         return self._ready.pop(0)
@@ -61,9 +67,9 @@ def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Front]]:
     gc.unfreeze()
 
 
-def step(utterance: int, held: int, codes: list[int], name: str) -> Submission:
+def step(utterance: int, held: int, codes: list[int], name: str) -> Batch:
     pcm = np.concatenate([spoken(code) for code in codes]).tobytes()
-    return Submission(Job(name, "s", Kind.INTERIM, pcm, 0.0, utterance=utterance, held=held))
+    return Batch(0, (Job(name, "s", Kind.INTERIM, pcm, 0.0, utterance=utterance, held=held),))
 
 
 def test_it_says_hello_with_what_it_loaded_and_the_memory_that_takes(serving: Callable[..., Front]) -> None:

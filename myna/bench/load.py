@@ -1,0 +1,282 @@
+"""How many streams a server holds: real-time streams in rising numbers, their delays, words, refusals, CPU and memory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import multiprocessing
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import jiwer
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from myna.bench.accuracy import AccuracyError, normalised, read_manifest
+from myna.bench.load_streams import DeepgramWords, Heard, NativeWords, Speech, Words, speak, speeches
+from myna.bench.local import local_server
+
+ALLOWED_WER = 0.3
+"""Percent by which the words under load may be worse than those of the same streams one by one."""
+_SPREAD_S = 3.0
+"""Staggered streams begin within so much of each other: three interims long, so that their timers spread out."""
+_SETTLE_S = 2.0
+"""Between two levels, for the server to let go of the last one."""
+_ONE_BY_ONE = 2
+"""Streams at a time, as fast as they go, for the words without load."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is measured."""
+
+    counts: tuple[int, ...]
+    manifest: Path
+    seconds: float = 60.0
+    url: str | None = None
+    dialect: str = "native"
+    api_key: str | None = None
+    model: str | None = None
+    target_ms: int = 700
+    staggered: bool = True
+    interim_every_s: float = 1.0
+    flags: tuple[str, ...] = ()
+    """Of the server that is started where there is no `url`."""
+    beside: bool = False
+    """Measure the plain loop around sherpa-onnx, too."""
+
+
+@dataclass(slots=True)
+class Level:
+    """One number of streams. Delays are in milliseconds, CPU in cores, memory in MB."""
+
+    streams: int
+    refused: int = 0
+    broken: list[str] = field(default_factory=list)
+    final_p50_ms: float | None = None
+    final_p95_ms: float | None = None
+    final_p99_ms: float | None = None
+    interim_p50_ms: float | None = None
+    interim_p95_ms: float | None = None
+    interim_p99_ms: float | None = None
+    interims_a_minute: float = 0.0
+    wer: float | None = None
+    wer_alone: float | None = None
+    cpu: float | None = None
+    memory_mb: float | None = None
+    holds: bool = False
+
+    def judge(self, target_ms: int) -> None:
+        """Say whether this many streams are held: all of them, in time, with the words they have alone."""
+        worse = self.wer is not None and self.wer_alone is not None and self.wer > self.wer_alone + ALLOWED_WER
+        in_time = self.final_p95_ms is not None and self.final_p95_ms <= target_ms
+        self.holds = in_time and not worse and not self.refused and not self.broken
+
+
+@dataclass(slots=True)
+class Report:
+    """All levels. `holds`: the most streams of those tried up to which every level is held."""
+
+    what: str
+    target_ms: int
+    staggered: bool
+    levels: list[Level]
+    holds: int = 0
+
+    def judge(self) -> None:
+        """Judge every level."""
+        self.holds = 0
+        for level in self.levels:
+            level.judge(self.target_ms)
+        for level in self.levels:
+            if not level.holds:
+                break
+            self.holds = level.streams
+
+
+def measure(plan: Plan, report_folder: Path | None, *, as_json: bool) -> None:
+    """Measure, print, and write `load.json` and `load.svg` into the folder. Raises `AccuracyError`."""
+    console = Console(file=sys.stderr)
+    recordings = [one for one in read_manifest(plan.manifest) if one.group != "long"]
+    spoken = speeches(recordings, max(plan.counts), plan.seconds)
+    reports = [_server(plan, spoken, console)]
+    if plan.beside:
+        reports.append(_plain_loop(plan, spoken, console))
+    for report in reports:
+        report.judge()
+    if report_folder is not None:
+        from myna.bench.load_picture import draw  # matplotlib is needed for nothing else
+
+        report_folder.mkdir(parents=True, exist_ok=True)
+        (report_folder / "load.json").write_text(json.dumps([asdict(report) for report in reports], indent=1) + "\n")
+        draw(reports, report_folder / "load.svg")
+    if as_json:
+        json.dump([asdict(report) for report in reports], sys.stdout, indent=1)
+        sys.stdout.write("\n")
+        return
+    for report in reports:
+        Console(width=150).print(table(report))
+
+
+def table(report: Report) -> Table:
+    """Return the figures as a table."""
+    phase = "staggered" if report.staggered else "in phase"
+    shown = Table(
+        "streams", "final p50", "p95", "p99", "interim p50", "p95", "p99", "interims/min", "WER %", "alone", "refused",
+        "broken", "cores", "MB", title=f"{report.what}, {phase}; p95 of finals ≤ {report.target_ms} ms: {report.holds}",
+    )  # fmt: skip
+    for one in report.levels:
+        delays = (
+            one.final_p50_ms, one.final_p95_ms, one.final_p99_ms,
+            one.interim_p50_ms, one.interim_p95_ms, one.interim_p99_ms,
+        )  # fmt: skip
+        shown.add_row(
+            str(one.streams), *("" if ms is None else f"{ms:.0f}" for ms in delays), f"{one.interims_a_minute:.0f}",
+            _shown(one.wer, 2), _shown(one.wer_alone, 2), str(one.refused), str(len(one.broken)), _shown(one.cpu, 2),
+            _shown(one.memory_mb, 0),
+        )  # fmt: skip
+    return shown
+
+
+def _shown(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _server(plan: Plan, spoken: Sequence[Speech], console: Console) -> Report:
+    words_of: Callable[[str], Words] = NativeWords if plan.dialect == "native" else DeepgramWords
+    with contextlib.ExitStack() as stack:
+        pid: int | None = None
+        url = plan.url
+        if url is None:
+            every = ("--interim-every-s", str(plan.interim_every_s), "--final-target-ms", str(plan.target_ms))
+            server = stack.enter_context(local_server(plan.model, *every, *plan.flags))
+            url, pid = server.url, server.pid
+        words = words_of(url)
+        console.print(f"{max(plan.counts)} streams one by one, for their words without load …")
+        alone = asyncio.run(_alone(spoken, words, plan))
+        levels = []
+        for count in plan.counts:
+            console.print(f"{count} streams …")
+            time.sleep(_SETTLE_S)
+            level, heard = _level(count, spoken, words, plan, pid)
+            _judge_words(level, spoken, heard, alone)
+            levels.append(level)
+    return Report(plan.url or "Myna", plan.target_ms, plan.staggered, levels)
+
+
+async def _alone(spoken: Sequence[Speech], words: Words, plan: Plan) -> list[Heard]:
+    turns = asyncio.Semaphore(_ONE_BY_ONE)
+
+    async def one(speech: Speech) -> Heard:
+        async with turns:
+            return await speak(speech, words, plan.api_key, real_time=False)
+
+    heard = await asyncio.gather(*map(one, spoken))
+    for each in heard:
+        if each.refused or each.broken:
+            raise AccuracyError(f"a stream alone did not come through: {each.refused or each.broken}")
+    return list(heard)
+
+
+def _level(
+    count: int, spoken: Sequence[Speech], words: Words, plan: Plan, pid: int | None
+) -> tuple[Level, list[Heard]]:
+    usage = Usage(pid) if pid is not None else None
+    began = time.monotonic()
+    heard = asyncio.run(_at_once(spoken[:count], words, plan))
+    level = Level(count, broken=[one.broken for one in heard if one.broken])
+    if usage is not None:
+        level.cpu, level.memory_mb = usage.since(began)
+    fill_delays(level, heard, plan.seconds)
+    return level, heard
+
+
+async def _at_once(spoken: Sequence[Speech], words: Words, plan: Plan) -> list[Heard]:
+    async def one(number: int, speech: Speech) -> Heard:
+        if plan.staggered:
+            await asyncio.sleep(_SPREAD_S * number / len(spoken))
+        return await speak(speech, words, plan.api_key)
+
+    return list(await asyncio.gather(*(one(number, speech) for number, speech in enumerate(spoken))))
+
+
+def fill_delays(level: Level, heard: Sequence[Heard], seconds: float) -> None:
+    """Fill in what the streams met."""
+    level.refused = sum(one.refused is not None for one in heard)
+    served = len(heard) - level.refused
+    finals = [1000 * delay for one in heard for delay in one.finals_s]
+    interims = [1000 * delay for one in heard for delay in one.interims_s]
+    if finals:
+        level.final_p50_ms, level.final_p95_ms, level.final_p99_ms = percentiles(finals)
+    if interims:
+        level.interim_p50_ms, level.interim_p95_ms, level.interim_p99_ms = percentiles(interims)
+        level.interims_a_minute = len(interims) / served / (seconds / 60)
+
+
+def percentiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return the 50th, 95th and 99th percentile."""
+    if len(values) == 1:
+        return values[0], values[0], values[0]
+    cuts = statistics.quantiles(values, n=100, method="inclusive")
+    return cuts[49], cuts[94], cuts[98]
+
+
+def _judge_words(level: Level, spoken: Sequence[Speech], heard: Sequence[Heard], alone: Sequence[Heard]) -> None:
+    served = [number for number, one in enumerate(heard) if not one.refused]
+    if served:
+        level.wer = wer([spoken[n].text for n in served], [heard[n].text for n in served])
+        level.wer_alone = wer([spoken[n].text for n in served], [alone[n].text for n in served])
+
+
+def wer(references: Sequence[str], hypotheses: Sequence[str]) -> float:
+    """Return the word error rate in percent."""
+    return 100 * float(jiwer.wer([normalised(text) for text in references], [normalised(text) for text in hypotheses]))
+
+
+class Usage:
+    """CPU and memory of a server and its workers from now on."""
+
+    def __init__(self, pid: int) -> None:
+        self._process = psutil.Process(pid)
+        self._before = self._cpu_s()
+
+    def since(self, began: float) -> tuple[float, float]:
+        """Return the cores used since, and the resident memory now in MB."""
+        took_s = time.monotonic() - began
+        memory = sum(process.memory_info().rss for process in self._family())
+        return (self._cpu_s() - self._before) / took_s, memory / (1 << 20)
+
+    def _family(self) -> list[psutil.Process]:
+        return [self._process, *self._process.children(recursive=True)]
+
+    def _cpu_s(self) -> float:
+        times = [process.cpu_times() for process in self._family()]
+        return float(sum(each.user + each.system for each in times))
+
+
+def _plain_loop(plan: Plan, spoken: Sequence[Speech], console: Console) -> Report:
+    from myna.bench.plain_loop import run
+
+    levels = []
+    context = multiprocessing.get_context("spawn")
+    for count in plan.counts:
+        console.print(f"sherpa-onnx in a plain loop, {count} streams …")
+        with ProcessPoolExecutor(1, context) as process:  # of its own each time, as the server has one
+            work = process.submit(run, list(spoken[:count]), plan.interim_every_s, plan.staggered, _SPREAD_S)
+            try:
+                heard, cpu, memory_mb = work.result()
+            except BrokenProcessPool as error:
+                raise AccuracyError("sherpa-onnx died") from error
+        level = Level(count, cpu=cpu, memory_mb=memory_mb)
+        fill_delays(level, heard, plan.seconds)
+        level.wer = wer([speech.text for speech in spoken[:count]], [one.text for one in heard])
+        levels.append(level)
+    return Report("sherpa-onnx, plain loop", plan.target_ms, plan.staggered, levels)

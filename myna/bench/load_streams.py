@@ -1,0 +1,187 @@
+"""What the load bench speaks: one-minute streams made of a manifest's recordings, each sent in real time over a WebSocket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlencode, urlsplit, urlunsplit
+
+import numpy as np
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+
+from myna.bench.accuracy import TAIL_S, Recording
+from myna.clients import files
+from myna.clients.live import stream_url
+from myna.streaming import wire
+from myna.streaming.events import SAMPLE_RATE
+
+PAUSE_S = 0.6
+"""Silence between two recordings of a stream."""
+FRAME_S = 0.05
+"""Audio in a message: what browsers and voice agents send."""
+_CONNECT_WITHIN_S = 30.0
+_ANSWERED_WITHIN_S = 60.0
+"""After its last audio a stream may take so long to be answered, then it counts as broken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """A stream's audio and what is said in it."""
+
+    pcm: bytes
+    text: str
+
+
+@dataclass(slots=True)
+class Heard:
+    """What came of a stream. Delays are in seconds; `refused` and `broken` say why there is nothing, or not all."""
+
+    text: str = ""
+    finals_s: list[float] = field(default_factory=list)
+    """Of each final with words at an endpoint: how long after the endpoint's audio had been spoken it came."""
+    interims_s: list[float] = field(default_factory=list)
+    """Of each interim: how long after the last of its audio had been spoken it came."""
+    refused: str | None = None
+    broken: str | None = None
+
+
+def speeches(recordings: Sequence[Recording], count: int, seconds: float) -> list[Speech]:
+    """Return so many streams of about so many seconds, each of the recordings in an order of its own."""
+    clips = [
+        (np.frombuffer(b"".join(files.chunks(recording.audio)), np.int16), recording.text) for recording in recordings
+    ]
+    clips = [(pcm, text) for pcm, text in clips if len(pcm) <= seconds * SAMPLE_RATE]
+    pause, tail = (np.zeros(round(length * SAMPLE_RATE), np.int16) for length in (PAUSE_S, TAIL_S))
+    made = []
+    for number in range(count):
+        order = random.Random(number).sample(clips, len(clips))
+        parts: list[np.ndarray] = []
+        texts: list[str] = []
+        length = 0
+        for pcm, text in order * (1 + int(seconds * SAMPLE_RATE / sum(len(pcm) for pcm, _ in clips))):
+            if length + len(pcm) > seconds * SAMPLE_RATE:
+                continue
+            parts += [pcm, pause]
+            texts.append(text)
+            length += len(pcm) + len(pause)
+        made.append(Speech(np.concatenate([*parts, tail]).tobytes(), " ".join(texts)))
+    return made
+
+
+class NativeWords:
+    """How the native protocol says what a load stream wants to know."""
+
+    def __init__(self, url: str, *, endpointing_ms: int | None = None) -> None:
+        self.url = stream_url(url, wire.Format.JSON)
+        self.opening: str | None = json.dumps(
+            {"type": "start", "encoding": "linear16", "sample_rate": SAMPLE_RATE}
+            | ({} if endpointing_ms is None else {"endpointing_ms": endpointing_ms})
+        )
+        self.closing = json.dumps({"type": "close"})
+
+    def take(self, message: dict[str, Any], now_s: float, heard: Heard, texts: list[str]) -> bool:
+        """Take a message that came at second `now_s` of the stream; return whether it was the last."""
+        match message:
+            case {"type": "partial", "end": end}:
+                heard.interims_s.append(now_s - end)
+            case {"type": "final", "end": end, "text": text, "cause": cause}:
+                texts.append(text)
+                if text and cause == "endpoint":
+                    heard.finals_s.append(now_s - end)
+            case {"type": "error", "code": code, "message": said}:
+                heard.broken = f"{code}: {said}"
+            case {"type": "closed"}:
+                return True
+        return False
+
+
+class DeepgramWords:
+    """The same of Deepgram's live API."""
+
+    def __init__(self, url: str, *, endpointing_ms: int | None = None, model: str = "nova-3") -> None:
+        query = {
+            "model": model, "encoding": "linear16", "sample_rate": SAMPLE_RATE, "interim_results": "true",
+            "endpointing": 500 if endpointing_ms is None else endpointing_ms,
+        }  # fmt: skip
+        parts = urlsplit(url)
+        scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
+        self.url = urlunsplit((scheme, parts.netloc, f"{parts.path.rstrip('/')}/v1/listen", urlencode(query), ""))
+        self.opening: str | None = None
+        self.closing = json.dumps({"type": "CloseStream"})
+
+    def take(self, message: dict[str, Any], now_s: float, heard: Heard, texts: list[str]) -> bool:
+        """Take a message that came at second `now_s` of the stream; return whether it was the last."""
+        match message:
+            case {"type": "Results", "is_final": False, "start": start, "duration": duration}:
+                heard.interims_s.append(now_s - start - duration)
+            case {"type": "Results", "start": start, "duration": duration, "channel": {"alternatives": [best, *_]}}:
+                texts.append(best["transcript"])
+                if best["transcript"] and message["speech_final"]:
+                    heard.finals_s.append(now_s - start - duration)
+            case {"type": "Metadata"}:
+                return True
+        return False
+
+
+Words = NativeWords | DeepgramWords
+
+
+async def speak(speech: Speech, words: Words, api_key: str | None, *, real_time: bool = True) -> Heard:
+    """Stream the speech and listen; whatever goes wrong stands in the answer."""
+    heard = Heard()
+    # Deepgram's scheme, which the native protocol takes too.
+    headers = {"Authorization": f"Token {api_key}"} if api_key else {}
+    try:
+        socket = await connect(
+            words.url, additional_headers=headers, compression=None, max_size=None,
+            open_timeout=_CONNECT_WITHIN_S, ping_timeout=None,
+        )  # fmt: skip
+    except InvalidStatus as error:
+        heard.refused = f"HTTP {error.response.status_code}"
+        return heard
+    except (OSError, InvalidHandshake, TimeoutError) as error:
+        heard.broken = f"no connection: {error}"
+        return heard
+    async with socket:
+        if words.opening is not None:
+            await socket.send(words.opening)
+        await _converse(socket, speech, words, heard, real_time=real_time)
+    return heard
+
+
+async def _converse(socket: ClientConnection, speech: Speech, words: Words, heard: Heard, *, real_time: bool) -> None:
+    began = time.monotonic()
+    texts: list[str] = []
+    sending = asyncio.create_task(_send(socket, speech.pcm, words.closing, began if real_time else None))
+    patience_s = len(speech.pcm) / 2 / SAMPLE_RATE + _ANSWERED_WITHIN_S
+    try:
+        async with asyncio.timeout(patience_s):
+            async for message in socket:
+                if words.take(json.loads(message), time.monotonic() - began, heard, texts):
+                    break
+            else:
+                heard.broken = heard.broken or f"closed with {socket.close_code}"
+    except TimeoutError:
+        heard.broken = f"no last message within {patience_s:.0f} s"
+    finally:
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+    heard.text = " ".join(text for text in texts if text)
+
+
+async def _send(socket: ClientConnection, pcm: bytes, closing: str, began: float | None) -> None:
+    size = 2 * round(FRAME_S * SAMPLE_RATE)
+    try:
+        for number, start in enumerate(range(0, len(pcm), size), start=1):
+            if began is not None:  # a frame is there when its last sample has been spoken
+                await asyncio.sleep(max(0.0, began + number * FRAME_S - time.monotonic()))
+            await socket.send(pcm[start : start + size])
+        await socket.send(closing)
+    except ConnectionClosed:
+        return

@@ -1,0 +1,106 @@
+"""Who is let in when it gets full: streams while finals keep their target, and each key's own share."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import structlog
+
+from myna.server.auth import Identity
+from myna.server.config import Settings
+from myna.server.dialects.base import Refusal
+from myna.server.engine import EnginePool
+from myna.server.metrics import Metrics
+from myna.server.pulse import Pulse
+
+log = structlog.get_logger()
+
+RETRY_S = 5
+"""When to come again: a place is free when a stream ends, which nobody knows; that soon is no burden."""
+_BUSIEST = 0.9
+"""Of a core, which is all the event loop can take: beyond it everything is late."""
+_BUSY_FROM = 0.5
+"""Below it, a stream's share of the front is too uncertain to be counted on."""
+
+
+class Admission:
+    """One server's."""
+
+    def __init__(self, settings: Settings, metrics: Metrics, pulse: Pulse) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._pulse = pulse
+        self._streams: Counter[str] = Counter()
+        self._requests: Counter[str] = Counter()
+        self.draining = False
+        """Whether the server is stopping, and takes no more streams and files."""
+
+    @contextlib.contextmanager
+    def stream(self, identity: Identity, pool: EnginePool) -> Iterator[None]:
+        """Let a live stream in while the context lasts. Raises `Refusal`."""
+        self._check_open()
+        self._check_share(identity, self._streams, identity.streams or self._settings.key_streams, "streams")
+        self._check_room(pool)
+        self._streams[identity.name] += 1
+        pool.streams += 1
+        try:
+            yield
+        finally:
+            pool.streams -= 1
+            self._streams[identity.name] -= 1
+
+    @contextlib.contextmanager
+    def request(self, identity: Identity, waiting: int = 0) -> Iterator[None]:
+        """Let a file in; `waiting`: how many of this key's have been accepted and not been begun. Raises `Refusal`."""
+        self._check_open()
+        limit = identity.requests or self._settings.key_requests
+        self._check_share(identity, self._requests + Counter({identity.name: waiting}), limit, "requests")
+        self._requests[identity.name] += 1
+        try:
+            yield
+        finally:
+            self._requests[identity.name] -= 1
+
+    def room(self, pool: EnginePool) -> int:
+        """Return how many more streams the model takes, as far as that can be foreseen; at most 1,000."""
+        target_s = self._settings.final_target_ms / 1000
+        return pool.headroom.room(time.monotonic(), pool.streams, target_s) if target_s else 1000
+
+    def _check_open(self) -> None:
+        if self.draining:
+            self._metrics.refused("draining")
+            raise Refusal(503, "shutting_down", "The server is stopping.", retry_after_s=RETRY_S)
+
+    def _check_share(self, identity: Identity, taken: Counter[str], limit: int, what: str) -> None:
+        if limit and taken[identity.name] >= limit:
+            self._metrics.refused(f"key_{what}")
+            raise Refusal(
+                429,
+                f"too_many_{what}",
+                f"This key may have {limit} {what} at a time, and it has {taken[identity.name]}.",
+                retry_after_s=RETRY_S,
+            )
+
+    def _check_room(self, pool: EnginePool) -> None:
+        limit, target_s = self._settings.max_streams, self._settings.final_target_ms / 1000
+        if limit and pool.streams >= limit:
+            self._refuse("max_streams", f"The server takes {limit} streams, and it has as many.")
+        if not target_s or pool.streams < 1:  # a machine too slow for its own target serves one client all the same
+            return
+        predicted_s = pool.headroom.predicted_p95(time.monotonic(), pool.streams, 1.0)
+        if predicted_s > target_s:
+            self._refuse(
+                "headroom", "The server is too busy: with another stream its finals would come late.",
+                predicted_ms=None if predicted_s == float("inf") else round(1000 * predicted_s),
+            )  # fmt: skip
+        busy = self._pulse.busy * (pool.streams + 1) / pool.streams
+        if self._pulse.busy > _BUSY_FROM and busy > _BUSIEST:
+            self._refuse("front", "The server is too busy: it could not keep up with another connection.")
+
+    def _refuse(self, reason: str, message: str, **details: object) -> None:
+        self._metrics.refused(reason)
+        log.warning("a stream was refused", reason=reason, **details)
+        raise Refusal(503, "too_busy", message, retry_after_s=RETRY_S)

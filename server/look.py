@@ -1,0 +1,63 @@
+"""What there is right now, as gauges: looked up whenever metrics are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from myna.server.admission import Admission
+from myna.server.jobrunner import JobRunner
+from myna.server.models import Models
+from myna.server.pulse import Pulse
+from myna.server.pump import Services
+from myna.server.transcriber import Transcriber
+from myna.streaming.engines.base import Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """At one server."""
+
+    services: Services
+    models: Models
+    transcriber: Transcriber
+    admission: Admission
+    pulse: Pulse
+    jobs: JobRunner
+
+    def gauges(self) -> Iterable[Metric]:
+        """Return every gauge."""
+        yield GaugeMetricFamily("myna_streams", "Live streams.", value=len(self.services.streams))
+        yield GaugeMetricFamily("myna_files", "Files being transcribed.", value=self.transcriber.active)
+        yield GaugeMetricFamily("myna_jobs_unfinished", "Jobs waiting or under way.", value=self.jobs.count)
+        yield GaugeMetricFamily("myna_loop_busy", "Share of a core the event loop uses.", value=self.pulse.busy)
+        voice = self.services.voice
+        yield CounterMetricFamily("myna_vad_windows", "Windows of voice activity looked at.", value=voice.windows)
+        yield CounterMetricFamily("myna_vad_seconds", "CPU seconds that took.", value=voice.seconds)
+        yield GaugeMetricFamily("myna_draining", "Whether the server is stopping.", value=self.admission.draining)
+        yield from self._of_models()
+
+    def _of_models(self) -> Iterator[Metric]:
+        channels = GaugeMetricFamily("myna_channels", "Live channels.", labels=["model"])
+        workers = GaugeMetricFamily("myna_workers", "Workers that take jobs.", labels=["model"])
+        busy = GaugeMetricFamily("myna_lanes_busy", "Lanes at a batch.", labels=["model"])
+        lanes = GaugeMetricFamily("myna_lanes", "Lanes there are when all workers live.", labels=["model"])
+        restarts = CounterMetricFamily("myna_worker_restarts", "Workers that had to be replaced.", labels=["model"])
+        memory = GaugeMetricFamily("myna_worker_memory_bytes", "What workers took when ready.", labels=["model"])
+        ages = GaugeMetricFamily(
+            "myna_queue_age_seconds", "How overdue the oldest job is that no lane has taken.", labels=["model", "kind"]
+        )
+        room = GaugeMetricFamily("myna_headroom_streams", "Streams that could still be admitted.", labels=["model"])
+        for name, pool in self.models.pools_by_name.items():
+            channels.add_metric([name], pool.streams)
+            workers.add_metric([name], len(pool.pids))
+            busy.add_metric([name], pool.busy_lanes)
+            lanes.add_metric([name], pool.lanes)
+            restarts.add_metric([name], pool.restarts)
+            memory.add_metric([name], pool.memory)
+            room.add_metric([name], self.admission.room(pool))
+            for kind in Kind:
+                ages.add_metric([name, kind.name.lower()], pool.waiting_s(kind))
+        yield from (channels, workers, busy, lanes, restarts, memory, ages, room)

@@ -1,0 +1,61 @@
+"""How late the event loop is, and how much of a core it takes: the front's own limits."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+
+_EVERY_S = 0.05
+_WINDOW_S = 10.0
+
+
+class Pulse:
+    """Measures the loop it is started on. `on_lag` is told of every beat."""
+
+    def __init__(self, on_lag: Callable[[float], None]) -> None:
+        self._on_lag = on_lag
+        self._lags: deque[tuple[float, float]] = deque()
+        self._cpu: deque[tuple[float, float]] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self.longest_s = 0.0
+        """The latest the loop has been since the start."""
+
+    def start(self) -> None:
+        """Begin to beat."""
+        self._task = asyncio.create_task(self._beat(), name="pulse")
+
+    async def close(self) -> None:
+        """Stop."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    @property
+    def busy(self) -> float:
+        """The share of a core that the loop's thread has used in the last seconds."""
+        if len(self._cpu) < 2:
+            return 0.0
+        (began, before), (now, used) = self._cpu[0], self._cpu[-1]
+        return (used - before) / max(1e-9, now - began)
+
+    @property
+    def lag_s(self) -> float:
+        """The lag that 99 % of the last seconds' beats kept."""
+        lags = sorted(lag for _, lag in self._lags)
+        return lags[int(0.99 * (len(lags) - 1))] if lags else 0.0
+
+    async def _beat(self) -> None:
+        while True:
+            due = time.monotonic() + _EVERY_S
+            await asyncio.sleep(_EVERY_S)
+            now = time.monotonic()
+            lag_s = max(0.0, now - due)
+            self.longest_s = max(self.longest_s, lag_s)
+            self._on_lag(lag_s)
+            self._lags.append((now, lag_s))
+            self._cpu.append((now, time.thread_time()))
+            while self._lags[0][0] < now - _WINDOW_S:
+                self._lags.popleft()
+                self._cpu.popleft()

@@ -1,0 +1,121 @@
+"""One engine worker's process and the socket to it: start, send, receive, end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import asdict
+
+from myna.streaming.engines.base import EngineUnavailableError, ModelOptions
+from myna.streaming.link import Hello, Message, Status, Unavailable, Unpacker, encode
+
+LOADING_S = 300.0
+"""How long a worker may take to load its engines: big models on slow disks take minutes."""
+
+
+class WorkerProcess:
+    """One life of a worker: `launch` it once, then iterate over `results` until it dies."""
+
+    def __init__(self, engine: str, options: ModelOptions, lanes: int) -> None:
+        self._engine = engine
+        self._options = options
+        self._lanes = lanes
+        self._process: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._unpacker = Unpacker()
+        self._killed_here = False
+        self.heard_at = 0.0
+        """When it last said anything, on the monotonic clock."""
+        self.busy_s: tuple[float, ...] = ()
+        """How long each lane had been at its batch when the worker last said so."""
+
+    @property
+    def pid(self) -> int | None:
+        """The process, while there is one."""
+        return self._process.pid if self._process else None
+
+    async def launch(self) -> Hello:
+        """Start it and wait until its engines are loaded. Raises `EngineUnavailableError`; then it is gone again."""
+        try:
+            return await self._launch()
+        except BaseException:  # cancelled, too: the process must not be left behind
+            self.kill()
+            await self.end()
+            raise
+
+    async def _launch(self) -> Hello:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "myna.streaming.worker",
+                "--fd", str(theirs.fileno()), "--engine", self._engine, "--lanes", str(self._lanes),
+                "--options", json.dumps(asdict(self._options)),
+                pass_fds=(theirs.fileno(),),
+            )  # fmt: skip
+        self._reader, self._writer = await asyncio.open_unix_connection(sock=ours)
+        hello: Message | None = None
+        try:
+            async with asyncio.timeout(LOADING_S), contextlib.aclosing(self.messages()) as messages:
+                hello = await anext(messages, None)
+        except TimeoutError:
+            hello = Unavailable(f"it was not loaded within {LOADING_S:.0f} s")
+        if isinstance(hello, Hello):
+            return hello
+        reason = hello.reason if isinstance(hello, Unavailable) else "its process died while loading"
+        raise EngineUnavailableError(f"The model {self._options.name!r} cannot be used: {reason}")
+
+    def send(self, message: Message) -> None:
+        """Send; what a dead worker does not take is lost, as everything is that it was at."""
+        if self._writer is not None:
+            self._writer.write(encode(message))
+
+    async def messages(self) -> AsyncGenerator[Message]:
+        """Yield what it says, but for its status, until it is gone."""
+        assert self._reader is not None
+        while True:
+            try:
+                data = await self._reader.read(1 << 20)
+            except ConnectionError:
+                return
+            if not data:
+                return
+            self.heard_at = time.monotonic()
+            for message in self._unpacker.feed(data):
+                if isinstance(message, Status):
+                    self.busy_s = message.busy_s
+                else:
+                    yield message
+
+    def kill(self) -> None:
+        """End it at once, whatever it is at; `messages` ends then."""
+        if self._process is not None:
+            self._killed_here = True
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+
+    async def end(self) -> bool:
+        """Let it end, which it does when its socket is closed; return whether somebody else killed it."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        if self._process is None:
+            return False
+        try:
+            async with asyncio.timeout(_DYING_S):
+                code = await self._process.wait()
+        except TimeoutError:
+            self.kill()
+            code = await self._process.wait()
+        self._process = None
+        return code == -signal.SIGKILL and not self._killed_here
+
+
+_DYING_S = 0.5
+"""A worker whose socket is closed ends within this, or is killed."""
