@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: serve test test-clients test-parakeet tiny-parakeet check
+.PHONY: serve test test-clients test-parakeet test-deploy soak fuzz tiny-parakeet check
 
 # --no-compile: most of what is installed is never imported; the rest is compiled when it is.
 .venv/.serve: pyproject.toml
@@ -20,6 +20,18 @@ serve: .venv/.serve
 
 test: .venv/.develop
 	$(BIN)/pytest $(ARGS)
+
+# Half an hour of streams that come and go, then a hundred kills; MYNA_SOAK_MINUTES and MYNA_KILLS change that.
+soak: .venv/.develop
+	$(BIN)/pytest tests/soak -s $(ARGS)
+
+# A million frames that no client should send, other ones each time.
+fuzz: .venv/.develop
+	MYNA_FUZZ_FRAMES=$${MYNA_FUZZ_FRAMES:-1000000} $(BIN)/pytest tests/fuzz $(ARGS)
+
+# The Dockerfile's steps outside a container, the compose file, the systemd unit.
+test-deploy: .venv/.develop
+	$(BIN)/pytest tests/deploy $(ARGS)
 
 # The parakeet extra is 2 GB and NeMo takes 15 s to import: its tests stand apart. Warnings are NeMo's own.
 .venv/.parakeet: .venv/.develop

@@ -304,6 +304,24 @@ def load(
 
 
 @bench.command()
+def front(
+    manifest: Annotated[Path, typer.Option(help="JSON lines of audio and text; see docs/accuracy.md.")],
+    streams: Annotated[str, typer.Option(help="Numbers of streams at once, with commas between.")] = "100,200,300",
+    json: Annotated[bool, typer.Option("--json", help="The figures as JSON.")] = False,
+) -> None:
+    """Measure what connections, sessions and voice activity cost, the engine costing nothing."""
+    from myna.bench.accuracy import AccuracyError
+    from myna.bench.front import measure
+
+    if not all(count.isdecimal() and int(count) for count in streams.split(",")):
+        _fail(f"--streams takes numbers from 1 with commas between, such as 100,200, not {streams!r}")
+    try:
+        measure(manifest, [int(count) for count in streams.split(",")], as_json=json)
+    except AccuracyError as error:
+        _fail(str(error))
+
+
+@bench.command()
 def memory(
     file: Annotated[Path, typer.Argument(help="Speech; it is sent again and again.")],
     minutes: Annotated[float, typer.Option(min=2, help="Minutes of audio to send.")] = 60.0,

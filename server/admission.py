@@ -45,11 +45,11 @@ class Admission:
         self._check_share(identity, self._streams, identity.streams or self._settings.key_streams, "streams")
         self._check_room(pool)
         self._streams[identity.name] += 1
-        pool.streams += 1
+        pool.join(1.0)
         try:
             yield
         finally:
-            pool.streams -= 1
+            pool.join(-1.0)
             self._streams[identity.name] -= 1
 
     @contextlib.contextmanager
@@ -67,7 +67,7 @@ class Admission:
     def room(self, pool: EnginePool) -> int:
         """Return how many more streams the model takes, as far as that can be foreseen; at most 1,000."""
         target_s = self._settings.final_target_ms / 1000
-        return pool.headroom.room(time.monotonic(), pool.streams, target_s) if target_s else 1000
+        return pool.headroom.room(time.monotonic(), target_s) if target_s else 1000
 
     def _check_open(self) -> None:
         if self.draining:
@@ -86,17 +86,18 @@ class Admission:
 
     def _check_room(self, pool: EnginePool) -> None:
         limit, target_s = self._settings.max_streams, self._settings.final_target_ms / 1000
-        if limit and pool.streams >= limit:
+        streams = pool.headroom.streams
+        if limit and streams >= limit:
             self._refuse("max_streams", f"The server takes {limit} streams, and it has as many.")
-        if not target_s or pool.streams < 1:  # a machine too slow for its own target serves one client all the same
+        if not target_s or streams < 1:  # a machine too slow for its own target serves one client all the same
             return
-        predicted_s = pool.headroom.predicted_p95(time.monotonic(), pool.streams, 1.0)
+        predicted_s = pool.headroom.predicted_p95(time.monotonic(), 1.0)
         if predicted_s > target_s:
             self._refuse(
                 "headroom", "The server is too busy: with another stream its finals would come late.",
                 predicted_ms=None if predicted_s == float("inf") else round(1000 * predicted_s),
             )  # fmt: skip
-        busy = self._pulse.busy * (pool.streams + 1) / pool.streams
+        busy = self._pulse.busy * (streams + 1) / streams
         if self._pulse.busy > _BUSY_FROM and busy > _BUSIEST:
             self._refuse("front", "The server is too busy: it could not keep up with another connection.")
 

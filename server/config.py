@@ -112,7 +112,7 @@ class Settings(BaseSettings):
         10.0, gt=0, description="The same for Deepgram's clients, which count on Deepgram's 10 s."
     )
     resume_s: float = Field(
-        20.0,
+        60.0,
         ge=0,
         le=600,
         description="A stream whose client has lost its connection waits for it so long; 0: not at all.",

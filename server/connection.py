@@ -48,6 +48,7 @@ class _Socket(web.WebSocketResponse):
     def __init__(self, max_frame_bytes: int, too_big: Callable[[], Farewell], subprotocol: str | None) -> None:
         super().__init__(
             max_msg_size=max_frame_bytes,
+            timeout=FAREWELL_S,
             heartbeat=HEARTBEAT_S,
             compress=False,
             autoclose=False,

@@ -28,7 +28,7 @@ OnResult = Callable[[str, Outcome], None]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A batch that a lane has decoded, for those who count. `late_s`: how long after their due times its finals came."""
+    """A batch that a lane has decoded, for those who count. `late_s`: how long after their due times its results came."""
 
     kind: Kind
     jobs: int
@@ -45,7 +45,7 @@ class _UnderWay:
     jobs: dict[str, Job]
     count: int
     audio_s: float
-    waited_s: float
+    due: float
     sent_at: float
     late_s: list[float]
 
@@ -53,8 +53,7 @@ class _UnderWay:
     def of(cls, jobs: tuple[Job, ...]) -> _UnderWay:
         now = time.monotonic()
         audio_s = sum(seconds(job.length) for job in jobs)
-        waited_s = max(0.0, now - min(job.due for job in jobs))
-        return cls({job.id: job for job in jobs}, len(jobs), audio_s, waited_s, now, [])
+        return cls({job.id: job for job in jobs}, len(jobs), audio_s, min(job.due for job in jobs), now, [])
 
 
 class EnginePool:
@@ -72,7 +71,7 @@ class EnginePool:
         self._count = workers
         self._dispatcher: Dispatcher | None = None
         self._headroom: Headroom | None = None
-        self._waiting: dict[str, OnResult] = {}
+        self._waiting: dict[str, tuple[OnResult, float]] = {}  # and when it was asked for
         self._workers: dict[int, WorkerProcess] = {}
         self._batches: dict[tuple[int, int], _UnderWay] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -81,8 +80,6 @@ class EnginePool:
         self.restarts = 0
         """How often a worker had to be replaced."""
         self.on_step: Callable[[Step], None] = lambda _: None
-        self.streams = 0.0
-        """Live channels that it decodes."""
 
     @property
     def info(self) -> EngineInfo:
@@ -95,6 +92,10 @@ class EnginePool:
         """What its work costs, and how much more it can take."""
         assert self._headroom is not None
         return self._headroom
+
+    def join(self, channels: float) -> None:
+        """So many live channels have come, or, if negative, have gone."""
+        self.headroom.join(time.monotonic(), channels)
 
     @property
     def lanes(self) -> int:
@@ -173,7 +174,7 @@ class EnginePool:
     def submit(self, job: Job, on_result: OnResult) -> None:
         """Have the job decoded, now or as soon as there is a worker; the result is called back once, unless cancelled."""
         assert self._dispatcher is not None
-        self._waiting[job.id] = on_result
+        self._waiting[job.id] = (on_result, time.monotonic())
         if replaced := self._dispatcher.submit(job):
             self._waiting.pop(replaced.id, None)
         self._assign()
@@ -232,20 +233,22 @@ class EnginePool:
         wanted = self._waiting.pop(message.job_id, None)
         for place, batch in list(self._batches.items()):
             if place[0] == number and (job := batch.jobs.pop(message.job_id, None)):
-                if job.kind is Kind.FINAL and wanted is not None:
+                if wanted is not None:
                     batch.late_s.append(max(0.0, now - job.due))
+                    if job.kind is Kind.FINAL:
+                        self.headroom.final_out(now, now - job.due, job.due - wanted[1])
                 if not batch.jobs:
                     del self._batches[place]
                     self._count_step(now, job.kind, batch, message.step_s)
         self._assign()  # before the answer is dealt with: the lane is free
         if wanted is not None:
-            wanted(message.job_id, message.outcome)
+            wanted[0](message.job_id, message.outcome)
 
     def _count_step(self, now: float, kind: Kind, batch: _UnderWay, took_s: float) -> None:
-        self.headroom.step_done(now, kind, batch.audio_s, took_s)
-        for late_s in batch.late_s:
-            self.headroom.final_out(now, late_s)
-        self.on_step(Step(kind, batch.count, batch.audio_s, took_s, batch.waited_s, tuple(batch.late_s)))
+        self.headroom.step_done(now, kind, batch.audio_s, took_s, batch.due - now)
+        self.on_step(
+            Step(kind, batch.count, batch.audio_s, took_s, max(0.0, batch.sent_at - batch.due), tuple(batch.late_s))
+        )
 
     def _on_death(self, number: int, killed: bool) -> None:
         assert self._dispatcher is not None
@@ -261,8 +264,8 @@ class EnginePool:
         self._assign()
         for job in failed:
             log.error("a job is given up: workers died of it again and again", job=job.id)
-            if on_result := self._waiting.pop(job.id, None):
-                on_result(job.id, JobError("the engine died of it, again and again"))
+            if wanted := self._waiting.pop(job.id, None):
+                wanted[0](job.id, JobError("the engine died of it, again and again"))
 
     async def _watch(self) -> None:
         """Kill workers that are silent or stuck; `_keep` replaces them."""

@@ -107,7 +107,7 @@ class LiveStream:
 
     def close(self) -> None:
         """Free everything: audio, jobs that wait, the decoder."""
-        self.engine.streams -= self._channels - 1
+        self.engine.join(1 - self._channels)
         self._channels = 1
         if self._feeding is not None:
             self._feeding.cancel()
@@ -215,7 +215,6 @@ class LiveStream:
             if not channels:
                 return True
             length_s = sum(map(len, channels)) / 2 / SAMPLE_RATE
-            self.engine.headroom.heard(time.monotonic(), length_s)
             self._services.metrics.audio_in(length_s)
         return False
 
@@ -230,7 +229,7 @@ class LiveStream:
             case Ended():
                 self._ended = True
             case Opened(channels=channels):
-                self.engine.streams += channels - self._channels
+                self.engine.join(channels - self._channels)
                 self._channels = channels
         for frame in self._dialect.emit(event):
             self.outbox.put(frame)

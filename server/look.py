@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -36,6 +37,7 @@ class Look:
         voice = self.services.voice
         yield CounterMetricFamily("myna_vad_windows", "Windows of voice activity looked at.", value=voice.windows)
         yield CounterMetricFamily("myna_vad_seconds", "CPU seconds that took.", value=voice.seconds)
+        yield GaugeMetricFamily("myna_tasks", "Tasks on the event loop.", value=len(asyncio.all_tasks()))
         yield GaugeMetricFamily("myna_draining", "Whether the server is stopping.", value=self.admission.draining)
         yield from self._of_models()
 
@@ -51,7 +53,7 @@ class Look:
         )
         room = GaugeMetricFamily("myna_headroom_streams", "Streams that could still be admitted.", labels=["model"])
         for name, pool in self.models.pools_by_name.items():
-            channels.add_metric([name], pool.streams)
+            channels.add_metric([name], pool.headroom.streams)
             workers.add_metric([name], len(pool.pids))
             busy.add_metric([name], pool.busy_lanes)
             lanes.add_metric([name], pool.lanes)

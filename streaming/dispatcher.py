@@ -139,8 +139,8 @@ class Dispatcher:
     def assign(self) -> list[Assignment]:
         """Return what the free lanes are to do now; each assignment counts as under way."""
         assignments = self._assign_suspect()
-        for worker, lanes in self._lanes.items():
-            for number, lane in enumerate(lanes):
+        for worker in sorted(self._lanes):
+            for number, lane in enumerate(self._lanes[worker]):
                 if worker == self._reserved or lane.jobs:
                     continue
                 if batch := self._most_urgent(worker).schedule():

@@ -1,32 +1,37 @@
 """What an engine's work costs, and how many more streams it can take before finals come late. Pure; time is handed in.
 
-The mandatory work is that of finals: interims thin out and files wait. What a second of a stream's audio costs in finals is
-learned from the work itself, so it holds whatever the machine, the model, the speakers and the client's settings are.
+The mandatory work is that of finals that are due: interims thin out, files wait, and so do the finals of a client that sends
+faster than real time. How much of it a stream asks for is learned from the work itself, so that it holds whatever the
+machine, the model, the speakers and the clients' settings are.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass
 
 from myna.streaming.engines.base import Kind
 
-WINDOW_S = 20.0
-"""What happened longer ago says nothing about now: about three utterances of each stream."""
-_SPEECH_COSTS = 4.0
+WINDOW_S = 30.0
+"""What happened longer ago says nothing about now: about five utterances of each stream."""
+_SPEECH_COSTS = 6.5
 """A second of a live stream costs about so many times what a second of silence cost when the engine was warmed up: speech
 has words to be decoded, and finals hear their context again."""
+_SETTLE_S = 8.0
+"""A stream's first finals come about so long after it: what streams ask for is told by those that are older."""
+_NOTED_EVERY_S = 0.25
 _PRIOR_S = 60.0
-"""The first estimate weighs as much as so many seconds of streams' audio."""
+"""The first estimate weighs as much as so many seconds of one stream."""
 _STEP_S = 12.0
 """Audio of the longest finals, before any has been decoded."""
-_MEASURED_FROM = 20
+_MEASURED_FROM = 8
 """Finals within the window from which their measured delay is believed."""
-_HEARD_EVERY_S = 0.5
-"""Audio of all streams is counted together in spans of this: hundreds of frames come in a second."""
-_FULL = 0.98
-"""Utilisation beyond which there is no steady state."""
+_AHEAD_S = 1.0
+"""A final decoded longer before it is due could have waited: it is of a client that sends faster than real time."""
+_FULL = 0.85
+"""Utilisation by finals alone beyond which nobody is let in, whatever the formula says: speakers come in crowds."""
 _COST_WEIGHT = 0.05
 """Of the newest batch in the running mean of what a second of audio costs."""
 
@@ -34,8 +39,8 @@ _COST_WEIGHT = 0.05
 @dataclass(frozen=True, slots=True)
 class _Step:
     at: float
-    kind: Kind
     took_s: float
+    mandatory: bool
 
 
 class Headroom:
@@ -45,43 +50,36 @@ class Headroom:
         self.lanes = lanes
         self.cost = cost
         """Seconds a lane needs for a second of audio: a running mean."""
+        self.streams = 0.0
+        """Live channels there are."""
         self._prior = _SPEECH_COSTS * cost
         self._steps: deque[_Step] = deque()
-        self._busy_s = dict.fromkeys(Kind, 0.0)  # within the window
+        self._busy_s = 0.0  # of mandatory steps within the window
         self._delays: deque[tuple[float, float]] = deque()
-        self._heard: deque[tuple[float, float]] = deque()
-        self._heard_s = 0.0  # within the window
-        self._since: float | None = None
+        self._leads: deque[tuple[float, float]] = deque()
+        self._presence: deque[tuple[float, float]] = deque()  # (time, the integral of streams over time until then)
 
-    def step_done(self, now: float, kind: Kind, audio_s: float, took_s: float) -> None:
-        """A lane has decoded a batch of so much audio."""
+    def join(self, now: float, channels: float) -> None:
+        """So many channels have come, or, if negative, have gone."""
+        self._note(now)
+        self.streams += channels
+
+    def step_done(self, now: float, kind: Kind, audio_s: float, took_s: float, ahead_s: float = 0.0) -> None:
+        """A lane has decoded a batch of so much audio, whose earliest job is not due for another `ahead_s`."""
         if audio_s > 0:
             newest = took_s / audio_s
             self.cost += _COST_WEIGHT * (newest - self.cost) if self.cost else newest
-        self._steps.append(_Step(now, kind, took_s))
-        self._busy_s[kind] += took_s
+        mandatory = kind is Kind.FINAL and ahead_s <= _AHEAD_S
+        self._steps.append(_Step(now, took_s, mandatory))
+        if mandatory:
+            self._busy_s += took_s
         self._forget(now)
 
-    def final_out(self, now: float, late_s: float) -> None:
-        """A final has come so long after it was due."""
+    def final_out(self, now: float, late_s: float, lead_s: float) -> None:
+        """A final has come so long after it was due, and had been asked for so long before that."""
         self._delays.append((now, max(0.0, late_s)))
+        self._leads.append((now, min(max(0.0, lead_s), _AHEAD_S)))
         self._forget(now)
-
-    def heard(self, now: float, audio_s: float) -> None:
-        """Streams have sent so much audio."""
-        if self._since is None:
-            self._since = now
-        self._heard_s += audio_s
-        if self._heard and now - self._heard[-1][0] < _HEARD_EVERY_S:
-            audio_s += self._heard[-1][1]
-            now = self._heard.pop()[0]
-        self._heard.append((now, audio_s))
-        self._forget(now)
-
-    def share(self, now: float, kind: Kind) -> float:
-        """Return the share of the lanes' time that work of this kind has taken lately."""
-        self._forget(now)
-        return self._busy_s[kind] / (self.lanes * self._span(now))
 
     def p95(self, now: float) -> float | None:
         """Return the delay that 95 % of the latest finals kept; None if there were too few."""
@@ -90,58 +88,77 @@ class Headroom:
             return None
         return _p95([late_s for _, late_s in self._delays])
 
-    def predicted_p95(self, now: float, streams: float, more: float) -> float:
+    def predicted_p95(self, now: float, more: float) -> float:
         """Return the delay that 95 % of the finals will keep when `more` streams join those there are, in seconds."""
         self._forget(now)
-        modelled = self._modelled_p95(now, streams, more)
+        modelled = self._modelled_p95(more)
         measured = self.p95(now)
         if measured is None or modelled == math.inf:
             return modelled
-        return measured + modelled - self._modelled_p95(now, streams, 0.0)
+        return measured + modelled - self._modelled_p95(0.0)
 
-    def room(self, now: float, streams: float, target_s: float) -> int:
+    def room(self, now: float, target_s: float) -> int:
         """Return how many more streams keep the target, at most 1,000."""
         low, high = 0, 1000
         while low < high:
             middle = (low + high + 1) // 2
-            if self.predicted_p95(now, streams, middle) <= target_s:
+            if self.predicted_p95(now, middle) <= target_s:
                 low = middle
             else:
                 high = middle - 1
         return low
 
-    def _modelled_p95(self, now: float, streams: float, more: float) -> float:
+    def _modelled_p95(self, more: float) -> float:
         """Return the 95th percentile of wait and decode: finals first, on lanes that otherwise are at an interim."""
-        demand = self._demand()
-        used = max(self.share(now, Kind.FINAL), streams * demand / self.lanes) + more * demand / self.lanes
+        used = (self.streams + more) * self._demand() / self.lanes
         if used >= _FULL:
             return math.inf
-        finals = [step.took_s for step in self._steps if step.kind is Kind.FINAL]
-        others = [step.took_s for step in self._steps if step.kind is not Kind.FINAL]
-        longest_s = _p95(finals) if len(finals) >= _MEASURED_FROM else _STEP_S * (self.cost or 0.0)
+        finals = [step.took_s for step in self._steps if step.mandatory]
+        others = [step.took_s for step in self._steps if not step.mandatory]
+        longest_s = _p95(finals) if len(finals) >= _MEASURED_FROM else _STEP_S * self.cost
         mean_s = sum(finals) / len(finals) if finals else longest_s / 2
         # A lane at an interim must finish it; of several lanes the first to do so counts.
         residual_s = (sum(others) / len(others) if others else mean_s) * (1 - math.pow(0.05, 1 / self.lanes))
         waits = _erlang_c(self.lanes, used)
         wait_s = max(0.0, math.log(waits / 0.05)) * mean_s / (self.lanes * (1 - used)) if waits > 0 else 0.0
-        return longest_s + residual_s + wait_s
+        lead_s = sum(lead for _, lead in self._leads) / len(self._leads) if self._leads else 0.0
+        return max(0.0, longest_s + residual_s + wait_s - lead_s)
 
     def _demand(self) -> float:
-        """Return the seconds of finals' work in a second of a stream's audio."""
-        return (self._busy_s[Kind.FINAL] + self._prior * _PRIOR_S) / (self._heard_s + _PRIOR_S)
+        """Return the seconds of finals' work that a stream asks for in a second."""
+        settled = self._presence[-1][0] - _SETTLE_S
+        present_s = self._present_until(settled) - self._present_until(settled - WINDOW_S)
+        return (self._busy_s + self._prior * _PRIOR_S) / (present_s + _PRIOR_S)
 
-    def _span(self, now: float) -> float:
-        return min(WINDOW_S, max(1.0, now - self._since)) if self._since is not None else WINDOW_S
+    def _note(self, now: float) -> None:
+        last_at, integral = self._presence[-1] if self._presence else (now, 0.0)
+        self._presence.append((now, integral + self.streams * (now - last_at)))
+        while len(self._presence) > 2 and self._presence[1][0] < now - WINDOW_S - _SETTLE_S:
+            self._presence.popleft()
+
+    def _present_until(self, when: float) -> float:
+        """Return the integral of streams over time."""
+        index = bisect_right(self._presence, when, key=lambda point: point[0])
+        if not index:
+            return self._presence[0][1]
+        before_at, before = self._presence[index - 1]
+        if index == len(self._presence):
+            return before
+        after_at, after = self._presence[index]
+        return before + (after - before) * (when - before_at) / (after_at - before_at)
 
     def _forget(self, now: float) -> None:
+        """Let go of what lies before the window."""
         before = now - WINDOW_S
+        if not self._presence or now - self._presence[-1][0] >= _NOTED_EVERY_S:
+            self._note(now)
         while self._steps and self._steps[0].at < before:
             step = self._steps.popleft()
-            self._busy_s[step.kind] -= step.took_s
+            if step.mandatory:
+                self._busy_s -= step.took_s
         while self._delays and self._delays[0][0] < before:
             self._delays.popleft()
-        while self._heard and self._heard[0][0] < before:
-            self._heard_s -= self._heard.popleft()[1]
+            self._leads.popleft()
 
 
 def _p95(values: list[float]) -> float:

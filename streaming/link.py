@@ -109,7 +109,14 @@ def _job(packed: tuple[Any, ...]) -> Job:
 
 
 def _decode(packed: bytes) -> Message:
-    match msgpack.unpackb(packed, use_list=False):
+    try:
+        return _message(msgpack.unpackb(packed, use_list=False))
+    except (TypeError, OverflowError) as error:
+        raise ValueError(f"no message of the engine link: {error}") from error
+
+
+def _message(unpacked: Any) -> Message:
+    match unpacked:
         case ("batch", lane, jobs):
             return Batch(lane, tuple(map(_job, jobs)))
         case ("release", source):

@@ -1,8 +1,8 @@
 """Which jobs a lane decodes next. Pure: no clock, thread or model.
 
 Finals before interims before files, the earliest due first. What else is due and of like length joins the most urgent job
-in one batch. The newest interim of a channel replaces an older one that still waits, so that under load interims thin out
-first.
+in one batch. The newest interim of a channel takes the place of an older one that still waits: under load interims thin out
+first, those that are decoded are of fresh audio, and each channel has its turn.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class Scheduler:
         self._interim_window = samples(engine.interim_window_s)
         self._waiting: dict[str, Job] = {}
         self._interims: dict[str, str] = {}  # by source
+        self._ranks: dict[str, float] = {}  # of interims that took another's place: when that was due
         self._order: list[_Entry] = []
         self._count = 0
 
@@ -35,15 +36,18 @@ class Scheduler:
         return len(self._waiting)
 
     def add(self, job: Job) -> Job | None:
-        """Take a job; return the older interim it replaces, if any."""
-        replaced = None
+        """Take a job; return the older interim it replaces, if any, whose place in the queue it takes."""
+        replaced, rank = None, job.due
         if job.kind is Kind.INTERIM:
             if older := self._interims.get(job.source):
                 replaced = self._waiting.pop(older, None)
+                rank = min(rank, self._ranks.pop(older, replaced.due if replaced else rank))
             self._interims[job.source] = job.id
+            self._ranks[job.id] = rank
         self._waiting[job.id] = job
         self._count += 1  # keeps jobs of equal due time in the order they came
-        heapq.heappush(self._order, (job.kind, job.due, self._count, job.id))
+        heapq.heappush(self._order, (job.kind, rank, self._count, job.id))
+        self._tidy()
         return replaced
 
     def cancel(self, job_id: str) -> bool:
@@ -52,9 +56,7 @@ class Scheduler:
         if job is None:
             return False
         self._forget_interim(job)
-        if len(self._order) > 2 * len(self._waiting) + 64:  # cancelled entries must not pile up
-            self._order = [entry for entry in self._order if entry[3] in self._waiting]
-            heapq.heapify(self._order)
+        self._tidy()
         return True
 
     def head(self) -> tuple[Kind, float] | None:
@@ -72,6 +74,7 @@ class Scheduler:
         jobs = list(self._waiting.values())
         self._waiting.clear()
         self._interims.clear()
+        self._ranks.clear()
         self._order.clear()
         return jobs
 
@@ -120,6 +123,13 @@ class Scheduler:
     def _length(self, job: Job) -> int:
         return min(job.length, self._interim_window) if job.kind is Kind.INTERIM else job.length
 
+    def _tidy(self) -> None:
+        """Let go of the entries of jobs that do not wait any more, when there are many."""
+        if len(self._order) > 2 * len(self._waiting) + 64:
+            self._order = [entry for entry in self._order if entry[3] in self._waiting]
+            heapq.heapify(self._order)
+
     def _forget_interim(self, job: Job) -> None:
+        self._ranks.pop(job.id, None)
         if self._interims.get(job.source) == job.id:
             del self._interims[job.source]

@@ -86,7 +86,7 @@ class Session:
         self._barriers: deque[_Barrier] = deque()
         self._closed: deque[_Segment | _Barrier | Gap] = deque()
         self._speculative: _Decode | None = None
-        self._interim: _Decode | None = None
+        self._interims: dict[str, _Decode] = {}  # asked for, the newest last; a waiting one is superseded by the next
         self._interim_at = 0
         self._follows = engine.incremental
         self._following = Following()
@@ -161,8 +161,10 @@ class Session:
 
     def on_result(self, job_id: str, outcome: Outcome) -> None:
         """Take a decode's outcome, in any order; one that is no longer wanted is dropped."""
-        if self._interim and self._interim.job_id == job_id:
-            interim, self._interim = self._interim, None
+        if job_id in self._interims:
+            interim = self._interims[job_id]
+            for older in list(self._interims)[: list(self._interims).index(job_id) + 1]:
+                del self._interims[older]
             self._on_interim(interim, outcome)
         elif self._speculative and self._speculative.job_id == job_id:
             self._speculative.outcome = outcome
@@ -183,7 +185,7 @@ class Session:
     def abandon(self) -> list[Request]:
         """Return the cancellations of everything asked for: nobody is listening any more."""
         decodes = [item.decode for item in self._closed if isinstance(item, _Segment)]
-        open_decodes = [d for d in [*decodes, self._speculative, self._interim] if d and d.outcome is None]
+        open_decodes = [d for d in [*decodes, self._speculative, *self._interims.values()] if d and d.outcome is None]
         cancels: list[Request] = [Cancel(decode.job_id) for decode in open_decodes]
         return [*cancels, Release(self._name)] if self._following.number else cancels
 
@@ -223,8 +225,9 @@ class Session:
     def _on_resumed(self) -> None:
         speculative, waited = self._speculative, self._segmenter.position - self._interim_at
         due = self._policy.interim_every_s is not None and 2 * waited >= self._interim_every()
-        if speculative and speculative.outcome is None and self._interim is None and due:
-            self._interim, self._speculative = speculative, None  # under way already, and as good as a new interim
+        if speculative and speculative.outcome is None and not self._interims and due:
+            self._interims[speculative.job_id] = speculative  # under way already, and as good as a new interim
+            self._speculative = None
             self._interim_at = speculative.audio.end
         else:
             self._drop_speculative()
@@ -255,7 +258,6 @@ class Session:
         if (
             self._policy.interim_every_s is None
             or started is None
-            or self._interim
             or self._speculative  # says the same, and is told as a tentative too
             or self._behind()
             or now - self._interim_at < self._interim_every()
@@ -268,14 +270,17 @@ class Session:
     def _ask_interim(self, started: int, now: int) -> None:
         if not self._follows:
             audio = self._coverage.of_interim(started, now, self._tape.start)
-            self._interim = _Decode(audio, self._submit(audio, Kind.INTERIM, self._due), Kind.INTERIM)
+            self._note_interim(_Decode(audio, self._submit(audio, Kind.INTERIM, self._due), Kind.INTERIM))
             return
         following = self._following
         if following.start is None:
             following.begin(self._coverage.of_utterance(started, now, self._tape.start).start)
         number, held, fresh = following.step(now)
         job_id = self._submit(fresh, Kind.INTERIM, self._due, utterance=number, held=held)
-        self._interim = _Decode(Span(fresh.start - held, fresh.end), job_id, Kind.INTERIM)
+        self._note_interim(_Decode(Span(fresh.start - held, fresh.end), job_id, Kind.INTERIM))
+
+    def _note_interim(self, interim: _Decode) -> None:
+        self._interims[interim.job_id] = interim
 
     def _on_interim(self, interim: _Decode, outcome: Outcome) -> None:
         following = self._following
@@ -396,9 +401,8 @@ class Session:
         self._speculative = None
 
     def _drop_interim(self) -> None:
-        if self._interim:
-            self._requests.append(Cancel(self._interim.job_id))
-        self._interim = None
+        self._requests += [Cancel(job_id) for job_id in self._interims]
+        self._interims.clear()
 
     def _forget(self) -> None:
         """Let go of audio and words that no decode can ask for any more."""

@@ -44,7 +44,7 @@ class Heard:
 
     text: str = ""
     finals_s: list[float] = field(default_factory=list)
-    """Of each final with words at an endpoint: how long after the endpoint's audio had been spoken it came."""
+    """Of each final at an endpoint: how long after the endpoint's audio had been spoken it came."""
     interims_s: list[float] = field(default_factory=list)
     """Of each interim: how long after the last of its audio had been spoken it came."""
     refused: str | None = None
@@ -92,7 +92,7 @@ class NativeWords:
                 heard.interims_s.append(now_s - end)
             case {"type": "final", "end": end, "text": text, "cause": cause}:
                 texts.append(text)
-                if text and cause == "endpoint":
+                if cause == "endpoint":
                     heard.finals_s.append(now_s - end)
             case {"type": "error", "code": code, "message": said}:
                 heard.broken = f"{code}: {said}"
@@ -122,7 +122,7 @@ class DeepgramWords:
                 heard.interims_s.append(now_s - start - duration)
             case {"type": "Results", "start": start, "duration": duration, "channel": {"alternatives": [best, *_]}}:
                 texts.append(best["transcript"])
-                if best["transcript"] and message["speech_final"]:
+                if message["speech_final"]:
                     heard.finals_s.append(now_s - start - duration)
             case {"type": "Metadata"}:
                 return True

@@ -116,8 +116,7 @@ class _Stream:
 
     def _final(self, segment: np.ndarray, decided: float) -> str:
         text = self._recogniser.decode(segment)
-        if text.strip():
-            self.heard.finals_s.append(time.monotonic() - decided)
+        self.heard.finals_s.append(time.monotonic() - decided)
         return text
 
     def _tentative(self, audio: np.ndarray, asked: float) -> None:

@@ -1,7 +1,7 @@
 """An engine for tests: its words follow from the audio alone, its costs and faults from its settings.
 
 It hears amplitude: audio whose samples carry the code of a word (see `spoken`) comes back as that word, wherever the audio
-was cut, so that tests can tell lost words from doubled ones. It can fail, hang or crash at chosen jobs.
+was cut, so that tests can tell lost words from doubled ones. It can fail, hang or crash at chosen jobs, or words.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ WORD = 4800
 _LOUDEST_CODE = 16_000
 _BASE = 1_000
 _STEP = 10
+CRASH, HANG = 1499, 1498
+"""Words at which the engine ends its process, or never comes back: how a test tells one in another process to fail."""
 
 
 def spoken(code: int) -> np.ndarray:
@@ -96,9 +98,10 @@ class FakeEngine:
 
     def _transcribe(self, job: Job) -> Outcome:
         self._jobs += 1
-        if self._jobs == self._settings.crash_at:
+        said = {word.text for word in heard(np.frombuffer(job.pcm, np.int16))}
+        if self._jobs == self._settings.crash_at or f"w{CRASH}" in said:
             os._exit(70)
-        if self._jobs == self._settings.hang_at:
+        if self._jobs == self._settings.hang_at or f"w{HANG}" in said:
             threading.Event().wait()
         if self._settings.fail_every and self._jobs % self._settings.fail_every == 0:
             return JobError("the fake engine was told to fail")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from drive import amplitude_voice
 
 from myna.streaming.audio import Encoding, RawDecoder, RawFormat
@@ -138,5 +139,5 @@ def test_audio_sent_faster_than_real_time_falls_due_later_than_live_audio() -> N
             assert isinstance(request, Detect)
             s.on_vad(0, request.start, amplitude_voice(0, request.pcm))
             dues[s] += [r.job.due for r in s.take()[0] if isinstance(r, Submit)]
-    assert dues[live][0] == 1.0
+    assert dues[live][0] == pytest.approx(1.276)  # the pause becomes an endpoint so much later
     assert max(dues[fast]) > 10

@@ -1,0 +1,139 @@
+"""What the front alone costs: real-time streams to a server whose engine costs nothing, with voice activity and without."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import multiprocessing
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from myna.bench.accuracy import read_manifest
+from myna.bench.load import percentiles
+from myna.bench.load_streams import Heard, NativeWords, Speech, speak, speeches
+
+_SPREAD_S = 5.0
+_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """One number of streams. CPU is in cores, of the front's process; delays in milliseconds, on the client's side."""
+
+    streams: int
+    voice: bool
+    cpu: float
+    streams_a_core: float
+    loop_busy: float
+    lag_p99_ms: float
+    final_p95_ms: float
+    broken: int
+
+
+def measure(manifest: Path, counts: list[int], *, as_json: bool) -> None:
+    """Measure and print."""
+    recordings = [one for one in read_manifest(manifest) if one.group != "long"]
+    spoken = speeches(recordings, 16, _SECONDS)
+    rows = []
+    for voice in (True, False):
+        with _server(voice=voice) as (url, pid):
+            rows += [_measured(url, pid, count, spoken, voice=voice) for count in counts]
+    if as_json:
+        json.dump([asdict(row) for row in rows], sys.stdout, indent=1)
+        sys.stdout.write("\n")
+        return
+    table = Table(
+        "streams", "voice activity", "cores", "streams a core", "loop busy", "lag p99 ms", "final p95 ms", "broken"
+    )
+    for row in rows:
+        table.add_row(
+            str(row.streams), "on" if row.voice else "off", f"{row.cpu:.2f}", f"{row.streams_a_core:.0f}",
+            f"{row.loop_busy:.2f}", f"{row.lag_p99_ms:.1f}", f"{row.final_p95_ms:.0f}", str(row.broken),
+        )  # fmt: skip
+    Console(width=120).print(table)
+
+
+def _measured(url: str, pid: int, count: int, spoken: list[Speech], *, voice: bool) -> Figures:
+    process = psutil.Process(pid)  # without its worker
+    before, began = process.cpu_times(), time.monotonic()
+    with multiprocessing.get_context("spawn").Pool(1) as clients:
+        heard, busy, lag_s = clients.apply(_speak_all, (url, count, spoken))
+    after, took_s = process.cpu_times(), time.monotonic() - began
+    cpu = (after.user + after.system - before.user - before.system) / took_s
+    share = cpu / count * took_s / _SECONDS
+    finals = [1000 * delay for one in heard for delay in one.finals_s]
+    broken = sum(1 for one in heard if one.broken or one.refused)
+    return Figures(
+        count, voice, share * count, 1 / share, busy, 1000 * lag_s, percentiles(finals)[1] if finals else 0.0, broken
+    )
+
+
+def _speak_all(url: str, count: int, spoken: list[Speech]) -> tuple[list[Heard], float, float]:
+    import uvloop
+
+    return uvloop.run(_all(url, count, spoken))
+
+
+async def _all(url: str, count: int, spoken: list[Speech]) -> tuple[list[Heard], float, float]:
+    async def one(number: int) -> Heard:
+        await asyncio.sleep(_SPREAD_S * number / count)
+        return await speak(spoken[number % len(spoken)], NativeWords(url), None)
+
+    speaking = asyncio.gather(*map(one, range(count)))
+    await asyncio.sleep(_SPREAD_S + (_SECONDS - _SPREAD_S) * 0.8)
+    busy, lag_s = await _pulse(url)
+    return list(await speaking), busy, lag_s
+
+
+async def _pulse(url: str) -> tuple[float, float]:
+    from aiohttp import ClientSession
+    from prometheus_client.parser import text_string_to_metric_families
+
+    async with ClientSession() as session, session.get(url + "/metrics") as response:
+        families = {family.name: family for family in text_string_to_metric_families(await response.text())}
+    lags = families["myna_loop_lag_seconds"].samples
+    total = next(sample.value for sample in lags if sample.name.endswith("_count"))
+    bounds = [(float(s.labels["le"]), s.value) for s in lags if s.name.endswith("_bucket")]
+    return families["myna_loop_busy"].samples[0].value, next(bound for bound, n in bounds if n >= 0.99 * total)
+
+
+@contextmanager
+def _server(*, voice: bool) -> Iterator[tuple[str, int]]:
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs, voice))
+    process.start()
+    try:
+        assert process.pid is not None
+        yield ours.recv(), process.pid
+    finally:
+        ours.send(None)
+        process.join(30)
+
+
+def _serve(pipe: Connection, voice: bool) -> None:
+    import uvloop
+
+    from myna.server.app import running
+    from myna.server.config import Settings
+    from myna.streaming.vad import SileroVad
+
+    if not voice:
+        SileroVad.probabilities = lambda _, parts: [[0.0] * (len(pcm) // 1024) for _, pcm in parts]  # type: ignore[method-assign, assignment]
+
+    async def run() -> None:
+        changes: dict[str, Any] = {"port": 0, "model": "fake", "lanes": 1, "final_target_ms": 0, "log_level": "error"}
+        async with running(Settings(**changes)) as server:
+            pipe.send(server.url)
+            await asyncio.to_thread(pipe.recv)
+
+    uvloop.run(run())

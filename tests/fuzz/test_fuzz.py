@@ -1,0 +1,355 @@
+"""Frames that no client should send: every parser answers with its documented errors, and nothing else escapes.
+
+`make test` tries some thousands; `make fuzz` a million (MYNA_FUZZ_FRAMES), each run with another seed, which is printed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import struct
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from myna.server.auth import credential
+from myna.server.config import Settings
+from myna.server.dialects import deepgram_request, deepgram_rest, openai_rest
+from myna.server.dialects.base import DialectError, End, Refusal
+from myna.server.dialects.deepgram import DeepgramDialect
+from myna.server.dialects.native import NativeDialect, NativeEntry
+from myna.streaming import wire
+from myna.streaming.audio import AudioError, Encoding, RawDecoder, RawFormat
+from myna.streaming.engines.base import Job, Kind
+from myna.streaming.engines.catalogue import Model
+from myna.streaming.engines.fake import FakeEngine
+from myna.streaming.link import Batch, Release, Unpacker, encode
+
+FRAMES = int(os.environ.get("MYNA_FUZZ_FRAMES", "6000"))
+SEED = int(os.environ.get("MYNA_FUZZ_SEED", str(time.time_ns() % 2**32)))
+SETTINGS = Settings()
+ENGINE = FakeEngine().info
+
+NATIVE = [
+    {"type": "start", "encoding": "linear16", "sample_rate": 16_000, "channels": 2, "multichannel": True},
+    {"type": "start", "language": "en", "keyterms": ["Myna"], "interim": False, "endpointing_ms": 300, "resume": True},
+    {"type": "finalize", "id": "a"},
+    {"type": "keepalive"},
+    {"type": "close"},
+]
+DEEPGRAM = [
+    {"type": "KeepAlive"},
+    {"type": "Finalize", "channel": 0},
+    {"type": "Configure", "keyterms": ["a", "b"], "features": {"punctuate": True, "profanity_filter": False}},
+    {"type": "CloseStream"},
+]
+QUERIES = [
+    ("model", "nova-3"), ("encoding", "linear16"), ("sample_rate", "16000"), ("channels", "2"), ("multichannel", "true"),
+    ("endpointing", "300"), ("utterance_end_ms", "1000"), ("interim_results", "true"), ("language", "en-US"),
+    ("keyterm", "Myna"), ("keywords", "a:2"), ("replace", "a:b"), ("search", "x"), ("redact", "pci"), ("tag", "t"),
+    ("callback", "http://example.com"), ("extra", "k:v"), ("punctuate", "maybe"), ("diarize", "true"), ("smart_format", "1"),
+    ("utterances", "true"), ("utt_split", "0.8"), ("paragraphs", "true"), ("format", "msgpack"), ("resume", "t"),
+    ("after", "3"),
+]  # fmt: skip
+FIELDS = [
+    ("model", "whisper-1"), ("response_format", "verbose_json"), ("timestamp_granularities[]", "word"), ("language", "en"),
+    ("temperature", "0.2"), ("prompt", "p"), ("stream", "true"), ("include[]", "logprobs"), ("chunking_strategy", "auto"),
+    ("batch", "true"), ("chunking_strategy[type]", "server_vad"),
+]  # fmt: skip
+ODD = [
+    None,
+    True,
+    False,
+    -1,
+    0,
+    1e308,
+    10**30,
+    "",
+    "\x00",
+    "\ud800",
+    [],
+    {},
+    [[]],
+    {"type": {}},
+    float("nan"),
+    "9" * 400,
+]
+
+
+class Mutator:
+    """Frames like those of a client, but wrong."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+
+    def value(self, value: Any) -> Any:
+        """Return a message with some of it replaced, dropped, doubled or wrapped."""
+        chance = self.random.random()
+        if chance < 0.15:
+            return self.random.choice(ODD)
+        if isinstance(value, dict):
+            changed = {}
+            for key, one in value.items():
+                if self.random.random() < 0.1:
+                    continue
+                name = self.text(key) if self.random.random() < 0.05 else key
+                changed[name] = self.value(one) if self.random.random() < 0.4 else one
+            if self.random.random() < 0.1:
+                changed[self.text("extra")] = self.random.choice(ODD)
+            return changed
+        if isinstance(value, list):
+            return [self.value(one) for one in value] * self.random.choice((0, 1, 1, 2, 40))
+        if isinstance(value, str):
+            return self.text(value)
+        return self.random.choice([value, *ODD])
+
+    def text(self, text: str) -> str:
+        characters = list(text)
+        for _ in range(self.random.randint(1, 3)):
+            place = self.random.randint(0, len(characters))
+            kind = self.random.random()
+            if kind < 0.4 and characters:
+                del characters[place - 1]
+            else:
+                characters.insert(place, chr(self.random.choice((0, 9, 34, 92, 123, 0x7F, 0xE9, 0x202E, 0x1F600))))
+        return "".join(characters)
+
+    def bytes(self, data: bytes) -> bytes:
+        changed = bytearray(data)
+        for _ in range(self.random.randint(1, 4)):
+            kind = self.random.random()
+            place = self.random.randint(0, max(0, len(changed) - 1))
+            if kind < 0.4 and changed:
+                changed[place] = self.random.randrange(256)
+            elif kind < 0.6:
+                del changed[place : place + self.random.randint(1, 8)]
+            elif kind < 0.8:
+                changed[place:place] = self.random.randbytes(self.random.randint(1, 8))
+            else:
+                del changed[place:]
+        return bytes(changed)
+
+    def json(self, messages: list[dict[str, Any]]) -> str | bytes:
+        message = self.value(self.random.choice(messages))
+        written = json.dumps(message)
+        kind = self.random.random()
+        if kind < 0.5:
+            return written
+        if kind < 0.8:
+            return self.bytes(written.encode()).decode("utf-8", "replace")
+        if kind < 0.85:
+            return "[" * self.random.choice((10, 5000)) + written
+        return self.random.randbytes(self.random.randint(0, 60))
+
+    def msgpack(self, messages: list[dict[str, Any]]) -> bytes:
+        message = self.value(self.random.choice(messages))
+        try:
+            written = msgpack.packb(message)
+        except (ValueError, OverflowError, UnicodeEncodeError):
+            return self.random.randbytes(20)
+        return bytes(written) if self.random.random() < 0.5 else self.bytes(written)
+
+    def pairs(self, known: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        chosen = self.random.choices(known, k=self.random.randint(0, 6))
+        return [
+            (
+                self.text(name) if self.random.random() < 0.05 else name,
+                str(self.random.choice(ODD))
+                if self.random.random() < 0.2
+                else self.text(value)
+                if self.random.random() < 0.4
+                else value,
+            )
+            for name, value in chosen
+        ]
+
+
+def native(mutator: Mutator, form: wire.Format) -> Callable[[], None]:
+    dialect = NativeDialect(form, SETTINGS, ENGINE)
+
+    def one() -> None:
+        nonlocal dialect
+        if mutator.random.random() < 0.2:
+            dialect = NativeDialect(form, SETTINGS, ENGINE)
+            if mutator.random.random() < 0.8:
+                dialect.receive(wire.encode(wire.Start(encoding="linear16", sample_rate=16_000, resume=True), form))
+                dialect.opened("s")
+        frame = mutator.json(NATIVE) if form is wire.Format.JSON else mutator.msgpack(NATIVE)
+        try:
+            dialect.receive(frame)
+        except DialectError as error:
+            assert error.message
+            dialect.closing(error, 1.0)
+
+    return one
+
+
+def deepgram(mutator: Mutator) -> Callable[[], None]:
+    request = deepgram_request.parse([("encoding", "linear16"), ("sample_rate", "16000")])
+
+    def fresh() -> DeepgramDialect:
+        return DeepgramDialect("id", request, SETTINGS, Model("fake", "fake"), ENGINE)
+
+    dialect = fresh()
+
+    def one() -> None:
+        nonlocal dialect
+        if any(isinstance(command, End) for command in dialect.receive(mutator.json(DEEPGRAM))):
+            dialect.closing(None, 1.0)
+            dialect = fresh()
+
+    return one
+
+
+def query(mutator: Mutator, parse: Callable[[Any], Any], known: list[tuple[str, str]]) -> Callable[[], None]:
+    def one() -> None:
+        try:
+            parse(mutator.pairs(known))
+        except Refusal as refusal:
+            assert 400 <= refusal.status < 500
+            assert refusal.message
+
+    return one
+
+
+def server_words(mutator: Mutator) -> Callable[[], None]:
+    said = [
+        json.loads(wire.encode(message, wire.Format.JSON))
+        for message in (
+            wire.Final(channel=0, start=0, end=1, text="a", words=(), cause="endpoint"),
+            wire.Progress(),
+            wire.Error(code="x", message="y"),
+        )
+    ]
+
+    def one() -> None:
+        with contextlib.suppress(wire.WireError):
+            wire.decode_server(mutator.json(said), wire.Format.JSON)
+
+    return one
+
+
+def link(mutator: Mutator) -> Callable[[], None]:
+    messages = [encode(Batch(0, (Job("a", "a/0", Kind.FINAL, b"\x00\x01" * 20, 1.0),))), encode(Release("a/0"))]
+
+    def one() -> None:
+        data = mutator.bytes(mutator.random.choice(messages))
+        length = struct.pack("<I", max(0, len(data) - 4)) if mutator.random.random() < 0.7 else data[:4]
+        with contextlib.suppress(ValueError):
+            list(Unpacker().feed(length + data[4:]))
+
+    return one
+
+
+def headers(mutator: Mutator) -> Callable[[], None]:
+    known = [
+        ("Authorization", "Token abc"),
+        ("Sec-WebSocket-Protocol", "token, abc, x"),
+        ("Authorization", "Bearer  x"),
+    ]
+
+    def one() -> None:
+        credential(dict(mutator.pairs(known)))
+
+    return one
+
+
+def raw_audio(mutator: Mutator) -> Callable[[], None]:
+    def one() -> None:
+        encoding = mutator.random.choice(list(Encoding))
+        decoder = RawDecoder(RawFormat(encoding, mutator.random.choice((8000, 44_100)), mutator.random.randint(1, 4)))
+        try:
+            for _ in range(3):
+                decoder.feed(mutator.random.randbytes(mutator.random.randint(0, 50)))
+                decoder.read()
+            decoder.finish()
+            while decoder.read():
+                pass
+        except AudioError:
+            pass
+
+    return one
+
+
+TARGETS: dict[str, Callable[[Mutator], Callable[[], None]]] = {
+    "native, JSON": lambda m: native(m, wire.Format.JSON),
+    "native, msgpack": lambda m: native(m, wire.Format.MSGPACK),
+    "native, address": lambda m: query(m, lambda pairs: NativeEntry("n", SETTINGS).read(pairs), QUERIES),
+    "native, what a server says": server_words,
+    "deepgram, messages": deepgram,
+    "deepgram, address": lambda m: query(m, deepgram_request.parse, QUERIES),
+    "deepgram, files": lambda m: query(m, deepgram_rest.parse, QUERIES),
+    "openai, form": lambda m: query(m, openai_rest.parse, FIELDS),
+    "engine link": link,
+    "credentials": headers,
+    "raw audio": raw_audio,
+}
+SHARES = {"raw audio": 0.2}
+"""Of an equal share, where one try costs much more than elsewhere."""
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_nothing_escapes_but_the_documented_errors(target: str) -> None:
+    seed = SEED + list(TARGETS).index(target)
+    one = TARGETS[target](Mutator(seed))
+    count = int(FRAMES / len(TARGETS) * SHARES.get(target, 1.05))
+    for number in range(count):
+        try:
+            one()
+        except Exception as error:
+            raise AssertionError(f"try {number} with MYNA_FUZZ_SEED={SEED}") from error
+
+
+frames = (
+    st.binary(max_size=200)
+    | st.text(max_size=200)
+    | st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+        max_leaves=20,
+    ).map(json.dumps)
+)
+tries = settings(
+    max_examples=max(50, FRAMES // 1000), deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
+)
+
+
+@tries
+@given(st.lists(frames, max_size=6))
+def test_any_conversation_with_the_native_dialect_ends_in_words_of_its_own(conversation: list[str | bytes]) -> None:
+    dialect = NativeDialect(wire.Format.JSON, SETTINGS, ENGINE)
+    try:
+        for frame in conversation:
+            dialect.receive(frame)
+    except DialectError as error:
+        assert [json.loads(frame.payload)["type"] for frame in dialect.closing(error, 0.0).frames] == [
+            "error",
+            "closed",
+        ]
+
+
+@tries
+@given(st.lists(frames, max_size=6))
+def test_any_conversation_with_deepgrams_dialect_goes_on(conversation: list[str | bytes]) -> None:
+    request = deepgram_request.parse([("encoding", "linear16"), ("sample_rate", "16000")])
+    dialect = DeepgramDialect("id", request, SETTINGS, Model("fake", "fake"), ENGINE)
+    for frame in conversation:
+        dialect.receive(frame)
+    assert json.loads(dialect.closing(None, 0.0).frames[0].payload)["type"] == "Metadata"
+
+
+@tries
+@given(st.lists(st.tuples(st.sampled_from([name for name, _ in QUERIES]), st.text(max_size=30)), max_size=5))
+def test_any_address_is_read_or_refused(pairs: list[tuple[str, str]]) -> None:
+    for parse in (deepgram_request.parse, deepgram_rest.parse, lambda p: NativeEntry("n", SETTINGS).read(p)):
+        try:
+            parse(pairs)
+        except Refusal as refusal:
+            assert refusal.status == 400

@@ -1,0 +1,142 @@
+"""A server that is told to stop: nothing new, the old to its end, and no final lost."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+from aiohttp import ClientSession, WSServerHandshakeError
+from peer import RAW, connected, eventually
+from sounds import BECKETT, recording
+from speakers import Speaker, names, phrases, running_fake
+
+from myna.clients.live import StreamError
+from myna.streaming import wire
+
+
+async def test_a_draining_server_is_not_ready_refuses_the_new_and_lets_the_old_go_on() -> None:
+    async with running_fake(drain_s=30) as server, ClientSession() as session:
+        async with session.get(server.url + "/health/ready") as response:
+            assert response.status == 200
+        async with Speaker(server) as speaker:
+            await speaker.say(phrases([1, 2]))
+            draining = asyncio.create_task(server.drain())
+            await eventually(lambda: server.admission.draining)
+            async with session.get(server.url + "/health/ready") as response:
+                assert response.status == 503
+                assert (await response.json())["reason"] == "draining"
+            async with session.get(server.url + "/health/live") as response:
+                assert response.status == 200
+            with pytest.raises(WSServerHandshakeError) as refused:
+                async with connected(server):
+                    pass
+            assert refused.value.status == 503
+            async with session.post(f"{server.url}/v1/listen", data=b"x") as response:
+                assert response.status == 503
+                assert response.headers["Retry-After"]
+            await speaker.say(phrases([3, 4]))
+            await speaker.done()
+            assert speaker.words == names([1, 2, 3, 4])
+        await draining
+
+
+async def test_streams_that_do_not_end_in_time_get_their_last_finals_first() -> None:
+    async with running_fake(drain_s=0.2) as server:
+        speakers = [Speaker(server) for _ in range(6)]
+        codes = [list(range(20 * n, 20 * n + 6)) for n in range(6)]
+        for speaker, said in zip(speakers, codes, strict=True):
+            await speaker.__aenter__()
+            await speaker.say(phrases(said, pause_s=0.0))  # in the middle of an utterance
+        await eventually(lambda: all(stream._live.heard_s > 1.5 for stream in server.services.streams.values()))  # type: ignore[attr-defined]
+        await server.drain()
+        for speaker, said in zip(speakers, codes, strict=True):
+            with pytest.raises(StreamError) as ended:
+                await speaker.over()
+            assert ended.value.code == "shutting_down"
+            assert speaker.words == names(said)
+            await speaker.__aexit__()
+        assert not server.services.streams
+
+
+async def test_deepgrams_clients_are_told_the_end_in_their_words() -> None:
+    from peer import listening
+
+    async with running_fake(drain_s=0.1) as server, listening(server) as peer:
+        await peer.socket.send_bytes(phrases([1, 2], pause_s=0.0))
+        await eventually(lambda: all(stream._live.heard_s > 0.5 for stream in server.services.streams.values()))  # type: ignore[attr-defined]
+        await asyncio.gather(server.drain(), peer.rest())
+        assert peer.said == "w1 w2"
+        assert peer.messages[-1]["type"] == "Metadata"
+        assert peer.socket.close_code == 1001
+
+
+def start(model: str, *flags: str) -> tuple[subprocess.Popen[str], str]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "myna", "serve", "--port", "0", "--model", model, "--log-format", "json", *flags],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if found := re.search(r'"url": "([^"]+)"', line):
+            return process, found[1]
+    raise AssertionError("the server did not start")
+
+
+async def test_sigterm_lets_a_stream_speak_to_its_end_and_ends_the_process() -> None:
+    process, url = await asyncio.to_thread(start, "moonshine")
+    speech = recording("beckett").tobytes()
+    with process:
+        async with Speaker(url) as speaker:
+            await speaker.say(speech[: len(speech) // 4 * 2])
+            process.send_signal(signal.SIGTERM)
+            async with ClientSession() as session, asyncio.timeout(20):
+                while True:
+                    async with session.get(url + "/health/ready") as response:
+                        if response.status == 503:
+                            break
+            await speaker.say(speech[len(speech) // 4 * 2 :])
+            await speaker.done()
+        assert " ".join(speaker.words) == BECKETT
+        assert await asyncio.to_thread(process.wait, 30) == 0
+
+
+async def test_a_second_signal_ends_at_once_and_leaves_no_worker() -> None:
+    import psutil
+
+    process, url = await asyncio.to_thread(start, "fake", "--drain-s", "3000")
+    with process:
+        workers = psutil.Process(process.pid).children()
+        assert workers
+        async with connected_to(url) as socket:
+            await socket.send_json(RAW)
+            await socket.receive()
+            process.send_signal(signal.SIGTERM)
+            async with ClientSession() as session, asyncio.timeout(20):
+                while True:
+                    async with session.get(url + "/health/ready") as response:
+                        if response.status == 503:
+                            break
+            process.send_signal(signal.SIGTERM)
+            assert await asyncio.to_thread(process.wait, 10) == 130
+        await asyncio.to_thread(psutil.wait_procs, workers, 10)
+        assert not any(worker.is_running() for worker in workers)
+
+
+def connected_to(url: str):  # type: ignore[no-untyped-def]
+    session = ClientSession()
+
+    class Connected:
+        async def __aenter__(self):  # type: ignore[no-untyped-def]
+            self.socket = await session.ws_connect(url + wire.PATH)
+            return self.socket
+
+        async def __aexit__(self, *_: object) -> None:
+            await self.socket.close()
+            await session.close()
+
+    return Connected()

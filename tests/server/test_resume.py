@@ -1,0 +1,239 @@
+"""Clients that lose their connection and come back, as if nothing had happened."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import WSServerHandshakeError
+from peer import RAW, Peer, connected, eventually
+from sounds import RATE, recording
+from speakers import START, Speaker, names, phrases, running_fake
+
+from myna.clients.live import LiveClient, StreamError
+from myna.server.app import Server
+from myna.streaming import wire
+
+
+@pytest.fixture(scope="module")
+async def fake() -> AsyncIterator[Server]:
+    async with running_fake(resume_s=5.0) as server:
+        yield server
+
+
+class Line:
+    """A network between client and server that can be cut, and closed for a while."""
+
+    def __init__(self, server: Server) -> None:
+        self._to = int(server.url.rsplit(":", 1)[1])
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._server: asyncio.Server | None = None
+        self.open = True
+        self.connections = 0
+
+    async def __aenter__(self) -> str:
+        self._server = await asyncio.start_server(self._carry, "127.0.0.1", 0)
+        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self.cut()
+        self._server.close()
+
+    def cut(self) -> None:
+        """Break every connection without a word."""
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self.open:
+            writer.transport.abort()
+            return
+        self.connections += 1
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._to)
+        self._writers |= {writer, far_writer}
+        await asyncio.gather(self._pipe(reader, far_writer), self._pipe(far_reader, writer))
+        self._writers -= {writer, far_writer}
+
+    async def _pipe(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65_536):
+                writer.write(data)
+                await writer.drain()
+            writer.close()
+        except ConnectionError:
+            writer.transport.abort()
+
+
+async def test_a_client_that_is_cut_off_again_and_again_gets_the_transcript_of_one_that_is_not(fake: Server) -> None:
+    codes = list(range(80))
+    async with Speaker(fake) as uncut:
+        await uncut.say(phrases(codes))
+        await uncut.done()
+    line = Line(fake)
+    async with line as url, Speaker(url) as cut:
+        audio = phrases(codes)
+        for number in range(12):
+            await cut.say(audio[len(audio) * number // 12 // 2 * 2 : len(audio) * (number + 1) // 12 // 2 * 2])
+            known = line.connections
+            line.cut()
+            await eventually(lambda known=known: line.connections > known)  # type: ignore[misc]
+        await cut.done()
+    assert cut.words == uncut.words == names(codes)
+    assert isinstance(cut.messages[-1], wire.Closed)
+
+
+async def test_real_speech_over_a_connection_lost_in_the_middle_of_a_word_is_the_same(server: Server) -> None:
+    cities = recording("two_cities")[: 14 * RATE].tobytes()
+    heard = []
+    for at in (None, 2 * 5 * RATE + 2000):
+        line = Line(server)
+        async with line as url, Speaker(url) as speaker:
+            await speaker.say(cities[:at] if at else cities)
+            if at:
+                line.open = False
+                line.cut()
+                saying = asyncio.create_task(speaker.say(cities[at:]))
+                await asyncio.sleep(0.3)  # the network is away for a while
+                line.open = True
+                await saying
+            await speaker.done()
+            heard.append([(final.start, final.end, final.words) for final in speaker.finals])
+    assert heard[0] == heard[1]
+
+
+async def test_what_was_sent_and_not_received_is_sent_again_and_times_go_on(fake: Server) -> None:
+    async with connected(fake) as peer:
+        await peer.send({**RAW, "resume": True, "interim": False})
+        ready = await peer.until("ready")
+        assert ready["resume_within_s"] == 5.0
+        for part in halves(phrases([1, 2, 3])):
+            await peer.socket.send_bytes(part)
+        final = await peer.until("final")
+        drop(peer)
+    async with connected(fake, f"?resume={ready['resume']}&after={final['number']}") as peer:
+        again = await peer.until("ready")
+        assert again["received"] == 3
+        assert (again["stream"], again["resume"]) == (ready["stream"], ready["resume"])
+        await peer.socket.send_bytes(phrases([4, 5]))
+        await peer.send({"type": "close"})
+        rest = await peer.rest()
+    finals = [message for message in rest if message["type"] == "final"]
+    assert [word["word"] for message in finals for word in message["words"]] == ["w4", "w5"]
+    assert finals[0]["start"] == final["end"]
+    assert peer.of("closed")[0]["seconds"] == pytest.approx((len(phrases([1, 2, 3])) + len(phrases([4, 5]))) / 32_000)
+
+
+async def test_messages_that_did_not_arrive_come_again_and_others_do_not(fake: Server) -> None:
+    async with connected(fake) as peer:
+        await peer.send({**RAW, "resume": True, "interim": False})
+        ready = await peer.until("ready")
+        await peer.socket.send_bytes(phrases([1, 2, 3, 4, 5, 6, 7, 8]))
+        for _ in range(2):
+            last = await peer.until("final")
+        drop(peer)
+    number = next(message["number"] for message in peer.messages if message["type"] == "final")
+    assert number < last["number"]
+    async with connected(fake, f"?resume={ready['resume']}&after={number}") as peer:
+        await peer.send({"type": "close"})
+        rest = await peer.rest()
+    assert rest[0]["type"] == "ready"
+    numbers = [message["number"] for message in rest[1:]]
+    assert numbers == sorted(numbers)
+    assert number < numbers[0] <= last["number"]
+    assert [m["text"] for m in rest if m["type"] == "final" and m["text"]] == ["w5 w6 w7 w8"]
+
+
+async def test_the_end_is_told_again_to_a_client_that_lost_its_connection_before_it_heard_it(fake: Server) -> None:
+    line = Line(fake)
+    async with line as url, Speaker(url) as speaker:
+        await speaker.say(phrases([1, 2]))
+        line.open = False
+        closing = asyncio.create_task(speaker.client.close())
+        line.cut()
+        await asyncio.sleep(0.1)
+        line.open = True
+        await closing
+        await speaker.over()
+    assert speaker.words == names([1, 2])
+
+
+async def test_a_client_that_is_back_before_its_old_connection_is_known_to_be_dead_takes_over(fake: Server) -> None:
+    async with connected(fake) as old:
+        await old.send({**RAW, "resume": True, "interim": False})
+        ready = await old.until("ready")
+        await old.socket.send_bytes(phrases([1, 2]))
+        await old.until("final")
+        async with connected(fake, f"?resume={ready['resume']}&after=0") as new:
+            await new.send({"type": "close"})
+            await new.rest()
+    assert [m["text"] for m in new.of("final") if m["text"]] == ["w1 w2"]
+
+
+async def test_a_stream_waits_only_so_long_and_frees_everything_then() -> None:
+    async with running_fake(resume_s=0.1) as server:
+        async with connected(server) as peer:
+            await peer.send({**RAW, "resume": True})
+            ready = await peer.until("ready")
+            drop(peer)
+        await eventually(lambda: not server.services.streams)
+        assert not server.services.resumable
+        with pytest.raises(WSServerHandshakeError) as refused:
+            async with connected(server, f"?resume={ready['resume']}&after=0"):
+                pass
+        assert refused.value.status == 404
+        assert server.models.pools[0].headroom.streams == 0
+
+
+@pytest.mark.parametrize(
+    ("query", "status"), [("resume=nothing", 404), ("resume=x&after=-1", 400), ("resume=x&after=z", 400)]
+)
+async def test_what_cannot_be_resumed_is_refused(fake: Server, query: str, status: int) -> None:
+    with pytest.raises(WSServerHandshakeError) as refused:
+        async with connected(fake, f"?{query}"):
+            pass
+    assert refused.value.status == status
+
+
+async def test_a_client_that_closes_in_order_is_not_waited_for(fake: Server) -> None:
+    async with connected(fake) as peer:
+        await peer.send({**RAW, "resume": True})
+        await peer.until("ready")
+        await peer.socket.close()
+    await eventually(lambda: not fake.services.streams)
+
+
+async def test_a_client_without_resume_is_told_that_it_lost_its_connection(fake: Server) -> None:
+    line = Line(fake)
+    async with line as url:
+        client = LiveClient(START, url, resume=False)
+        async with client:
+            line.cut()
+            with pytest.raises(StreamError) as lost:
+                async for _ in client:
+                    pass
+            assert lost.value.code == "disconnected"
+
+
+async def test_a_server_that_cannot_be_reached_any_more_is_named_when_the_time_is_over() -> None:
+    async with running_fake(resume_s=0.5) as server:
+        line = Line(server)
+        async with line as url, Speaker(url) as speaker:
+            line.open = False
+            line.cut()
+            with pytest.raises(StreamError, match="lost") as lost:
+                await speaker.over()
+            assert lost.value.code == "disconnected"
+
+
+def halves(data: bytes) -> list[bytes]:
+    middle = len(data) // 4 * 2
+    return [data[:middle], data[middle:]]
+
+
+def drop(peer: Peer) -> None:
+    """Lose the connection without a word."""
+    connection: Any = peer.socket._response.connection
+    connection.transport.abort()

@@ -1,0 +1,150 @@
+"""Half an hour of real streams that come and go, in every way there is; nothing may stay behind (`make soak`).
+
+MYNA_SOAK_MINUTES says how long; the limits are those of half an hour.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import re
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import numpy as np
+import psutil
+import pytest
+from aiohttp import ClientSession
+from sounds import RATE, recording
+
+from myna.bench.local import LocalServer, local_server
+from myna.clients.live import LiveClient
+from myna.streaming import wire
+
+MINUTES = float(os.environ.get("MYNA_SOAK_MINUTES", "30"))
+STREAMS = 8
+WARM_UP = 1 / 3
+"""Of the time: onnxruntime's arena meets new shapes, allocators find their size."""
+MOST_MB_A_MINUTE = 0.2
+FRAME_S = 0.1
+START = wire.Start(encoding="linear16", sample_rate=RATE)
+
+
+@pytest.fixture
+def server() -> Iterator[LocalServer]:
+    with local_server(None, "--resume-s", "2") as started:
+        yield started
+
+
+def speech() -> np.ndarray:
+    pause = np.zeros(RATE // 2, np.int16)
+    return np.concatenate([part for name in ("beckett", "two_cities") for part in (recording(name), pause)])
+
+
+async def paced(pcm: bytes) -> AsyncIterator[bytes]:
+    size, began = 2 * round(FRAME_S * RATE), time.monotonic()
+    for number, start in enumerate(range(0, len(pcm), size), start=1):
+        await asyncio.sleep(max(0.0, began + number * FRAME_S - time.monotonic()))
+        yield pcm[start : start + size]
+
+
+async def one(server: LocalServer, spoken: np.ndarray, chance: random.Random) -> str:
+    """One client from its coming to its going; returns how it went."""
+    begin, length = chance.randrange(len(spoken)), chance.randint(5, 30) * RATE
+    pcm = np.roll(spoken, -begin)[:length].tobytes()
+    way = chance.choice(["close", "close", "leave", "vanish", "cut", "deepgram", "file", "nonsense"])
+    async with ClientSession() as session:
+        if way == "file":
+            address = f"{server.url}/v1/listen?encoding=linear16&sample_rate={RATE}"
+            async with session.post(address, data=pcm) as response:
+                assert response.status == 200
+        elif way == "deepgram":
+            address = f"{server.url}/v1/listen?encoding=linear16&sample_rate={RATE}&interim_results=true&model=nova-3"
+            async with session.ws_connect(address) as socket:
+                async for frame in paced(pcm):
+                    await socket.send_bytes(frame)
+                await socket.send_str('{"type":"CloseStream"}')
+                async for _ in socket:
+                    pass
+        elif way in ("vanish", "nonsense"):
+            async with session.ws_connect(server.url + wire.PATH) as socket:
+                await socket.send_str(START.model_copy(update={"resume": way == "vanish"}).model_dump_json())
+                async for frame in paced(pcm):
+                    await socket.send_bytes(frame)
+                if way == "nonsense":
+                    await socket.send_str("{")
+                    async for _ in socket:
+                        pass
+                else:
+                    socket._response.connection.transport.abort()  # type: ignore[union-attr]
+        else:
+            async with LiveClient(START, server.url) as client:
+                listening = asyncio.create_task(_listen(client))
+                async for frame in paced(pcm):
+                    await client.send(frame)
+                    if way == "cut" and chance.random() < 0.02:
+                        client._socket.transport.abort()  # type: ignore[union-attr]
+                if way != "leave":
+                    await client.close()
+                    await listening
+                listening.cancel()
+                await asyncio.gather(listening, return_exceptions=True)
+    return way
+
+
+async def _listen(client: LiveClient) -> None:
+    async for _ in client:
+        pass
+
+
+async def tasks(server: LocalServer) -> int:
+    async with ClientSession() as session, session.get(server.url + "/metrics") as response:
+        found = re.search(r"^myna_tasks (\S+)$", await response.text(), re.MULTILINE)
+    assert found
+    return int(float(found[1]))
+
+
+def resident_mb(process: psutil.Process) -> float:
+    return float(sum(each.memory_info().rss for each in [process, *process.children()]) / (1 << 20))
+
+
+async def settled(server: LocalServer, process: psutil.Process) -> tuple[int, int]:
+    """Return open files and sockets, and tasks, once those of the last clients are gone."""
+    least = (1 << 30, 1 << 30)
+    for _ in range(100):
+        least = min(least, (process.num_fds(), await tasks(server)))
+        await asyncio.sleep(0.1)
+    return least
+
+
+async def test_memory_is_flat_and_nothing_is_left_behind(server: LocalServer) -> None:
+    spoken, process, ways = speech(), psutil.Process(server.pid), dict[str, int]()
+    await asyncio.gather(*(one(server, spoken, random.Random(n)) for n in range(STREAMS)))
+    before = await settled(server, process)
+    ends = time.monotonic() + 60 * MINUTES
+    points: list[tuple[float, float]] = []
+
+    async def come_and_go(number: int) -> None:
+        chance = random.Random(100 + number)
+        while time.monotonic() < ends:
+            way = await one(server, spoken, chance)
+            ways[way] = ways.get(way, 0) + 1
+
+    async def watch() -> None:
+        while time.monotonic() < ends:
+            points.append(((time.monotonic() - ends) / 60 + MINUTES, resident_mb(process)))
+            await asyncio.sleep(5)
+
+    await asyncio.gather(watch(), *map(come_and_go, range(STREAMS)))
+    minutes, memory = map(np.array, zip(*points, strict=True))
+    late = minutes >= WARM_UP * MINUTES
+    slope = float(np.polyfit(minutes[late], memory[late], 1)[0])
+    after = await settled(server, process)
+    print(
+        f"\n{sum(ways.values())} clients {ways}; MB {memory[0]:.1f} → {memory[-1]:.1f}, {slope:+.3f} a minute after warm-up;"
+    )
+    print(f"files and sockets, tasks: {before} → {after}")
+    assert after[0] <= before[0]
+    assert after[1] <= before[1]
+    assert slope <= MOST_MB_A_MINUTE

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+from typing import Any
+
+from myna.streaming.dispatcher import BLAME, KILLED_BLAME, Dispatcher
+from myna.streaming.engines.base import EngineInfo, Job, Kind
+
+
+def dispatcher_of(workers: int = 1, lanes: int = 1, **info: Any) -> Dispatcher:
+    dispatcher = Dispatcher(EngineInfo("e", ("en",), 15.0, 100, **info))
+    for worker in range(workers):
+        dispatcher.up(worker, lanes)
+    return dispatcher
+
+
+def job(name: str, kind: Kind = Kind.FINAL, due: float = 0.0, source: str | None = None, utterance: int = 0) -> Job:
+    return Job(name, source or name, kind, b"", due, utterance=utterance)
+
+
+def given(dispatcher: Dispatcher) -> list[tuple[int, int, list[str]]]:
+    return [(a.worker, a.lane, [job.id for job in a.jobs]) for a in dispatcher.assign()]
+
+
+def test_whichever_lane_is_free_takes_what_is_most_urgent() -> None:
+    dispatcher = dispatcher_of(workers=2)
+    for number, due in enumerate((3.0, 1.0, 2.0)):
+        dispatcher.submit(job(f"{number}", due=due))
+    assert given(dispatcher) == [(0, 0, ["1"]), (1, 0, ["2"])]
+    assert given(dispatcher) == []
+    dispatcher.done(1, "2")
+    assert given(dispatcher) == [(1, 0, ["0"])]
+
+
+def test_what_a_dead_worker_was_at_goes_to_another_and_nothing_else_is_touched() -> None:
+    dispatcher = dispatcher_of(workers=2)
+    for name in "abc":
+        dispatcher.submit(job(name))
+    given(dispatcher)
+    assert dispatcher.down(0, BLAME) == []
+    dispatcher.done(1, "b")
+    assert given(dispatcher) == [(1, 0, ["c"])]
+    dispatcher.done(1, "c")
+    assert given(dispatcher) == [(1, 0, ["a"])]
+
+
+def test_without_a_worker_jobs_wait_for_one() -> None:
+    dispatcher = dispatcher_of(workers=0)
+    dispatcher.submit(job("a"))
+    assert given(dispatcher) == []
+    dispatcher.up(3, 1)
+    assert given(dispatcher) == [(3, 0, ["a"])]
+
+
+def test_a_job_at_two_deaths_runs_alone_and_fails_by_itself_at_the_third() -> None:
+    dispatcher = dispatcher_of(lanes=2)
+    dispatcher.submit(job("killer", due=0))
+    dispatcher.submit(job("innocent", due=1))
+    for _ in range(2):
+        assert given(dispatcher) == [(0, 0, ["killer"]), (0, 1, ["innocent"])]
+        assert dispatcher.down(0, BLAME) == []
+        dispatcher.up(0, 2)
+    dispatcher.submit(job("new", due=2))
+    assert given(dispatcher) == [(0, 0, ["killer"])]
+    assert [failed.id for failed in dispatcher.down(0, BLAME)] == ["killer"]
+    dispatcher.up(0, 2)
+    assert given(dispatcher) == [(0, 0, ["innocent"])]
+    dispatcher.done(0, "innocent")
+    assert given(dispatcher) == [(0, 0, ["new"])]
+
+
+def test_a_suspect_waits_until_a_worker_is_idle_while_the_others_go_on() -> None:
+    dispatcher = dispatcher_of(workers=1, lanes=2)
+    dispatcher.submit(job("suspect"))
+    for _ in range(2):
+        assert given(dispatcher) == [(0, 0, ["suspect"])]
+        dispatcher.down(0, BLAME)
+        dispatcher.up(0, 2)
+    dispatcher.up(1, 2)
+    for name in "abc":
+        dispatcher.submit(job(name))
+    assert given(dispatcher) == [(0, 0, ["suspect"]), (1, 0, ["a"]), (1, 1, ["b"])]
+    dispatcher.done(1, "a")
+    assert given(dispatcher) == [(1, 0, ["c"])]
+    dispatcher.submit(job("d"))
+    assert given(dispatcher) == []
+    dispatcher.done(0, "suspect")
+    assert given(dispatcher) == [(0, 0, ["d"])]
+
+
+def test_a_worker_killed_from_outside_says_little_about_its_job() -> None:
+    dispatcher = dispatcher_of()
+    dispatcher.submit(job("a"))
+    deaths = 0
+    while True:
+        assert given(dispatcher) == [(0, 0, ["a"])]
+        deaths += 1
+        if dispatcher.down(0, KILLED_BLAME):
+            break
+        dispatcher.up(0, 1)
+    assert deaths == 8
+
+
+def test_a_cancelled_job_is_not_decoded_again_after_a_death() -> None:
+    dispatcher = dispatcher_of()
+    dispatcher.submit(job("a"))
+    given(dispatcher)
+    dispatcher.cancel("a")
+    assert dispatcher.down(0, BLAME) == []
+    dispatcher.up(0, 1)
+    assert given(dispatcher) == []
+    assert dispatcher.waiting == 0
+
+
+def test_the_steps_of_a_followed_utterance_stay_with_their_worker_until_it_dies() -> None:
+    dispatcher = dispatcher_of(workers=2, incremental=True, largest_batch=4)
+    for step in range(3):
+        for source in "ab":
+            dispatcher.submit(job(f"{source}{step}", Kind.INTERIM, step, source, utterance=1))
+        assert given(dispatcher) == [(0, 0, [f"a{step}"]), (1, 0, [f"b{step}"])]
+        dispatcher.done(0, f"a{step}")
+        dispatcher.done(1, f"b{step}")
+    dispatcher.submit(job("a3", Kind.INTERIM, 3, "a", utterance=1))
+    dispatcher.down(0, BLAME)
+    assert given(dispatcher) == [(1, 0, ["a3"])]
+    assert dispatcher.release("a") == 1
+    assert dispatcher.release("a") is None
+
+
+def test_steps_whose_worker_is_gone_for_good_are_taken_over_by_one_that_comes() -> None:
+    dispatcher = dispatcher_of(incremental=True)
+    dispatcher.down(0, BLAME)
+    dispatcher.submit(job("a", Kind.INTERIM, 0, "a", utterance=1))
+    dispatcher.up(1, 1)
+    assert given(dispatcher) == [(1, 0, ["a"])]
+
+
+def test_a_final_goes_before_the_steps_of_followed_utterances() -> None:
+    dispatcher = dispatcher_of(incremental=True)
+    dispatcher.submit(job("step", Kind.INTERIM, 0, "a", utterance=1))
+    dispatcher.submit(job("final", due=5))
+    assert given(dispatcher) == [(0, 0, ["final"])]
