@@ -72,7 +72,7 @@ class Server:
         host, port = listener.getsockname()[:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         gate = Gate(settings.allowed_networks)
-        self._transcriber = transcriber = Transcriber(services, settings)
+        self.transcriber = transcriber = Transcriber(services, settings)
         self.jobs = JobRunner(settings.data / "jobs", gate)
         self._upgrade = Upgrade(settings, services, models, authentication, self.admission, gate)
         self.app = web.Application(middlewares=[_numbered])
@@ -89,7 +89,7 @@ class Server:
         """Take nothing new, let streams and files come to their end, and end those that have not in time, finals first."""
         self.admission.draining = True
         streams = self.services.streams
-        log.info("draining", streams=len(streams), files=self._transcriber.active, drain_s=self.settings.drain_s)
+        log.info("draining", streams=len(streams), files=self.transcriber.active, drain_s=self.settings.drain_s)
         if await self._empty_within(self.settings.drain_s):
             return
         for stream in list(streams.values()):
@@ -99,7 +99,7 @@ class Server:
     async def _empty_within(self, patience_s: float) -> bool:
         loop = asyncio.get_running_loop()
         until = loop.time() + patience_s
-        while self.services.streams or self._transcriber.active:
+        while self.services.streams or self.transcriber.active:
             if loop.time() >= until:
                 return False
             await asyncio.sleep(_DRAINED_LOOK_S)

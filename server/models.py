@@ -30,8 +30,9 @@ must not keep the machine busy with it."""
 _FRONT_CORES = 1
 """Cores left to the front where an engine's threads would take all: on two cores, 64 streams in real time, finals came 0.13 s
 after the endpoint (median) with one thread and 5.9 s with two."""
-_PROCESS_BYTES = {"parakeet": 900 << 20, "moonshine": 200 << 20}
-"""What a worker process takes besides its weights, until it has told: NeMo's import alone is 670 MB."""
+_PROCESS_BYTES = {"parakeet": 900 << 20, "moonshine": 120 << 20}
+_LANE_BYTES = {"moonshine": 110 << 20}
+"""What a worker process, and each of its lanes, takes besides weights, until it has told: NeMo's import alone is 670 MB."""
 
 
 class ModelBusyError(Exception):
@@ -169,7 +170,7 @@ class Models:
             largest_batch=settings.largest_batch, threads=shape.threads,
         )  # fmt: skip
         async with self._room:  # one at a time: each must see what the others take
-            await self._make_room(model, shape.workers)
+            await self._make_room(model, shape)
             pool = EnginePool(model.engine, options, shape.workers, shape.lanes, settings.stuck_after_s)
             pool.on_step = self._metrics.on_step(model.name)
             await pool.start()
@@ -191,8 +192,10 @@ class Models:
     def _used(self) -> int:
         return sum(loaded.pool.memory for loaded in self._loaded.values())
 
-    async def _make_room(self, model: Model, workers: int) -> None:
-        expected = workers * (model.size + _PROCESS_BYTES.get(model.engine, 0))
+    async def _make_room(self, model: Model, shape: _Shape) -> None:
+        engine = model.engine
+        lanes = shape.lanes * _LANE_BYTES.get(engine, 0)
+        expected = shape.workers * (model.size + _PROCESS_BYTES.get(engine, 0) + lanes)
         await self._unload_down_to(self._limit() - expected)
         if self._used() + expected > self._limit():
             in_use = ", ".join(loaded.model.name for loaded in self._loaded.values()) or "none"

@@ -48,6 +48,8 @@ from myna.streaming.link import (
     encode,
 )
 
+_NICENESS = 10
+"""Of workers that decode on the CPU: the front answers pings and sends words out while every core decodes."""
 _COST_OF_S = 5.0
 """Audio on which the cost of a second is first estimated: about a segment."""
 
@@ -218,6 +220,8 @@ def main() -> None:
     parser.add_argument("--lanes", type=int, required=True)
     arguments = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches both; the front decides
+    if not registry.ENGINES[arguments.engine].one_lane:
+        os.nice(_NICENESS)
     gone = contextlib.suppress(BrokenPipeError, ConnectionResetError)  # without the front there is nothing to do here
     with gone, socket.socket(fileno=arguments.fd) as connection:
         options = json.loads(arguments.options)

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from myna.bench.accuracy import read_manifest
-from myna.bench.load import percentiles
+from myna.bench.load import percentiles, pulse
 from myna.bench.load_streams import Heard, NativeWords, Speech, speak, speeches
 
 _SPREAD_S = 5.0
@@ -91,20 +91,8 @@ async def _all(url: str, count: int, spoken: list[Speech]) -> tuple[list[Heard],
 
     speaking = asyncio.gather(*map(one, range(count)))
     await asyncio.sleep(_SPREAD_S + (_SECONDS - _SPREAD_S) * 0.8)
-    busy, lag_s = await _pulse(url)
+    busy, lag_s = await asyncio.to_thread(pulse, url)
     return list(await speaking), busy, lag_s
-
-
-async def _pulse(url: str) -> tuple[float, float]:
-    from aiohttp import ClientSession
-    from prometheus_client.parser import text_string_to_metric_families
-
-    async with ClientSession() as session, session.get(url + "/metrics") as response:
-        families = {family.name: family for family in text_string_to_metric_families(await response.text())}
-    lags = families["myna_loop_lag_seconds"].samples
-    total = next(sample.value for sample in lags if sample.name.endswith("_count"))
-    bounds = [(float(s.labels["le"]), s.value) for s in lags if s.name.endswith("_bucket")]
-    return families["myna_loop_busy"].samples[0].value, next(bound for bound, n in bounds if n >= 0.99 * total)
 
 
 @contextmanager

@@ -9,14 +9,17 @@ import multiprocessing
 import statistics
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import jiwer
 import psutil
+from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from rich.table import Table
 
@@ -72,6 +75,8 @@ class Level:
     wer_alone: float | None = None
     cpu: float | None = None
     memory_mb: float | None = None
+    lag_p99_ms: float | None = None
+    """Of the event loop, since the server's start: the bound that 99 % of its beats kept."""
     holds: bool = False
 
     def judge(self, target_ms: int) -> None:
@@ -131,7 +136,7 @@ def table(report: Report) -> Table:
     phase = "staggered" if report.staggered else "in phase"
     shown = Table(
         "streams", "final p50", "p95", "p99", "interim p50", "p95", "p99", "interims/min", "WER %", "alone", "refused",
-        "broken", "cores", "MB", title=f"{report.what}, {phase}; p95 of finals ≤ {report.target_ms} ms: {report.holds}",
+        "broken", "cores", "MB", "lag p99", title=f"{report.what}, {phase}; p95 of finals ≤ {report.target_ms} ms: {report.holds}",
     )  # fmt: skip
     for one in report.levels:
         delays = (
@@ -141,7 +146,7 @@ def table(report: Report) -> Table:
         shown.add_row(
             str(one.streams), *("" if ms is None else f"{ms:.0f}" for ms in delays), f"{one.interims_a_minute:.0f}",
             _shown(one.wer, 2), _shown(one.wer_alone, 2), str(one.refused), str(len(one.broken)), _shown(one.cpu, 2),
-            _shown(one.memory_mb, 0),
+            _shown(one.memory_mb, 0), _shown(one.lag_p99_ms, 0),
         )  # fmt: skip
     return shown
 
@@ -195,6 +200,7 @@ def _level(
     level = Level(count, broken=[one.broken for one in heard if one.broken])
     if usage is not None:
         level.cpu, level.memory_mb = usage.since(began)
+        level.lag_p99_ms = 1000 * pulse(words.url)[1]
     fill_delays(level, heard, plan.seconds)
     return level, heard
 
@@ -260,6 +266,17 @@ class Usage:
     def _cpu_s(self) -> float:
         times = [process.cpu_times() for process in self._family()]
         return float(sum(each.user + each.system for each in times))
+
+
+def pulse(url: str) -> tuple[float, float]:
+    """Return the share of a core that a server's event loop takes, and the lag in seconds that 99 % of its beats kept."""
+    parts = urlsplit(url)
+    with urllib.request.urlopen(f"http://{parts.netloc}/metrics") as answer:
+        families = {family.name: family for family in text_string_to_metric_families(answer.read().decode())}
+    lags = families["myna_loop_lag_seconds"].samples
+    total = next(sample.value for sample in lags if sample.name.endswith("_count"))
+    bounds = [(float(sample.labels["le"]), sample.value) for sample in lags if sample.name.endswith("_bucket")]
+    return families["myna_loop_busy"].samples[0].value, next(bound for bound, count in bounds if count >= 0.99 * total)
 
 
 def _plain_loop(plan: Plan, spoken: Sequence[Speech], console: Console) -> Report:

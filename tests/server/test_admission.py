@@ -63,7 +63,7 @@ async def test_without_headroom_streams_are_refused_but_for_the_first(monkeypatc
     from myna.streaming.headroom import Headroom
 
     monkeypatch.setattr(Headroom, "predicted_p95", lambda self, now, more: 0.8)
-    async with running_fake() as server, connected(server) as peer:
+    async with running_fake(final_target_ms=700) as server, connected(server) as peer:
         await peer.send(RAW)
         await peer.until("ready")
         assert (await refused(server, "/v1/stream"))[0] == 503

@@ -146,7 +146,7 @@ def test_keyterms_and_models_that_cannot_be_are_named(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def server_and_worker() -> Iterator[tuple[subprocess.Popen[str], psutil.Process]]:
-    command = [sys.executable, "-m", "myna", "serve", "--port", "0", "--model", "fake"]
+    command = [sys.executable, "-m", "myna", "serve", "--port", "0", "--model", "fake", "--workers", "1"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         while "listening" not in process.stderr.readline():

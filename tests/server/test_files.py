@@ -57,7 +57,7 @@ async def tidy(files: Server) -> AsyncIterator[None]:
     before = folders()
     yield
     await eventually(lambda: folders() <= before)
-    await eventually(lambda: not files.services.pumps)
+    await eventually(lambda: not files.transcriber.active)
     assert not files.models.pools[0].open_jobs
 
 
@@ -371,9 +371,9 @@ async def test_a_client_that_leaves_while_it_waits_stops_the_work(
     data = contained([long], "flac", "flac")
     _, writer = await asyncio.open_connection(*files.url.removeprefix("http://").split(":"), limit=1 << 20)
     writer.write(f"POST /v1/listen HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data)
-    await eventually(lambda: bool(files.services.pumps))
+    await eventually(lambda: bool(files.transcriber.active))
     writer.transport.abort()
-    await eventually(lambda: not files.services.pumps)
+    await eventually(lambda: not files.transcriber.active)
     assert not [record for record in caplog.records if record.name.startswith("aiohttp")]  # nobody's fault
 
 

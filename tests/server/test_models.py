@@ -20,7 +20,7 @@ from myna.server.config import ConfigurationError
 from myna.streaming import wire
 from myna.streaming.engines.base import EngineUnavailableError
 
-TWO: dict[str, Any] = {"model": "fake", "aliases": {"quick": "fake", "nova": "moonshine"}}
+TWO: dict[str, Any] = {"model": "fake", "workers": 1, "aliases": {"quick": "fake", "nova": "moonshine"}}
 
 
 async def listed(server: Server) -> dict[str, Any]:

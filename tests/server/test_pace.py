@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
-from aiohttp import ClientSession
+from aiohttp import ClientSession, TCPConnector
 from peer import RAW, connected, eventually, listening
 from speakers import Speaker, names, phrases, running_fake
 from websockets.asyncio.client import connect
@@ -150,13 +150,13 @@ async def test_a_silent_client_is_told_nothing_twice(fake: Server, monkeypatch: 
         assert len(peer.of("utterance_end")) == 1
 
 
-async def test_a_thousand_sockets_that_say_nothing_cost_the_loop_nothing(fake: Server) -> None:
-    fake.pulse.longest_s = 0.0
-    async with ClientSession() as session:
-        sockets = [await session.ws_connect(fake.url + wire.PATH) for _ in range(200)]
-        async with Speaker(fake) as speaker:
+async def test_hundreds_of_sockets_that_say_nothing_keep_nobody_waiting() -> None:
+    connector = TCPConnector(limit=0)
+    async with running_fake(final_target_ms=0) as server, ClientSession(connector=connector) as session:
+        sockets = await asyncio.gather(*(session.ws_connect(server.url + wire.PATH) for _ in range(300)))
+        async with Speaker(server) as speaker:
             await speaker.say(phrases(list(range(12))))
             await speaker.done()
-        for socket in sockets:
-            await socket.close()
+        await asyncio.gather(*(socket.close() for socket in sockets))
+        await eventually(lambda: not server.services.streams)
     assert speaker.words == names(list(range(12)))

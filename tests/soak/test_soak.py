@@ -33,7 +33,7 @@ START = wire.Start(encoding="linear16", sample_rate=RATE)
 
 @pytest.fixture
 def server() -> Iterator[LocalServer]:
-    with local_server(None, "--resume-s", "2") as started:
+    with local_server(None, "--resume-s", "2", "--final-target-ms", "0") as started:
         yield started
 
 
