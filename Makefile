@@ -23,7 +23,7 @@ test: .venv/.develop
 
 # Half an hour of streams that come and go, then a hundred kills; MYNA_SOAK_MINUTES and MYNA_KILLS change that.
 soak: .venv/.develop
-	$(BIN)/pytest tests/soak -s $(ARGS)
+	$(BIN)/pytest tests/soak -s -o faulthandler_timeout=0 $(ARGS)
 
 # A million frames that no client should send, other ones each time.
 fuzz: .venv/.develop

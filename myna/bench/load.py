@@ -136,7 +136,8 @@ def table(report: Report) -> Table:
     phase = "staggered" if report.staggered else "in phase"
     shown = Table(
         "streams", "final p50", "p95", "p99", "interim p50", "p95", "p99", "interims/min", "WER %", "alone", "refused",
-        "broken", "cores", "MB", "lag p99", title=f"{report.what}, {phase}; p95 of finals ≤ {report.target_ms} ms: {report.holds}",
+        "broken", "cores", "MB", "lag p99",
+        title=f"{report.what}, {phase}; p95 of finals ≤ {report.target_ms} ms: {report.holds}",
     )  # fmt: skip
     for one in report.levels:
         delays = (
