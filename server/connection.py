@@ -29,7 +29,9 @@ FAREWELL_S = 5.0
 DELIVERY_S = 60.0
 """Where results go elsewhere, they may take so long at the end; then those that are left are dropped."""
 FINALS_S = 20.0
-"""A stream that the server ends waits so long for its last finals."""
+"""A stream that a stopping server ends waits so long for its last finals."""
+_SPOOL_FINALS_S = 600.0
+"""The same where the stream itself is the reason: a spool full of audio is decoded first."""
 _STALL_S = 1.0
 """Beyond its endpoint, a stream without audio for so long counts as silent: a network that stumbles is seldom away longer."""
 
@@ -240,8 +242,9 @@ class Connection:
             await self._until_over(socket)
         except DialectError as error:
             if error.finals_first:
+                patience_s = FINALS_S if self._retired.done() else _SPOOL_FINALS_S
                 with contextlib.suppress(TimeoutError, DialectError, SlowReaderError):
-                    async with asyncio.timeout(FINALS_S):
+                    async with asyncio.timeout(patience_s):
                         await self._last_finals(socket)
             return self._refuse(error)
         except SlowReaderError:

@@ -208,8 +208,12 @@ class EnginePool:
     async def _keep(self, number: int, worker: WorkerProcess) -> None:
         """Take a worker's results; when it dies, have its jobs decoded by another, and start the next."""
         while True:
-            async for message in worker.messages():
-                self._take(number, message)
+            try:
+                async for message in worker.messages():
+                    self._take(number, message)
+            except Exception:
+                log.exception("an engine worker cannot be understood; it is replaced", model=self._options.name)
+                worker.kill()
             killed = await worker.end()
             self._on_death(number, killed)
             backoff_s = _FIRST_BACKOFF_S

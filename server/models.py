@@ -27,6 +27,8 @@ RETRY_AFTER_S = 5
 FAILED_FOR_S = 60.0
 """A model that could not be loaded is not tried again for so long (unless its file changes): clients that ask again and again
 must not keep the machine busy with it."""
+_COMPILING_S = 600.0
+"""With `torch_compile` a step of a new shape may compile for minutes: no worker is stuck before that."""
 _FRONT_CORES = 1
 """Cores left to the front where an engine's threads would take all: on two cores, 64 streams in real time, finals came 0.13 s
 after the endpoint (median) with one thread and 5.9 s with two."""
@@ -171,7 +173,8 @@ class Models:
         )  # fmt: skip
         async with self._room:  # one at a time: each must see what the others take
             await self._make_room(model, shape)
-            pool = EnginePool(model.engine, options, shape.workers, shape.lanes, settings.stuck_after_s)
+            patience_s = max(settings.stuck_after_s, _COMPILING_S if settings.torch_compile else 0.0)
+            pool = EnginePool(model.engine, options, shape.workers, shape.lanes, patience_s)
             pool.on_step = self._metrics.on_step(model.name)
             await pool.start()
         info = pool.info

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from aiohttp import WSServerHandshakeError
+from line import Line
 from peer import RAW, Peer, connected, eventually
 from sounds import RATE, recording
 from speakers import START, Speaker, names, phrases, running_fake
@@ -21,50 +22,6 @@ from myna.streaming import wire
 async def fake() -> AsyncIterator[Server]:
     async with running_fake(resume_s=5.0) as server:
         yield server
-
-
-class Line:
-    """A network between client and server that can be cut, and closed for a while."""
-
-    def __init__(self, server: Server) -> None:
-        self._to = int(server.url.rsplit(":", 1)[1])
-        self._writers: set[asyncio.StreamWriter] = set()
-        self._server: asyncio.Server | None = None
-        self.open = True
-        self.connections = 0
-
-    async def __aenter__(self) -> str:
-        self._server = await asyncio.start_server(self._carry, "127.0.0.1", 0)
-        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self.cut()
-        self._server.close()
-
-    def cut(self) -> None:
-        """Break every connection without a word."""
-        for writer in list(self._writers):
-            writer.transport.abort()
-
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if not self.open:
-            writer.transport.abort()
-            return
-        self.connections += 1
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._to)
-        self._writers |= {writer, far_writer}
-        await asyncio.gather(self._pipe(reader, far_writer), self._pipe(far_reader, writer))
-        self._writers -= {writer, far_writer}
-
-    async def _pipe(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while data := await reader.read(65_536):
-                writer.write(data)
-                await writer.drain()
-            writer.close()
-        except ConnectionError:
-            writer.transport.abort()
 
 
 async def test_a_client_that_is_cut_off_again_and_again_gets_the_transcript_of_one_that_is_not(fake: Server) -> None:

@@ -43,3 +43,31 @@ async def test_finals_that_are_not_read_end_the_stream() -> None:
     outbox.clear()
     outbox.put(Frame("why"))
     assert await drained(outbox) == ["why"]
+
+
+async def test_sent_frames_come_again_behind_the_greeting_and_before_what_was_never_sent() -> None:
+    outbox = Outbox()
+    for number in range(1, 6):
+        outbox.put(Frame(f"{number}", number=number))
+    outbox.put(Frame("tentative", replaces="t", number=6))
+    for _ in range(3):
+        await outbox.get()
+    outbox.rewind(1, [Frame("ready")])
+    outbox.close()
+    sent = []
+    while frame := await outbox.get():
+        sent.append(frame.payload)
+    assert sent == ["ready", "2", "3", "4", "5", "tentative"]
+
+
+async def test_what_is_kept_is_bounded_and_what_is_not_kept_is_known() -> None:
+    outbox = Outbox()
+    for number in range(1, 5):
+        outbox.put(Frame("x" * 400_000, number=number))
+        await outbox.get()
+    assert not outbox.holds_after(1)
+    assert outbox.holds_after(2)
+    outbox.put(Frame("a tentative", replaces="t", number=5))
+    await outbox.get()
+    outbox.rewind(2, [])
+    assert [(await outbox.get()).number for _ in range(2)] == [3, 4]  # type: ignore[union-attr]

@@ -124,3 +124,28 @@ def test_an_interim_counts_for_no_more_than_the_window_its_engine_encodes() -> N
     scheduler.add(long("short", 160, Kind.INTERIM))
     scheduler.add(long("long", 160, Kind.INTERIM, held=160_000))
     assert len(scheduler.schedule()) == 2
+
+
+def test_an_interim_of_fresh_audio_takes_the_place_of_the_one_that_waits_for_its_channel() -> None:
+    scheduler = scheduler_of()
+    scheduler.add(job("a1", Kind.INTERIM, due=1, source="a"))
+    scheduler.add(job("b1", Kind.INTERIM, due=2, source="b"))
+    for number in (2, 3):
+        replaced = scheduler.add(job(f"a{number}", Kind.INTERIM, due=2 + number, source="a"))
+        assert replaced is not None
+        assert replaced.id == f"a{number - 1}"
+    assert len(scheduler) == 2
+    assert order(scheduler) == ["a3", "b1"]
+    scheduler.add(job("a4", Kind.INTERIM, due=9, source="a"))
+    scheduler.add(job("b2", Kind.INTERIM, due=8, source="b"))
+    assert order(scheduler) == ["b2", "a4"]
+
+
+def test_superseded_jobs_leave_nothing_behind() -> None:
+    scheduler = scheduler_of()
+    for number in range(1000):
+        scheduler.add(job(f"{number}", Kind.INTERIM, due=number, source="a"))
+    assert len(scheduler) == 1
+    assert len(scheduler._order) < 100
+    assert order(scheduler) == ["999"]
+    assert not scheduler._ranks

@@ -172,6 +172,24 @@ def test_without_endpoints_only_length_flush_and_end_cut() -> None:
     assert {final.cause for final in d.finals} <= {Cause.END, Cause.LENGTH}
 
 
+def test_audio_that_stays_away_ends_the_utterance_and_what_comes_later_begins_another() -> None:
+    d = drive()
+    d.push(np.concatenate([silence(0.5), phrase(1, 2)]))
+    d.session.stall()
+    d.settle()
+    d.session.stall()
+    d.settle()
+    assert d.text == names(1, 2)
+    assert [final.cause for final in d.finals] == [Cause.ENDPOINT]
+    assert [type(event) for event in d.events[-2:]] == [Final, UtteranceEnd]
+    d.push(np.concatenate([phrase(3), silence(1)]))
+    d.end()
+    assert d.text == names(1, 2, 3)
+    assert sum(isinstance(event, SpeechStarted) for event in d.events) == 2
+    assert sum(isinstance(event, UtteranceEnd) for event in d.events) == 2
+    assert_tiles(d.finals, d.session.received)
+
+
 def test_a_decode_that_fails_is_told_and_leaves_an_empty_final() -> None:
     engine = FakeEngine(settings=FakeSettings(fail_every=1))
     d = drive(Policy(interim_every_s=None), engine=engine)

@@ -137,3 +137,27 @@ def test_garbage_is_collected_between_steps_only(serving: Callable[..., Front]) 
     front.send(step(0, 0, [1], "last"))
     front.next()
     assert gc.get_stats()[0]["collections"] >= young + 3
+
+
+def test_it_tells_for_how_long_each_lane_has_been_at_its_batch(
+    serving: Callable[..., Front], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "STATUS_EVERY_S", 0.01)
+    go_on = threading.Event()
+
+    class Slow(FakeEngine):
+        def transcribe(self, jobs: Any) -> Any:
+            if jobs[0].id == "slow":
+                go_on.wait(30)
+            return super().transcribe(jobs)
+
+    front = serving(Slow, lanes=2)
+    front.next()
+    front.send(step(0, 0, [1], "slow"))
+    while not (isinstance(status := front.any(), Status) and status.busy_s[0] > 0.02):
+        pass
+    assert status.busy_s[1] == 0
+    go_on.set()
+    assert isinstance(front.next(), Result)
+    while not (isinstance(status := front.any(), Status) and status.busy_s == (0.0, 0.0)):
+        pass
