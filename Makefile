@@ -12,7 +12,7 @@ BIN := .venv/bin
 
 .venv/.develop: pyproject.toml constraints-test.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints-test.txt --editable '.[test,dev,mic]'
+	$(BIN)/pip install --quiet --constraint constraints-test.txt --editable '.[test,dev,mic,bench]'
 	touch $@ .venv/.serve
 
 serve: .venv/.serve

@@ -32,6 +32,28 @@ def describe() -> _Schema:
                     "Whether every engine is alive.", {"200": _ref("Health"), "503": _ref("Health")}, open_to_all=True
                 )
             },
+            "/health/live": {
+                "get": _operation(
+                    "Whether the event loop turns.", {"200": _json(_object(status=_TEXT))}, open_to_all=True
+                )
+            },
+            "/health/ready": {
+                "get": _operation(
+                    "Whether new streams may be sent here.",
+                    {
+                        "200": _json(_object(status=_TEXT)),
+                        "503": _json(_object(status=_TEXT, reason={"enum": ["draining", "no engine worker"]})),
+                    },
+                    open_to_all=True,
+                )
+            },
+            "/metrics": {
+                "get": _operation(
+                    "Everything measured, for Prometheus.",
+                    {"200": {"description": "Samples.", "content": {"text/plain": {"schema": {"type": "string"}}}}},
+                    open_to_all=True,
+                )
+            },
             "/v1/status": {
                 "get": _operation("The same as Deepgram's servers say it.", {"200": _ref("Status")}, open_to_all=True)
             },
@@ -112,6 +134,8 @@ def _operation(
         operation["parameters"] = parameters
     if body:
         operation["requestBody"] = body
+    if body and error != "Error":  # a file: for want of room, or of a place in the key's share
+        operation["responses"] |= {"429": _ref(error), "503": _ref(error)}
     return operation
 
 

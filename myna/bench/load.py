@@ -33,6 +33,7 @@ _SPREAD_S = 3.0
 """Staggered streams begin within so much of each other: three interims long, so that their timers spread out."""
 _SETTLE_S = 2.0
 """Between two levels, for the server to let go of the last one."""
+_ASKED_AGAIN, _ASK_AGAIN_S = 20, 3.0
 _ONE_BY_ONE = 2
 """Streams at a time, as fast as they go, for the words without load."""
 
@@ -183,7 +184,12 @@ async def _alone(spoken: Sequence[Speech], words: Words, plan: Plan) -> list[Hea
 
     async def one(speech: Speech) -> Heard:
         async with turns:
-            return await speak(speech, words, plan.api_key, real_time=False)
+            for _ in range(_ASKED_AGAIN):
+                heard = await speak(speech, words, plan.api_key, real_time=False)
+                if not heard.refused:
+                    break
+                await asyncio.sleep(_ASK_AGAIN_S)  # one after the other, there is room for each
+            return heard
 
     heard = await asyncio.gather(*map(one, spoken))
     for each in heard:

@@ -15,7 +15,7 @@ import av
 import numpy as np
 import psutil
 import pytest
-from sounds import RATE, contained, recording
+from sounds import BECKETT, RATE, contained, recording
 
 from myna.bench.local import local_server
 
@@ -132,6 +132,44 @@ def test_bench_engine_compares_the_scheduler_with_the_bare_model() -> None:
     assert four["ratio"] > 0
     assert_one_clear_line(myna("bench", "engine", "--batch", "1,x"), "1,x")
     assert_one_clear_line(myna("bench", "engine", "--model", "whisper"), "whisper")
+
+
+def test_bench_load_speaks_both_dialects_and_draws_what_it_found(tmp_path: Path) -> None:
+    write_wav(tmp_path / "speech.wav", recording("beckett"))
+    manifest = tmp_path / "manifest.jsonl"
+    manifest.write_text(json.dumps({"audio": "speech.wav", "text": BECKETT}) + "\n")
+    ask = (
+        "bench",
+        "load",
+        "--manifest",
+        str(manifest),
+        "--seconds",
+        "15",
+        "--target-ms",
+        "60000",
+        "--json",
+        "--streams",
+    )
+    done = myna(*ask, "2", "--beside", "--report", str(tmp_path / "report"), timeout=200)
+    assert done.returncode == 0, done.stderr
+    ours, plain = json.loads(done.stdout)
+    (level,) = ours["levels"]
+    assert (level["streams"], level["refused"], level["broken"]) == (2, 0, [])
+    assert level["wer"] == level["wer_alone"] < 10
+    assert level["final_p50_ms"] <= level["final_p95_ms"] <= level["final_p99_ms"]
+    assert level["interims_a_minute"] > 5
+    assert level["cpu"] > 0
+    assert plain["levels"][0]["final_p95_ms"] > 0
+    assert json.loads((tmp_path / "report" / "load.json").read_text()) == [ours, plain]
+    assert "<svg" in (tmp_path / "report" / "load.svg").read_text()
+    with local_server("moonshine") as server:
+        done = myna(*ask, "1", "--url", server.url, "--dialect", "deepgram", timeout=200)
+    assert done.returncode == 0, done.stderr
+    ((level,),) = [report["levels"] for report in json.loads(done.stdout)]
+    assert level["wer"] == level["wer_alone"] < 10
+    assert level["final_p95_ms"] > 0
+    assert_one_clear_line(myna(*ask, "1", "--dialect", "flux"), "flux")
+    assert_one_clear_line(myna(*ask, "1,x"), "1,x")
 
 
 def test_keyterms_and_models_that_cannot_be_are_named(tmp_path: Path) -> None:
