@@ -87,7 +87,10 @@ class Dispatcher:
     def down(self, worker: int, blame: float) -> list[Job]:
         """Count on a worker no longer; each job it was at gets so much of the blame. Returns the jobs that have failed."""
         failed: list[Job] = []
-        for lane in self._lanes.pop(worker, []):
+        lanes = self._lanes.pop(worker, [])
+        if blame < BLAME:
+            self._exonerate({job_id for lane in lanes for job_id in lane.jobs}, blame)
+        for lane in lanes:
             for job in lane.jobs.values():
                 if job.id in self._unwanted:
                     self._unwanted.remove(job.id)
@@ -170,6 +173,11 @@ class Dispatcher:
         """Return the worker to follow another utterance: a living one, if there is any."""
         followed = list(self._homes.values())
         return min(self._lanes or (0,), key=followed.count)
+
+    def _exonerate(self, present: set[str], blame: float) -> None:
+        """Take back some of the blame of those that were not there when somebody killed a worker: he may have before, too."""
+        for job_id in self._blame.keys() - present:
+            self._blame[job_id] = max(0.0, self._blame[job_id] - blame)
 
     def _rehome(self, gone: int) -> None:
         """Have other workers follow what this one did; they will ask for the audio it held."""

@@ -42,10 +42,10 @@ async def test_a_hundred_kills_under_load_lose_and_double_no_word_and_close_no_c
             for n in range(8)
         ]
         for number in range(kills):
-            await eventually(lambda: bool(pool.pids))
+            await eventually(lambda: pool.complete)
+            await asyncio.sleep(chance.random() / 5)
             os.kill(chance.choice(pool.pids), signal.SIGKILL)
             await eventually(lambda number=number: pool.restarts > number)  # type: ignore[misc]
-            await asyncio.sleep(chance.random() / 5)
         over.set()
         for speaker, said in await asyncio.gather(*talks):
             assert speaker.words == names(said)

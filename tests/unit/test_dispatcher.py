@@ -100,6 +100,21 @@ def test_a_worker_killed_from_outside_says_little_about_its_job() -> None:
     assert deaths == 8
 
 
+def test_somebody_who_kills_workers_at_random_fails_no_job() -> None:
+    dispatcher = dispatcher_of(workers=2)
+    dispatcher.submit(job("unlucky"))
+    for _ in range(30):
+        ((worker, _, names),) = given(dispatcher)
+        assert names == ["unlucky"]
+        assert dispatcher.down(worker, KILLED_BLAME) == []
+        dispatcher.down(1 - worker, KILLED_BLAME)  # where it was not
+        dispatcher.up(0, 1)
+        dispatcher.up(1, 1)
+    ((worker, _, _),) = given(dispatcher)
+    dispatcher.done(worker, "unlucky")
+    assert (dispatcher.waiting, dispatcher.under_way) == (0, 0)
+
+
 def test_a_cancelled_job_is_not_decoded_again_after_a_death() -> None:
     dispatcher = dispatcher_of()
     dispatcher.submit(job("a"))
