@@ -62,6 +62,7 @@ class LiveStream:
         self._spooled = 0
         self._read = 0  # bytes since the last halt
         self._feeding: asyncio.Task[None] | None = None
+        self._heard_s = 0.0
         self._end_asked = False
         self._ended = False
         self._channels = 1
@@ -74,7 +75,7 @@ class LiveStream:
     @property
     def heard_s(self) -> float:
         """Seconds of audio received."""
-        return seconds(self._pump.stream.received) if self._pump else 0.0
+        return self._heard_s if self._pump is None else seconds(self._pump.stream.received)
 
     @property
     def spooled(self) -> int:
@@ -112,8 +113,11 @@ class LiveStream:
         if self._feeding is not None:
             self._feeding.cancel()
         self._spool.clear()
+        self.outbox.clear()
         if self._pump is not None:
+            self._heard_s = self.heard_s
             self._pump.close()
+            self._pump = None  # its audio must not live as long as a timer of the socket's that still knows the stream
 
     def break_off(self, error: Exception) -> None:
         """End the stream for this reason; its connection says so to the client."""

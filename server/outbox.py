@@ -42,9 +42,10 @@ class Outbox:
             raise SlowReaderError
 
     def clear(self) -> None:
-        """Drop what is queued: the client will not read it."""
+        """Drop what is queued, and what was kept: the client will not read it."""
         self._frames.clear()
-        self._size = 0
+        self._sent.clear()
+        self._size = self._sent_size = 0
 
     def close(self) -> None:
         """No frame follows; what is queued can still be taken."""
