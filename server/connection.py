@@ -261,18 +261,17 @@ class Connection:
     async def _last_finals(self, socket: _Socket) -> None:
         """Wait for what is left, while pings are answered and nothing else is."""
         listener = asyncio.create_task(self._listen(socket), name=f"listener {self._live.name}")
+        ending = asyncio.create_task(self._live.end(), name=f"last finals {self._live.name}")
         try:
-            ending = asyncio.ensure_future(self._live.end())
             await asyncio.wait([ending, listener], return_when=asyncio.FIRST_COMPLETED)
-            if not ending.done():
-                ending.cancel()
-                await listener  # it has ended first: raises that the client is gone
-            await ending
+            await (ending if ending.done() else listener)  # the listener ends only by raising that the client is gone
         finally:
-            listener.cancel()
-            await asyncio.wait([listener])
-            if not listener.cancelled():
-                listener.exception()  # seen
+            for task in (listener, ending):
+                task.cancel()
+            await asyncio.wait([listener, ending])
+            for task in (listener, ending):
+                if not task.cancelled():
+                    task.exception()  # seen
         if self._live.broken.done():
             raise self._live.broken.result()
 

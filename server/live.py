@@ -101,7 +101,9 @@ class LiveStream:
             return
         if not self._end_asked:
             self._end_asked = True
-            await self._take(End())
+            self._spool.append((End(), time.monotonic()))
+            if self._feeding is None:
+                self._start_feeding()
         while not self._ended and not self.broken.done():
             self._pump.changed.clear()
             await self._pump.changed.wait()
@@ -139,22 +141,27 @@ class LiveStream:
             self.outbox.put(frame)
 
     async def _take(self, command: Command) -> None:
-        arrived = time.monotonic()
-        if self._feeding is None:
+        arrived, audio = time.monotonic(), isinstance(command, Audio)
+        if self._feeding is None and not self._needs_thread(command):
             try:
                 self._begin(command, arrived)
-                if await self._decode_while_room():
+                if not audio or await self._decode_while_room():
                     return
             except AudioError as error:
                 raise _undecodable(error) from error
-            self._feeding = asyncio.create_task(self._feed(), name=f"spool {self.name}")
-        else:
+            self._start_feeding()
+        else:  # what is decoded on a thread must come to its end, even if whoever receives is stopped meanwhile
             self._put_by(command, arrived)
+            if self._feeding is None:
+                self._start_feeding()
         if isinstance(command, Audio):
             self._read += len(command.data)
         if self._read >= _READ_BETWEEN_HALTS and self._feeding is not None:
             self._read = 0
             await asyncio.wait([self._feeding], timeout=LONGEST_HALT_S)
+
+    def _needs_thread(self, command: Command) -> bool:
+        return isinstance(command, Audio) and (self._coded or len(command.data) > _DECODED_INLINE)
 
     def _put_by(self, command: Command, arrived: float) -> None:
         if isinstance(command, Audio):
@@ -175,7 +182,7 @@ class LiveStream:
         pump = self._opened
         match command:
             case Audio(data):
-                self._in_thread = self._coded or len(data) > _DECODED_INLINE
+                self._in_thread = self._needs_thread(command)
                 pump.stream.push(data)
             case Flush(token, channel):
                 pump.stream.flush(token, channel)
@@ -188,6 +195,9 @@ class LiveStream:
             case End():
                 self._in_thread = True
                 pump.stream.end()
+
+    def _start_feeding(self) -> None:
+        self._feeding = asyncio.create_task(self._feed(), name=f"spool {self.name}")
 
     async def _feed(self) -> None:
         """Decode what there is and carry out what waits, as fast as the engine keeps up."""
