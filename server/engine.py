@@ -95,7 +95,7 @@ class EnginePool:
 
     def join(self, channels: float) -> None:
         """So many live channels have come, or, if negative, have gone."""
-        self.headroom.join(time.monotonic(), channels)
+        self.headroom.join(channels)
 
     @property
     def lanes(self) -> int:

@@ -230,6 +230,7 @@ class LiveStream:
                 return True
             length_s = sum(map(len, channels)) / 2 / SAMPLE_RATE
             self._services.metrics.audio_in(length_s)
+            self.engine.headroom.heard(time.monotonic(), length_s)
         return False
 
     async def _until_room(self) -> None:

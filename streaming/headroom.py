@@ -1,8 +1,7 @@
 """What an engine's work costs, and how many more streams it can take before finals come late. Pure; time is handed in.
 
-The mandatory work is that of finals that are due: interims thin out, files wait, and so do the finals of a client that sends
-faster than real time. How much of it a stream asks for is learned from the work itself, so that it holds whatever the
-machine, the model, the speakers and the clients' settings are.
+The mandatory work is that of finals: interims thin out, and files wait. How much of it a second of audio asks for is learned
+from the work itself, so that it holds whatever the machine, the model, the speakers and the clients' settings are.
 """
 
 from __future__ import annotations
@@ -20,17 +19,17 @@ _SPEECH_COSTS = 6.5
 """A second of a live stream costs about so many times what a second of silence cost when the engine was warmed up: speech
 has words to be decoded, and finals hear their context again."""
 _SETTLE_S = 8.0
-"""A stream's first finals come about so long after it: what streams ask for is told by those that are older."""
+"""Finals come about so long after the first of their audio: work is held against the audio that came so much earlier."""
 _NOTED_EVERY_S = 0.25
 _PRIOR_S = 60.0
-"""The first estimate weighs as much as so many seconds of one stream."""
+"""The first estimate weighs as much as so many seconds of audio."""
 _STEP_S = 12.0
 """Audio of the longest finals, before any has been decoded."""
 _MEASURED_FROM = 8
 """Finals within the window from which their measured delay is believed."""
 _AHEAD_S = 1.0
 """A final decoded longer before it is due could have waited: it is of a client that sends faster than real time."""
-_FULL = 0.85
+_FULL = 0.75
 """Utilisation by finals alone beyond which nobody is let in, whatever the formula says: speakers come in crowds."""
 _COST_WEIGHT = 0.05
 """Of the newest batch in the running mean of what a second of audio costs."""
@@ -40,6 +39,7 @@ _COST_WEIGHT = 0.05
 class _Step:
     at: float
     took_s: float
+    final: bool
     mandatory: bool
 
 
@@ -54,24 +54,32 @@ class Headroom:
         """Live channels there are."""
         self._prior = _SPEECH_COSTS * cost
         self._steps: deque[_Step] = deque()
-        self._busy_s = 0.0  # of mandatory steps within the window
+        self._busy_s = 0.0  # with finals, within the window
         self._delays: deque[tuple[float, float]] = deque()
         self._leads: deque[tuple[float, float]] = deque()
-        self._presence: deque[tuple[float, float]] = deque()  # (time, the integral of streams over time until then)
+        self._audio_s = 0.0  # all that streams have ever sent
+        self._audio: deque[tuple[float, float]] = deque()  # (time, how much that was then)
 
-    def join(self, now: float, channels: float) -> None:
+    def join(self, channels: float) -> None:
         """So many channels have come, or, if negative, have gone."""
-        self._note(now)
         self.streams += channels
+
+    def heard(self, now: float, audio_s: float) -> None:
+        """Streams have sent so much audio."""
+        self._audio_s += audio_s
+        if not self._audio or now - self._audio[-1][0] >= _NOTED_EVERY_S:
+            self._audio.append((now, self._audio_s))
+            while len(self._audio) > 2 and self._audio[1][0] < now - WINDOW_S - _SETTLE_S:
+                self._audio.popleft()
 
     def step_done(self, now: float, kind: Kind, audio_s: float, took_s: float, ahead_s: float = 0.0) -> None:
         """A lane has decoded a batch of so much audio, whose earliest job is not due for another `ahead_s`."""
         if audio_s > 0:
             newest = took_s / audio_s
             self.cost += _COST_WEIGHT * (newest - self.cost) if self.cost else newest
-        mandatory = kind is Kind.FINAL and ahead_s <= _AHEAD_S
-        self._steps.append(_Step(now, took_s, mandatory))
-        if mandatory:
+        final = kind is Kind.FINAL
+        self._steps.append(_Step(now, took_s, final, final and ahead_s <= _AHEAD_S))
+        if final:
             self._busy_s += took_s
         self._forget(now)
 
@@ -91,11 +99,11 @@ class Headroom:
     def predicted_p95(self, now: float, more: float) -> float:
         """Return the delay that 95 % of the finals will keep when `more` streams join those there are, in seconds."""
         self._forget(now)
-        modelled = self._modelled_p95(more)
+        modelled = self._modelled_p95(now, more)
         measured = self.p95(now)
         if measured is None or modelled == math.inf:
             return modelled
-        return measured + modelled - self._modelled_p95(0.0)
+        return measured + modelled - self._modelled_p95(now, 0.0)
 
     def room(self, now: float, target_s: float) -> int:
         """Return how many more streams keep the target, at most 1,000."""
@@ -108,9 +116,9 @@ class Headroom:
                 high = middle - 1
         return low
 
-    def _modelled_p95(self, more: float) -> float:
+    def _modelled_p95(self, now: float, more: float) -> float:
         """Return the 95th percentile of wait and decode: finals first, on lanes that otherwise are at an interim."""
-        used = (self.streams + more) * self._demand() / self.lanes
+        used = (self.streams + more) * self._demand(now) / self.lanes
         if used >= _FULL:
             return math.inf
         finals = [step.took_s for step in self._steps if step.mandatory]
@@ -124,37 +132,27 @@ class Headroom:
         lead_s = sum(lead for _, lead in self._leads) / len(self._leads) if self._leads else 0.0
         return max(0.0, longest_s + residual_s + wait_s - lead_s)
 
-    def _demand(self) -> float:
-        """Return the seconds of finals' work that a stream asks for in a second."""
-        settled = self._presence[-1][0] - _SETTLE_S
-        present_s = self._present_until(settled) - self._present_until(settled - WINDOW_S)
-        return (self._busy_s + self._prior * _PRIOR_S) / (present_s + _PRIOR_S)
+    def _demand(self, now: float) -> float:
+        """Return the seconds of finals' work that a stream in real time asks for in a second: so much for its audio.
 
-    def _note(self, now: float) -> None:
-        last_at, integral = self._presence[-1] if self._presence else (now, 0.0)
-        self._presence.append((now, integral + self.streams * (now - last_at)))
-        while len(self._presence) > 2 and self._presence[1][0] < now - WINDOW_S - _SETTLE_S:
-            self._presence.popleft()
+        It does not matter here how fast the audio came: clients that send files tell as much as those that speak.
+        """
+        settled = now - _SETTLE_S
+        heard_s = self._heard_until(settled) - self._heard_until(settled - WINDOW_S)
+        return (self._busy_s + self._prior * _PRIOR_S) / (heard_s + _PRIOR_S)
 
-    def _present_until(self, when: float) -> float:
-        """Return the integral of streams over time."""
-        index = bisect_right(self._presence, when, key=lambda point: point[0])
-        if not index:
-            return self._presence[0][1]
-        before_at, before = self._presence[index - 1]
-        if index == len(self._presence):
-            return before
-        after_at, after = self._presence[index]
-        return before + (after - before) * (when - before_at) / (after_at - before_at)
+    def _heard_until(self, when: float) -> float:
+        index = bisect_right(self._audio, when, key=lambda point: point[0])
+        if index:
+            return self._audio[index - 1][1]
+        return self._audio[0][1] if self._audio else 0.0
 
     def _forget(self, now: float) -> None:
         """Let go of what lies before the window."""
         before = now - WINDOW_S
-        if not self._presence or now - self._presence[-1][0] >= _NOTED_EVERY_S:
-            self._note(now)
         while self._steps and self._steps[0].at < before:
             step = self._steps.popleft()
-            if step.mandatory:
+            if step.final:
                 self._busy_s -= step.took_s
         while self._delays and self._delays[0][0] < before:
             self._delays.popleft()

@@ -119,9 +119,9 @@ class Simulation:
         speaker = self._speaker(began, phrases, pause_s, policy or Policy())
         self.speakers.append(speaker)
         if began <= self.now:
-            self.headroom.join(self.now, 1)
+            self.headroom.join(1)
         else:
-            self.at(began, lambda: self.headroom.join(self.now, 1))
+            self.at(began, lambda: self.headroom.join(1))
         size = round(FRAME_S * SAMPLE_RATE)
         for number, start in enumerate(range(0, len(speaker.audio), size), start=1):
             part = speaker.audio[start : start + size]
@@ -160,6 +160,8 @@ class Simulation:
         return Speaker(session, np.concatenate([silence(0.2), *parts]), codes, began)
 
     def _push(self, speaker: Speaker, part: np.ndarray) -> None:
+        if speaker in self.speakers:
+            self.headroom.heard(self.now, len(part) / SAMPLE_RATE)
         speaker.session.push(part.tobytes(), self.now)
         self._pump(speaker)
 
@@ -167,7 +169,7 @@ class Simulation:
         speaker.session.end()
         self._pump(speaker)
         if speaker in self.speakers:
-            self.headroom.join(self.now, -1)
+            self.headroom.join(-1)
 
     def _pump(self, speaker: Speaker) -> None:
         while True:

@@ -140,7 +140,6 @@ def test_of_three_times_the_capacity_those_let_in_keep_their_target(lanes: int, 
 
     def ask() -> None:
         nonlocal refused
-        simulation.headroom.join(simulation.now, 0)
         if simulation.headroom.streams < 1 or simulation.headroom.predicted_p95(simulation.now, 1) <= target_s:
             simulation.speak(simulation.now, phrases(source, 8))
         else:
