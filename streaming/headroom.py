@@ -29,8 +29,12 @@ _MEASURED_FROM = 8
 """Finals within the window from which their measured delay is believed."""
 _AHEAD_S = 1.0
 """A final decoded longer before it is due could have waited: it is of a client that sends faster than real time."""
-_FULL = 0.75
+_FULL = 0.85
 """Utilisation by finals alone beyond which nobody is let in, whatever the formula says: speakers come in crowds."""
+_UNPROVEN = 0.55
+"""The same while the lanes have not been seen nearly that busy: a full machine decodes more slowly than an idle one."""
+_PROVEN = 0.6
+"""The share of a load that has to have been seen before it counts as proven."""
 _COST_WEIGHT = 0.05
 """Of the newest batch in the running mean of what a second of audio costs."""
 
@@ -99,11 +103,14 @@ class Headroom:
     def predicted_p95(self, now: float, more: float) -> float:
         """Return the delay that 95 % of the finals will keep when `more` streams join those there are, in seconds."""
         self._forget(now)
-        modelled = self._modelled_p95(now, more)
+        load = (self.streams + more) * self._demand(now) / self.lanes
+        seen = sum(step.took_s for step in self._steps if step.mandatory) / (self.lanes * WINDOW_S)
+        if load >= (_FULL if seen >= _PROVEN * load else _UNPROVEN):
+            return math.inf
         measured = self.p95(now)
-        if measured is None or modelled == math.inf:
-            return modelled
-        return measured + modelled - self._modelled_p95(now, 0.0)
+        if measured is None:
+            return self._modelled_p95(load)
+        return max(0.0, self._modelled_p95(load) + measured - self._modelled_p95(min(seen, load)))
 
     def room(self, now: float, target_s: float) -> int:
         """Return how many more streams keep the target, at most 1,000."""
@@ -116,19 +123,16 @@ class Headroom:
                 high = middle - 1
         return low
 
-    def _modelled_p95(self, now: float, more: float) -> float:
+    def _modelled_p95(self, load: float) -> float:
         """Return the 95th percentile of wait and decode: finals first, on lanes that otherwise are at an interim."""
-        used = (self.streams + more) * self._demand(now) / self.lanes
-        if used >= _FULL:
-            return math.inf
         finals = [step.took_s for step in self._steps if step.mandatory]
         others = [step.took_s for step in self._steps if not step.mandatory]
         longest_s = _p95(finals) if len(finals) >= _MEASURED_FROM else _STEP_S * self.cost
         mean_s = sum(finals) / len(finals) if finals else longest_s / 2
         # A lane at an interim must finish it; of several lanes the first to do so counts.
         residual_s = (sum(others) / len(others) if others else mean_s) * (1 - math.pow(0.05, 1 / self.lanes))
-        waits = _erlang_c(self.lanes, used)
-        wait_s = max(0.0, math.log(waits / 0.05)) * mean_s / (self.lanes * (1 - used)) if waits > 0 else 0.0
+        waits = _erlang_c(self.lanes, load)
+        wait_s = max(0.0, math.log(waits / 0.05)) * mean_s / (self.lanes * (1 - load)) if waits > 0 else 0.0
         lead_s = sum(lead for _, lead in self._leads) / len(self._leads) if self._leads else 0.0
         return max(0.0, longest_s + residual_s + wait_s - lead_s)
 

@@ -111,6 +111,7 @@ def _server(*, voice: bool) -> Iterator[tuple[str, int]]:
 def _serve(pipe: Connection, voice: bool) -> None:
     import uvloop
 
+    from myna.server import log as logs
     from myna.server.app import running
     from myna.server.config import Settings
     from myna.streaming.vad import SileroVad
@@ -119,6 +120,7 @@ def _serve(pipe: Connection, voice: bool) -> None:
         SileroVad.probabilities = lambda _, parts: [[0.0] * (len(pcm) // 1024) for _, pcm in parts]  # type: ignore[method-assign, assignment]
 
     async def run() -> None:
+        logs.configure("error", "console")
         changes: dict[str, Any] = {"port": 0, "model": "fake", "lanes": 1, "final_target_ms": 0, "log_level": "error"}
         async with running(Settings(**changes)) as server:
             pipe.send(server.url)
