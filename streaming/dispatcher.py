@@ -21,10 +21,10 @@ FAILS_FROM = 3.0
 """A job under way at so many deaths, the last one alone, has failed."""
 BLAME = 1.0
 """How much of a death a job under way is blamed for: it may well be the cause."""
-KILLED_BLAME = 0.4
+KILLED_BLAME = 0.2
 """The same where the worker was killed from outside. Whoever did it, the job seldom is the reason, yet the system also kills
-what takes too much memory; at this rate a job that is always there when that happens runs alone from the fifth time on and
-fails at the eighth."""
+what takes too much memory; at this rate a job that is always there when that happens runs alone from the tenth time on and
+fails at the fifteenth."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from myna.streaming.engines.base import Kind
 
 WINDOW_S = 30.0
 """What happened longer ago says nothing about now: about five utterances of each stream."""
-_SPEECH_COSTS = 6.5
+_SPEECH_COSTS = 4.5
 """A second of a live stream costs about so many times what a second of silence cost when the engine was warmed up: speech
 has words to be decoded, and finals hear their context again."""
 _SETTLE_S = 8.0

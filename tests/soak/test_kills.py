@@ -60,10 +60,10 @@ async def test_a_hundred_kills_under_real_load_change_no_final() -> None:
         talks = [asyncio.create_task(talk(number)) for number in range(STREAMS)]
         before, began = pool.restarts, time.monotonic()
         for number in range(KILLS):
-            await eventually(lambda: bool(pool.pids))
+            await eventually(lambda: pool.complete)
+            await asyncio.sleep(chance.random() / 2)
             os.kill(chance.choice(pool.pids), signal.SIGKILL)
             await eventually(lambda number=number: pool.restarts > before + number)  # type: ignore[misc]
-            await asyncio.sleep(chance.random())
             assert not [talk for talk in talks if talk.done()]
         over.set()
         await asyncio.gather(*talks)

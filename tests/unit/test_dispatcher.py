@@ -97,7 +97,7 @@ def test_a_worker_killed_from_outside_says_little_about_its_job() -> None:
         if dispatcher.down(0, KILLED_BLAME):
             break
         dispatcher.up(0, 1)
-    assert deaths == 8
+    assert deaths == 15
 
 
 def test_somebody_who_kills_workers_at_random_fails_no_job() -> None:
