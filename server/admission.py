@@ -45,11 +45,11 @@ class Admission:
         self._check_share(identity, self._streams, identity.streams or self._settings.key_streams, "streams")
         self._check_room(pool)
         self._streams[identity.name] += 1
-        pool.join(1.0)
+        pool.headroom.join(1.0)
         try:
             yield
         finally:
-            pool.join(-1.0)
+            pool.headroom.join(-1.0)
             self._streams[identity.name] -= 1
 
     @contextlib.contextmanager

@@ -93,10 +93,6 @@ class EnginePool:
         assert self._headroom is not None
         return self._headroom
 
-    def join(self, channels: float) -> None:
-        """So many live channels have come, or, if negative, have gone."""
-        self.headroom.join(channels)
-
     @property
     def lanes(self) -> int:
         """How many batches it decodes at once, when all its workers live."""

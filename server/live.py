@@ -110,7 +110,7 @@ class LiveStream:
 
     def close(self) -> None:
         """Free everything: audio, jobs that wait, the decoder."""
-        self.engine.join(1 - self._channels)
+        self.engine.headroom.join(1 - self._channels)
         self._channels = 1
         if self._feeding is not None:
             self._feeding.cancel()
@@ -244,7 +244,7 @@ class LiveStream:
             case Ended():
                 self._ended = True
             case Opened(channels=channels):
-                self.engine.join(channels - self._channels)
+                self.engine.headroom.join(channels - self._channels)
                 self._channels = channels
         for frame in self._dialect.emit(event):
             self.outbox.put(frame)

@@ -16,11 +16,8 @@ class Pulse:
 
     def __init__(self, on_lag: Callable[[float], None]) -> None:
         self._on_lag = on_lag
-        self._lags: deque[tuple[float, float]] = deque()
-        self._cpu: deque[tuple[float, float]] = deque()
+        self._cpu: deque[tuple[float, float]] = deque()  # (time, CPU seconds of the thread until then)
         self._task: asyncio.Task[None] | None = None
-        self.longest_s = 0.0
-        """The latest the loop has been since the start."""
 
     def start(self) -> None:
         """Begin to beat."""
@@ -40,22 +37,12 @@ class Pulse:
         (began, before), (now, used) = self._cpu[0], self._cpu[-1]
         return (used - before) / max(1e-9, now - began)
 
-    @property
-    def lag_s(self) -> float:
-        """The lag that 99 % of the last seconds' beats kept."""
-        lags = sorted(lag for _, lag in self._lags)
-        return lags[int(0.99 * (len(lags) - 1))] if lags else 0.0
-
     async def _beat(self) -> None:
         while True:
             due = time.monotonic() + _EVERY_S
             await asyncio.sleep(_EVERY_S)
             now = time.monotonic()
-            lag_s = max(0.0, now - due)
-            self.longest_s = max(self.longest_s, lag_s)
-            self._on_lag(lag_s)
-            self._lags.append((now, lag_s))
+            self._on_lag(max(0.0, now - due))
             self._cpu.append((now, time.thread_time()))
-            while self._lags[0][0] < now - _WINDOW_S:
-                self._lags.popleft()
+            while self._cpu[0][0] < now - _WINDOW_S:
                 self._cpu.popleft()

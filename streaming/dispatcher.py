@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from myna.streaming.engines.base import EngineInfo, Job, Kind
 from myna.streaming.scheduler import Scheduler
@@ -36,12 +36,6 @@ class Assignment:
     jobs: tuple[Job, ...]
 
 
-@dataclass(slots=True)
-class _Lane:
-    jobs: dict[str, Job] = field(default_factory=dict)
-    """What it is at, by id."""
-
-
 class Dispatcher:
     """The jobs of one model and the workers that share them.
 
@@ -54,7 +48,7 @@ class Dispatcher:
         self._shared = Scheduler(engine)
         self._own: dict[int, Scheduler] = {}  # by worker: steps of the utterances it follows
         self._homes: dict[str, int] = {}  # source → the worker that follows its utterance
-        self._lanes: dict[int, list[_Lane]] = {}
+        self._lanes: dict[int, list[dict[str, Job]]] = {}  # by worker: what each lane is at, by id
         self._blame: dict[str, float] = {}
         self._unwanted: set[str] = set()  # under way, but cancelled
         self._suspects: deque[Job] = deque()
@@ -69,7 +63,7 @@ class Dispatcher:
     @property
     def under_way(self) -> int:
         """How many lanes are busy."""
-        return sum(bool(lane.jobs) for lanes in self._lanes.values() for lane in lanes)
+        return sum(map(self._busy, self._lanes))
 
     def oldest(self, kind: Kind) -> float | None:
         """Return when the job of this kind that waits longest was due; None if none waits."""
@@ -79,7 +73,7 @@ class Dispatcher:
 
     def up(self, worker: int, lanes: int) -> None:
         """Count on a worker with so many lanes."""
-        self._lanes[worker] = [_Lane() for _ in range(lanes)]
+        self._lanes[worker] = [{} for _ in range(lanes)]
         self._own.setdefault(worker, Scheduler(self._engine))
         for gone in [home for home in self._own if home not in self._lanes]:
             self._rehome(gone)
@@ -89,9 +83,9 @@ class Dispatcher:
         failed: list[Job] = []
         lanes = self._lanes.pop(worker, [])
         if blame < BLAME:
-            self._exonerate({job_id for lane in lanes for job_id in lane.jobs}, blame)
+            self._exonerate({job_id for lane in lanes for job_id in lane}, blame)
         for lane in lanes:
-            for job in lane.jobs.values():
+            for job in lane.values():
                 if job.id in self._unwanted:
                     self._unwanted.remove(job.id)
                     continue
@@ -122,7 +116,7 @@ class Dispatcher:
         self._blame.pop(job_id, None)
         if any(scheduler.cancel(job_id) for scheduler in self._schedulers()):
             return
-        if any(job_id in lane.jobs for lanes in self._lanes.values() for lane in lanes):
+        if any(job_id in lane for lanes in self._lanes.values() for lane in lanes):
             self._unwanted.add(job_id)
         self._suspects = deque(job for job in self._suspects if job.id != job_id)
 
@@ -136,7 +130,7 @@ class Dispatcher:
         self._blame.pop(job_id, None)
         self._unwanted.discard(job_id)
         for lane in self._lanes.get(worker, ()):
-            if lane.jobs.pop(job_id, None) and worker == self._reserved and not self._busy(worker):
+            if lane.pop(job_id, None) and worker == self._reserved and not self._busy(worker):
                 self._reserved = None
 
     def assign(self) -> list[Assignment]:
@@ -144,10 +138,10 @@ class Dispatcher:
         assignments = self._assign_suspect()
         for worker in sorted(self._lanes):
             for number, lane in enumerate(self._lanes[worker]):
-                if worker == self._reserved or lane.jobs:
+                if worker == self._reserved or lane:
                     continue
                 if batch := self._most_urgent(worker).schedule():
-                    lane.jobs = {job.id: job for job in batch}
+                    lane.update((job.id, job) for job in batch)
                     assignments.append(Assignment(worker, number, tuple(batch)))
         return assignments
 
@@ -155,15 +149,16 @@ class Dispatcher:
         if not self._suspects or not self._lanes:
             return []
         if self._reserved is None:
-            self._reserved = min(self._lanes, key=lambda worker: sum(bool(lane.jobs) for lane in self._lanes[worker]))
+            self._reserved = min(self._lanes, key=self._busy)
         if self._busy(self._reserved):
             return []
         job = self._suspects.popleft()
-        self._lanes[self._reserved][0].jobs = {job.id: job}
+        self._lanes[self._reserved][0][job.id] = job
         return [Assignment(self._reserved, 0, (job,))]
 
-    def _busy(self, worker: int) -> bool:
-        return any(lane.jobs for lane in self._lanes.get(worker, ()))
+    def _busy(self, worker: int) -> int:
+        """Return how many of the worker's lanes are at something."""
+        return sum(map(bool, self._lanes[worker]))
 
     def _most_urgent(self, worker: int) -> Scheduler:
         shared, own = self._shared.head(), self._own[worker].head()

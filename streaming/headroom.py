@@ -47,6 +47,15 @@ class _Step:
     mandatory: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Out:
+    """A final that has come: so long after it was due, having been asked for so long before that."""
+
+    at: float
+    late_s: float
+    lead_s: float
+
+
 class Headroom:
     """One model's. `lanes` work at the same time; `cost` is the first estimate of a second of audio, 0 if there is none."""
 
@@ -58,9 +67,7 @@ class Headroom:
         """Live channels there are."""
         self._prior = _SPEECH_COSTS * cost
         self._steps: deque[_Step] = deque()
-        self._busy_s = 0.0  # with finals, within the window
-        self._delays: deque[tuple[float, float]] = deque()
-        self._leads: deque[tuple[float, float]] = deque()
+        self._finals: deque[_Out] = deque()
         self._audio_s = 0.0  # all that streams have ever sent
         self._audio: deque[tuple[float, float]] = deque()  # (time, how much that was then)
 
@@ -83,22 +90,19 @@ class Headroom:
             self.cost += _COST_WEIGHT * (newest - self.cost) if self.cost else newest
         final = kind is Kind.FINAL
         self._steps.append(_Step(now, took_s, final, final and ahead_s <= _AHEAD_S))
-        if final:
-            self._busy_s += took_s
         self._forget(now)
 
     def final_out(self, now: float, late_s: float, lead_s: float) -> None:
         """A final has come so long after it was due, and had been asked for so long before that."""
-        self._delays.append((now, max(0.0, late_s)))
-        self._leads.append((now, min(max(0.0, lead_s), _AHEAD_S)))
+        self._finals.append(_Out(now, max(0.0, late_s), min(max(0.0, lead_s), _AHEAD_S)))
         self._forget(now)
 
     def p95(self, now: float) -> float | None:
         """Return the delay that 95 % of the latest finals kept; None if there were too few."""
         self._forget(now)
-        if len(self._delays) < _MEASURED_FROM:
+        if len(self._finals) < _MEASURED_FROM:
             return None
-        return _p95([late_s for _, late_s in self._delays])
+        return _p95([final.late_s for final in self._finals])
 
     def predicted_p95(self, now: float, more: float) -> float:
         """Return the delay that 95 % of the finals will keep when `more` streams join those there are, in seconds."""
@@ -133,7 +137,7 @@ class Headroom:
         residual_s = (sum(others) / len(others) if others else mean_s) * (1 - math.pow(0.05, 1 / self.lanes))
         waits = _erlang_c(self.lanes, load)
         wait_s = max(0.0, math.log(waits / 0.05)) * mean_s / (self.lanes * (1 - load)) if waits > 0 else 0.0
-        lead_s = sum(lead for _, lead in self._leads) / len(self._leads) if self._leads else 0.0
+        lead_s = sum(final.lead_s for final in self._finals) / len(self._finals) if self._finals else 0.0
         return max(0.0, longest_s + residual_s + wait_s - lead_s)
 
     def _demand(self, now: float) -> float:
@@ -143,7 +147,8 @@ class Headroom:
         """
         settled = now - _SETTLE_S
         heard_s = self._heard_until(settled) - self._heard_until(settled - WINDOW_S)
-        return (self._busy_s + self._prior * _PRIOR_S) / (heard_s + _PRIOR_S)
+        busy_s = sum(step.took_s for step in self._steps if step.final)
+        return (busy_s + self._prior * _PRIOR_S) / (heard_s + _PRIOR_S)
 
     def _heard_until(self, when: float) -> float:
         index = bisect_right(self._audio, when, key=lambda point: point[0])
@@ -155,12 +160,9 @@ class Headroom:
         """Let go of what lies before the window."""
         before = now - WINDOW_S
         while self._steps and self._steps[0].at < before:
-            step = self._steps.popleft()
-            if step.final:
-                self._busy_s -= step.took_s
-        while self._delays and self._delays[0][0] < before:
-            self._delays.popleft()
-            self._leads.popleft()
+            self._steps.popleft()
+        while self._finals and self._finals[0].at < before:
+            self._finals.popleft()
 
 
 def _p95(values: list[float]) -> float:
