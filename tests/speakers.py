@@ -29,9 +29,10 @@ class AmplitudeVad:
 @contextlib.asynccontextmanager
 async def running_fake(**changes: Any) -> AsyncIterator[Server]:
     """Run a server with the fake engine, and ears for it."""
-    with mock.patch("myna.server.app.SileroVad", AmplitudeVad):
-        async with running(settings(**{"model": "fake", **changes})) as server:
-            yield server
+    async with contextlib.AsyncExitStack() as stack:
+        with mock.patch("myna.server.app.SileroVad", AmplitudeVad):  # no longer: other servers start meanwhile
+            server = await stack.enter_async_context(running(settings(**{"model": "fake", **changes})))
+        yield server
 
 
 START = wire.Start(encoding="linear16", sample_rate=16_000, interim=False)
