@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import structlog
 
@@ -42,7 +42,8 @@ class Admission:
     def stream(self, identity: Identity, pool: EnginePool) -> Iterator[None]:
         """Let a live stream in while the context lasts. Raises `Refusal`."""
         self._check_open()
-        self._check_share(identity, self._streams, identity.streams or self._settings.key_streams, "streams")
+        limit = identity.streams or self._settings.key_streams
+        self._check_share(limit, self._streams[identity.name], "streams")
         self._check_room(pool)
         self._streams[identity.name] += 1
         pool.headroom.join(1.0)
@@ -52,12 +53,13 @@ class Admission:
             pool.headroom.join(-1.0)
             self._streams[identity.name] -= 1
 
-    @contextlib.contextmanager
-    def request(self, identity: Identity, waiting: int = 0) -> Iterator[None]:
-        """Let a file in; `waiting`: how many of this key's have been accepted and not been begun. Raises `Refusal`."""
+    @contextlib.asynccontextmanager
+    async def request(self, identity: Identity, waiting: Callable[[str], Awaitable[int]]) -> AsyncIterator[None]:
+        """Let a file in; `waiting` tells how many of a key's have been accepted and are not done. Raises `Refusal`."""
         self._check_open()
-        limit = identity.requests or self._settings.key_requests
-        self._check_share(identity, self._requests + Counter({identity.name: waiting}), limit, "requests")
+        if limit := identity.requests or self._settings.key_requests:
+            accepted = await waiting(identity.name)
+            self._check_share(limit, self._requests[identity.name] + accepted, "requests")
         self._requests[identity.name] += 1
         try:
             yield
@@ -71,37 +73,32 @@ class Admission:
 
     def _check_open(self) -> None:
         if self.draining:
-            self._metrics.refused("draining")
-            raise Refusal(503, "shutting_down", "The server is stopping.", retry_after_s=RETRY_S)
+            raise self._refusal(503, "shutting_down", "draining", "The server is stopping.")
 
-    def _check_share(self, identity: Identity, taken: Counter[str], limit: int, what: str) -> None:
-        if limit and taken[identity.name] >= limit:
-            self._metrics.refused(f"key_{what}")
-            raise Refusal(
-                429,
-                f"too_many_{what}",
-                f"This key may have {limit} {what} at a time, and it has {taken[identity.name]}.",
-                retry_after_s=RETRY_S,
-            )
+    def _check_share(self, limit: int, taken: int, what: str) -> None:
+        if limit and taken >= limit:
+            message = f"This key may have {limit} {what} at a time, and it has {taken}."
+            raise self._refusal(429, f"too_many_{what}", f"key_{what}", message)
 
     def _check_room(self, pool: EnginePool) -> None:
         limit, target_s = self._settings.max_streams, self._settings.final_target_ms / 1000
         streams = pool.headroom.streams
         if limit and streams >= limit:
-            self._refuse("max_streams", f"The server takes {limit} streams, and it has as many.")
+            raise self._busy("max_streams", f"The server takes {limit} streams, and it has as many.")
         if not target_s or streams < 1:  # a machine too slow for its own target serves one client all the same
             return
         predicted_s = pool.headroom.predicted_p95(time.monotonic(), 1.0)
         if predicted_s > target_s:
-            self._refuse(
-                "headroom", "The server is too busy: with another stream its finals would come late.",
-                predicted_ms=None if predicted_s == float("inf") else round(1000 * predicted_s),
-            )  # fmt: skip
+            message = "The server is too busy: with another stream its finals would come late."
+            raise self._busy("headroom", message, predicted_ms=1000 * predicted_s)
         busy = self._pulse.busy * (streams + 1) / streams
         if self._pulse.busy > _BUSY_FROM and busy > _BUSIEST:
-            self._refuse("front", "The server is too busy: it could not keep up with another connection.")
+            raise self._busy("front", "The server is too busy: it could not keep up with another connection.")
 
-    def _refuse(self, reason: str, message: str, **details: object) -> None:
-        self._metrics.refused(reason)
+    def _busy(self, reason: str, message: str, **details: float) -> Refusal:
         log.warning("a stream was refused", reason=reason, **details)
-        raise Refusal(503, "too_busy", message, retry_after_s=RETRY_S)
+        return self._refusal(503, "too_busy", reason, message)
+
+    def _refusal(self, status: int, code: str, reason: str, message: str) -> Refusal:
+        self._metrics.refused(reason)
+        return Refusal(status, code, message, retry_after_s=RETRY_S)

@@ -80,13 +80,13 @@ class Server:
         self._upgrade = Upgrade(settings, services, models, authentication, self.admission, gate)
         self.app = web.Application(middlewares=[_numbered])
         self.app.on_response_prepare.append(_say_request_id)
-        Pages(services, models, transcriber, authentication, self.admission).add_to(self.app)
+        look = Look(services, models, transcriber, self.admission, pulse, self.jobs)
+        services.metrics.look_up(look.gauges)
+        Pages(services, models, transcriber, authentication, self.admission, look).add_to(self.app)
         Files(settings, models, transcriber, authentication, gate, self.jobs, self.admission).add_to(self.app)
         self.app.router.add_get(openapi.PATH, openapi.handler)
         self.app.router.add_get(wire.PATH, self._native)
         self.app.router.add_get(deepgram.PATH, self._deepgram)
-        look = Look(services, models, transcriber, self.admission, pulse, self.jobs)
-        services.metrics.look_up(look.gauges)
 
     async def drain(self) -> None:
         """Take nothing new, let streams and files come to their end, and end those that have not in time, finals first."""

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
 import structlog
-from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
 from myna.server.config import Settings
 from myna.server.dialects.base import Audio, Command, Dialect, DialectError, End, Farewell, Frame, Open, Stalled
@@ -43,6 +43,11 @@ class _Gone(Exception):  # noqa: N818 - not an error: clients may leave
         super().__init__()
         self.lost = lost
 
+    @classmethod
+    def saying(cls, message: WSMessage) -> _Gone:
+        """Return what the last message of a socket means."""
+        return cls(lost=message.type is not WSMsgType.CLOSE)
+
 
 class _Socket(web.WebSocketResponse):
     """Tells its owner of a message over the limit before aiohttp closes the socket for it."""
@@ -70,9 +75,9 @@ class _Socket(web.WebSocketResponse):
 class _Seat:
     """A socket of the stream's client, which has got the frames up to number `after`; `left`: the stream is done with it."""
 
-    def __init__(self, socket: _Socket, request: web.Request) -> None:
+    def __init__(self, socket: _Socket, request: web.Request, after: int) -> None:
         self.socket = socket
-        self.after = 0
+        self.after = after
         self.left = asyncio.Event()
         self._request = request
 
@@ -80,6 +85,11 @@ class _Seat:
         """Drop the connection without a word."""
         if self._request.transport is not None:
             self._request.transport.abort()
+
+    def turn_away(self) -> None:
+        """Drop a client that is not served here."""
+        self.abort()
+        self.left.set()
 
 
 Delivery = Callable[[Frame], Awaitable[None]]
@@ -129,15 +139,14 @@ class Connection:
         with self._known(), structlog.contextvars.bound_contextvars(stream=live.name):
             log.info("stream connected", peer=request.remote, path=request.path, model=live.engine.info.name)
             while seat is not None:
-                self._seat = seat
+                self._seat, lost = seat, False
                 try:
                     await self._serve_at(seat)
-                    break
                 except _Gone as gone:
-                    seat.left.set()
-                    seat = await self._successor() if gone.lost else None
+                    lost = gone.lost
                 finally:
-                    self._seat.left.set()
+                    seat.left.set()
+                seat = await self._successor() if lost else None
             said = self._last_words
             log.info("stream closed", code=said.close_code, reason=said.reason, heard_s=round(live.heard_s, 3))
         return first
@@ -148,11 +157,9 @@ class Connection:
 
     async def resume(self, request: web.Request, after: int) -> web.WebSocketResponse:
         """Go on with the stream over another socket; returns when that one is done with."""
-        seat = await self._prepared(request)
-        seat.after = after
+        seat = await self._prepared(request, after)
         if self._next.done():  # somebody else comes back with the same token: the last one wins
-            self._next.result().abort()
-            self._next.result().left.set()
+            self._next.result().turn_away()
             self._next = asyncio.get_running_loop().create_future()
         if self._seat is not None:
             self._seat.abort()
@@ -173,7 +180,7 @@ class Connection:
     def _last_words(self) -> Farewell:
         return Farewell((), WSCloseCode.OK, "gone") if self._farewell is None else self._farewell
 
-    async def _prepared(self, request: web.Request) -> _Seat:
+    async def _prepared(self, request: web.Request, after: int = 0) -> _Seat:
         too_big = DialectError(
             "message_too_big",
             f"a message was larger than {self._settings.max_frame_bytes} bytes, the most this server takes",
@@ -184,7 +191,7 @@ class Connection:
             self._subprotocol,
         )
         await socket.prepare(request)
-        return _Seat(socket, request)
+        return _Seat(socket, request, after)
 
     @contextlib.contextmanager
     def _known(self) -> Iterator[None]:
@@ -198,8 +205,7 @@ class Connection:
             if self._dialect.resume_token is not None:
                 services.resumable.pop(self._dialect.resume_token, None)
             if self._next.done():  # the client came back too late
-                self._next.result().abort()
-                self._next.result().left.set()
+                self._next.result().turn_away()
             live.close()
 
     async def _successor(self) -> _Seat | None:
@@ -226,10 +232,7 @@ class Connection:
             if not await self._written(writer) and self._delivery is None:
                 seat.abort()
         finally:
-            writer.cancel()
-            await asyncio.wait([writer])
-            if not writer.cancelled():
-                writer.exception()  # seen
+            await _stopped(writer)
             said = self._last_words
             with contextlib.suppress(ConnectionError):
                 await socket.close(code=said.close_code, message=said.reason.encode()[:_LONGEST_REASON])
@@ -266,12 +269,7 @@ class Connection:
             await asyncio.wait([ending, listener], return_when=asyncio.FIRST_COMPLETED)
             await (ending if ending.done() else listener)  # the listener ends only by raising that the client is gone
         finally:
-            for task in (listener, ending):
-                task.cancel()
-            await asyncio.wait([listener, ending])
-            for task in (listener, ending):
-                if not task.cancelled():
-                    task.exception()  # seen
+            await _stopped(listener, ending)
         if self._live.broken.done():
             raise self._live.broken.result()
 
@@ -280,7 +278,7 @@ class Connection:
             pass
         if self._delivery is not None:
             await asyncio.Event().wait()  # what is left goes elsewhere: the client may leave
-        raise _Gone(lost=message.type is not WSMsgType.CLOSE)
+        raise _Gone.saying(message)
 
     async def _unless_broken(self, work: Coroutine[Any, Any, None]) -> None:
         """Do the work unless the stream breaks, or is to end, before."""
@@ -294,10 +292,7 @@ class Connection:
                 raise self._retired.result()
             await working
         finally:
-            working.cancel()
-            await asyncio.wait([working])
-            if not working.cancelled():
-                working.exception()  # seen: it has been raised above, or the stream broke first
+            await _stopped(working)
 
     def _refuse(self, error: DialectError) -> Farewell:
         log.warning("stream refused", code=error.code, message=error.message)
@@ -321,7 +316,7 @@ class Connection:
                 await self._on_silence(said_at)
                 continue
             if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
-                raise _Gone(lost=message.type is not WSMsgType.CLOSE)
+                raise _Gone.saying(message)
             said_at = time.monotonic()
             if await self._act(self._dialect.receive(message.data)):
                 return
@@ -378,6 +373,16 @@ class Connection:
                 await _send(socket, frame)
             else:
                 await self._delivery(frame)
+
+
+async def _stopped(*tasks: asyncio.Task[None]) -> None:
+    """End tasks; what they raised has been raised again where it matters."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # seen
 
 
 async def _send(socket: web.WebSocketResponse, frame: Frame) -> None:

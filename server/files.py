@@ -265,9 +265,8 @@ class Files:
     async def _let_in(self, request: web.Request) -> AsyncIterator[tuple[Identity, Receiver, Path]]:
         """Yield who asks, what reads the body, and a folder for it, gone afterwards. Raises `Refusal`."""
         identity = self._authentication.identify(credential(request.headers), Scope.TRANSCRIBE)
-        with self._admission.request(identity, await self._jobs.unfinished(identity.name)):
-            async with _folder() as folder:
-                yield identity, Receiver(request, folder, self._most_bytes), folder
+        async with self._admission.request(identity, self._jobs.unfinished), _folder() as folder:
+            yield identity, Receiver(request, folder, self._most_bytes), folder
 
     @property
     def _most_bytes(self) -> int:

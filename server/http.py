@@ -12,6 +12,7 @@ from myna.server.admission import Admission
 from myna.server.auth import LONGEST_GRANT_S, Authentication, Scope, credential
 from myna.server.dialects.base import Entry, Refusal
 from myna.server.dialects.deepgram import DeepgramEntry
+from myna.server.look import Look
 from myna.server.metrics import CONTENT_TYPE
 from myna.server.models import Models
 from myna.server.pump import Services
@@ -52,8 +53,10 @@ class Pages:
         transcriber: Transcriber,
         authentication: Authentication,
         admission: Admission,
+        look: Look,
     ) -> None:
         self._admission = admission
+        self._look = look
         self._services = services
         self._transcriber = transcriber
         self._models = models
@@ -97,6 +100,7 @@ class Pages:
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """Write everything down for Prometheus."""
+        await self._look.refresh()
         return web.Response(body=self._services.metrics.written(), headers={"Content-Type": CONTENT_TYPE})
 
     async def status(self, _request: web.Request) -> web.Response:

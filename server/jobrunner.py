@@ -73,13 +73,8 @@ class JobRunner:
         """Return the job of this id."""
         return None if self._store is None else await asyncio.to_thread(self._store.get, job_id)
 
-    @property
-    def count(self) -> int:
-        """How many jobs are waiting or under way."""
-        return 0 if self._store is None else self._store.unfinished()
-
-    async def unfinished(self, owner: str) -> int:
-        """Return how many of this client's jobs are waiting or under way."""
+    async def unfinished(self, owner: str | None = None) -> int:
+        """Return how many jobs, all or one client's, are waiting or under way."""
         return 0 if self._store is None else await asyncio.to_thread(self._store.unfinished, owner)
 
     async def accept(

@@ -17,9 +17,9 @@ from myna.server.transcriber import Transcriber
 from myna.streaming.engines.base import Kind
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Look:
-    """At one server."""
+    """At one server. `refresh` comes before `gauges`: what lies on the disk is not looked up on the event loop."""
 
     services: Services
     models: Models
@@ -27,12 +27,17 @@ class Look:
     admission: Admission
     pulse: Pulse
     jobs: JobRunner
+    unfinished_jobs: int = 0
+
+    async def refresh(self) -> None:
+        """Look up what takes a while."""
+        self.unfinished_jobs = await self.jobs.unfinished()
 
     def gauges(self) -> Iterable[Metric]:
         """Return every gauge."""
         yield GaugeMetricFamily("myna_streams", "Live streams.", value=len(self.services.streams))
         yield GaugeMetricFamily("myna_files", "Files being transcribed.", value=self.transcriber.active)
-        yield GaugeMetricFamily("myna_jobs_unfinished", "Jobs waiting or under way.", value=self.jobs.count)
+        yield GaugeMetricFamily("myna_jobs_unfinished", "Jobs waiting or under way.", value=self.unfinished_jobs)
         yield GaugeMetricFamily("myna_loop_busy", "Share of a core the event loop uses.", value=self.pulse.busy)
         voice = self.services.voice
         yield CounterMetricFamily("myna_vad_windows", "Windows of voice activity looked at.", value=voice.windows)
