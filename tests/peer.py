@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType
 
+from myna.bench.local import LocalServer
 from myna.server.app import Server
 from myna.server.config import Settings
 from myna.streaming import wire
@@ -52,6 +53,11 @@ class Peer:
         assert message.type in (WSMsgType.CLOSE, WSMsgType.CLOSED), message
         return self.messages
 
+    def drop(self) -> None:
+        """Lose the connection: no close frame, no goodbye."""
+        connection: Any = self.socket._response.connection
+        connection.transport.abort()
+
     def of(self, kind: str) -> list[dict[str, Any]]:
         return [message for message in self.messages if message["type"] == kind]
 
@@ -72,7 +78,9 @@ class Peer:
 
 
 @contextlib.asynccontextmanager
-async def connected(server: Server, query: str = "", path: str = wire.PATH, **how: Any) -> AsyncIterator[Peer]:
+async def connected(
+    server: Server | LocalServer, query: str = "", path: str = wire.PATH, **how: Any
+) -> AsyncIterator[Peer]:
     async with (
         ClientSession() as session,
         session.ws_connect(server.url + path + query, max_msg_size=0, compress=0, **how) as socket,

@@ -6,7 +6,6 @@ import asyncio
 import json
 import multiprocessing
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -65,17 +64,15 @@ def measure(manifest: Path, counts: list[int], *, as_json: bool) -> None:
 
 def _measured(url: str, pid: int, count: int, spoken: list[Speech], *, voice: bool) -> Figures:
     process = psutil.Process(pid)  # without its worker
-    before, began = process.cpu_times(), time.monotonic()
+    before = process.cpu_times()
     with multiprocessing.get_context("spawn").Pool(1) as clients:
         heard, busy, lag_s = clients.apply(_speak_all, (url, count, spoken))
-    after, took_s = process.cpu_times(), time.monotonic() - began
-    cpu = (after.user + after.system - before.user - before.system) / took_s
-    share = cpu / count * took_s / _SECONDS
+    after = process.cpu_times()
+    cores = (after.user + after.system - before.user - before.system) / _SECONDS
     finals = [1000 * delay for one in heard for delay in one.finals_s]
     broken = sum(1 for one in heard if one.broken or one.refused)
-    return Figures(
-        count, voice, share * count, 1 / share, busy, 1000 * lag_s, percentiles(finals)[1] if finals else 0.0, broken
-    )
+    p95 = percentiles(finals)[1] if finals else 0.0
+    return Figures(count, voice, cores, count / cores, busy, 1000 * lag_s, p95, broken)
 
 
 def _speak_all(url: str, count: int, spoken: list[Speech]) -> tuple[list[Heard], float, float]:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlencode, urlsplit, urlunsplit
 
 import numpy as np
 from websockets.asyncio.client import ClientConnection, connect
@@ -17,7 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 
 from myna.bench.accuracy import TAIL_S, Recording
 from myna.clients import files
-from myna.clients.live import stream_url
+from myna.clients.live import stream_url, websocket_url
 from myna.streaming import wire
 from myna.streaming.events import SAMPLE_RATE
 
@@ -77,12 +76,10 @@ def speeches(recordings: Sequence[Recording], count: int, seconds: float) -> lis
 class NativeWords:
     """How the native protocol says what a load stream wants to know."""
 
-    def __init__(self, url: str, *, endpointing_ms: int | None = None) -> None:
+    def __init__(self, url: str) -> None:
         self.url = stream_url(url, wire.Format.JSON)
-        self.opening: str | None = json.dumps(
-            {"type": "start", "encoding": "linear16", "sample_rate": SAMPLE_RATE}
-            | ({} if endpointing_ms is None else {"endpointing_ms": endpointing_ms})
-        )
+        start = wire.Start(encoding="linear16", sample_rate=SAMPLE_RATE)
+        self.opening: str | bytes | None = wire.encode(start, wire.Format.JSON)
         self.closing = json.dumps({"type": "close"})
 
     def take(self, message: dict[str, Any], now_s: float, heard: Heard, texts: list[str]) -> bool:
@@ -104,15 +101,13 @@ class NativeWords:
 class DeepgramWords:
     """The same of Deepgram's live API."""
 
-    def __init__(self, url: str, *, endpointing_ms: int | None = None, model: str = "nova-3") -> None:
+    def __init__(self, url: str) -> None:
         query = {
-            "model": model, "encoding": "linear16", "sample_rate": SAMPLE_RATE, "interim_results": "true",
-            "endpointing": 500 if endpointing_ms is None else endpointing_ms,
+            "model": "nova-3", "encoding": "linear16", "sample_rate": str(SAMPLE_RATE), "interim_results": "true",
+            "endpointing": "500",
         }  # fmt: skip
-        parts = urlsplit(url)
-        scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
-        self.url = urlunsplit((scheme, parts.netloc, f"{parts.path.rstrip('/')}/v1/listen", urlencode(query), ""))
-        self.opening: str | None = None
+        self.url = websocket_url(url, "/v1/listen", query)
+        self.opening: str | bytes | None = None
         self.closing = json.dumps({"type": "CloseStream"})
 
     def take(self, message: dict[str, Any], now_s: float, heard: Heard, texts: list[str]) -> bool:

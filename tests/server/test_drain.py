@@ -14,8 +14,8 @@ from peer import RAW, connected, eventually
 from sounds import BECKETT, recording
 from speakers import Speaker, names, phrases, running_fake
 
+from myna.bench.local import LocalServer
 from myna.clients.live import StreamError
-from myna.streaming import wire
 
 
 async def test_a_draining_server_is_not_ready_refuses_the_new_and_lets_the_old_go_on() -> None:
@@ -87,6 +87,15 @@ def start(model: str, *flags: str) -> tuple[subprocess.Popen[str], str]:
     raise AssertionError("the server did not start")
 
 
+async def until_draining(url: str) -> None:
+    """Wait until the server says that it is not ready any more."""
+    async with ClientSession() as session, asyncio.timeout(20):
+        while True:
+            async with session.get(url + "/health/ready") as response:
+                if response.status == 503:
+                    return
+
+
 async def test_sigterm_lets_a_stream_speak_to_its_end_and_ends_the_process() -> None:
     process, url = await asyncio.to_thread(start, "moonshine")
     speech = recording("beckett").tobytes()
@@ -94,11 +103,7 @@ async def test_sigterm_lets_a_stream_speak_to_its_end_and_ends_the_process() -> 
         async with Speaker(url) as speaker:
             await speaker.say(speech[: len(speech) // 4 * 2])
             process.send_signal(signal.SIGTERM)
-            async with ClientSession() as session, asyncio.timeout(20):
-                while True:
-                    async with session.get(url + "/health/ready") as response:
-                        if response.status == 503:
-                            break
+            await until_draining(url)
             await speaker.say(speech[len(speech) // 4 * 2 :])
             await speaker.done()
         assert " ".join(speaker.words) == BECKETT
@@ -112,31 +117,12 @@ async def test_a_second_signal_ends_at_once_and_leaves_no_worker() -> None:
     with process:
         workers = psutil.Process(process.pid).children()
         assert workers
-        async with connected_to(url) as socket:
-            await socket.send_json(RAW)
-            await socket.receive()
+        async with connected(LocalServer(url, process.pid)) as peer:
+            await peer.send(RAW)
+            await peer.until("ready")
             process.send_signal(signal.SIGTERM)
-            async with ClientSession() as session, asyncio.timeout(20):
-                while True:
-                    async with session.get(url + "/health/ready") as response:
-                        if response.status == 503:
-                            break
+            await until_draining(url)
             process.send_signal(signal.SIGTERM)
             assert await asyncio.to_thread(process.wait, 10) == 130
         await asyncio.to_thread(psutil.wait_procs, workers, 10)
         assert not any(worker.is_running() for worker in workers)
-
-
-def connected_to(url: str):  # type: ignore[no-untyped-def]
-    session = ClientSession()
-
-    class Connected:
-        async def __aenter__(self):  # type: ignore[no-untyped-def]
-            self.socket = await session.ws_connect(url + wire.PATH)
-            return self.socket
-
-        async def __aexit__(self, *_: object) -> None:
-            await self.socket.close()
-            await session.close()
-
-    return Connected()

@@ -223,7 +223,7 @@ async def test_a_client_that_vanishes_frees_everything_it_held(server: Server, b
         assert len(server.services.streams) == 1
         transport = peer.socket.get_extra_info("socket")
         assert transport is not None
-        peer.socket._response.connection.transport.abort()  # no close frame, no goodbye
+        peer.drop()
         await eventually(lambda: not server.services.streams)
     assert not server.models.pools[0].open_jobs
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 from aiohttp import WSServerHandshakeError
 from line import Line
-from peer import RAW, Peer, connected, eventually
+from peer import RAW, connected, eventually
 from sounds import RATE, recording
 from speakers import START, Speaker, names, phrases, running_fake
 
@@ -69,7 +68,7 @@ async def test_what_was_sent_and_not_received_is_sent_again_and_times_go_on(fake
         for part in halves(phrases([1, 2, 3])):
             await peer.socket.send_bytes(part)
         final = await peer.until("final")
-        drop(peer)
+        peer.drop()
     async with connected(fake, f"?resume={ready['resume']}&after={final['number']}") as peer:
         again = await peer.until("ready")
         assert again["received"] == 3
@@ -90,7 +89,7 @@ async def test_messages_that_did_not_arrive_come_again_and_others_do_not(fake: S
         await peer.socket.send_bytes(phrases([1, 2, 3, 4, 5, 6, 7, 8]))
         for _ in range(2):
             last = await peer.until("final")
-        drop(peer)
+        peer.drop()
     number = next(message["number"] for message in peer.messages if message["type"] == "final")
     assert number < last["number"]
     async with connected(fake, f"?resume={ready['resume']}&after={number}") as peer:
@@ -134,7 +133,7 @@ async def test_a_stream_waits_only_so_long_and_frees_everything_then() -> None:
         async with connected(server) as peer:
             await peer.send({**RAW, "resume": True})
             ready = await peer.until("ready")
-            drop(peer)
+            peer.drop()
         await eventually(lambda: not server.services.streams)
         assert not server.services.resumable
         with pytest.raises(WSServerHandshakeError) as refused:
@@ -188,9 +187,3 @@ async def test_a_server_that_cannot_be_reached_any_more_is_named_when_the_time_i
 def halves(data: bytes) -> list[bytes]:
     middle = len(data) // 4 * 2
     return [data[:middle], data[middle:]]
-
-
-def drop(peer: Peer) -> None:
-    """Lose the connection without a word."""
-    connection: Any = peer.socket._response.connection
-    connection.transport.abort()

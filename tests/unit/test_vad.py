@@ -42,10 +42,10 @@ def test_nothing_asked_is_nothing_answered() -> None:
 def test_the_rebuilt_graph_says_what_the_shipped_one_says() -> None:
     import onnxruntime
 
-    from myna.streaming.vad import _installed_model
+    from myna.streaming.vad import installed_model
 
     pcm = recording("two_cities")[: 200 * WINDOW]
-    session = onnxruntime.InferenceSession(str(_installed_model()), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(installed_model()), providers=["CPUExecutionProvider"])
     state, context = np.zeros((2, 1, 128), np.float32), np.zeros((1, 64), np.float32)
     shipped = []
     for window in (pcm.reshape(-1, 1, WINDOW) / 32768).astype(np.float32):
