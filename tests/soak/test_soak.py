@@ -105,8 +105,10 @@ async def tasks(server: LocalServer) -> int:
     return int(float(found[1]))
 
 
-def resident_mb(process: psutil.Process) -> float:
-    return float(sum(each.memory_info().rss for each in [process, *process.children()]) / (1 << 20))
+def resident_mb(process: psutil.Process) -> list[float]:
+    """Return the resident memory of the front and of each worker."""
+    workers = sorted(process.children(), key=lambda worker: worker.pid)
+    return [each.memory_info().rss / (1 << 20) for each in (process, *workers)]
 
 
 async def settled(server: LocalServer, process: psutil.Process) -> tuple[int, int]:
@@ -123,7 +125,7 @@ async def test_memory_is_flat_and_nothing_is_left_behind(server: LocalServer) ->
     await asyncio.gather(*(one(server, spoken, random.Random(n)) for n in range(STREAMS)))
     before = await settled(server, process)
     ends = time.monotonic() + 60 * MINUTES
-    points: list[tuple[float, float]] = []
+    points: list[tuple[float, list[float]]] = []
 
     async def come_and_go(number: int) -> None:
         chance = random.Random(100 + number)
@@ -139,12 +141,15 @@ async def test_memory_is_flat_and_nothing_is_left_behind(server: LocalServer) ->
     await asyncio.gather(watch(), *map(come_and_go, range(STREAMS)))
     minutes, memory = map(np.array, zip(*points, strict=True))
     late = minutes >= WARM_UP * MINUTES
-    slope = float(np.polyfit(minutes[late], memory[late], 1)[0])
+    slopes = np.polyfit(minutes[late], memory[late], 1)[0]
     after = await settled(server, process)
     print(
-        f"\n{sum(ways.values())} clients {ways}; MB {memory[0]:.1f} → {memory[-1]:.1f}, {slope:+.3f} a minute after warm-up;"
+        f"\n{sum(ways.values())} clients {ways}; MB, front and workers, each third, and its slope a minute after warm-up:"
     )
+    for share in (0, 1 / 3, 2 / 3, 1):
+        print(memory[round(share * (len(memory) - 1))].round(1))
+    print(slopes.round(3), f"together {slopes.sum():+.3f}")
     print(f"files and sockets, tasks: {before} → {after}")
     assert after[0] <= before[0]
     assert after[1] <= before[1]
-    assert slope <= MOST_MB_A_MINUTE
+    assert slopes.sum() <= MOST_MB_A_MINUTE
