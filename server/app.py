@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import gc
 import ipaddress
 import os
@@ -42,12 +41,11 @@ from myna.server.upgrade import Upgrade
 from myna.server.voice import VoiceActivity
 from myna.streaming import wire
 from myna.streaming.engines.catalogue import Catalogue
+from myna.streaming.memory import keep_steady
 from myna.streaming.vad import SileroVad
 
 log = structlog.get_logger()
 
-_M_ARENA_MAX = -8
-"""Of glibc's malloc.h."""
 _DRAINED_LOOK_S = 0.05
 _STOPPED_AT_ONCE = 130
 """Exit status of a server that was told twice to stop: that of a program ended by SIGINT."""
@@ -186,16 +184,8 @@ def _break_off(services: Services) -> None:
 def serve(settings: Settings) -> None:
     """Run a server until SIGINT or SIGTERM."""
     logs.configure(settings.log_level, settings.log_format)
-    _share_arenas()
+    keep_steady()
     uvloop.run(_serve(settings))
-
-
-def _share_arenas() -> None:
-    """Have glibc's malloc keep two arenas instead of eight a core: decoders come and go on many threads, and each arena keeps
-    what was once the most that was needed in it.
-    """
-    with contextlib.suppress(AttributeError, OSError):  # another C library
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
 
 async def _serve(settings: Settings) -> None:

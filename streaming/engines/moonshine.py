@@ -27,6 +27,7 @@ from myna.streaming.engines.base import (
 from myna.streaming.engines.moonshine_graph import LAYERS, decoder_graphs
 from myna.streaming.engines.registry import MOONSHINE
 from myna.streaming.events import SAMPLE_RATE, Word
+from myna.streaming.memory import keep_steady
 
 INFO = EngineInfo(
     name=MOONSHINE.name,
@@ -89,6 +90,7 @@ class MoonshineEngine:
 
     def warm_up(self) -> None:
         """Decode the longest job there can be."""
+        keep_steady()
         longest = bytes(2 * int(self._info.longest_segment_s * SAMPLE_RATE))
         self.transcribe([Job("warm-up", "warm-up", Kind.FILE, longest, 0.0)])
 
