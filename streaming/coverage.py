@@ -45,14 +45,18 @@ class Coverage:
     """The spans decodes of one channel cover; `longest` is the most samples the engine takes at once."""
 
     def __init__(self, policy: Policy, longest: int, segmenter: Segmenter) -> None:
-        self._lead = samples(policy.lead_s)
-        self._context = samples(policy.context_s)
-        self._context_gap = samples(policy.context_gap_s)
-        self._interim_window = samples(policy.interim_window_s)
         self._longest = longest
         self._segmenter = segmenter
         self.last_speech_end: int | None = None
         """Where the speech of the last segment closed ends."""
+        self.adopt(policy)
+
+    def adopt(self, policy: Policy) -> None:
+        """Cover what this policy says from here on."""
+        self._lead = samples(policy.lead_s)
+        self._context = samples(policy.context_s)
+        self._context_gap = samples(policy.context_gap_s)
+        self._interim_window = samples(policy.interim_window_s)
 
     @property
     def reach(self) -> int:

@@ -24,6 +24,14 @@ def samples(duration_s: float) -> int:
     return round(duration_s * SAMPLE_RATE)
 
 
+class Trigger(StrEnum):
+    """What ended a turn: how sure it was, too long a silence, or the client."""
+
+    CONFIDENCE = "model"
+    TIMEOUT = "timeout"
+    CLIENT = "manual"
+
+
 _AROUND = re.compile(r"^\W+|\W+$")
 
 
@@ -91,6 +99,8 @@ class Cause(StrEnum):
     """No word for `Policy.gap_ms`; only of a policy that sets it."""
     SILENCE = "silence"
     """Nothing but silence for `Policy.silence_s`; only of a policy that sets it."""
+    DISCARD = "discard"
+    """The client wants nothing of it: the Final is empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +121,13 @@ class Opened(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeechStarted(Event):
     """Speech began at sample `at`."""
+
+    at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeechStopped(Event):
+    """The utterance is over and cut at sample `at`; told when that is decided, before its last Final is decoded."""
 
     at: int
 
@@ -146,6 +163,53 @@ class UtteranceEnd(Event):
     """So much silence (`Policy.gap_ms`, or the endpoint) has followed a word; comes after the Final that holds the word."""
 
     last_word_end: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress(Event):
+    """The channel has been heard up to sample `at`; `confidence`: that its speaker has finished a turn."""
+
+    at: int
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnStarted(Event):
+    """A turn began at sample `at`; comes behind the Tentative or Final that holds its first words."""
+
+    at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnEager(Event):
+    """The turn may be over at sample `at`, its open segment being `words`; ends as it is, or is resumed."""
+
+    at: int
+    words: tuple[Word, ...]
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnResumed(Event):
+    """The turn that may have been over goes on, at sample `at`."""
+
+    at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnEnded(Event):
+    """The turn is over at sample `at`; comes behind its last Final. `trigger`: what ended it."""
+
+    at: int
+    trigger: Trigger
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configured(Event):
+    """From here on the channel follows what it was configured to with this token."""
+
+    token: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from rapidfuzz.distance import Levenshtein
 
 from myna.streaming.events import Span, Word, seconds
+from myna.streaming.segmenter import Closed
 
 _SECONDS_WEIGH = 2.0
 """What a second on the wrong side of the seam costs, in words: times from attention are off by 50 ms in the median, and a
@@ -19,6 +20,34 @@ _TWICE_WITHIN_S = 0.12
 def bare(text: str) -> str:
     """Return a word as it is compared: lower-case letters and digits only."""
     return "".join(c for c in text.lower() if c.isalnum())
+
+
+QUIET_ONSET_S = 0.3
+"""A first word may begin so long before speech was noticed, no longer: attention is drawn into the silence before it."""
+
+
+def final_words(closed: Closed, audio: Span, heard: Sequence[Word], settled: Sequence[Word]) -> tuple[Word, ...]:
+    """Return the words of a segment for good.
+
+    `heard` are those of the decode that covers `audio`, with times from its start; `settled` the final ones before.
+    """
+    start, end = seconds(closed.span.start), seconds(closed.span.end)
+    new = new_words(audio, heard, settled, start)
+    if audio.end > closed.span.end:
+        new = [w for w in new if w.middle < end]
+    floor = max(start, settled[-1].start if settled else 0.0)
+    onset = 0.0 if closed.speech is None else seconds(closed.speech.start) - QUIET_ONSET_S
+    if sum(word.start < onset for word in new) == 1:  # several: voice activity was late, not the words early
+        floor = max(floor, onset)
+    return without_pauses(in_order(new, floor, end), closed.pauses)
+
+
+def new_words(audio: Span, heard: Sequence[Word], settled: Sequence[Word], seam_s: float) -> list[Word]:
+    """Return the words of a decode that `settled` does not hold already, with times from the start of the stream."""
+    offset = seconds(audio.start)
+    shifted = [word.shifted(offset) for word in heard]
+    audible = [word for word in settled if word.end > offset]
+    return shifted[seam_index(audible, shifted, seam_s) :]
 
 
 def seam_index(settled: Sequence[Word], heard: Sequence[Word], seam_s: float) -> int:

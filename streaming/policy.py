@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from myna.streaming.turns import TurnPolicy
+
 
 @dataclass(frozen=True, slots=True)
 class Gate:
@@ -38,6 +40,12 @@ class Policy:
     """Silence after a word that is told as the end of an utterance, the word being final by then; None: the endpoint is."""
     silence_s: float | None = None
     """An empty Final at least every so much silence, for clients that follow how far the server has heard; None: none."""
+    turns: TurnPolicy | None = None
+    """Ends utterances as turns, by confidence; there is no endpoint then."""
+    progress_s: float | None = None
+    """How far the channel has been heard is told every so much audio; None: never."""
+    onset: float = 0.5
+    """Probability from which a voice-activity window is speech: Silero's own default threshold."""
     soft_s: float = 8.0
     """From this length of speech on, shorter and shorter pauses suffice for a cut."""
     hard_s: float = 12.0
@@ -57,6 +65,10 @@ class Policy:
     def __post_init__(self) -> None:
         if self.endpoint_ms is not None and self.endpoint_ms <= 0:
             raise ValueError(f"endpoint_ms must be positive or None, not {self.endpoint_ms}")
+        if self.turns is not None and self.endpoint_ms is not None:
+            raise ValueError(f"where turns end by confidence, endpoint_ms must be None, not {self.endpoint_ms}")
+        if not 0 < self.onset < 1:
+            raise ValueError(f"onset must be between 0 and 1, not {self.onset}")
         if self.gap_ms is not None and self.gap_ms <= 0:
             raise ValueError(f"gap_ms must be positive or None, not {self.gap_ms}")
         if self.silence_s is not None and self.silence_s <= 1:
@@ -65,6 +77,11 @@ class Policy:
             raise ValueError(f"0 < soft_s <= hard_s is needed, not soft_s={self.soft_s}, hard_s={self.hard_s}")
         if self.interim_every_s is not None and self.interim_every_s <= 0:
             raise ValueError(f"interim_every_s must be positive or None, not {self.interim_every_s}")
+
+    @property
+    def patience_s(self) -> float:
+        """Silence after which an utterance is over for certain, in seconds; 0 where there is no such limit."""
+        return (self.turns.timeout_ms if self.turns else self.endpoint_ms or 0) / 1000
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,8 @@ from myna.streaming.policy import Policy
 WINDOW = 512
 """Samples of one voice-activity window: what Silero takes at 16 kHz (32 ms)."""
 
-ONSET = 0.5
-"""Probability from which a window is speech: Silero's own default threshold."""
-OFFSET = 0.35
-"""Probability below which speech pauses: Silero's own default, the onset threshold less 0.15."""
+HYSTERESIS = 0.15
+"""Speech pauses so far below the probability from which it begins: Silero's own default."""
 ONSET_WINDOWS = 2
 """Windows of speech in a row that start it: one alone is often a click."""
 
@@ -29,6 +27,8 @@ _PAUSE_SHARE = 0.6
 """The share of a short endpoint after which its pause is announced."""
 _AHEAD_S = 0.3
 """How soon the decode of a pause is wanted where no endpoint will follow: as a tentative one."""
+_TURN_AHEAD_S = 0.1
+"""The same where its words decide whether a turn is over: soon, since the surest are over 0.1 s later."""
 SHORTEST_PAUSE = 3 * WINDOW
 """Silence (96 ms) that suffices for a cut when the segment has nearly reached its hard length."""
 PAUSE_WITHOUT_ENDPOINT = SAMPLE_RATE
@@ -91,17 +91,8 @@ class Segmenter:
     """Cuts one channel. Feed it every window once, in order; it answers with what has been decided by then."""
 
     def __init__(self, policy: Policy) -> None:
-        self._endpoint = None if policy.endpoint_ms is None else policy.endpoint_ms * SAMPLE_RATE // 1000
-        self._gap = self._endpoint if policy.gap_ms is None else policy.gap_ms * SAMPLE_RATE // 1000
+        self.adopt(policy)
         self._gap_ahead = False  # whether speech has been heard since the last gap
-        self._silence = None if policy.silence_s is None else round(policy.silence_s * SAMPLE_RATE)
-        self._soft = round(policy.soft_s * SAMPLE_RATE)
-        self._hard = round(policy.hard_s * SAMPLE_RATE)
-        sooner = LONGEST_PAUSE if self._endpoint is None else round(self._endpoint * _PAUSE_SHARE)
-        self.pause = min(LONGEST_PAUSE, max(ONSET_WINDOWS, sooner // WINDOW) * WINDOW)
-        """Silence after which a pause is announced."""
-        self.ahead_s = _AHEAD_S if self._endpoint is None else (self._endpoint - self.pause) / SAMPLE_RATE
-        """How long after it a pause becomes an endpoint, in seconds."""
         self._history: list[float] = []
         self._history_start = 0
         self._run = 0
@@ -118,6 +109,22 @@ class Segmenter:
         """Whether speech has been heard since the last endpoint."""
         self.position = 0
         """Samples fed."""
+
+    def adopt(self, policy: Policy) -> None:
+        """Cut by this policy from here on."""
+        self._onset, self._offset = policy.onset, max(policy.onset - HYSTERESIS, policy.onset / 2)
+        self._endpoint = None if policy.endpoint_ms is None else policy.endpoint_ms * SAMPLE_RATE // 1000
+        self._gap = self._endpoint if policy.gap_ms is None else policy.gap_ms * SAMPLE_RATE // 1000
+        self._silence = None if policy.silence_s is None else round(policy.silence_s * SAMPLE_RATE)
+        self._soft = round(policy.soft_s * SAMPLE_RATE)
+        self._hard = round(policy.hard_s * SAMPLE_RATE)
+        sooner = LONGEST_PAUSE if self._endpoint is None else round(self._endpoint * _PAUSE_SHARE)
+        self.pause = min(LONGEST_PAUSE, max(ONSET_WINDOWS, sooner // WINDOW) * WINDOW)
+        """Silence after which a pause is announced."""
+        self.ahead_s = _TURN_AHEAD_S if policy.turns else _AHEAD_S
+        if self._endpoint is not None:
+            self.ahead_s = (self._endpoint - self.pause) / SAMPLE_RATE
+        """How long after it a pause becomes an endpoint, in seconds."""
 
     def feed(self, probability: float) -> list[Decision]:
         """Take the next window's speech probability, return the decisions it brings, in order."""
@@ -141,6 +148,12 @@ class Segmenter:
             speech = Span(self.speech_start, max(at, self.speech_start))
         return self._close(max(at, self.open_start), speech, cause)
 
+    def end_utterance(self) -> Closed:
+        """Cut here, as an endpoint does: what was said is complete."""
+        speech = None if self.speech_start is None else Span(self.speech_start, self.speech_end)
+        self.in_utterance = False
+        return self._close(self.position, speech, Cause.ENDPOINT)
+
     def part(self, at: int, cause: Cause) -> Closed:
         """Cut at `at` inside speech, which goes on."""
         assert self.speech_start is not None
@@ -152,6 +165,17 @@ class Segmenter:
     def in_speech(self) -> bool:
         """Whether the last window was speech of the open segment."""
         return self.speech_start is not None and self._voiced
+
+    @property
+    def silence(self) -> int:
+        """Samples since speech was last heard."""
+        return self.position - self.speech_end
+
+    @property
+    def pauses(self) -> tuple[Span, ...]:
+        """The silences of the open segment that were announced, the one that lasts being the last."""
+        lasting = [Span(self.speech_end, self.position)] if self._paused and self.position > self.speech_end else []
+        return (*self._pauses, *lasting)
 
     @property
     def voice(self) -> float:
@@ -173,27 +197,27 @@ class Segmenter:
         return min(max(self._history_start + best * WINDOW + WINDOW // 2, start), end)
 
     def _listen(self, probability: float) -> list[Decision]:
-        self._run = self._run + 1 if probability >= ONSET else 0
+        self._run = self._run + 1 if probability >= self._onset else 0
         if self._run < ONSET_WINDOWS:
             return []
         self.speech_start = max(self.position - self._run * WINDOW, self.open_start)
         self.speech_end = self.position
         self._voiced, self._paused, self._gap_ahead = True, False, True
         if self.in_utterance:
-            return []
+            return [Resumed()]
         self.in_utterance = True
         return [Onset(self.speech_start)]
 
     def _follow(self, probability: float) -> list[Decision]:
         assert self.speech_start is not None
-        self._voiced = probability >= ONSET or (self._voiced and probability >= OFFSET)
+        self._voiced = probability >= self._onset or (self._voiced and probability >= self._offset)
         if self._voiced:
             silent_from, self.speech_end = self.speech_end, self.position
             if self._paused:
                 self._pauses.append(Span(silent_from, self.position - WINDOW))
                 self._paused = False
                 return [Resumed()]
-        elif not self._paused and self.position - self.speech_end >= self.pause:
+        elif not self._paused and self.silence >= self.pause:
             self._paused = True
             return [Pause(Span(self.speech_start, self.speech_end))]
         return []
@@ -201,11 +225,9 @@ class Segmenter:
     def _due_cut(self) -> Closed | None:
         if not self.in_utterance:
             return None
-        silence = self.position - self.speech_end
+        silence = self.silence
         if self._endpoint is not None and silence >= self._endpoint:
-            speech = None if self.speech_start is None else Span(self.speech_start, self.speech_end)
-            self.in_utterance = False
-            return self._close(self.position, speech, Cause.ENDPOINT)
+            return self.end_utterance()
         if self.speech_start is None:
             return None
         length = self.position - self.speech_start
@@ -217,7 +239,7 @@ class Segmenter:
         return None
 
     def _due_gap(self) -> list[Decision]:
-        if self._gap is None or not self._gap_ahead or self.position - self.speech_end < self._gap:
+        if self._gap is None or not self._gap_ahead or self.silence < self._gap:
             return []
         self._gap_ahead = False
         decisions: list[Decision] = []

@@ -14,30 +14,37 @@ from myna.streaming.coverage import INTERIM_OVERLAP, Coverage, fitted
 from myna.streaming.engines.base import EngineInfo, Job, JobError, Kind, Missing, Outcome, Transcript
 from myna.streaming.events import (
     Cause,
+    Configured,
     Ended,
     Event,
     Failed,
     Final,
     Flushed,
+    Progress,
     Span,
     SpeechStarted,
+    SpeechStopped,
     Tentative,
+    Trigger,
+    TurnEager,
+    TurnEnded,
+    TurnResumed,
+    TurnStarted,
     UtteranceEnd,
     Word,
     samples,
     seconds,
 )
 from myna.streaming.following import Following
-from myna.streaming.hypothesis import agreed, in_order, seam_index, without_pauses
+from myna.streaming.hypothesis import agreed, final_words, in_order, new_words
 from myna.streaming.policy import Options, Policy
 from myna.streaming.requests import Cancel, Detect, Release, Request, Submit
 from myna.streaming.segmenter import WINDOW, Closed, Decision, Gap, Onset, Pause, Resumed, Segmenter
 from myna.streaming.tape import Tape
+from myna.streaming.turns import Eager, Over, Turns
 
 FIRST_INTERIM = samples(0.5)
 """Speech heard before the first tentative transcript of an utterance: less gives guesses."""
-QUIET_ONSET_S = 0.3
-"""A first word may begin so long before speech was noticed, no longer: attention is drawn into the silence before it."""
 RETRY = samples(0.25)
 """Speech after which another tentative decode is due when the last one heard no word."""
 _KEPT = 2 * WINDOW
@@ -64,11 +71,34 @@ class _Segment:
 
 @dataclass(frozen=True, slots=True)
 class _Barrier:
-    """Everything before sample `at` becomes final for this cause; then the token is acknowledged, if there is one."""
+    """Everything before sample `at` becomes final for this cause; then the token is acknowledged, if there is one.
+
+    An endpoint also ends the turn, for the `trigger`.
+    """
 
     at: int
     cause: Cause
     token: str | None = None
+    trigger: Trigger = Trigger.TIMEOUT
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """From sample `at` on, another policy and other options hold; then the token is acknowledged."""
+
+    at: int
+    policy: Policy
+    options: Options
+    token: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _TurnEnd:
+    """A turn is over once everything before it is final."""
+
+    at: int
+    trigger: Trigger
+    confidence: float
 
 
 class Session:
@@ -77,14 +107,19 @@ class Session:
     def __init__(self, name: str, policy: Policy, options: Options, engine: EngineInfo, *, channel: int = 0) -> None:
         self._name = name
         self._channel = channel
+        self._engine = engine
         self._policy = fitted(policy, engine)
         self._options = options
+        self._turns = Turns(self._policy.turns) if self._policy.turns else None
+        self._in_turn = False  # whether its start has been told
+        self._turn_start = 0
+        self._progress_at = 0
         self._segmenter = Segmenter(self._policy)
         self._coverage = Coverage(self._policy, samples(engine.longest_segment_s), self._segmenter)
         self._tape = Tape()
         self._asked = 0  # samples for which voice activity was asked
-        self._barriers: deque[_Barrier] = deque()
-        self._closed: deque[_Segment | _Barrier | Gap] = deque()
+        self._barriers: deque[_Barrier | _Change] = deque()
+        self._closed: deque[_Segment | _Barrier | _TurnEnd | Gap] = deque()
         self._speculative: _Decode | None = None
         self._interims: dict[str, _Decode] = {}  # asked for, the newest last; a waiting one is superseded by the next
         self._interim_at = 0
@@ -93,6 +128,7 @@ class Session:
         self._words: deque[Word] = deque()  # final words, as far back as a decode may still hear
         self._tentative: tuple[Word, ...] = ()
         self._uttered = False
+        self._complete = False  # nothing follows
         self._due = 0.0
         self._count = 0
         self._requests: list[Request] = []
@@ -137,16 +173,24 @@ class Session:
         """Make everything received final; nothing may be pushed afterwards."""
         self._reach(_Barrier(self.received, Cause.END))
 
+    def discard(self, token: str) -> None:
+        """Decode nothing of what is not final yet, then acknowledge with the token."""
+        self._reach(_Barrier(self.received, Cause.DISCARD, token))
+
+    def end_turn(self) -> None:
+        """End the turn here: the client says that it is over."""
+        self._reach(_Barrier(self.received, Cause.ENDPOINT, trigger=Trigger.CLIENT))
+
     def stall(self) -> None:
         """Take the absence of audio for silence: what was said so far is final, and its utterance over."""
         unheard = self.received - self._segmenter.position >= WINDOW
         if self._segmenter.in_utterance or unheard:
             self._reach(_Barrier(self.received, Cause.ENDPOINT))
 
-    def configure(self, options: Options) -> None:
-        """Decode with these options what is asked of the engine from now on."""
-        self._options = options
-        self._following.close()  # what the engine has followed it has followed with the old ones
+    def configure(self, policy: Policy, options: Options, token: str | None = None) -> None:
+        """Cut by this policy, and decode with these options, what comes from here on; acknowledge with the token."""
+        self._barriers.append(_Change(self.received, policy, options, token))
+        self._pass_reached()
 
     def on_vad(self, start: int, probabilities: Sequence[float]) -> None:
         """Take the probabilities asked for with the `Detect` that began at `start`; they must come in order."""
@@ -155,6 +199,8 @@ class Session:
         for probability in probabilities:  # one by one: what is decided must not depend on how windows were batched
             self._pass_reached()
             self._decide(self._segmenter.feed(probability))
+            self._consider_turn()
+            self._tell_progress()
         self._pass_reached()
         self._maybe_interim()
         self._drain()
@@ -174,6 +220,8 @@ class Session:
             for item in self._closed:
                 if isinstance(item, _Segment) and item.decode and item.decode.job_id == job_id:
                     item.decode.outcome = outcome
+        self._drain()
+        self._consider_turn()
         self._drain()
 
     def take(self) -> tuple[list[Request], list[Event]]:
@@ -196,15 +244,40 @@ class Session:
 
     def _pass_reached(self) -> None:
         while self._barriers and self._segmenter.position >= self._barriers[0].at // WINDOW * WINDOW:
-            self._pass(self._barriers.popleft())
+            match self._barriers.popleft():
+                case _Barrier() as barrier:
+                    self._pass(barrier)
+                case _Change() as change:
+                    self._adopt(change)
 
     def _pass(self, barrier: _Barrier) -> None:
         if barrier.at > self._segmenter.open_start or self._segmenter.speech_start is not None:
             self._decide([self._segmenter.close(barrier.at, barrier.cause)])
-        if barrier.cause is Cause.ENDPOINT:
+        self._complete = barrier.cause is Cause.END
+        if barrier.cause is not Cause.ENDPOINT:
+            self._closed.append(barrier)
+        elif self._turns is None:
             self._closed.append(Gap())
         else:
-            self._closed.append(barrier)
+            confidence = self._turns.confidence
+            self._turns.resume()
+            self._closed.append(_TurnEnd(barrier.at, barrier.trigger, confidence))
+
+    def _adopt(self, change: _Change) -> None:
+        if change.options != self._options:
+            self._options = change.options
+            self._following.close()  # what the engine has followed it has followed with the old ones
+        policy = fitted(change.policy, self._engine)
+        if policy != self._policy:
+            self._policy = policy
+            self._segmenter.adopt(policy)
+            self._coverage.adopt(policy)
+            if policy.turns is None or self._turns is None:
+                self._turns = Turns(policy.turns) if policy.turns else None
+            else:
+                self._turns.policy = policy.turns
+        if change.token is not None:
+            self._events.append(Configured(channel=self._channel, token=change.token))
 
     def _decide(self, decisions: Sequence[Decision]) -> None:
         for decision in decisions:
@@ -223,6 +296,8 @@ class Session:
                     self._closed.append(decision)
 
     def _on_resumed(self) -> None:
+        if self._turns is not None and self._turns.resume():
+            self._events.append(TurnResumed(channel=self._channel, at=self._segmenter.position))
         speculative, waited = self._speculative, self._segmenter.position - self._interim_at
         due = self._policy.interim_every_s is not None and 2 * waited >= self._interim_every()
         if speculative and speculative.outcome is None and not self._interims and due:
@@ -235,7 +310,9 @@ class Session:
     def _on_closed(self, closed: Closed) -> None:
         self._drop_interim()
         decode = None
-        if closed.speech:
+        if closed.cause is Cause.ENDPOINT:
+            self._events.append(SpeechStopped(channel=self._channel, at=closed.span.end))
+        if closed.speech and closed.cause is not Cause.DISCARD:
             audio = self._coverage.of_final(closed.speech, self._tape.start)
             if self._speculative and self._speculative.audio == audio:
                 decode, self._speculative = self._speculative, None
@@ -245,6 +322,57 @@ class Session:
         self._drop_speculative()
         self._following.close()
         self._closed.append(_Segment(closed, decode))
+
+    def _consider_turn(self) -> None:
+        """End the turn, or say that it may be over, if the silence is long enough for what was said."""
+        if self._turns is None or self._complete or not self._segmenter.in_utterance or not self._segmenter.silence:
+            return
+        words = self._paused_words()
+        match self._turns.look(self._segmenter.silence, None if words is None else [*self._turn_words(), *words]):
+            case Eager(confidence):
+                at = self._segmenter.position
+                self._events.append(TurnEager(channel=self._channel, at=at, words=words or (), confidence=confidence))
+            case Over(trigger, confidence):
+                self._decide([self._segmenter.end_utterance()])
+                if trigger is not None or self._in_turn:  # what was heard before may have been taken back since
+                    end = _TurnEnd(self._segmenter.position, trigger or Trigger.CONFIDENCE, confidence)
+                    self._closed.append(end)
+
+    def _paused_words(self) -> tuple[Word, ...] | None:
+        """Return the words of the open segment, as they will be final if speech does not go on; None: not decoded yet."""
+        if self._behind():
+            return None
+        start = self._segmenter.speech_start
+        if start is None:
+            return ()
+        speculative = self._speculative
+        if speculative is None or speculative.outcome is None:
+            return None
+        if not isinstance(speculative.outcome, Transcript):
+            return ()
+        if not self._policy.gate.passes(speculative.outcome.log_probability, self._segmenter.voice):
+            return ()
+        segmenter = self._segmenter
+        so_far = Span(segmenter.open_start, segmenter.position)
+        speech = Span(start, segmenter.speech_end)
+        closed = Closed(so_far, speech, segmenter.voice, Cause.ENDPOINT, segmenter.pauses)
+        return final_words(closed, speculative.audio, speculative.outcome.words, self._words)
+
+    def _turn_words(self) -> list[Word]:
+        """Return the final words of the open turn, as far back as they are kept."""
+        return [word for word in self._words if word.start >= seconds(self._turn_start)]
+
+    def _tell_turn_start(self, words: Sequence[Word]) -> None:
+        if self._turns is not None and words and not self._in_turn:
+            self._in_turn = True
+            self._events.append(TurnStarted(channel=self._channel, at=samples(words[0].start)))
+
+    def _tell_progress(self) -> None:
+        every = self._policy.progress_s
+        if every is not None and self._segmenter.position - self._progress_at >= samples(every):
+            self._progress_at = self._segmenter.position
+            confidence = self._turns.confidence if self._turns else 0.0
+            self._events.append(Progress(channel=self._channel, at=self._progress_at, confidence=confidence))
 
     def _behind(self) -> bool:
         """Whether a closed segment still waits for its words: what follows it cannot be joined yet."""
@@ -304,7 +432,7 @@ class Session:
         windowed = first_speech is not None and audio.start > first_speech
         seam = audio.start + INTERIM_OVERLAP if windowed else open_start
         kept = [w for w in self._tentative if w.middle < seconds(seam)]
-        heard = self._new_words(audio, transcript, [*self._words, *kept], seconds(seam))
+        heard = new_words(audio, transcript.words, [*self._words, *kept], seconds(seam))
         floor = max(seconds(open_start), self._words[-1].start if self._words else 0.0)
         words = in_order([*kept, *heard], floor, seconds(max(audio.end, open_start)))
         if not words and not self._tentative:
@@ -314,6 +442,7 @@ class Session:
         self._tentative = words
         span = Span(open_start, max(audio.end, open_start))
         self._events.append(Tentative(channel=self._channel, span=span, words=words, stable=stable))
+        self._tell_turn_start(words)
         gap_ms = self._policy.gap_ms
         wordless = audio.end - samples(words[-1].end) if words else 0
         if gap_ms and wordless >= samples(gap_ms / 1000) and self._segmenter.in_speech:
@@ -333,6 +462,10 @@ class Session:
                     self._uttered = False
                     self._events.append(UtteranceEnd(channel=self._channel, last_word_end=self._words[-1].end))
                 continue
+            if isinstance(head, _TurnEnd):
+                self._closed.popleft()
+                self._end_turn(head)
+                continue
             if isinstance(head, _Barrier):
                 self._closed.popleft()
                 if head.cause is Cause.END:
@@ -347,6 +480,14 @@ class Session:
             self._finish(head)
         self._forget()
 
+    def _end_turn(self, end: _TurnEnd) -> None:
+        self._turn_start = end.at
+        if self._in_turn:
+            self._in_turn = False
+            self._events.append(
+                TurnEnded(channel=self._channel, at=end.at, trigger=end.trigger, confidence=end.confidence)
+            )
+
     def _finish(self, segment: _Segment) -> None:
         closed = segment.closed
         words: tuple[Word, ...] = ()
@@ -354,7 +495,7 @@ class Session:
             match segment.decode.outcome:
                 case Transcript() as transcript:
                     if self._policy.gate.passes(transcript.log_probability, closed.voice):
-                        words = self._final_words(closed, segment.decode.audio, transcript)
+                        words = final_words(closed, segment.decode.audio, transcript.words, self._words)
                 case JobError(reason):
                     self._events.append(Failed(channel=self._channel, span=closed.span, reason=reason))
                 case Missing() | None:
@@ -362,26 +503,8 @@ class Session:
         self._words.extend(words)
         self._tentative = ()
         self._events.append(Final(channel=self._channel, span=closed.span, words=words, cause=closed.cause))
+        self._tell_turn_start(words)
         self._uttered = self._uttered or bool(words)
-
-    def _final_words(self, closed: Closed, audio: Span, transcript: Transcript) -> tuple[Word, ...]:
-        start, end = seconds(closed.span.start), seconds(closed.span.end)
-        new = self._new_words(audio, transcript, self._words, start)
-        if audio.end > closed.span.end:
-            new = [w for w in new if w.middle < end]
-        floor = max(start, self._words[-1].start if self._words else 0.0)
-        onset = 0.0 if closed.speech is None else seconds(closed.speech.start) - QUIET_ONSET_S
-        if sum(word.start < onset for word in new) == 1:  # several: voice activity was late, not the words early
-            floor = max(floor, onset)
-        return without_pauses(in_order(new, floor, end), closed.pauses)
-
-    def _new_words(
-        self, audio: Span, transcript: Transcript, settled: Sequence[Word] | deque[Word], seam_s: float
-    ) -> list[Word]:
-        offset = seconds(audio.start)
-        heard = [word.shifted(offset) for word in transcript.words]
-        audible = [word for word in settled if word.end > offset]
-        return heard[seam_index(audible, heard, seam_s) :]
 
     def _decode_final(self, audio: Span, due: float) -> _Decode:
         kind = Kind.FINAL if self._policy.live else Kind.FILE

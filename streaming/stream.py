@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from myna.streaming.audio import Decoder
 from myna.streaming.engines.base import EngineInfo, Outcome
-from myna.streaming.events import SAMPLE_RATE, Ended, Event, Flushed, Opened, seconds
+from myna.streaming.events import SAMPLE_RATE, Configured, Ended, Event, Flushed, Opened, seconds
 from myna.streaming.policy import Options, Policy
 from myna.streaming.requests import Request
 from myna.streaming.session import Session
@@ -24,7 +24,7 @@ class Stream:
         self._decoder = decoder
         self._policy, self._options, self._engine = policy, options, engine
         self._sessions: list[Session] = []
-        self._flushes: dict[str, int] = {}  # token → channels that have not acknowledged it
+        self._flushes: dict[str, int] = {}  # token → channels that have not acknowledged it, nor a change
         self._ended = 0
         self._number = 0
         self._due = float("-inf")
@@ -89,11 +89,38 @@ class Stream:
         for session in self._sessions:
             session.stall()
 
-    def configure(self, options: Options) -> None:
-        """Decode with these options from now on."""
-        self._options = options
+    def discard(self, token: str) -> None:
+        """Decode nothing of what is not final yet, and acknowledge it as a flush."""
+        if not self._sessions:
+            self._early.append(Flushed(token=token))
+            return
+        self._flushes[token] = len(self._sessions)
         for session in self._sessions:
-            session.configure(options)
+            session.discard(token)
+
+    def end_turn(self) -> None:
+        """End the turn of every channel here."""
+        for session in self._sessions:
+            session.end_turn()
+
+    def configure(self, options: Options, policy: Policy | None = None, token: str | None = None) -> None:
+        """Follow these options, and this policy, from what comes now on; acknowledge with the token."""
+        self._options, self._policy = options, policy or self._policy
+        if token is not None and not self._sessions:
+            self._early.append(Configured(token=token))
+            return
+        if token is not None:
+            self._flushes[token] = len(self._sessions)
+        for session in self._sessions:
+            session.configure(self._policy, options, token)
+
+    def switch(self, decoder: Decoder) -> None:
+        """Decode what comes now with another decoder, what has come with the old one. Raises `AudioError`."""
+        self._decoder.finish()
+        while channels := self._decoder.read():
+            self._push_pcm(channels, self._due)
+        self._decoder.close()
+        self._decoder = decoder
 
     def end(self) -> None:
         """No bytes follow; `decode` and `accept` until a portion is empty. Raises `AudioError` if what came is no audio."""
@@ -144,6 +171,11 @@ class Stream:
                 self._flushes[token] -= 1
                 if self._flushes[token]:
                     return replace(event, everywhere=False)
+                del self._flushes[token]
+            case Configured(token=token) if token in self._flushes:
+                self._flushes[token] -= 1
+                if self._flushes[token]:
+                    return None
                 del self._flushes[token]
             case Ended() if self._sessions:
                 self._ended += 1

@@ -16,6 +16,7 @@ from myna.streaming.events import (
     Final,
     Flushed,
     SpeechStarted,
+    SpeechStopped,
     Tentative,
     UtteranceEnd,
 )
@@ -41,7 +42,7 @@ def test_an_utterance_becomes_one_final_and_its_end_is_told() -> None:
     d = drive()
     d.push(np.concatenate([silence(1), phrase(1, 2, 3), silence(1)]))
     told = [type(event) for event in d.events if not isinstance(event, Tentative)]
-    assert told == [SpeechStarted, Final, UtteranceEnd]
+    assert told == [SpeechStarted, SpeechStopped, Final, UtteranceEnd]
     assert d.text == names(1, 2, 3)
     (final,) = d.finals
     assert final.cause is Cause.ENDPOINT

@@ -1,0 +1,131 @@
+"""Whether a speaker has finished: an end-of-turn confidence, and the states of a turn that follow from it. Pure.
+
+A *turn* is what one speaker says until somebody else may: a chain of segments, over when the confidence reaches the
+policy's threshold, when the silence has lasted too long, or when the client says so. Where the weights come from is written
+in docs/turns.md; `myna bench turns` measures what they do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from myna.streaming.events import Trigger, Word, seconds
+
+_BASE = -4.94
+_PER_LOG_SECOND = 2.3
+"""Of silence: how much likelier the end becomes as it doubles. 2.2 to 2.3 in every fit to the reference recordings."""
+_SURE = 3.80
+"""The engine is sure of the last word: a word that is heard whole, with what follows it, is surer than one cut off."""
+_SENTENCE = 3.06
+"""Enough words since the last end of a sentence to be one."""
+_MARK = 0.71
+"""The text ends with the mark of a sentence's end. Models write one at most pauses, so it says little."""
+
+_SUREST = 3.0
+"""-log(1 - confidence) at which a word counts as sure: a confidence of 0.95."""
+_WORDS = 3
+_MARKS = ".?!…。？！"
+_DANGLING = {
+    "a", "an", "the", "and", "or", "but", "nor", "because", "although", "if", "than", "of", "from", "with", "into", "my",
+    "your", "our", "their",
+}  # fmt: skip
+"""English words that end no sentence, whatever mark a model puts behind them: somebody is looking for the next word."""
+WORDLESS_S = 0.5
+"""Sound like speech in which no word was heard ends after so much silence: it begins no turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnPolicy:
+    """When a turn is over."""
+
+    end: float = 0.7
+    """End-of-turn confidence that ends it; 1: confidence never does."""
+    eager: float | None = None
+    """Confidence at which it is said that the end may have come; None: it is not said."""
+    timeout_ms: int = 5000
+    """Silence that ends it whatever the confidence."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.end <= 1:
+            raise ValueError(f"the end-of-turn threshold must be above 0 and at most 1, not {self.end}")
+        if self.eager is not None and not 0 < self.eager <= self.end:
+            raise ValueError(f"the eager threshold must be above 0 and at most the other, {self.end}, not {self.eager}")
+        if self.timeout_ms <= 0:
+            raise ValueError(f"the time-out of a turn must be positive, not {self.timeout_ms}")
+
+
+@dataclass(frozen=True, slots=True)
+class Eager:
+    """The turn may be over."""
+
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """The speaker has finished; `trigger` None: there was no word, and no turn."""
+
+    trigger: Trigger | None
+    confidence: float
+
+
+Verdict = Eager | Over
+
+
+def confidence(silence: int, words: Sequence[Word]) -> float:
+    """Return how probably a turn is over, between 0 and 1, whose last `words` were followed by so many samples of silence."""
+    if silence <= 0 or not words:
+        return 0.0
+    last = words[-1]
+    ends = last.bare not in _DANGLING
+    said = 1
+    for word in reversed(words[:-1]):
+        if said == _WORDS or word.text[-1:] in _MARKS:
+            break
+        said += 1
+    sure = min(-math.log(max(1e-9, 1 - last.confidence)), _SUREST) / _SUREST
+    logit = _BASE + _PER_LOG_SECOND * math.log(seconds(silence)) + _SURE * sure
+    logit += _SENTENCE * said / _WORDS * ends + _MARK * (last.text[-1:] in _MARKS) * ends
+    return 1 / (1 + math.exp(-logit))
+
+
+class Turns:
+    """One channel's turns. Ask it at every window, and whenever more is known."""
+
+    def __init__(self, policy: TurnPolicy) -> None:
+        self.policy = policy
+        self.eager = False
+        """Whether it has been said that the open turn may be over."""
+        self.confidence = 0.0
+        """That the speaker has finished, as of the last look."""
+
+    def look(self, silence: int, words: Sequence[Word] | None) -> Verdict | None:
+        """Return what follows from so many samples of silence after these words of the turn.
+
+        `words` None: what was said last is not decoded yet.
+        """
+        self.confidence = confidence(silence, words or ())
+        late = 1000 * seconds(silence) >= self.policy.timeout_ms
+        if words is None:
+            return self._over(Trigger.TIMEOUT) if late else None
+        if not words:
+            return self._over(None) if seconds(silence) >= WORDLESS_S else None
+        if self.policy.end < 1 and self.confidence >= self.policy.end:
+            return self._over(Trigger.CONFIDENCE)
+        if late:
+            return self._over(Trigger.TIMEOUT)
+        if self.policy.eager is not None and not self.eager and self.confidence >= self.policy.eager:
+            self.eager = True
+            return Eager(self.confidence)
+        return None
+
+    def resume(self) -> bool:
+        """Take note that speech goes on; return whether it had been said that the turn may be over."""
+        was, self.eager, self.confidence = self.eager, False, 0.0
+        return was
+
+    def _over(self, trigger: Trigger | None) -> Over:
+        self.eager = False
+        return Over(trigger, self.confidence)

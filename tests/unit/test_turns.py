@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from drive import Drive, assert_tiles
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from myna.streaming.engines.fake import FakeEngine, silence, spoken
+from myna.streaming.events import (
+    Cause,
+    Configured,
+    Event,
+    Final,
+    Flushed,
+    Progress,
+    SpeechStopped,
+    Tentative,
+    Trigger,
+    TurnEager,
+    TurnEnded,
+    TurnResumed,
+    TurnStarted,
+    Word,
+    samples,
+)
+from myna.streaming.policy import Options, Policy
+from myna.streaming.session import Session
+from myna.streaming.turns import Eager, Over, TurnPolicy, Turns, confidence
+
+ENGINE = FakeEngine()
+TURN_EVENTS = TurnStarted | TurnEager | TurnResumed | TurnEnded
+
+
+def words(text: str, sure: float = 0.98) -> list[Word]:
+    return [Word(word, index / 2, index / 2 + 0.4, sure) for index, word in enumerate(text.split())]
+
+
+def at(seconds: float, text: str, sure: float = 0.98) -> float:
+    return confidence(samples(seconds), words(text, sure))
+
+
+def test_confidence_grows_with_silence_and_is_a_probability() -> None:
+    values = [at(s, "That is all I know.") for s in (0, 0.032, 0.25, 0.5, 1, 2, 60, 3600)]
+    assert values[0] == 0
+    assert values == sorted(values)
+    assert all(0 <= value <= 1 for value in values)
+
+
+def test_a_whole_sentence_surely_heard_ends_sooner_than_anything_less() -> None:
+    whole = at(0.5, "That is all I know.")
+    assert whole > 0.7
+    for less in (at(0.5, "That is all I know"), at(0.5, "That is all I know,"), at(0.5, "Well."), at(0.5, "I know. And"),
+                 at(0.5, "That is all I know.", 0.6)):  # fmt: skip
+        assert less < whole
+
+
+def test_a_word_that_ends_no_sentence_makes_it_wait_whatever_mark_is_behind_it() -> None:
+    assert at(1.0, "I would like to fly from.") < 0.5
+    assert at(2.0, "My name is the") < at(0.6, "My name is Tom.")
+
+
+def test_no_word_is_no_turn() -> None:
+    assert confidence(samples(3), []) == 0
+    turns = Turns(TurnPolicy())
+    assert turns.look(samples(0.4), []) is None
+    assert turns.look(samples(0.6), []) == Over(None, 0)
+
+
+def test_eager_comes_once_and_again_after_speech_has_gone_on() -> None:
+    turns = Turns(TurnPolicy(end=0.99, eager=0.5))
+    said = words("That is all I know.")
+    found = [turns.look(samples(ms / 1000), said) for ms in range(224, 1000, 32)]
+    assert [type(verdict) for verdict in found if verdict] == [Eager]
+    assert turns.resume()
+    assert not turns.resume()
+    assert isinstance(turns.look(samples(0.5), said), Eager)
+
+
+def test_silence_ends_a_turn_at_its_time_out_even_if_the_words_are_not_known_yet() -> None:
+    turns = Turns(TurnPolicy(end=1.0, timeout_ms=1500))
+    assert turns.look(samples(1.4), words("That is all I know.")) is None
+    verdict = turns.look(samples(1.5), words("That is all I know."))
+    assert isinstance(verdict, Over)
+    assert verdict.trigger is Trigger.TIMEOUT
+    assert turns.look(samples(1.5), None) == Over(Trigger.TIMEOUT, 0)
+
+
+@pytest.mark.parametrize("wrong", [{"end": 0}, {"end": 1.1}, {"eager": 0.8}, {"eager": 0}, {"timeout_ms": 0}])
+def test_thresholds_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        TurnPolicy(**wrong)
+    with pytest.raises(ValueError, match="endpoint_ms must be None"):
+        Policy(endpoint_ms=500, turns=TurnPolicy())
+
+
+def turning(policy: TurnPolicy | None = None, seed: int | None = None, **changes: Any) -> Drive:
+    whole = Policy(endpoint_ms=None, turns=policy or TurnPolicy(), **changes)
+    return Drive(Session("s/0", whole, Options(), ENGINE.info), ENGINE, seed=seed)
+
+
+def phrase(*codes: int) -> np.ndarray:
+    return np.concatenate([spoken(code) for code in codes])
+
+
+def told(d: Drive) -> list[type[Event]]:
+    return [type(event) for event in d.events if isinstance(event, TURN_EVENTS)]
+
+
+def test_a_turn_starts_with_its_first_words_and_ends_behind_its_last_final() -> None:
+    d = turning()
+    d.push(np.concatenate([silence(1), phrase(1, 2, 3), silence(2)]))
+    events = [event for event in d.events if isinstance(event, TURN_EVENTS | Final | Tentative | SpeechStopped)]
+    kinds = [type(event) for event in events if not isinstance(event, Tentative)]
+    assert kinds == [TurnStarted, SpeechStopped, Final, TurnEnded]
+    assert isinstance(events[0], Tentative)
+    assert d.text == ["w1", "w2", "w3"]
+    ended = events[-1]
+    assert isinstance(ended, TurnEnded)
+    assert ended.trigger is Trigger.CONFIDENCE
+    assert ended.confidence >= 0.7
+    assert d.finals[0].cause is Cause.ENDPOINT
+    # By the weights, three words heard with a confidence of 0.9 and no mark behind them.
+    assert ended.at / 16_000 == pytest.approx(1.9 + 0.93, abs=0.1)
+
+
+def test_one_turn_goes_over_pauses_that_are_too_short_and_cuts_by_length() -> None:
+    d = turning(soft_s=3.0, hard_s=4.0)
+    d.push(np.concatenate([phrase(*range(1, 9)), silence(0.5), phrase(*range(11, 31)), silence(2)]))
+    assert told(d) == [TurnStarted, TurnEnded]
+    assert len(d.finals) > 2
+    assert d.text == [f"w{code}" for code in (*range(1, 9), *range(11, 31))]
+
+
+def test_what_may_be_the_end_is_told_with_the_words_that_the_final_will_have() -> None:
+    d = turning(TurnPolicy(end=0.7, eager=0.4))
+    d.push(np.concatenate([phrase(1, 2, 3, 4), silence(0.7), phrase(5, 6), silence(2)]))
+    assert told(d) == [TurnStarted, TurnEager, TurnResumed, TurnEager, TurnEnded]
+    eager = [event for event in d.events if isinstance(event, TurnEager)]
+    assert [word.text for word in eager[0].words] == ["w1", "w2", "w3", "w4"]
+    assert eager[1].words == d.finals[0].words
+    assert all(0.4 <= event.confidence < 0.7 for event in eager)
+
+
+def test_a_decode_waiting_for_its_turn_delays_the_end_and_the_time_out_does_not_wait() -> None:
+    whole = Policy(endpoint_ms=None, turns=TurnPolicy(timeout_ms=3000))
+    d = Drive(Session("s/0", whole, Options(), ENGINE.info), ENGINE, seed=1)
+    d._decode_one = lambda: None  # type: ignore[method-assign]
+    d._random.randrange = lambda _: 2  # type: ignore[union-attr, method-assign]
+    d.push(np.concatenate([phrase(1, 2, 3), silence(2.5)]))
+    assert told(d) == []
+    d.push(silence(1))
+    assert any(isinstance(event, SpeechStopped) for event in d.events)
+    del d._decode_one
+    d._random = None
+    d.end()
+    assert told(d) == [TurnStarted, TurnEnded]
+    assert [event.trigger for event in d.events if isinstance(event, TurnEnded)] == [Trigger.TIMEOUT]
+
+
+def test_noise_without_a_word_is_no_turn_and_holds_nothing_up() -> None:
+    d = turning()
+    d.push(np.concatenate([np.full(32_000, 600, np.int16), silence(1), phrase(1, 2, 3), silence(2)]))
+    assert told(d) == [TurnStarted, TurnEnded]
+    assert [len(final.words) for final in d.finals] == [0, 3]
+
+
+def test_the_client_ends_a_turn_in_the_middle_of_speech() -> None:
+    d = turning()
+    d.push(phrase(1, 2, 3))
+    d.session.end_turn()
+    d.settle()
+    assert told(d) == [TurnStarted, TurnEnded]
+    assert next(e for e in d.events if isinstance(e, TurnEnded)).trigger is Trigger.CLIENT
+    d.push(np.concatenate([phrase(4, 5, 6), silence(2)]))
+    assert told(d) == [TurnStarted, TurnEnded] * 2
+    assert d.text == [f"w{code}" for code in range(1, 7)]
+    d.session.end_turn()
+    d.settle()
+    assert told(d) == [TurnStarted, TurnEnded] * 2  # there is no turn to end
+
+
+def test_the_end_of_the_stream_ends_no_turn() -> None:
+    d = turning()
+    d.push(phrase(1, 2, 3))
+    d.end()
+    assert told(d) == [TurnStarted]
+    assert d.text == ["w1", "w2", "w3"]
+
+
+def test_audio_that_stays_away_ends_a_turn_by_time_out() -> None:
+    d = turning()
+    d.push(phrase(1, 2, 3))
+    d.session.stall()
+    d.settle()
+    assert [event.trigger for event in d.events if isinstance(event, TurnEnded)] == [Trigger.TIMEOUT]
+
+
+def test_progress_is_told_every_quarter_of_a_second_with_the_confidence_so_far() -> None:
+    d = turning(progress_s=0.25)
+    d.push(np.concatenate([silence(1), phrase(1, 2, 3), silence(0.8)]))
+    progress = [event for event in d.events if isinstance(event, Progress)]
+    assert [event.at for event in progress] == [4096 * n for n in range(1, len(progress) + 1)]
+    assert len(progress) == 10
+    assert progress[3].confidence == 0
+    assert 0 < progress[8].confidence < progress[9].confidence < 0.7
+
+
+def test_another_policy_holds_from_where_it_was_asked_for_and_is_acknowledged() -> None:
+    d = turning(TurnPolicy(end=1.0, timeout_ms=60_000))
+    d.push(np.concatenate([phrase(1, 2, 3), silence(1)]))
+    assert told(d) == [TurnStarted]
+    d.session.configure(Policy(endpoint_ms=None, turns=TurnPolicy(end=0.6)), Options(), "c")
+    d.push(silence(0.1))
+    assert told(d) == [TurnStarted, TurnEnded]
+    assert Configured(token="c") in d.events
+    d.session.configure(Policy(endpoint_ms=300), Options())
+    d.push(np.concatenate([phrase(4), silence(0.5)]))
+    assert told(d) == [TurnStarted, TurnEnded]
+    assert d.text == ["w1", "w2", "w3", "w4"]
+
+
+def test_what_is_discarded_is_not_decoded_and_the_finals_still_tile() -> None:
+    d = turning()
+    d.push(phrase(1, 2))
+    d.session.discard("gone")
+    d.settle()
+    assert Flushed(token="gone") in d.events
+    assert d.finals[-1].cause is Cause.DISCARD
+    assert d.finals[-1].words == ()
+    d.push(np.concatenate([phrase(3, 4, 5), silence(2)]))
+    d.end()
+    assert d.text == ["w3", "w4", "w5"]
+    assert_tiles(d.finals, d.session.received)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 12), st.sampled_from([0.1, 0.3, 0.6, 1.0, 2.5])), min_size=1, max_size=6),
+    st.integers(0, 10_000),
+    st.sampled_from([None, 0.4]),
+)
+def test_turns_alternate_whatever_is_said_and_however_late_decodes_come(
+    phrases: list[tuple[int, float]], seed: int, eager: float | None
+) -> None:
+    d = turning(TurnPolicy(eager=eager), seed=seed)
+    code = 0
+    for length, pause in phrases:
+        d.push(np.concatenate([phrase(*range(code, code + length)), silence(pause)]))
+        code += length
+    d.end()
+    assert d.text == [f"w{n}" for n in range(code)]
+    assert_tiles(d.finals, d.session.received)
+    state = "idle"
+    may_follow: dict[type[Event], tuple[set[str], str]] = {
+        TurnStarted: ({"idle"}, "turn"),
+        TurnEager: ({"turn"}, "waiting"),
+        TurnResumed: ({"waiting"}, "turn"),
+        TurnEnded: ({"turn", "waiting"}, "idle"),
+    }
+    for kind in told(d):
+        before, after = may_follow[kind]
+        assert state in before, told(d)
+        state = after
