@@ -25,7 +25,7 @@ from myna.server.admission import Admission
 from myna.server.auth import Authentication
 from myna.server.config import ConfigurationError, Settings
 from myna.server.connection import FAREWELL_S, FINALS_S
-from myna.server.dialects import deepgram
+from myna.server.dialects import deepgram, flux
 from myna.server.dialects.base import DialectError, Refusal
 from myna.server.dialects.native import NativeEntry
 from myna.server.files import Files
@@ -85,6 +85,7 @@ class Server:
         self.app.router.add_get(openapi.PATH, openapi.handler)
         self.app.router.add_get(wire.PATH, self._native)
         self.app.router.add_get(deepgram.PATH, self._deepgram)
+        self.app.router.add_get(flux.PATH, self._flux)
 
     async def drain(self) -> None:
         """Take nothing new, let streams and files come to their end, and end those that have not in time, finals first."""
@@ -111,6 +112,9 @@ class Server:
 
     async def _deepgram(self, request: web.Request) -> web.StreamResponse:
         return await self._upgrade.serve(request, deepgram.DeepgramEntry(request[REQUEST_ID], self.settings))
+
+    async def _flux(self, request: web.Request) -> web.StreamResponse:
+        return await self._upgrade.serve(request, flux.FluxEntry(request[REQUEST_ID], self.settings))
 
 
 @web.middleware

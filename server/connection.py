@@ -12,7 +12,18 @@ import structlog
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
 from myna.server.config import Settings
-from myna.server.dialects.base import Audio, Command, Dialect, DialectError, End, Farewell, Frame, Open, Stalled
+from myna.server.dialects.base import (
+    Audio,
+    Command,
+    Configure,
+    Dialect,
+    DialectError,
+    End,
+    Farewell,
+    Frame,
+    Open,
+    Stalled,
+)
 from myna.server.engine import EnginePool
 from myna.server.live import LiveStream
 from myna.server.outbox import SlowReaderError
@@ -331,8 +342,10 @@ class Connection:
                 case Audio():
                     self._heard_at = time.monotonic()
                     self._stall_s = self._endpoint_s + _STALL_S
+                case Configure(policy=policy) if policy is not None:
+                    self._endpoint_s = policy.patience_s
                 case Open(policy=policy):
-                    self._endpoint_s = (policy.endpoint_ms or 0) / 1000
+                    self._endpoint_s = policy.patience_s
                     if self._dialect.resume_token is not None:
                         self._services.resumable[self._dialect.resume_token] = self
         return False

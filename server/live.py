@@ -14,10 +14,13 @@ from myna.server.dialects.base import (
     Configure,
     Dialect,
     DialectError,
+    Discard,
     End,
+    EndTurn,
     Flush,
     KeepAlive,
     Open,
+    Reformat,
     Reply,
     Stalled,
 )
@@ -187,8 +190,18 @@ class LiveStream:
             case Flush(token, channel):
                 pump.stream.flush(token, channel)
                 pump.run()
-            case Configure(options):
-                pump.stream.configure(options)
+            case Discard(token):
+                pump.stream.discard(token)
+                pump.run()
+            case EndTurn():
+                pump.stream.end_turn()
+                pump.run()
+            case Configure(options, policy, token):
+                pump.stream.configure(options, policy, token)
+                pump.run()
+            case Reformat(audio):
+                pump.stream.switch(RawDecoder(audio, mix=True))
+                pump.run()
             case Stalled():
                 pump.stream.stall()
                 pump.run()

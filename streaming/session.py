@@ -325,7 +325,10 @@ class Session:
 
     def _consider_turn(self) -> None:
         """End the turn, or say that it may be over, if the silence is long enough for what was said."""
-        if self._turns is None or self._complete or not self._segmenter.in_utterance or not self._segmenter.silence:
+        if self._turns is None or self._complete or not self._segmenter.in_utterance:
+            return
+        if not self._segmenter.silence:
+            self._turns.confidence = 0.0
             return
         words = self._paused_words()
         match self._turns.look(self._segmenter.silence, None if words is None else [*self._turn_words(), *words]):

@@ -127,5 +127,6 @@ class Turns:
         return was
 
     def _over(self, trigger: Trigger | None) -> Over:
-        self.eager = False
-        return Over(trigger, self.confidence)
+        over = Over(trigger, self.confidence)
+        self.eager, self.confidence = False, 0.0
+        return over

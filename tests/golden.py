@@ -1,10 +1,10 @@
-"""Plays written conversations with Deepgram's dialect: what a client sends (>), byte for byte what it is answered (<).
+"""Plays written conversations with Deepgram's dialects: what a client sends (>), byte for byte what it is answered (<).
 
 Everything behind the dialect is real but the engine, which hears words in the level of the sound, and voice activity,
 which goes by it too; so that each answer follows from what was sent and from nothing else. `python tests/golden.py`
 writes the answers anew; read the difference before you commit it.
 
-    ? QUERY                  the address asks for this (first line)
+    ? QUERY                  the address asks for this (first line); behind a path, if it is not /v1/listen
     ! NAME=VALUE             what the engine can do: keyterms=true, languages=en,fr
     > 1 2 _0.8 x             audio: words number 1 and 2, 0.8 s of silence, noise without words
     > 1|2                    audio of two channels side by side
@@ -23,7 +23,8 @@ import numpy as np
 from drive import amplitude_voice
 
 from myna.server.config import Settings
-from myna.server.dialects.base import Audio, Command, Configure, DialectError, End, Flush, Frame, KeepAlive, Open, Reply
+from myna.server.dialects.base import Audio, Command, Configure, DialectError, End, EndTurn, Flush, Frame, KeepAlive, Open, Reply
+from myna.server.dialects import flux
 from myna.server.dialects.deepgram import DeepgramDialect
 from myna.server.dialects.deepgram_request import parse
 from myna.server.live import decoder_of
@@ -39,18 +40,26 @@ REQUEST_ID = "2479c8c8-8185-40ac-9ac6-f0874419f793"
 CREATED = "2026-01-01T00:00:00.000Z"
 
 
+def dialect(query: str, engine: FakeEngine) -> DeepgramDialect | flux.FluxDialect:
+    path, _, query = query.rpartition("?")
+    parameters = parse_qsl(query, keep_blank_values=True)
+    if path == flux.PATH:
+        return flux.FluxDialect(REQUEST_ID, flux.parse(parameters), Settings(), engine.info)
+    model = Model("fake", "fake", languages=engine.info.languages)
+    return DeepgramDialect(REQUEST_ID, parse(parameters), Settings(), model, engine.info, lambda: CREATED)
+
+
 class Conversation:
     """One connection without a network: `send` commands of the script, read `answers`."""
 
     def __init__(self, query: str, engine: FakeEngine) -> None:
         self._engine = engine
-        request = parse(parse_qsl(query, keep_blank_values=True))
-        model = Model("fake", "fake", languages=engine.info.languages)
-        self._dialect = DeepgramDialect(REQUEST_ID, request, Settings(), model, engine.info, lambda: CREATED)
+        self._dialect = dialect(query, engine)
         self.answers: list[str] = []
         self._stream: Stream | None = None
         self.ended = False
         self._act(self._dialect.begin())
+        self._say(self._dialect.opened("s"))
 
     def send(self, what: str) -> None:
         if what.startswith("bytes"):
@@ -67,7 +76,10 @@ class Conversation:
             self._receive(what)
 
     def _receive(self, frame: str | bytes) -> None:
-        self._act(self._dialect.receive(frame))
+        try:
+            self._act(self._dialect.receive(frame))
+        except DialectError as error:
+            self._close(error)
 
     def _act(self, commands: object) -> None:
         for command in commands:  # type: ignore[attr-defined]
@@ -88,9 +100,12 @@ class Conversation:
             case Flush(token, channel):
                 assert self._stream
                 self._stream.flush(token, channel)
-            case Configure(options):
+            case Configure(options, policy, token):
                 assert self._stream
-                self._stream.configure(options)
+                self._stream.configure(options, policy, token)
+            case EndTurn():
+                assert self._stream
+                self._stream.end_turn()
             case Reply(frames):
                 self._say(frames)
             case KeepAlive():

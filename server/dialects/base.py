@@ -40,10 +40,31 @@ class Flush:
 
 
 @dataclass(frozen=True, slots=True)
+class Discard:
+    """Command: what is not final yet is not wanted; acknowledge with the token, as a flush."""
+
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndTurn:
+    """Command: the turn is over."""
+
+
+@dataclass(frozen=True, slots=True)
 class Configure:
-    """Command: decode with these options from now on."""
+    """Command: decode with these options, and cut by this policy if there is one, from now on; acknowledge with the token."""
 
     options: Options
+    policy: Policy | None = None
+    token: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reformat:
+    """Command: audio is of this kind from now on."""
+
+    audio: RawFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +101,7 @@ class Reply:
     frames: tuple[Frame, ...]
 
 
-Command = Open | Audio | Flush | Configure | KeepAlive | Stalled | Reply | End
+Command = Open | Audio | Flush | Discard | EndTurn | Configure | Reformat | KeepAlive | Stalled | Reply | End
 
 
 @dataclass(frozen=True, slots=True)

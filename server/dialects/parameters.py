@@ -59,6 +59,23 @@ class Parameters:
             raise self._wrong(name, f"{name} must be a whole number from {low} to {high}, not {value!r}")
         return int(value)
 
+    def fraction(self, name: str, low: float, high: float) -> float | None:
+        """Return a number between two bounds."""
+        value = self.text(name)
+        if value is None:
+            return None
+        try:
+            number = float(value)
+        except ValueError:
+            number = float("nan")
+        if not low <= number <= high:
+            raise self._wrong(name, f"{name} must be a number from {low:g} to {high:g}, not {value!r}")
+        return number
+
+    def given(self, name: str) -> bool:
+        """Return whether the parameter is there at all."""
+        return name in self._values
+
     def choice(self, name: str, choices: Collection[str]) -> str | None:
         """Return one of these."""
         value = self.text(name)
