@@ -23,8 +23,20 @@ import numpy as np
 from drive import amplitude_voice
 
 from myna.server.config import Settings
-from myna.server.dialects.base import Audio, Command, Configure, DialectError, End, EndTurn, Flush, Frame, KeepAlive, Open, Reply
 from myna.server.dialects import flux
+from myna.server.dialects.base import (
+    Audio,
+    Command,
+    Configure,
+    DialectError,
+    End,
+    EndTurn,
+    Flush,
+    Frame,
+    KeepAlive,
+    Open,
+    Reply,
+)
 from myna.server.dialects.deepgram import DeepgramDialect
 from myna.server.dialects.deepgram_request import parse
 from myna.server.live import decoder_of

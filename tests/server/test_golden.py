@@ -48,7 +48,8 @@ def test_the_messages_of_flux_are_counted_and_its_turns_alternate(path: Path) ->
         if event is None or event == "Update":
             continue
         assert message["turn_index"] == turn
-        assert state == before.get(event, state) != "" and (event != "EndOfTurn" or state != "idle")
+        assert state == before.get(event, state)
+        assert not (event == "EndOfTurn" and state == "idle")
         assert ("trigger" in message) == (event == "EndOfTurn")
         if event == "EndOfTurn":
             if state == "waiting" and message["trigger"] != "manual":
