@@ -22,10 +22,10 @@ from myna.batch.gate import Gate
 from myna.server import log as logs
 from myna.server import openapi
 from myna.server.admission import Admission
-from myna.server.auth import Authentication
+from myna.server.auth import Authentication, credential
 from myna.server.config import ConfigurationError, Settings
 from myna.server.connection import FAREWELL_S, FINALS_S
-from myna.server.dialects import deepgram, flux
+from myna.server.dialects import deepgram, flux, realtime
 from myna.server.dialects.base import DialectError, Refusal
 from myna.server.dialects.native import NativeEntry
 from myna.server.files import Files
@@ -75,6 +75,7 @@ class Server:
         gate = Gate(settings.allowed_networks)
         self.transcriber = transcriber = Transcriber(services, settings)
         self.jobs = JobRunner(settings.data / "jobs", gate)
+        self._authentication = authentication
         self._upgrade = Upgrade(settings, services, models, authentication, self.admission, gate)
         self.app = web.Application(middlewares=[_numbered])
         self.app.on_response_prepare.append(_say_request_id)
@@ -86,6 +87,7 @@ class Server:
         self.app.router.add_get(wire.PATH, self._native)
         self.app.router.add_get(deepgram.PATH, self._deepgram)
         self.app.router.add_get(flux.PATH, self._flux)
+        self.app.router.add_get(realtime.PATH, self._realtime)
 
     async def drain(self) -> None:
         """Take nothing new, let streams and files come to their end, and end those that have not in time, finals first."""
@@ -115,6 +117,14 @@ class Server:
 
     async def _flux(self, request: web.Request) -> web.StreamResponse:
         return await self._upgrade.serve(request, flux.FluxEntry(request[REQUEST_ID], self.settings))
+
+    async def _realtime(self, request: web.Request) -> web.StreamResponse:
+        session = self._authentication.session(credential(request.headers))
+        beta = "realtime=v1" in request.headers.get(
+            "OpenAI-Beta", ""
+        ) or "openai-beta.realtime-v1" in request.headers.get("Sec-WebSocket-Protocol", "")
+        entry = realtime.RealtimeEntry(request[REQUEST_ID], self.settings, session, beta=beta)
+        return await self._upgrade.serve(request, entry)
 
 
 @web.middleware

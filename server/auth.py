@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import jwt
 import structlog
@@ -30,7 +30,10 @@ log = structlog.get_logger()
 LONGEST_GRANT_S = 3600
 """Deepgram's own limit for a token."""
 _SCHEMES = ("token", "bearer")
+_REALTIME, _KEY_PROTOCOL = "realtime", "openai-insecure-api-key."
 _ALGORITHM = "HS256"
+_EPHEMERAL = "ek_"
+"""Begins what OpenAI calls a client secret."""
 _PREFIX = "myna_"
 """Begins every key, so that scanners for leaked secrets can know one."""
 
@@ -83,11 +86,17 @@ ANYBODY = Identity("anybody", frozenset(Scope))
 
 
 def credential(headers: Mapping[str, str]) -> Credential | None:
-    """Return what the client shows: ``Authorization: Token|Bearer SECRET``, or the sub-protocols ``token|bearer, SECRET``."""
+    """Return what the client shows: ``Authorization: Token|Bearer SECRET``, or a sub-protocol.
+
+    Deepgram's clients offer ``token|bearer, SECRET``, OpenAI's ``realtime, openai-insecure-api-key.SECRET``.
+    """
     scheme, _, secret = headers.get("Authorization", "").strip().partition(" ")
     if scheme.lower() in _SCHEMES and secret.strip():
         return Credential(secret.strip())
     offered = [part.strip() for part in headers.get("Sec-WebSocket-Protocol", "").split(",")]
+    if _REALTIME in offered:
+        shown = [part.removeprefix(_KEY_PROTOCOL) for part in offered if part.startswith(_KEY_PROTOCOL)]
+        return Credential(shown[0] if shown else "", _REALTIME)
     for protocol, value in pairwise(offered):
         if protocol.lower() in _SCHEMES:
             return Credential(value, protocol)
@@ -123,10 +132,17 @@ class Authentication:
             )
         return identity
 
-    def grant(self, identity: Identity, ttl_s: int) -> str:
-        """Return a token with which its bearer can transcribe for so many seconds."""
-        claims = {"sub": identity.name, "exp": time.time() + ttl_s}
-        return jwt.encode(claims, self._secret, _ALGORITHM)
+    def grant(self, identity: Identity, ttl_s: int, session: Mapping[str, Any] | None = None) -> str:
+        """Return a token with which its bearer can transcribe for so many seconds, in this session if there is one."""
+        claims: dict[str, Any] = {"sub": identity.name, "exp": time.time() + ttl_s}
+        if session is None:
+            return jwt.encode(claims, self._secret, _ALGORITHM)
+        return _EPHEMERAL + jwt.encode({**claims, "session": session}, self._secret, _ALGORITHM)
+
+    def session(self, shown: Credential | None) -> Mapping[str, Any] | None:
+        """Return the session that a token was made for."""
+        claims = self._claims(shown.secret) if shown else None
+        return None if claims is None else claims.get("session")
 
     def _by_key(self, secret: str) -> Identity | None:
         self._look()
@@ -138,14 +154,20 @@ class Authentication:
         return found
 
     def _by_token(self, secret: str) -> Identity | None:
-        try:
-            claims = jwt.decode(secret, self._secret, [_ALGORITHM], options={"require": ["exp", "sub"]})
-        except (jwt.InvalidTokenError, ValueError):
+        claims = self._claims(secret)
+        if claims is None:
             return None
         for key in self._keys:
             if key.name == claims["sub"]:
                 return Identity(key.name, frozenset({Scope.TRANSCRIBE}), key.streams, key.requests)
         return None
+
+    def _claims(self, secret: str) -> dict[str, Any] | None:
+        token = secret.removeprefix(_EPHEMERAL)
+        try:
+            return jwt.decode(token, self._secret, [_ALGORITHM], options={"require": ["exp", "sub"]})
+        except (jwt.InvalidTokenError, ValueError):
+            return None
 
     def _look(self) -> None:
         """Read the file again if it has changed; one that cannot be used leaves the keys as they were."""

@@ -111,6 +111,11 @@ class Settings(BaseSettings):
     deepgram_idle_timeout_s: float = Field(
         10.0, gt=0, description="The same for Deepgram's clients, which count on Deepgram's 10 s."
     )
+    realtime_idle_timeout_s: float = Field(
+        3600.0,
+        gt=0,
+        description="The same for clients of OpenAI's Realtime API, which may be silent while nobody speaks.",
+    )
     resume_s: float = Field(
         60.0,
         ge=0,
@@ -143,7 +148,7 @@ class Settings(BaseSettings):
     max_file_hours: float = Field(12.0, gt=0, le=100, description="Longest audio taken as a file.")
     files_at_once: int = Field(8, ge=1, le=1000, description="Files transcribed at a time; others wait.")
     max_frame_bytes: int = Field(
-        16 * 1024 * 1024,
+        24 * 1024 * 1024,  # OpenAI's clients may append 15 MiB at a time, which are 20 in base64
         ge=1024,
         le=64 * 1024 * 1024,
         description="Largest WebSocket message taken from a client.",

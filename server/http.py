@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
+import uuid
+from typing import Any
 
 from aiohttp import web
 
@@ -12,6 +15,8 @@ from myna.server.admission import Admission
 from myna.server.auth import LONGEST_GRANT_S, Authentication, Scope, credential
 from myna.server.dialects.base import Entry, Refusal
 from myna.server.dialects.deepgram import DeepgramEntry
+from myna.server.dialects.openai_rest import error_body
+from myna.server.dialects.realtime_session import Session
 from myna.server.look import Look
 from myna.server.metrics import CONTENT_TYPE
 from myna.server.models import Models
@@ -23,6 +28,9 @@ REQUEST_ID = web.RequestKey("request_id", str)
 """Under this a request carries its id."""
 DEFAULT_GRANT_S = 30
 """Deepgram's own."""
+DEFAULT_REALTIME_GRANT_S = 600
+REALTIME_GRANT_S = (10, 7200)
+"""OpenAI's own."""
 
 
 def answer(refusal: Refusal, entry: Entry) -> web.Response:
@@ -73,6 +81,8 @@ class Pages:
         app.router.add_get("/v1/models", self.models)
         app.router.add_get(r"/v1/models/{id:[\s\S]+}", self.model)
         app.router.add_post("/v1/auth/grant", self.grant)
+        app.router.add_post("/v1/realtime/client_secrets", self.client_secret)
+        app.router.add_post("/v1/realtime/transcription_sessions", self.transcription_session)
 
     async def health(self, _request: web.Request) -> web.Response:
         """Say whether every engine is alive."""
@@ -161,6 +171,37 @@ class Pages:
             return error_answer(refusal, request)
         return web.json_response({"access_token": self._authentication.grant(identity, ttl_s), "expires_in": ttl_s})
 
+    async def client_secret(self, request: web.Request) -> web.Response:
+        """Make a short-lived token for a session of OpenAI's Realtime API, which it then begins with."""
+        try:
+            asked = _json_object(await request.read())
+            ttl_s = realtime_ttl(asked.get("expires_after"))
+            given = asked.get("session") or {}
+            secret, session = self._session_token(request, given, ttl_s, beta=False)
+        except Refusal as refusal:
+            return web.json_response(error_body(refusal), status=refusal.status, headers=refusal_headers(refusal))
+        return web.json_response({**secret, "session": session.told(f"sess_{uuid.uuid4().hex}", beta=False)})
+
+    async def transcription_session(self, request: web.Request) -> web.Response:
+        """Do the same in the first version of that API."""
+        try:
+            secret, session = self._session_token(request, _json_object(await request.read()), 60, beta=True)
+        except Refusal as refusal:
+            return web.json_response(error_body(refusal), status=refusal.status, headers=refusal_headers(refusal))
+        told = session.told(f"sess_{uuid.uuid4().hex}", beta=True)
+        return web.json_response({**told, "client_secret": secret})
+
+    def _session_token(
+        self, request: web.Request, given: object, ttl_s: int, *, beta: bool
+    ) -> tuple[dict[str, object], Session]:
+        identity = self._authentication.identify(credential(request.headers), Scope.GRANT)
+        session = Session().patched(given, beta=beta)
+        kept = {"audio": session.told("", beta=False)["audio"], "include": list(session.include)}
+        if session.transcription is None:
+            del kept["audio"]["input"]["transcription"]  # whoever asks for transcription and says no more wants some
+        value = self._authentication.grant(identity, ttl_s, kept)
+        return {"value": value, "expires_at": int(time.time()) + ttl_s}, session
+
     def _alive(self) -> bool:
         return all(pool.alive for pool in self._models.pools)
 
@@ -204,12 +245,28 @@ def error_answer(refusal: Refusal, request: web.Request) -> web.Response:
     return web.json_response({"error": error, **refused.body}, status=refusal.status, headers=headers)
 
 
-def _ttl(body: bytes) -> int:
+def realtime_ttl(given: object) -> int:
+    """Return how long a client secret lives: `expires_after` of the request. Raises `Refusal`."""
+    low, high = REALTIME_GRANT_S
+    ttl_s = given.get("seconds", DEFAULT_REALTIME_GRANT_S) if isinstance(given, dict) else DEFAULT_REALTIME_GRANT_S
+    if not isinstance(ttl_s, int) or isinstance(ttl_s, bool) or not low <= ttl_s <= high:
+        message = f"expires_after.seconds must be from {low} to {high}, not {str(ttl_s)[:50]}."
+        raise Refusal(400, "invalid_value", message, param="expires_after.seconds")
+    return ttl_s
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
     try:
-        asked = json.loads(body) if body.strip() else {}
-        ttl_s = asked.get("ttl_seconds", DEFAULT_GRANT_S)
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise Refusal(400, "invalid_json", "The body must be a JSON object, or empty.") from error
+        given = json.loads(body) if body.strip() else {}
+    except (ValueError, RecursionError):
+        given = None
+    if not isinstance(given, dict):
+        raise Refusal(400, "invalid_json", "The body must be a JSON object, or empty.")
+    return given
+
+
+def _ttl(body: bytes) -> int:
+    ttl_s = _json_object(body).get("ttl_seconds", DEFAULT_GRANT_S)
     if not isinstance(ttl_s, int | float) or isinstance(ttl_s, bool) or not 1 <= ttl_s <= LONGEST_GRANT_S:
         raise Refusal(400, "bad_request", f"ttl_seconds must be from 1 to {LONGEST_GRANT_S}, not {str(ttl_s)[:50]}.")
     return int(ttl_s)

@@ -49,6 +49,8 @@ class Coverage:
         self._segmenter = segmenter
         self.last_speech_end: int | None = None
         """Where the speech of the last segment closed ends."""
+        self.not_before = 0
+        """No decode covers what lies before this sample: nobody wants it to be heard."""
         self.adopt(policy)
 
     def adopt(self, policy: Policy) -> None:
@@ -83,7 +85,7 @@ class Coverage:
         return Span(self._start(speech_start, now, INTERIM_CONTEXT, earliest), now)
 
     def _start(self, speech_start: int, end: int, context: int, earliest: int) -> int:
-        earliest = max(earliest, end - self._longest)
+        earliest = max(earliest, end - self._longest, self.not_before)
         context = min(context, max(SURE_CONTEXT, ENOUGH - (end - speech_start)), speech_start - earliest)
         close = self.last_speech_end is not None and speech_start - self.last_speech_end < self._context_gap
         if close and context >= LEAST_CONTEXT:

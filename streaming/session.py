@@ -128,6 +128,7 @@ class Session:
         self._words: deque[Word] = deque()  # final words, as far back as a decode may still hear
         self._tentative: tuple[Word, ...] = ()
         self._uttered = False
+        self._speaking = False  # its start has been told, and its end has not
         self._complete = False  # nothing follows
         self._due = 0.0
         self._count = 0
@@ -254,6 +255,9 @@ class Session:
         if barrier.at > self._segmenter.open_start or self._segmenter.speech_start is not None:
             self._decide([self._segmenter.close(barrier.at, barrier.cause)])
         self._complete = barrier.cause is Cause.END
+        if barrier.cause is Cause.DISCARD:
+            self._segmenter.in_utterance = self._speaking = False  # what is said from here on begins
+            self._coverage.not_before = barrier.at
         if barrier.cause is not Cause.ENDPOINT:
             self._closed.append(barrier)
         elif self._turns is None:
@@ -269,6 +273,9 @@ class Session:
             self._following.close()  # what the engine has followed it has followed with the old ones
         policy = fitted(change.policy, self._engine)
         if policy != self._policy:
+            endless = self._policy.patience_s == 0
+            if endless and policy.patience_s and self._segmenter.speech_start is None:
+                self._segmenter.in_utterance = self._speaking = False  # what goes on there ends here
             self._policy = policy
             self._segmenter.adopt(policy)
             self._coverage.adopt(policy)
@@ -284,6 +291,7 @@ class Session:
             match decision:
                 case Onset(at):
                     self._interim_at = at + FIRST_INTERIM - self._interim_every()
+                    self._speaking = True
                     self._events.append(SpeechStarted(channel=self._channel, at=at))
                 case Pause(speech) if self._policy.live:
                     audio = self._coverage.of_final(speech, self._tape.start)
@@ -310,7 +318,8 @@ class Session:
     def _on_closed(self, closed: Closed) -> None:
         self._drop_interim()
         decode = None
-        if closed.cause is Cause.ENDPOINT:
+        if closed.cause is Cause.ENDPOINT and self._speaking:
+            self._speaking = False
             self._events.append(SpeechStopped(channel=self._channel, at=closed.span.end))
         if closed.speech and closed.cause is not Cause.DISCARD:
             audio = self._coverage.of_final(closed.speech, self._tape.start)

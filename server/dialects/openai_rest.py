@@ -123,9 +123,9 @@ def answer(
     return body
 
 
-def logprobs(words: Sequence[Word]) -> list[dict[str, object]]:
-    """Return a token for each word, with the logarithm of the model's confidence in it."""
-    tokens = [word.text if index == 0 else f" {word.text}" for index, word in enumerate(words)]
+def logprobs(words: Sequence[Word], *, first: bool = True) -> list[dict[str, object]]:
+    """Return a token for each word, with the logarithm of the model's confidence in it; `first`: nothing goes before them."""
+    tokens = [word.text if first and index == 0 else f" {word.text}" for index, word in enumerate(words)]
     return [
         {"token": token, "logprob": round(_log(word), 5), "bytes": list(token.encode())}
         for token, word in zip(tokens, words, strict=True)

@@ -1,0 +1,253 @@
+"""A session of OpenAI's Realtime API: what a client has set, in the shapes of its present and of its first version."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from myna.server.config import Settings
+from myna.server.defaults import default_policy
+from myna.server.dialects.deepgram_request import primary
+from myna.server.dialects.openai_rest import PUBLIC_MODELS, refused
+from myna.streaming.audio import AudioError, Encoding, RawFormat
+from myna.streaming.coverage import fitted
+from myna.streaming.engines.base import EngineInfo
+from myna.streaming.policy import Options, Policy
+from myna.streaming.turns import TurnPolicy
+
+LOGPROBS = "item.input_audio_transcription.logprobs"
+RATE = 24_000
+"""Samples per second of audio/pcm."""
+_G711 = {"audio/pcmu": Encoding.MULAW, "audio/pcma": Encoding.ALAW}
+_BETA_FORMATS: dict[str, dict[str, Any]] = {
+    "pcm16": {"type": "audio/pcm", "rate": RATE}, "g711_ulaw": {"type": "audio/pcmu"}, "g711_alaw": {"type": "audio/pcma"},
+}  # fmt: skip
+_SERVER_VAD = {"type": "server_vad", "threshold": 0.5, "prefix_padding_ms": 300, "silence_duration_ms": 500}
+_EAGERNESS = {
+    "low": TurnPolicy(end=0.85, timeout_ms=8000),
+    "medium": TurnPolicy(end=0.7, timeout_ms=4000),
+    "high": TurnPolicy(end=0.5, timeout_ms=2000),
+}
+"""OpenAI's longest waits, and the thresholds that go with them here (docs/turns.md)."""
+_LONGEST_MS = 60_000
+_NEVER_ZERO = 0.01
+"""A threshold of 0 or 1 would make everything, or nothing, speech."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What is set; each part as it is told to the client. None: off."""
+
+    format: Mapping[str, Any] = field(default_factory=lambda: _BETA_FORMATS["pcm16"])
+    transcription: Mapping[str, Any] | None = None
+    turn_detection: Mapping[str, Any] | None = field(default_factory=lambda: dict(_SERVER_VAD))
+    noise_reduction: Mapping[str, Any] | None = None
+    include: tuple[str, ...] = ()
+
+    @property
+    def audio(self) -> RawFormat:
+        """The audio that is appended. Raises `AudioError`."""
+        kind = self.format["type"]
+        if kind in _G711:
+            return RawFormat(_G711[kind], 8000)
+        return RawFormat(Encoding.LINEAR16, self.format["rate"])
+
+    @property
+    def manual(self) -> bool:
+        """Whether the client alone says what belongs together."""
+        return self.turn_detection is None
+
+    @property
+    def prefix_ms(self) -> int:
+        """Audio that counts as an utterance's before its speech."""
+        return int((self.turn_detection or {}).get("prefix_padding_ms", _SERVER_VAD["prefix_padding_ms"]))
+
+    def policy(self, settings: Settings, engine: EngineInfo) -> Policy:
+        """Return how the stream is cut."""
+        policy = replace(
+            default_policy(settings, engine), endpoint_ms=None, interim_every_s=None, lead_s=self.prefix_ms / 1000
+        )
+        detection = self.turn_detection or {}
+        if detection.get("type") == "semantic_vad":
+            eagerness = detection["eagerness"]
+            policy = replace(policy, turns=_EAGERNESS["medium" if eagerness == "auto" else eagerness])
+        elif detection:
+            onset = min(max(detection["threshold"], _NEVER_ZERO), 1 - _NEVER_ZERO)
+            policy = replace(policy, endpoint_ms=max(1, detection["silence_duration_ms"]), onset=onset)
+        return fitted(policy, engine)
+
+    def options(self, engine: EngineInfo) -> Options:
+        """Return what is asked of the engine. Raises `Refusal` if it does not know the language."""
+        given = self.transcription or {}
+        languages = [given["language"]] if given.get("language") else list(given.get("languages") or ())
+        for language in languages:
+            if engine.languages and primary(language) not in engine.languages:
+                known = ", ".join(engine.languages)
+                raise refused(
+                    f"The model {engine.name!r} does not know the language {language!r}; it knows: {known}.",
+                    "session.audio.input.transcription.language",
+                )
+        keywords = tuple(given.get("keywords") or ()) if engine.keyterms else ()
+        return Options(languages[0] if len(languages) == 1 else None, keywords)
+
+    def told(self, session_id: str, *, beta: bool) -> dict[str, Any]:
+        """Return the session as the client is told it."""
+        head = {"id": session_id, "object": "realtime.transcription_session", "expires_at": None}
+        if beta:
+            names = {shape["type"]: name for name, shape in _BETA_FORMATS.items()}
+            return {
+                **head,
+                "input_audio_format": names[self.format["type"]],
+                "input_audio_transcription": self.transcription,
+                "turn_detection": self.turn_detection,
+                "input_audio_noise_reduction": self.noise_reduction,
+                "include": list(self.include),
+            }
+        parts = {
+            "format": self.format,
+            "transcription": self.transcription,
+            "noise_reduction": self.noise_reduction,
+            "turn_detection": self.turn_detection,
+        }
+        return {"type": "transcription", **head, "audio": {"input": parts}, "include": list(self.include)}
+
+    def patched(self, patch: object, *, beta: bool, models: frozenset[str] | None = None) -> Session:
+        """Return the session with a client's changes: what is absent stays, null is off. Raises `Refusal`.
+
+        `models`: the names that mean the model that listens; None: any will do.
+        """
+        given = _object("session", patch)
+        if beta:
+            where = "session.input_audio_"
+            changes: dict[str, Any] = {
+                name: given[f"input_audio_{name}"] for name in _PARTS if f"input_audio_{name}" in given
+            }
+            if isinstance(changes.get("format"), str):
+                changes["format"] = _BETA_FORMATS.get(changes["format"], {"type": changes["format"]})
+            if "turn_detection" in given:
+                changes["turn_detection"] = given["turn_detection"]
+        else:
+            if given.get("type", "transcription") != "transcription":
+                raise refused(
+                    f"session.type must be transcription, not {_short(given['type'])}: nothing is spoken here.",
+                    "session.type",
+                )
+            where = "session.audio.input."
+            audio = _object("session.audio", given.get("audio") or {})
+            changes = dict(_object("session.audio.input", audio.get("input") or {}))
+        parts: dict[str, Any] = {
+            name: change(self, changes[name], f"{where}{name}", models)
+            for name, change in _PARTS.items()
+            if name in changes
+        }
+        if "include" in given:
+            parts["include"] = _includes(given["include"])
+        return replace(self, **parts)
+
+
+def _format(session: Session, given: object, where: str, models: frozenset[str] | None) -> Mapping[str, Any]:
+    del models
+    if given is None:
+        return session.format
+    wanted = _object(where, given)
+    kind = wanted.get("type", "audio/pcm")
+    if kind in _G711:
+        return {"type": kind}
+    if kind != "audio/pcm":
+        raise refused(f"{where}.type must be audio/pcm, audio/pcmu or audio/pcma, not {_short(kind)}.", f"{where}.type")
+    rate = wanted.get("rate", RATE)
+    try:
+        if not isinstance(rate, int) or isinstance(rate, bool):
+            raise refused(f"{where}.rate must be a whole number, not {_short(rate)}.", f"{where}.rate")
+        RawFormat(Encoding.LINEAR16, rate)
+    except AudioError as error:
+        raise refused(f"{where}.rate: {error}.", f"{where}.rate") from error
+    return {"type": kind, "rate": rate}
+
+
+def _transcription(
+    session: Session, given: object, where: str, models: frozenset[str] | None
+) -> Mapping[str, Any] | None:
+    if given is None:
+        return None
+    wanted = _object(where, given)
+    for name, kind, called in (
+        ("model", str, "a text"), ("language", str, "a text"), ("prompt", str, "a text"), ("delay", str, "a text"),
+        ("languages", list, "a list"), ("keywords", list, "a list"),
+    ):  # fmt: skip
+        if wanted.get(name) is not None and not isinstance(wanted[name], kind):
+            raise refused(f"{where}.{name} must be {called}, not {_short(wanted[name])}.", f"{where}.{name}")
+    for name in ("languages", "keywords"):
+        if not all(isinstance(text, str) for text in wanted.get(name) or ()):
+            raise refused(f"{where}.{name} must be a list of texts.", f"{where}.{name}")
+    model = wanted.get("model")
+    if model and models is not None and model not in models and not PUBLIC_MODELS.fullmatch(model):
+        raise refused(
+            f"{where}.model: this connection is served by {min(models)}, not by {_short(model)}: a model is chosen when"
+            " connecting, with model= in the address.",
+            f"{where}.model",
+            code="model_not_found",
+        )
+    return {**(session.transcription or {}), **wanted}
+
+
+def _turn_detection(
+    session: Session, given: object, where: str, models: frozenset[str] | None
+) -> Mapping[str, Any] | None:
+    del models
+    if given is None:
+        return None
+    wanted = _object(where, given)
+    now = session.turn_detection or {}
+    kind = wanted.get("type", now.get("type", "server_vad"))
+    if kind not in ("server_vad", "semantic_vad"):
+        raise refused(f"{where}.type must be server_vad or semantic_vad, not {_short(kind)}.", f"{where}.type")
+    base = now if now.get("type") == kind else _SERVER_VAD if kind == "server_vad" else {"eagerness": "auto"}
+    merged = {**base, **{name: value for name, value in wanted.items() if value is not None}, "type": kind}
+    if kind == "semantic_vad":
+        if merged["eagerness"] not in (*_EAGERNESS, "auto"):
+            raise refused(
+                f"{where}.eagerness must be low, medium, high or auto, not {_short(merged['eagerness'])}.",
+                f"{where}.eagerness",
+            )
+        return merged
+    for name, most in (("threshold", 1), ("prefix_padding_ms", _LONGEST_MS), ("silence_duration_ms", _LONGEST_MS)):
+        value = merged[name]
+        whole = name == "threshold" or isinstance(value, int)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not whole or not 0 <= value <= most:
+            raise refused(f"{where}.{name} must be from 0 to {most}, not {_short(value)}.", f"{where}.{name}")
+    return merged
+
+
+def _noise_reduction(
+    session: Session, given: object, where: str, models: frozenset[str] | None
+) -> Mapping[str, Any] | None:
+    del models
+    return None if given is None else {**(session.noise_reduction or {}), **_object(where, given)}
+
+
+_PARTS = {
+    "format": _format,
+    "transcription": _transcription,
+    "noise_reduction": _noise_reduction,
+    "turn_detection": _turn_detection,
+}
+
+
+def _includes(given: object) -> tuple[str, ...]:
+    if given is None:
+        return ()
+    if not (isinstance(given, list) and all(isinstance(name, str) for name in given)):
+        raise refused(f"session.include must be a list of texts, not {_short(given)}.", "session.include")
+    return tuple(given)
+
+
+def _object(where: str, given: object) -> Mapping[str, Any]:
+    if not isinstance(given, dict):
+        raise refused(f"{where} must be an object, not {_short(given)}.", where)
+    return given
+
+
+def _short(value: object) -> str:
+    return repr(value)[:80]
