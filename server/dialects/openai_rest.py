@@ -20,7 +20,7 @@ from myna.streaming.events import Word
 from myna.streaming.policy import Options
 
 PUBLIC_MODELS = re.compile(
-    r"whisper-\d|gpt(-4o)?(-mini)?-transcribe(-\d[\d-]*)?|(distil-)?large(-v[23])?(-turbo)?|nvidia/parakeet-[\w.-]+"
+    r"whisper-\d|gpt(-4o|-live)?(-mini)?-transcribe(-\d[\d-]*)?|gpt-realtime-whisper|(distil-)?large(-v[23])?(-turbo)?|nvidia/parakeet-[\w.-]+"
     r"|tiny|base|small|medium|[Ss]ystran/[\w.-]+"
 )
 """Names of others' models, which stand for the default unless a model here bears them: OpenAI's and Reflector's."""

@@ -31,9 +31,12 @@ class Listener:
     """A stream of the plugin, and everything it told."""
 
     def __init__(self, server: Server, key: str, http: aiohttp.ClientSession, **how: Any) -> None:
-        self.stt = deepgram.STT(api_key=key, base_url=f"{server.url}/v1/listen", http_session=http, **how)
+        self.stt = self.make(server, key, http, **how)
         self.stream = self.stt.stream(conn_options=ONCE)
         self.events: list[SpeechEvent] = []
+
+    def make(self, server: Server, key: str, http: aiohttp.ClientSession, **how: Any) -> Any:
+        return deepgram.STT(api_key=key, base_url=f"{server.url}/v1/listen", http_session=http, **how)
 
     async def __aenter__(self) -> Listener:
         self._reading = asyncio.create_task(self._read())
