@@ -273,6 +273,35 @@ def batch(
 
 
 @bench.command()
+def turns(
+    manifest: Annotated[Path, typer.Option(help="JSON lines of audio and text; see docs/accuracy.md.")],
+    thresholds: Annotated[str, typer.Option(help="End-of-turn thresholds, with commas between.")] = "0.5,0.7,0.85",
+    eager: Annotated[float | None, typer.Option(help="The eager threshold that goes with each.")] = None,
+    url: Annotated[str | None, typer.Option(help="A running server; without it one is started.")] = None,
+    api_key: ApiKey = None,
+    streams: Annotated[int, typer.Option(min=1, help="Recordings streamed at once.")] = 6,
+    group: Annotated[list[str] | None, typer.Option(help="Only these groups.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model of the server that is started.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
+) -> None:
+    """Measure turns: how many end inside an utterance, and how long after its end the others do."""
+    from myna.bench.accuracy import AccuracyError
+    from myna.bench.turns import Setting, measure
+    from myna.streaming.engines.base import EngineUnavailableError
+
+    try:
+        settings = [Setting(float(threshold), eager) for threshold in thresholds.split(",")]
+    except ValueError:
+        _fail(f"--thresholds takes numbers with commas between, such as 0.5,0.7, not {thresholds!r}")
+    try:
+        measure(
+            manifest, settings, url=url, api_key=api_key, groups=group or [], model=model, streams=streams, as_json=json
+        )
+    except (AccuracyError, EngineUnavailableError) as error:
+        _fail(str(error))
+
+
+@bench.command()
 def load(
     manifest: Annotated[Path, typer.Option(help="JSON lines of audio and text; see docs/accuracy.md.")],
     streams: Annotated[str, typer.Option(help="Numbers of streams at once, with commas between.")] = "1,2,4,8,16",

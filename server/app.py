@@ -20,7 +20,7 @@ from aiohttp import web
 from myna import __version__
 from myna.batch.gate import Gate
 from myna.server import log as logs
-from myna.server import openapi
+from myna.server import openapi, page
 from myna.server.admission import Admission
 from myna.server.auth import Authentication, credential
 from myna.server.config import ConfigurationError, Settings
@@ -83,6 +83,7 @@ class Server:
         services.metrics.look_up(look.gauges)
         Pages(services, models, transcriber, authentication, self.admission, look).add_to(self.app)
         Files(settings, models, transcriber, authentication, gate, self.jobs, self.admission).add_to(self.app)
+        page.add_to(self.app)
         self.app.router.add_get(openapi.PATH, openapi.handler)
         self.app.router.add_get(wire.PATH, self._native)
         self.app.router.add_get(deepgram.PATH, self._deepgram)

@@ -53,6 +53,7 @@ _CLOSES = {
     "internal_error": 1011,
 }
 """How the WebSocket is closed; of anything else 1008."""
+_ERROR_CODES = {"invalid_message": "UNPARSABLE_CLIENT_MESSAGE"}
 
 
 class FluxEntry:
@@ -201,7 +202,8 @@ class FluxDialect:
         del heard_s
         if error is None:
             return Farewell((), 1000, "")
-        told = self._frame("Error", {"code": error.code.upper(), "description": error.message})
+        code = _ERROR_CODES.get(error.code, error.code.upper())
+        told = self._frame("Error", {"code": code, "description": error.message})
         return Farewell((told,), _CLOSES.get(error.code, 1008), error.message)
 
     def _policy(self, now: _Settings) -> Policy:
@@ -326,7 +328,7 @@ class FluxDialect:
 
 
 def _unparsable(message: str) -> DialectError:
-    return DialectError("unparsable_client_message", message)
+    return DialectError("invalid_message", message)
 
 
 def _word(word: Word) -> dict[str, object]:

@@ -1,0 +1,182 @@
+"""How well turns end: recordings streamed to Flux in real time, ends inside an utterance, and the wait after its true end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from aiohttp import ClientError, ClientSession, WSMsgType
+from rich.console import Console
+from rich.table import Table
+
+from myna.bench.accuracy import AccuracyError, Recording, read_manifest
+from myna.bench.local import local_server
+from myna.clients import files
+from myna.streaming.events import samples, seconds
+from myna.streaming.segmenter import WINDOW
+from myna.streaming.vad import SileroVad, VoiceMemory
+
+TAIL_S = 6.0
+"""Silence streamed after each recording: beyond the time-out, so that every turn ends."""
+LEAD_S = 0.3
+LONGEST_S = 40.0
+"""A longer recording is no utterance, and is left out."""
+SPEECH = 0.5
+EARLY_S = 0.05
+"""A turn that ends this much before the true end ends inside the utterance: alignments are off by so much."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Thresholds of one run."""
+
+    end: float
+    eager: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.end:g}" if self.eager is None else f"{self.end:g}, eager {self.eager:g}"
+
+
+@dataclass(slots=True)
+class Ended:
+    """What happened to one utterance."""
+
+    audio: str
+    false_ends: int
+    """Turns that ended inside it."""
+    false_eager: int
+    delay_s: float | None
+    """From the moment its last word had been spoken to that at which the end of the turn arrived; None: it never did."""
+    trigger: str
+
+
+def measure(
+    manifest: Path,
+    settings: Sequence[Setting],
+    *,
+    url: str | None,
+    api_key: str | None,
+    groups: Sequence[str],
+    model: str | None,
+    streams: int,
+    as_json: bool,
+) -> None:
+    """Measure and print. Raises `AccuracyError`."""
+    recordings = list(utterances(read_manifest(manifest, groups)))
+    if not recordings:
+        raise AccuracyError(f"{manifest} holds no recording of at most {LONGEST_S:g} s")
+    table = Table("thresholds")
+    for column in ("utterances", "false ends %", "delay median ms", "p90 ms", "by time-out", "false eager %"):
+        table.add_column(column, justify="right")
+    everything: dict[str, Any] = {}
+    with contextlib.ExitStack() as stack:
+        address = url or stack.enter_context(local_server(model, "--final-target-ms", "0")).url
+        for setting in settings:
+            ended = asyncio.run(_run(recordings, setting, address, api_key, streams))
+            everything[str(setting)] = {"figures": figures(ended), "utterances": [asdict(one) for one in ended]}
+            table.add_row(str(setting), *(str(value) for value in figures(ended).values()))
+    if as_json:
+        json.dump(everything, sys.stdout, indent=1)
+        sys.stdout.write("\n")
+    else:
+        Console(width=130).print(table)
+
+
+def figures(ended: Sequence[Ended]) -> dict[str, float | int]:
+    """Return the figures of one run."""
+    delays = sorted(one.delay_s for one in ended if one.delay_s is not None)
+    return {
+        "utterances": len(ended),
+        "false_ends_percent": round(100 * sum(one.false_ends > 0 for one in ended) / len(ended), 1),
+        "delay_median_ms": round(1000 * statistics.median(delays)) if delays else -1,
+        "delay_p90_ms": round(1000 * delays[int(0.9 * (len(delays) - 1))]) if delays else -1,
+        "timeouts": sum(one.trigger == "timeout" for one in ended),
+        "false_eager_percent": round(100 * sum(one.false_eager > 0 for one in ended) / len(ended), 1),
+    }
+
+
+def utterances(recordings: Sequence[Recording]) -> Iterator[tuple[Recording, bytes, float]]:
+    """Yield each recording that is one utterance, with its audio and where it truly ends, in seconds.
+
+    That is where its last word ends by its alignment, or where voice activity last hears speech, if there is none.
+    """
+    vad = SileroVad()
+    for recording in recordings:
+        pcm = b"".join(files.chunks(recording.audio))
+        if len(pcm) > 2 * samples(LONGEST_S):
+            continue
+        yield recording, pcm, recording.words[-1][2] if recording.words else _last_speech_s(vad, pcm)
+
+
+def _last_speech_s(vad: SileroVad, pcm: bytes) -> float:
+    whole = pcm + bytes(-len(pcm) % (2 * WINDOW))
+    (probabilities,) = vad.probabilities([(VoiceMemory(), whole)])
+    speech = np.flatnonzero(np.array(probabilities) >= SPEECH)
+    return seconds((int(speech[-1]) + 1) * WINDOW) if len(speech) else 0.0
+
+
+async def _run(
+    recordings: Sequence[tuple[Recording, bytes, float]], setting: Setting, url: str, api_key: str | None, streams: int
+) -> list[Ended]:
+    waiting = list(reversed(recordings))
+    ended: list[Ended] = []
+
+    async def stream_some(session: ClientSession) -> None:
+        while waiting:
+            ended.append(await _stream(session, waiting.pop(), setting, url, api_key))
+
+    try:
+        async with ClientSession() as session:
+            await asyncio.gather(*(stream_some(session) for _ in range(streams)))
+    except (ClientError, OSError) as error:
+        raise AccuracyError(f"{url} cannot be used: {error}") from error
+    return ended
+
+
+async def _stream(
+    session: ClientSession, told: tuple[Recording, bytes, float], setting: Setting, url: str, api_key: str | None
+) -> Ended:
+    recording, pcm, end_s = told
+    query = {"model": "flux-general-en", "encoding": "linear16", "sample_rate": str(files.RATE)}
+    query |= {"eot_threshold": str(setting.end)}
+    if setting.eager is not None:
+        query |= {"eager_eot_threshold": str(setting.eager)}
+    headers = {"Authorization": f"Token {api_key}"} if api_key else {}
+    sound = bytes(2 * samples(LEAD_S)) + pcm + bytes(2 * samples(TAIL_S))
+    size = 2 * samples(files.CHUNK_S)
+    parts = iter([sound[start : start + size] for start in range(0, len(sound), size)])
+    result = Ended(str(recording.audio.name), 0, 0, None, "")
+    end_s += LEAD_S
+    async with session.ws_connect(f"{url}/v2/listen", params=query, headers=headers) as socket:
+        began = time.monotonic()
+
+        async def send() -> None:
+            async for part in files.paced(parts, 1.0):
+                await socket.send_bytes(part)
+            await socket.send_str('{"type":"CloseStream"}')
+
+        sending = asyncio.create_task(send())
+        async for message in socket:
+            now = time.monotonic() - began
+            event = json.loads(message.data) if message.type is WSMsgType.TEXT else {}
+            before = now < end_s - EARLY_S
+            match event.get("event"):
+                case "EndOfTurn" if before:
+                    result.false_ends += 1
+                case "EagerEndOfTurn" if before:
+                    result.false_eager += 1
+                case "EndOfTurn" if result.delay_s is None:
+                    result.delay_s, result.trigger = now - end_s, event["trigger"]
+                    break
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+    return result
