@@ -1,4 +1,4 @@
-"""The programs in docs/deepgram.md, run as they stand there but for the server's address and the key."""
+"""The programs in the documents of live clients, run as they stand there but for the server's address and the key."""
 
 from __future__ import annotations
 
@@ -15,11 +15,17 @@ from sounds import contained
 
 from myna.server.app import Server
 
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "deepgram.md").read_text()
-PROGRAMS = re.findall(r"```(python|javascript)\n(.+?)```", DOCUMENT, re.DOTALL)
+ROOT = Path(__file__).parents[2]
+PROGRAMS = [
+    (language, program, f"{name}-{number}-{language}")
+    for name in ("deepgram", "flux", "openai", "web")
+    for number, (language, program) in enumerate(
+        re.findall(r"```(python|javascript)\n(.+?)```", (ROOT / "docs" / f"{name}.md").read_text(), re.DOTALL)
+    )
+]
 
 
-@pytest.mark.parametrize(("language", "program"), PROGRAMS, ids=[f"{n}-{p[0]}" for n, p in enumerate(PROGRAMS)])
+@pytest.mark.parametrize(("language", "program"), [p[:2] for p in PROGRAMS], ids=[p[2] for p in PROGRAMS])
 async def test_each_program_runs(
     server: Server, key: str, beckett: np.ndarray, tmp_path: Path, language: str, program: str
 ) -> None:
@@ -32,6 +38,7 @@ async def test_each_program_runs(
     else:
         path = tmp_path / "program.mjs"
         (tmp_path / "node_modules").symlink_to(FOLDER / "node_modules")
+        (tmp_path / "myna.js").write_text((ROOT / "clients" / "web" / "myna.js").read_text())
         command = [NODE, str(path)]
     path.write_text(text)
     pipe = asyncio.subprocess.PIPE
