@@ -19,7 +19,7 @@ from myna.server.dialects.parameters import Parameters
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "deepgram.md").read_text()
 EXAMPLES = re.findall(r"^\| (?:`(\w+)`)? ?\| `(\S+)` \| (taken|refused|ignored) \|", DOCUMENT, re.MULTILINE)
-CONVERSATIONS = "\n".join(path.read_text() for path in sorted(FOLDER.glob("*.txt")))
+CONVERSATIONS = "".join(path.read_text() for path in FOLDER.glob("*.txt") if not path.stem.startswith("flux"))
 
 
 def table(heading: str) -> list[list[str]]:
