@@ -81,7 +81,7 @@ async def test_a_turn_over_a_socket_and_a_close_that_ends_none(server: Server) -
 
 def test_a_second_configure_before_the_first_is_answered_is_refused() -> None:
     dialect = FluxDialect("id", parse([]), Settings(), FakeEngine().info)
-    wanted = ['{"type":"Configure","thresholds":{"eot_threshold":%s}}' % threshold for threshold in (0.6, 0.8)]
+    wanted = [json.dumps({"type": "Configure", "thresholds": {"eot_threshold": threshold}}) for threshold in (0.6, 0.8)]
     (configure,) = dialect.receive(wanted[0])
     assert isinstance(configure, Configure)
     (reply,) = dialect.receive(wanted[1])
