@@ -152,7 +152,7 @@ def _format(session: Session, given: object, where: str, models: frozenset[str] 
         return session.format
     wanted = _object(where, given)
     kind = wanted.get("type", "audio/pcm")
-    if kind in _G711:
+    if isinstance(kind, str) and kind in _G711:
         return {"type": kind}
     if kind != "audio/pcm":
         raise refused(f"{where}.type must be audio/pcm, audio/pcmu or audio/pcma, not {_short(kind)}.", f"{where}.type")

@@ -21,11 +21,14 @@ from hypothesis import strategies as st
 
 from myna.server.auth import credential
 from myna.server.config import Settings
-from myna.server.dialects import deepgram_request, deepgram_rest, openai_rest
-from myna.server.dialects.base import DialectError, End, Refusal
+from myna.server.dialects import deepgram_request, deepgram_rest, flux_request, openai_rest
+from myna.server.dialects.base import Configure, DialectError, Discard, End, Flush, Refusal
 from myna.server.dialects.deepgram import DeepgramDialect
+from myna.server.dialects.flux import FluxDialect
 from myna.server.dialects.native import NativeDialect, NativeEntry
-from myna.streaming import wire
+from myna.server.dialects.realtime import RealtimeDialect, RealtimeEntry
+from myna.server.dialects.realtime_session import Session
+from myna.streaming import events, wire
 from myna.streaming.audio import AudioError, Encoding, RawDecoder, RawFormat
 from myna.streaming.engines.base import Job, Kind
 from myna.streaming.engines.catalogue import Model
@@ -50,13 +53,37 @@ DEEPGRAM = [
     {"type": "Configure", "keyterms": ["a", "b"], "features": {"punctuate": True, "profanity_filter": False}},
     {"type": "CloseStream"},
 ]
+FLUX = [
+    {"type": "Configure", "thresholds": {"eot_threshold": 0.8, "eager_eot_threshold": 0.4, "eot_timeout_ms": 900}},
+    {"type": "Configure", "keyterms": ["a"], "language_hints": ["en"], "numerals": True, "profanity_filter": False},
+    {"type": "ForceEndTurn"},
+    {"type": "CloseStream"},
+]
+REALTIME = [
+    {"type": "session.update", "event_id": "e", "session": {"type": "transcription", "audio": {"input": {
+        "format": {"type": "audio/pcm", "rate": 24_000},
+        "transcription": {"model": "whisper-1", "language": "en", "languages": ["en"], "keywords": ["a"], "prompt": "p"},
+        "turn_detection": {"type": "server_vad", "threshold": 0.5, "prefix_padding_ms": 300, "silence_duration_ms": 500},
+        "noise_reduction": {"type": "near_field"},
+    }}, "include": ["item.input_audio_transcription.logprobs"]}},
+    {"type": "session.update", "session": {"audio": {"input": {
+        "format": {"type": "audio/pcmu"}, "turn_detection": {"type": "semantic_vad", "eagerness": "high"},
+    }}}},
+    {"type": "transcription_session.update", "session": {
+        "input_audio_format": "g711_alaw", "input_audio_transcription": {"model": "whisper-1"}, "turn_detection": None,
+    }},
+    {"type": "input_audio_buffer.append", "audio": "AAAA" * 2000},
+    {"type": "input_audio_buffer.commit"},
+    {"type": "input_audio_buffer.clear"},
+]  # fmt: skip
 QUERIES = [
     ("model", "nova-3"), ("encoding", "linear16"), ("sample_rate", "16000"), ("channels", "2"), ("multichannel", "true"),
     ("endpointing", "300"), ("utterance_end_ms", "1000"), ("interim_results", "true"), ("language", "en-US"),
     ("keyterm", "Myna"), ("keywords", "a:2"), ("replace", "a:b"), ("search", "x"), ("redact", "pci"), ("tag", "t"),
     ("callback", "http://example.com"), ("extra", "k:v"), ("punctuate", "maybe"), ("diarize", "true"), ("smart_format", "1"),
     ("utterances", "true"), ("utt_split", "0.8"), ("paragraphs", "true"), ("format", "msgpack"), ("resume", "t"),
-    ("after", "3"),
+    ("after", "3"), ("eot_threshold", "0.8"), ("eager_eot_threshold", "0.4"), ("eot_timeout_ms", "900"),
+    ("language_hint", "en"), ("intent", "transcription"), ("profanity_filter", "true"),
 ]  # fmt: skip
 FIELDS = [
     ("model", "whisper-1"), ("response_format", "verbose_json"), ("timestamp_granularities[]", "word"), ("language", "en"),
@@ -208,6 +235,60 @@ def deepgram(mutator: Mutator) -> Callable[[], None]:
     return one
 
 
+def flux(mutator: Mutator) -> Callable[[], None]:
+    def fresh() -> FluxDialect:
+        return FluxDialect("id", flux_request.parse([]), SETTINGS, ENGINE)
+
+    dialect = fresh()
+
+    def one() -> None:
+        nonlocal dialect
+        try:
+            commands = dialect.receive(mutator.json(FLUX))
+        except DialectError as error:
+            assert error.message
+            dialect.closing(error, 1.0)
+            dialect = fresh()
+            return
+        if any(isinstance(command, Configure) for command in commands):
+            dialect.emit(events.Configured(token="configure"))
+
+    return one
+
+
+def realtime(mutator: Mutator) -> Callable[[], None]:
+    def fresh() -> RealtimeDialect:
+        return RealtimeDialect(Session(), SETTINGS, ENGINE, frozenset({"fake"}), beta=False)
+
+    dialect, at = fresh(), 0
+
+    def one() -> None:
+        nonlocal dialect, at
+        if mutator.random.random() < 0.02:
+            dialect, at = fresh(), 0
+        for command in dialect.receive(mutator.json(REALTIME)):
+            at += 1600
+            if isinstance(command, Flush | Discard):
+                for event in (
+                    events.Final(span=events.Span(at - 1600, at), words=(), cause=events.Cause.FLUSH),
+                    events.Flushed(token=command.token),
+                ):
+                    dialect.emit(event)
+        for event in mutator.random.choice(
+            [
+                [events.SpeechStarted(at=at)],
+                [
+                    events.SpeechStopped(at=at + 1600),
+                    events.Final(span=events.Span(at, at + 1600), words=(), cause=events.Cause.ENDPOINT),
+                ],
+                [],
+            ]
+        ):
+            dialect.emit(event)
+
+    return one
+
+
 def query(mutator: Mutator, parse: Callable[[Any], Any], known: list[tuple[str, str]]) -> Callable[[], None]:
     def one() -> None:
         try:
@@ -286,6 +367,10 @@ TARGETS: dict[str, Callable[[Mutator], Callable[[], None]]] = {
     "deepgram, messages": deepgram,
     "deepgram, address": lambda m: query(m, deepgram_request.parse, QUERIES),
     "deepgram, files": lambda m: query(m, deepgram_rest.parse, QUERIES),
+    "flux, messages": flux,
+    "flux, address": lambda m: query(m, flux_request.parse, QUERIES),
+    "realtime, events": realtime,
+    "realtime, address": lambda m: query(m, RealtimeEntry("r", SETTINGS, None, beta=False).read, QUERIES),
     "openai, form": lambda m: query(m, openai_rest.parse, FIELDS),
     "engine link": link,
     "credentials": headers,
