@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from myna.streaming.coverage import INTERIM_OVERLAP, Coverage, fitted
 from myna.streaming.engines.base import EngineInfo, Job, JobError, Kind, Missing, Outcome, Transcript
@@ -37,6 +36,7 @@ from myna.streaming.events import (
 )
 from myna.streaming.following import Following
 from myna.streaming.hypothesis import agreed, final_words, in_order, new_words
+from myna.streaming.pending import Barrier, Change, Decode, TurnEnd, Waiting
 from myna.streaming.policy import Options, Policy
 from myna.streaming.requests import Cancel, Detect, Release, Request, Submit
 from myna.streaming.segmenter import WINDOW, Closed, Decision, Gap, Onset, Pause, Resumed, Segmenter
@@ -49,56 +49,6 @@ RETRY = samples(0.25)
 """Speech after which another tentative decode is due when the last one heard no word."""
 _KEPT = 2 * WINDOW
 """Slack of the audio kept, for windows being rounded."""
-
-
-@dataclass(slots=True)
-class _Decode:
-    """A decode asked for, and its outcome once there is one."""
-
-    audio: Span
-    job_id: str
-    kind: Kind
-    outcome: Outcome | None = None
-
-
-@dataclass(slots=True)
-class _Segment:
-    """A segment cut but not yet final; without a decode it is empty."""
-
-    closed: Closed
-    decode: _Decode | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Barrier:
-    """Everything before sample `at` becomes final for this cause; then the token is acknowledged, if there is one.
-
-    An endpoint also ends the turn, for the `trigger`.
-    """
-
-    at: int
-    cause: Cause
-    token: str | None = None
-    trigger: Trigger = Trigger.TIMEOUT
-
-
-@dataclass(frozen=True, slots=True)
-class _Change:
-    """From sample `at` on, another policy and other options hold; then the token is acknowledged."""
-
-    at: int
-    policy: Policy
-    options: Options
-    token: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class _TurnEnd:
-    """A turn is over once everything before it is final."""
-
-    at: int
-    trigger: Trigger
-    confidence: float
 
 
 class Session:
@@ -118,10 +68,10 @@ class Session:
         self._coverage = Coverage(self._policy, samples(engine.longest_segment_s), self._segmenter)
         self._tape = Tape()
         self._asked = 0  # samples for which voice activity was asked
-        self._barriers: deque[_Barrier | _Change] = deque()
-        self._closed: deque[_Segment | _Barrier | _TurnEnd | Gap] = deque()
-        self._speculative: _Decode | None = None
-        self._interims: dict[str, _Decode] = {}  # asked for, the newest last; a waiting one is superseded by the next
+        self._barriers: deque[Barrier | Change] = deque()
+        self._closed: deque[Waiting | Barrier | TurnEnd | Gap] = deque()
+        self._speculative: Decode | None = None
+        self._interims: dict[str, Decode] = {}  # asked for, the newest last; a waiting one is superseded by the next
         self._interim_at = 0
         self._follows = engine.incremental
         self._following = Following()
@@ -145,7 +95,7 @@ class Session:
         """Samples received that are neither accounted for by a Final nor part of the open segment."""
         oldest = self._segmenter.position
         for item in self._closed:
-            if isinstance(item, _Segment):
+            if isinstance(item, Waiting):
                 oldest = min(oldest, item.closed.span.start)
                 break
         return self.received - oldest
@@ -168,29 +118,29 @@ class Session:
 
     def flush(self, token: str) -> None:
         """Make everything received so far final, then acknowledge with the token."""
-        self._reach(_Barrier(self.received, Cause.FLUSH, token))
+        self._reach(Barrier(self.received, Cause.FLUSH, token))
 
     def end(self) -> None:
         """Make everything received final; nothing may be pushed afterwards."""
-        self._reach(_Barrier(self.received, Cause.END))
+        self._reach(Barrier(self.received, Cause.END))
 
     def discard(self, token: str) -> None:
         """Decode nothing of what is not final yet, then acknowledge with the token."""
-        self._reach(_Barrier(self.received, Cause.DISCARD, token))
+        self._reach(Barrier(self.received, Cause.DISCARD, token))
 
     def end_turn(self) -> None:
         """End the turn here: the client says that it is over."""
-        self._reach(_Barrier(self.received, Cause.ENDPOINT, trigger=Trigger.CLIENT))
+        self._reach(Barrier(self.received, Cause.ENDPOINT, trigger=Trigger.CLIENT))
 
     def stall(self) -> None:
         """Take the absence of audio for silence: what was said so far is final, and its utterance over."""
         unheard = self.received - self._segmenter.position >= WINDOW
         if self._segmenter.in_utterance or unheard:
-            self._reach(_Barrier(self.received, Cause.ENDPOINT))
+            self._reach(Barrier(self.received, Cause.ENDPOINT))
 
     def configure(self, policy: Policy, options: Options, token: str | None = None) -> None:
         """Cut by this policy, and decode with these options, what comes from here on; acknowledge with the token."""
-        self._barriers.append(_Change(self.received, policy, options, token))
+        self._barriers.append(Change(self.received, policy, options, token))
         self._pass_reached()
 
     def on_vad(self, start: int, probabilities: Sequence[float]) -> None:
@@ -219,7 +169,7 @@ class Session:
                 self._tell(self._speculative.audio, outcome)
         else:
             for item in self._closed:
-                if isinstance(item, _Segment) and item.decode and item.decode.job_id == job_id:
+                if isinstance(item, Waiting) and item.decode and item.decode.job_id == job_id:
                     item.decode.outcome = outcome
         self._drain()
         self._consider_turn()
@@ -233,12 +183,12 @@ class Session:
 
     def abandon(self) -> list[Request]:
         """Return the cancellations of everything asked for: nobody is listening any more."""
-        decodes = [item.decode for item in self._closed if isinstance(item, _Segment)]
+        decodes = [item.decode for item in self._closed if isinstance(item, Waiting)]
         open_decodes = [d for d in [*decodes, self._speculative, *self._interims.values()] if d and d.outcome is None]
         cancels: list[Request] = [Cancel(decode.job_id) for decode in open_decodes]
         return [*cancels, Release(self._name)] if self._following.number else cancels
 
-    def _reach(self, barrier: _Barrier) -> None:
+    def _reach(self, barrier: Barrier) -> None:
         self._barriers.append(barrier)
         self._pass_reached()
         self._drain()
@@ -246,12 +196,12 @@ class Session:
     def _pass_reached(self) -> None:
         while self._barriers and self._segmenter.position >= self._barriers[0].at // WINDOW * WINDOW:
             match self._barriers.popleft():
-                case _Barrier() as barrier:
+                case Barrier() as barrier:
                     self._pass(barrier)
-                case _Change() as change:
+                case Change() as change:
                     self._adopt(change)
 
-    def _pass(self, barrier: _Barrier) -> None:
+    def _pass(self, barrier: Barrier) -> None:
         if barrier.at > self._segmenter.open_start or self._segmenter.speech_start is not None:
             self._decide([self._segmenter.close(barrier.at, barrier.cause)])
         self._complete = barrier.cause is Cause.END
@@ -265,9 +215,9 @@ class Session:
         else:
             confidence = self._turns.confidence
             self._turns.resume()
-            self._closed.append(_TurnEnd(barrier.at, barrier.trigger, confidence))
+            self._closed.append(TurnEnd(barrier.at, barrier.trigger, confidence))
 
-    def _adopt(self, change: _Change) -> None:
+    def _adopt(self, change: Change) -> None:
         if change.options != self._options:
             self._options = change.options
             self._following.close()  # what the engine has followed it has followed with the old ones
@@ -330,7 +280,7 @@ class Session:
             self._coverage.last_speech_end = closed.speech.end
         self._drop_speculative()
         self._following.close()
-        self._closed.append(_Segment(closed, decode))
+        self._closed.append(Waiting(closed, decode))
 
     def _consider_turn(self) -> None:
         """End the turn, or say that it may be over, if the silence is long enough for what was said."""
@@ -347,7 +297,7 @@ class Session:
             case Over(trigger, confidence):
                 self._decide([self._segmenter.end_utterance()])
                 if trigger is not None or self._in_turn:  # what was heard before may have been taken back since
-                    end = _TurnEnd(self._segmenter.position, trigger or Trigger.CONFIDENCE, confidence)
+                    end = TurnEnd(self._segmenter.position, trigger or Trigger.CONFIDENCE, confidence)
                     self._closed.append(end)
 
     def _paused_words(self) -> tuple[Word, ...] | None:
@@ -388,7 +338,7 @@ class Session:
 
     def _behind(self) -> bool:
         """Whether a closed segment still waits for its words: what follows it cannot be joined yet."""
-        return any(isinstance(item, _Segment) for item in self._closed)
+        return any(isinstance(item, Waiting) for item in self._closed)
 
     def _interim_every(self) -> int:
         return samples(self._policy.interim_every_s or 0.0)
@@ -410,19 +360,19 @@ class Session:
     def _ask_interim(self, started: int, now: int) -> None:
         if not self._follows:
             audio = self._coverage.of_interim(started, now, self._tape.start)
-            self._note_interim(_Decode(audio, self._submit(audio, Kind.INTERIM, self._due), Kind.INTERIM))
+            self._note_interim(Decode(audio, self._submit(audio, Kind.INTERIM, self._due), Kind.INTERIM))
             return
         following = self._following
         if following.start is None:
             following.begin(self._coverage.of_utterance(started, now, self._tape.start).start)
         number, held, fresh = following.step(now)
         job_id = self._submit(fresh, Kind.INTERIM, self._due, utterance=number, held=held)
-        self._note_interim(_Decode(Span(fresh.start - held, fresh.end), job_id, Kind.INTERIM))
+        self._note_interim(Decode(Span(fresh.start - held, fresh.end), job_id, Kind.INTERIM))
 
-    def _note_interim(self, interim: _Decode) -> None:
+    def _note_interim(self, interim: Decode) -> None:
         self._interims[interim.job_id] = interim
 
-    def _on_interim(self, interim: _Decode, outcome: Outcome) -> None:
+    def _on_interim(self, interim: Decode, outcome: Outcome) -> None:
         following = self._following
         if isinstance(outcome, Transcript):
             if interim.kind is Kind.INTERIM and following.start is not None:
@@ -474,11 +424,11 @@ class Session:
                     self._uttered = False
                     self._events.append(UtteranceEnd(channel=self._channel, last_word_end=self._words[-1].end))
                 continue
-            if isinstance(head, _TurnEnd):
+            if isinstance(head, TurnEnd):
                 self._closed.popleft()
                 self._end_turn(head)
                 continue
-            if isinstance(head, _Barrier):
+            if isinstance(head, Barrier):
                 self._closed.popleft()
                 if head.cause is Cause.END:
                     self._events.append(Ended(channel=self._channel, received=self.received))
@@ -492,7 +442,7 @@ class Session:
             self._finish(head)
         self._forget()
 
-    def _end_turn(self, end: _TurnEnd) -> None:
+    def _end_turn(self, end: TurnEnd) -> None:
         self._turn_start = end.at
         if self._in_turn:
             self._in_turn = False
@@ -500,7 +450,7 @@ class Session:
                 TurnEnded(channel=self._channel, at=end.at, trigger=end.trigger, confidence=end.confidence)
             )
 
-    def _finish(self, segment: _Segment) -> None:
+    def _finish(self, segment: Waiting) -> None:
         closed = segment.closed
         words: tuple[Word, ...] = ()
         if segment.decode:
@@ -518,9 +468,9 @@ class Session:
         self._tell_turn_start(words)
         self._uttered = self._uttered or bool(words)
 
-    def _decode_final(self, audio: Span, due: float) -> _Decode:
+    def _decode_final(self, audio: Span, due: float) -> Decode:
         kind = Kind.FINAL if self._policy.live else Kind.FILE
-        return _Decode(audio, self._submit(audio, kind, due), kind)
+        return Decode(audio, self._submit(audio, kind, due), kind)
 
     def _submit(self, audio: Span, kind: Kind, due: float, *, utterance: int = 0, held: int = 0) -> str:
         self._count += 1
@@ -545,7 +495,7 @@ class Session:
         needed = self._segmenter.position if first_speech is None else first_speech
         needed -= self._coverage.reach + _KEPT
         for item in self._closed:  # the words before a decode tell which of its words are new
-            if isinstance(item, _Segment) and item.decode:
+            if isinstance(item, Waiting) and item.decode:
                 needed = min(needed, item.decode.audio.start)
         if self._speculative:
             needed = min(needed, self._speculative.audio.start)

@@ -237,3 +237,27 @@ class Dialect(Protocol):
     def closing(self, error: DialectError | None, heard_s: float) -> Farewell:
         """Return what is said last, after so many seconds of audio; `error`: why the stream broke off, if it did."""
         ...
+
+
+class PlainEntry:
+    """What most entries have in common: answers go back where the audio came from, and clients begin anew."""
+
+    @property
+    def callback(self) -> Callback | None:
+        """Where the client wants its results sent instead: nowhere."""
+        return None
+
+    @property
+    def resume(self) -> Resume | None:
+        """The stream that the client comes back for: none."""
+        return None
+
+
+class Unresumable:
+    """What the dialects have in common whose clients cannot come back for a stream."""
+
+    resume_token: str | None = None
+
+    def resumed(self) -> Sequence[Frame]:
+        """Return nothing: nobody comes back."""
+        return ()

@@ -24,10 +24,11 @@ from myna.server.dialects.base import (
     KeepAlive,
     ModelWanted,
     Open,
+    PlainEntry,
     Refusal,
     Refused,
     Reply,
-    Resume,
+    Unresumable,
 )
 from myna.server.dialects.deepgram_request import (
     MULTIPLE,
@@ -79,7 +80,7 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-class DeepgramEntry:
+class DeepgramEntry(PlainEntry):
     """The way in at `PATH`; `name` is the request id."""
 
     def __init__(self, name: str, settings: Settings) -> None:
@@ -102,11 +103,6 @@ class DeepgramEntry:
         """Where the client wants its results sent instead."""
         return None if self._request is None else self._request.callback
 
-    @property
-    def resume(self) -> Resume | None:
-        """None: Deepgram's clients begin anew."""
-        return None
-
     def refused(self, refusal: Refusal) -> Refused:
         """Return ``{"err_code", "err_msg", "request_id"}``; ``dg-error`` says the same."""
         return self.shape(refusal, self.name)
@@ -128,7 +124,7 @@ def header_text(text: str) -> str:
     return re.sub(r"[^\x20-\x7e]", "?", text)[:500]
 
 
-class DeepgramDialect:
+class DeepgramDialect(Unresumable):
     """One connection's translator."""
 
     def __init__(
@@ -141,7 +137,6 @@ class DeepgramDialect:
         clock: Callable[[], str] = now,
     ) -> None:
         self.idle_timeout_s = settings.deepgram_idle_timeout_s
-        self.resume_token: str | None = None
         self._request_id = request_id
         self._request = request
         self._engine = engine
@@ -191,10 +186,6 @@ class DeepgramDialect:
     def opened(self, stream: str) -> Sequence[Frame]:
         """Return nothing: Deepgram greets nobody."""
         del stream
-        return ()
-
-    def resumed(self) -> Sequence[Frame]:
-        """Return nothing: nobody comes back."""
         return ()
 
     def emit(self, event: events.Event) -> Sequence[Frame]:

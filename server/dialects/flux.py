@@ -11,7 +11,6 @@ from myna.server.config import Settings
 from myna.server.defaults import default_policy
 from myna.server.dialects.base import (
     Audio,
-    Callback,
     Command,
     Configure,
     DialectError,
@@ -22,10 +21,11 @@ from myna.server.dialects.base import (
     KeepAlive,
     ModelWanted,
     Open,
+    PlainEntry,
     Refusal,
     Refused,
     Reply,
-    Resume,
+    Unresumable,
 )
 from myna.server.dialects.deepgram import DeepgramEntry
 from myna.server.dialects.deepgram_request import PUBLIC_MODELS, checked_keyterms, options_of, spoken
@@ -56,7 +56,7 @@ _CLOSES = {
 _ERROR_CODES = {"invalid_message": "UNPARSABLE_CLIENT_MESSAGE"}
 
 
-class FluxEntry:
+class FluxEntry(PlainEntry):
     """The way in at `PATH`; `name` is the request id."""
 
     def __init__(self, name: str, settings: Settings) -> None:
@@ -75,16 +75,6 @@ class FluxEntry:
         assert self._request is not None
         return FluxDialect(self.name, self._request, self._settings, engine)
 
-    @property
-    def callback(self) -> Callback | None:
-        """None: answers go back where the audio came from."""
-        return None
-
-    @property
-    def resume(self) -> Resume | None:
-        """None: a turn lives on one connection."""
-        return None
-
     def refused(self, refusal: Refusal) -> Refused:
         """Return the refusal as at Deepgram's other addresses."""
         return DeepgramEntry.shape(refusal, self.name)
@@ -100,12 +90,11 @@ class _Settings:
     formatting: Formatting
 
 
-class FluxDialect:
+class FluxDialect(Unresumable):
     """One connection's translator."""
 
     def __init__(self, request_id: str, request: FluxRequest, settings: Settings, engine: EngineInfo) -> None:
         self.idle_timeout_s = settings.idle_timeout_s
-        self.resume_token: str | None = None
         self._request_id = request_id
         self._request = request
         self._engine = engine
@@ -158,10 +147,6 @@ class FluxDialect:
         """Return `Connected`."""
         del stream
         return [self._frame("Connected")]
-
-    def resumed(self) -> Sequence[Frame]:
-        """Return nothing: nobody comes back."""
-        return ()
 
     def emit(self, event: events.Event) -> Sequence[Frame]:
         """Return what is sent for an event."""

@@ -11,7 +11,6 @@ from myna.server.config import Settings
 from myna.server.defaults import SOFT_SHARE, default_policy
 from myna.server.dialects.base import (
     Audio,
-    Callback,
     Command,
     DialectError,
     End,
@@ -21,6 +20,7 @@ from myna.server.dialects.base import (
     KeepAlive,
     ModelWanted,
     Open,
+    PlainEntry,
     Refusal,
     Refused,
     Reply,
@@ -50,7 +50,7 @@ _CLOSE_CODES = {
 """Of the errors whose close code is not 1008 (RFC 6455, 7.4.1, and its registry)."""
 
 
-class NativeEntry:
+class NativeEntry(PlainEntry):
     """The way in at `wire.PATH`."""
 
     def __init__(self, name: str, settings: Settings) -> None:
@@ -80,11 +80,6 @@ class NativeEntry:
         """Return the translator; what the model cannot do is refused when the client starts."""
         del model
         return NativeDialect(self._form, self._settings, engine)
-
-    @property
-    def callback(self) -> Callback | None:
-        """None: answers go back where the audio came from."""
-        return None
 
     @property
     def resume(self) -> Resume | None:

@@ -16,7 +16,6 @@ from typing import Any
 from myna.server.config import Settings
 from myna.server.dialects.base import (
     Audio,
-    Callback,
     Command,
     Configure,
     DialectError,
@@ -28,11 +27,12 @@ from myna.server.dialects.base import (
     KeepAlive,
     ModelWanted,
     Open,
+    PlainEntry,
     Reformat,
     Refusal,
     Refused,
     Reply,
-    Resume,
+    Unresumable,
 )
 from myna.server.dialects.openai_rest import PUBLIC_MODELS, error_body, logprobs, refused
 from myna.server.dialects.parameters import Parameters
@@ -64,7 +64,7 @@ _CLOSES = {
 _ERROR_TYPES = {"internal_error": "server_error", "shutting_down": "server_error", "overloaded": "server_error"}
 
 
-class RealtimeEntry:
+class RealtimeEntry(PlainEntry):
     """The way in at `PATH`. `session`: what the client's secret says of it; `beta`: it speaks the API's first version."""
 
     def __init__(self, name: str, settings: Settings, session: Mapping[str, Any] | None, *, beta: bool) -> None:
@@ -97,16 +97,6 @@ class RealtimeEntry:
             session.options(engine)
         return RealtimeDialect(session, self._settings, engine, names, beta=self._beta)
 
-    @property
-    def callback(self) -> Callback | None:
-        """None: answers go back where the audio came from."""
-        return None
-
-    @property
-    def resume(self) -> Resume | None:
-        """None: OpenAI's clients begin anew."""
-        return None
-
     def refused(self, refusal: Refusal) -> Refused:
         """Return the refusal as OpenAI's clients read it."""
         return Refused(error_body(refusal))
@@ -134,14 +124,13 @@ class _Item:
         return "".join(piece for piece, _ in self.pieces)
 
 
-class RealtimeDialect:
+class RealtimeDialect(Unresumable):
     """One connection's translator."""
 
     def __init__(
         self, session: Session, settings: Settings, engine: EngineInfo, names: frozenset[str], *, beta: bool
     ) -> None:
         self.idle_timeout_s = settings.realtime_idle_timeout_s
-        self.resume_token: str | None = None
         self._id = _new_id("sess")
         self._session = session
         self._settings = settings
@@ -190,10 +179,6 @@ class RealtimeDialect:
         """Return `session.created`."""
         del stream
         return [self._session_frame("created")]
-
-    def resumed(self) -> Sequence[Frame]:
-        """Return nothing: nobody comes back."""
-        return ()
 
     def emit(self, event: events.Event) -> Sequence[Frame]:
         """Return what is sent for an event."""
