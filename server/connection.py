@@ -126,6 +126,7 @@ class Connection:
         delivery: Delivery | None = None,
     ) -> None:
         self.owner = owner
+        self.path = ""
         self._dialect = dialect
         self._services = services
         self._settings = settings
@@ -145,7 +146,7 @@ class Connection:
         """Serve the client; returns when the socket is closed and everything the stream held is free."""
         seat: _Seat | None = await self._prepared(request)
         assert seat is not None
-        first = seat.socket
+        first, self.path = seat.socket, request.path
         live = self._live
         with self._known(), structlog.contextvars.bound_contextvars(stream=live.name):
             log.info("stream connected", peer=request.remote, path=request.path, model=live.engine.info.name)

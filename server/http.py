@@ -13,6 +13,7 @@ from aiohttp import web
 from myna import __version__
 from myna.server.admission import Admission
 from myna.server.auth import LONGEST_GRANT_S, Authentication, Scope, credential
+from myna.server.dialects import flux
 from myna.server.dialects.base import Entry, Refusal
 from myna.server.dialects.deepgram import DeepgramEntry
 from myna.server.dialects.openai_rest import error_body
@@ -115,12 +116,13 @@ class Pages:
 
     async def status(self, _request: web.Request) -> web.Response:
         """Say the same as Deepgram's own servers do."""
+        turning = sum(stream.path == flux.PATH for stream in self._services.streams.values())
         return web.json_response(
             {
                 "system_health": "Healthy" if self._alive() else "Degraded",
                 "active_batch_requests": self._transcriber.active,
-                "active_stream_requests": len(self._services.streams),
-                "active_listen_v2_stream_requests": 0,
+                "active_stream_requests": len(self._services.streams) - turning,
+                "active_listen_v2_stream_requests": turning,
             }
         )
 

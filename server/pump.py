@@ -21,7 +21,10 @@ from myna.streaming.vad import VoiceMemory
 
 
 class Ending(Protocol):
-    """A live stream, as the server ends it."""
+    """A live stream, as the server knows it."""
+
+    path: str
+    """The address it was asked for at."""
 
     def retire(self, error: DialectError) -> None:
         """End it for this reason, its finals first."""

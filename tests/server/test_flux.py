@@ -61,6 +61,14 @@ async def test_what_does_not_concern_a_model_is_ignored(server: Server) -> None:
         assert (await peer.until("Connected"))["sequence_id"] == 0
 
 
+async def test_the_status_counts_its_streams(server: Server) -> None:
+    async with connected(server, f"?{RAW}", PATH) as peer, ClientSession() as session:
+        await peer.until("Connected")
+        async with session.get(f"{server.url}/v1/status") as response:
+            status = await response.json()
+    assert status["active_listen_v2_stream_requests"] >= 1
+
+
 async def test_a_turn_over_a_socket_and_a_close_that_ends_none(server: Server) -> None:
     async with connected(server, f"?{RAW}&model=flux-general-en", PATH) as peer:
         await peer.until("Connected")
