@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from myna.streaming.engines.base import Kind, Outcome
-from myna.streaming.events import Cause, Span, Trigger
+from myna.streaming.events import Cause, Span, Trigger, Word
 from myna.streaming.policy import Options, Policy
 from myna.streaming.segmenter import Closed
 
@@ -18,6 +18,8 @@ class Decode:
     job_id: str
     kind: Kind
     outcome: Outcome | None = None
+    words: tuple[Word, ...] | None = None
+    """What it says, were its segment to end here; once somebody has asked."""
 
 
 @dataclass(slots=True)

@@ -310,15 +310,19 @@ class Session:
         speculative = self._speculative
         if speculative is None or speculative.outcome is None:
             return None
-        if not isinstance(speculative.outcome, Transcript):
+        if speculative.words is None:
+            speculative.words = self._words_if_over(start, speculative)
+        return speculative.words
+
+    def _words_if_over(self, start: int, speculative: Decode) -> tuple[Word, ...]:
+        outcome, segmenter = speculative.outcome, self._segmenter
+        if not isinstance(outcome, Transcript) or not self._policy.gate.passes(
+            outcome.log_probability, segmenter.voice
+        ):
             return ()
-        if not self._policy.gate.passes(speculative.outcome.log_probability, self._segmenter.voice):
-            return ()
-        segmenter = self._segmenter
-        so_far = Span(segmenter.open_start, segmenter.position)
-        speech = Span(start, segmenter.speech_end)
+        so_far, speech = Span(segmenter.open_start, segmenter.position), Span(start, segmenter.speech_end)
         closed = Closed(so_far, speech, segmenter.voice, Cause.ENDPOINT, segmenter.pauses)
-        return final_words(closed, speculative.audio, speculative.outcome.words, self._words)
+        return final_words(closed, speculative.audio, outcome.words, self._words)
 
     def _turn_words(self) -> list[Word]:
         """Return the final words of the open turn, as far back as they are kept."""
