@@ -21,8 +21,9 @@ from pipecat.frames.frames import (
     ProposedUserStoppedSpeakingFrame,
     STTUpdateSettingsFrame,
     TranscriptionFrame,
+    VADUserStartedSpeakingFrame,
 )
-from pipecat.services.openai.stt import OpenAIRealtimeSTTService
+from pipecat.services.openai.stt import OpenAIRealtimeSTTService, OpenAISTTService
 from pipeline import Agent, bare
 from sounds import BECKETT, RATE
 from test_livekit import Listener
@@ -220,3 +221,20 @@ async def test_livekit_two_sessions_at_once(
         assert len(other.of(SpeechEventType.END_OF_SPEECH)) >= 1
     heard = bare(one.said).split()
     assert sum(word in heard for word in set(BECKETT.split())) >= 7, heard
+
+
+async def test_pipecat_sends_segments_to_the_rest_api(server: Server, key: str, beckett: np.ndarray) -> None:
+    stt = OpenAISTTService(api_key=key, base_url=f"{server.url}/v1")
+    async with Agent(stt) as talker:
+        await talker.task.queue_frame(VADUserStartedSpeakingFrame())
+        await talker.push(beckett)
+        await talker.stop_speaking()
+        await eventually(lambda: bool(talker.sink.of(TranscriptionFrame)))
+    assert bare(talker.sink.said) == BECKETT
+    assert talker.errors == []
+
+
+async def test_livekit_recognizes_a_whole_recording(server: Server, key: str, beckett: np.ndarray) -> None:
+    stt = livekit_openai.STT(api_key=key, base_url=f"{server.url}/v1", model="whisper-1")
+    heard = await stt.recognize([rtc.AudioFrame(beckett.tobytes(), RATE, 1, len(beckett))])
+    assert bare(heard.alternatives[0].text) == BECKETT
