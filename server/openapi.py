@@ -77,6 +77,8 @@ def describe() -> _Schema:
                 )
             },
             "/v1/auth/grant": {"post": _grant()},
+            "/v1/realtime/client_secrets": {"post": _client_secret()},
+            "/v1/realtime/transcription_sessions": {"post": _transcription_session()},
             "/v1/listen": {"post": _listen()},
             "/v1/jobs/{id}": {
                 "get": _operation(
@@ -144,6 +146,28 @@ def _grant() -> _Schema:
     body = {"required": False, "content": {"application/json": {"schema": _object(required=(), ttl_seconds=ttl)}}}
     made = _object(access_token={"type": "string"}, expires_in={"type": "integer"})
     return _operation("A short-lived token.", {"200": _json(made), "400": _ref("Error")}, body=body)
+
+
+def _client_secret() -> _Schema:
+    seconds = {"type": "integer", "minimum": 10, "maximum": 7200, "default": 600}
+    asked = _object(required=(), expires_after=_object(required=(), seconds=seconds), session={"type": "object"})
+    made = _object(value={"type": "string"}, expires_at={"type": "integer"}, session={"type": "object"})
+    return _operation(
+        "A token for one kind of session of OpenAI's Realtime API.",
+        {"200": _json(made), "400": _ref("OpenAIError")},
+        body={"required": False, "content": {"application/json": {"schema": asked}}},
+        error="OpenAIError",
+    )
+
+
+def _transcription_session() -> _Schema:
+    made = _object(client_secret=_object(value={"type": "string"}, expires_at={"type": "integer"}))
+    return _operation(
+        "The same in the first version of that API.",
+        {"200": _json(made), "400": _ref("OpenAIError")},
+        body={"required": False, "content": {"application/json": {"schema": {"type": "object"}}}},
+        error="OpenAIError",
+    )
 
 
 def _listen() -> _Schema:

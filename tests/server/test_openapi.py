@@ -20,7 +20,7 @@ from myna.server.openapi import PATH, describe
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 OPERATIONS = [(path, method) for path, operations in describe()["paths"].items() for method in operations]
-"""Every route but the two WebSockets."""
+"""Every route but the WebSockets and the page."""
 
 
 @pytest.fixture(scope="module")
