@@ -120,11 +120,11 @@ class Server:
         return await self._upgrade.serve(request, flux.FluxEntry(request[REQUEST_ID], self.settings))
 
     async def _realtime(self, request: web.Request) -> web.StreamResponse:
-        session = self._authentication.session(credential(request.headers))
+        granted = self._authentication.session(credential(request.headers))
         beta = "realtime=v1" in request.headers.get(
             "OpenAI-Beta", ""
         ) or "openai-beta.realtime-v1" in request.headers.get("Sec-WebSocket-Protocol", "")
-        entry = realtime.RealtimeEntry(request[REQUEST_ID], self.settings, session, beta=beta)
+        entry = realtime.RealtimeEntry(request[REQUEST_ID], self.settings, granted, beta=beta)
         return await self._upgrade.serve(request, entry)
 
 

@@ -23,7 +23,7 @@ from myna.server.config import Settings
 from myna.server.dialects import deepgram_rest, openai_rest
 from myna.server.dialects.base import ModelWanted, Refusal
 from myna.server.dialects.deepgram import DeepgramEntry
-from myna.server.http import REQUEST_ID, answer, refusal_headers
+from myna.server.http import REQUEST_ID, answer, openai_refusal
 from myna.server.jobrunner import JobRunner
 from myna.server.models import Models
 from myna.server.serving import engine_for
@@ -174,7 +174,7 @@ class Files:
                     return await self._stream(request, uploads[0], asked)
                 return await _unless_gone(request, self._transcriptions(uploads, asked, several=_several(form, asked)))
         except Refusal as refusal:
-            return _openai_refusal(refusal)
+            return openai_refusal(refusal)
 
     async def _transcriptions(
         self, uploads: list[Upload], asked: openai_rest.TranscriptionRequest, *, several: bool
@@ -235,9 +235,9 @@ class Files:
         try:
             self._authentication.identify(credential(request.headers), Scope.TRANSCRIBE)
         except Refusal as refusal:
-            return _openai_refusal(refusal)
+            return openai_refusal(refusal)
         message = "No model of this server translates; /v1/audio/transcriptions transcribes in the language spoken."
-        return _openai_refusal(openai_rest.refused(message, "model", code="unsupported_model"))
+        return openai_refusal(openai_rest.refused(message, "model", code="unsupported_model"))
 
     async def from_url(self, request: web.Request) -> web.StreamResponse:
         """Transcribe the file at an address, for Reflector."""
@@ -247,7 +247,7 @@ class Files:
                 asked, url, offset_s = _reflector(body)
                 return await _unless_gone(request, self._from_url(asked, url, offset_s, folder))
         except Refusal as refusal:
-            return _openai_refusal(refusal)
+            return openai_refusal(refusal)
 
     async def _from_url(
         self, asked: openai_rest.TranscriptionRequest, url: str, offset_s: float, folder: Path
@@ -391,8 +391,3 @@ def _reflector(body: dict[str, Any]) -> tuple[openai_rest.TranscriptionRequest, 
     names = ("model", "language", "response_format")
     fields = [(name, value) for name in names if isinstance(value := body.get(name), str)]
     return openai_rest.parse(fields), url, float(offset)
-
-
-def _openai_refusal(refusal: Refusal) -> web.Response:
-    headers = refusal_headers(refusal) | {"x-should-retry": "false" if refusal.status < 500 else "true"}
-    return web.json_response(openai_rest.error_body(refusal), status=refusal.status, headers=headers)

@@ -30,6 +30,7 @@ REQUEST_ID = web.RequestKey("request_id", str)
 DEFAULT_GRANT_S = 30
 """Deepgram's own."""
 DEFAULT_REALTIME_GRANT_S = 600
+BETA_GRANT_S = 60
 REALTIME_GRANT_S = (10, 7200)
 """OpenAI's own."""
 
@@ -50,6 +51,12 @@ def refusal_headers(refusal: Refusal) -> dict[str, str]:
     if refusal.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return headers
+
+
+def openai_refusal(refusal: Refusal) -> web.Response:
+    """Return a refusal as OpenAI's clients read it; they try again what is not told to be permanent."""
+    headers = refusal_headers(refusal) | {"x-should-retry": "false" if refusal.status < 500 else "true"}
+    return web.json_response(error_body(refusal), status=refusal.status, headers=headers)
 
 
 class Pages:
@@ -176,33 +183,29 @@ class Pages:
     async def client_secret(self, request: web.Request) -> web.Response:
         """Make a short-lived token for a session of OpenAI's Realtime API, which it then begins with."""
         try:
-            asked = _json_object(await request.read())
-            ttl_s = realtime_ttl(asked.get("expires_after"))
-            given = asked.get("session") or {}
-            secret, session = self._session_token(request, given, ttl_s, beta=False)
+            secret, told = await self._session_token(request, beta=False)
         except Refusal as refusal:
-            return web.json_response(error_body(refusal), status=refusal.status, headers=refusal_headers(refusal))
-        return web.json_response({**secret, "session": session.told(f"sess_{uuid.uuid4().hex}", beta=False)})
+            return openai_refusal(refusal)
+        return web.json_response({**secret, "session": told})
 
     async def transcription_session(self, request: web.Request) -> web.Response:
         """Do the same in the first version of that API."""
         try:
-            secret, session = self._session_token(request, _json_object(await request.read()), 60, beta=True)
+            secret, told = await self._session_token(request, beta=True)
         except Refusal as refusal:
-            return web.json_response(error_body(refusal), status=refusal.status, headers=refusal_headers(refusal))
-        told = session.told(f"sess_{uuid.uuid4().hex}", beta=True)
+            return openai_refusal(refusal)
         return web.json_response({**told, "client_secret": secret})
 
-    def _session_token(
-        self, request: web.Request, given: object, ttl_s: int, *, beta: bool
-    ) -> tuple[dict[str, object], Session]:
+    async def _session_token(self, request: web.Request, *, beta: bool) -> tuple[dict[str, object], dict[str, Any]]:
+        """Return a token, and the session that it is made for as it is told. Raises `Refusal`."""
         identity = self._authentication.identify(credential(request.headers), Scope.GRANT)
-        session = Session().patched(given, beta=beta)
-        kept = {"audio": session.told("", beta=False)["audio"], "include": list(session.include)}
-        if session.transcription is None:
-            del kept["audio"]["input"]["transcription"]  # whoever asks for transcription and says no more wants some
-        value = self._authentication.grant(identity, ttl_s, kept)
-        return {"value": value, "expires_at": int(time.time()) + ttl_s}, session
+        asked = _json_object(await request.read())
+        ttl_s = BETA_GRANT_S if beta else realtime_ttl(asked.get("expires_after"))
+        patch = asked if beta else asked.get("session") or {}
+        session = Session().patched(patch, beta=beta)
+        value = self._authentication.grant(identity, ttl_s, {"patch": patch, "beta": beta})
+        secret = {"value": value, "expires_at": int(time.time()) + ttl_s}
+        return secret, session.told(f"sess_{uuid.uuid4().hex}", beta=beta)
 
     def _alive(self) -> bool:
         return all(pool.alive for pool in self._models.pools)

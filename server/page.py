@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from aiohttp import web
@@ -14,25 +15,18 @@ _POLICY = (
     "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'"
 )
 """The page loads nothing from elsewhere, and nobody may put it into theirs."""
+_HEADERS = {"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
 
 
 def add_to(app: web.Application) -> None:
     """Give the page and its files their routes."""
-    app.router.add_get("/", _page)
-    app.router.add_get(PREFIX + r"/{name:[\w.]+}", _file)
+    app.router.add_get("/", _sender("index.html"))
+    for path in FOLDER.iterdir():
+        app.router.add_get(f"{PREFIX}/{path.name}", _sender(path.name))
 
 
-async def _page(_request: web.Request) -> web.StreamResponse:
-    return _sent("index.html")
+def _sender(name: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def send(_request: web.Request) -> web.StreamResponse:
+        return web.FileResponse(FOLDER / name, headers=_HEADERS)
 
-
-async def _file(request: web.Request) -> web.StreamResponse:
-    name = request.match_info["name"]
-    if name not in {path.name for path in FOLDER.iterdir()}:
-        raise web.HTTPNotFound
-    return _sent(name)
-
-
-def _sent(name: str) -> web.FileResponse:
-    headers = {"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
-    return web.FileResponse(FOLDER / name, headers=headers)
+    return send

@@ -172,8 +172,9 @@ class Session:
                 if isinstance(item, Waiting) and item.decode and item.decode.job_id == job_id:
                     item.decode.outcome = outcome
         self._drain()
-        self._consider_turn()
-        self._drain()
+        if self._turns is not None:
+            self._consider_turn()
+            self._drain()
 
     def take(self) -> tuple[list[Request], list[Event]]:
         """Return what has to be done and told since the last call."""
@@ -206,7 +207,7 @@ class Session:
             self._decide([self._segmenter.close(barrier.at, barrier.cause)])
         self._complete = barrier.cause is Cause.END
         if barrier.cause is Cause.DISCARD:
-            self._segmenter.in_utterance = self._speaking = False  # what is said from here on begins
+            self._leave_utterance()
             self._coverage.not_before = barrier.at
         if barrier.cause is not Cause.ENDPOINT:
             self._closed.append(barrier)
@@ -217,6 +218,10 @@ class Session:
             self._turns.resume()
             self._closed.append(TurnEnd(barrier.at, barrier.trigger, confidence))
 
+    def _leave_utterance(self) -> None:
+        """Take what is said from here on for the beginning of another."""
+        self._segmenter.in_utterance = self._speaking = False
+
     def _adopt(self, change: Change) -> None:
         if change.options != self._options:
             self._options = change.options
@@ -225,7 +230,7 @@ class Session:
         if policy != self._policy:
             endless = self._policy.patience_s == 0
             if endless and policy.patience_s and self._segmenter.speech_start is None:
-                self._segmenter.in_utterance = self._speaking = False  # what goes on there ends here
+                self._leave_utterance()
             self._policy = policy
             self._segmenter.adopt(policy)
             self._coverage.adopt(policy)

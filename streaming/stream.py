@@ -24,7 +24,7 @@ class Stream:
         self._decoder = decoder
         self._policy, self._options, self._engine = policy, options, engine
         self._sessions: list[Session] = []
-        self._flushes: dict[str, int] = {}  # token → channels that have not acknowledged it, nor a change
+        self._open_tokens: dict[str, int] = {}  # of flushes and changes → channels that have not acknowledged them
         self._ended = 0
         self._number = 0
         self._due = float("-inf")
@@ -80,7 +80,7 @@ class Stream:
             self._early.append(Flushed(token=token, channel=channel or 0))
             return
         asked = self._sessions if channel is None else self._sessions[channel : channel + 1]
-        self._flushes[token] = len(asked)
+        self._open_tokens[token] = len(asked)
         for session in asked:
             session.flush(token)
 
@@ -94,7 +94,7 @@ class Stream:
         if not self._sessions:
             self._early.append(Flushed(token=token))
             return
-        self._flushes[token] = len(self._sessions)
+        self._open_tokens[token] = len(self._sessions)
         for session in self._sessions:
             session.discard(token)
 
@@ -110,7 +110,7 @@ class Stream:
             self._early.append(Configured(token=token))
             return
         if token is not None:
-            self._flushes[token] = len(self._sessions)
+            self._open_tokens[token] = len(self._sessions)
         for session in self._sessions:
             session.configure(self._policy, options, token)
 
@@ -165,22 +165,23 @@ class Stream:
             session.push(pcm, self._due)
 
     def _completed(self, event: Event) -> Event | None:
-        """Say of a flush whether it is the last channel's; hold back the end until the last channel has told it."""
+        """Say of a flush whether it is the last channel's; hold back the end, or a change, until the last channel."""
         match event:
-            case Flushed(token=token) if token in self._flushes:
-                self._flushes[token] -= 1
-                if self._flushes[token]:
-                    return replace(event, everywhere=False)
-                del self._flushes[token]
-            case Configured(token=token) if token in self._flushes:
-                self._flushes[token] -= 1
-                if self._flushes[token]:
-                    return None
-                del self._flushes[token]
+            case Flushed(token=token) if not self._is_last(token):
+                return replace(event, everywhere=False)
+            case Configured(token=token) if not self._is_last(token):
+                return None
             case Ended() if self._sessions:
                 self._ended += 1
                 return event if self._ended == len(self._sessions) else None
         return event
+
+    def _is_last(self, token: str) -> bool:
+        """Take note that one more channel has acknowledged it; return whether that was the last."""
+        left = self._open_tokens.pop(token, 1) - 1
+        if left:
+            self._open_tokens[token] = left
+        return not left
 
     def _next(self) -> int:
         number = self._number

@@ -59,3 +59,8 @@ def contained(
 
 BECKETT = "ever tried ever failed no matter try again fail again fail better"
 """What is said in the recording beckett, as the default engine hears it."""
+
+
+def bare(text: str) -> str:
+    """Return a text as BECKETT is written: lower case, without punctuation."""
+    return "".join(c for c in text.lower() if c.isalnum() or c == " ")

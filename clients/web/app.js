@@ -1,7 +1,7 @@
 // The page: a microphone or a file to a live client, its messages to the transcript.
 
 import { MynaClient, MynaError, models } from "./myna.js";
-import { Transcript } from "./transcript.js";
+import { Transcript, clock } from "./transcript.js";
 
 const FILE_PIECE = 64 * 1024;
 const KEY = "myna-key";
@@ -179,10 +179,6 @@ function speaking(now) {
 function late(id, endS) {
   if (beganAt === null) return;
   part(id).textContent = `${Math.max(0, Math.round(performance.now() - beganAt - 1000 * endS))} ms`;
-}
-
-function clock(s) {
-  return `${Math.floor(s / 60)}:${String(Math.floor(s % 60)).padStart(2, "0")}`;
 }
 
 function download(form) {

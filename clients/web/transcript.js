@@ -172,7 +172,8 @@ function spans(words, kind) {
   });
 }
 
-function clock(s) {
+/** Return seconds as minutes and seconds. */
+export function clock(s) {
   return `${Math.floor(s / 60)}:${String(Math.floor(s % 60)).padStart(2, "0")}`;
 }
 

@@ -153,16 +153,17 @@ def _figures(members: Sequence[Heard]) -> dict[str, float | int]:
     starts = [abs(error) for h in members for error in h.start_errors_s]
     if starts:
         figures["start_error_median_ms"] = round(1000 * statistics.median(starts))
-        figures["start_error_p90_ms"] = round(1000 * _quantile(starts, 0.9))
+        figures["start_error_p90_ms"] = round(1000 * quantile(starts, 0.9))
     for name in ("first_partial_s", "partial_gap_s", "final_delay_s"):
         if values := [value for h in members for value in getattr(h, name)]:
             figures[f"{name[:-2]}_median_s"] = round(statistics.median(values), 3)
-            figures[f"{name[:-2]}_p95_s"] = round(_quantile(values, 0.95), 3)
+            figures[f"{name[:-2]}_p95_s"] = round(quantile(values, 0.95), 3)
             figures[f"{name[:-2]}_max_s"] = round(max(values), 3)
     return figures
 
 
-def _quantile(values: Sequence[float], share: float) -> float:
+def quantile(values: Sequence[float], share: float) -> float:
+    """Return the value that this share of the values is below, one of them."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 

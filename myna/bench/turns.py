@@ -18,7 +18,7 @@ from aiohttp import ClientError, ClientSession, WSMsgType
 from rich.console import Console
 from rich.table import Table
 
-from myna.bench.accuracy import AccuracyError, Recording, read_manifest
+from myna.bench.accuracy import AccuracyError, Recording, quantile, read_manifest
 from myna.bench.local import local_server
 from myna.clients import files
 from myna.streaming.events import samples, seconds
@@ -82,8 +82,9 @@ def measure(
         address = url or stack.enter_context(local_server(model, "--final-target-ms", "0")).url
         for setting in settings:
             ended = asyncio.run(_run(recordings, setting, address, api_key, streams))
-            everything[str(setting)] = {"figures": figures(ended), "utterances": [asdict(one) for one in ended]}
-            table.add_row(str(setting), *(str(value) for value in figures(ended).values()))
+            found = figures(ended)
+            everything[str(setting)] = {"figures": found, "utterances": [asdict(one) for one in ended]}
+            table.add_row(str(setting), *map(str, found.values()))
     if as_json:
         json.dump(everything, sys.stdout, indent=1)
         sys.stdout.write("\n")
@@ -93,12 +94,12 @@ def measure(
 
 def figures(ended: Sequence[Ended]) -> dict[str, float | int]:
     """Return the figures of one run."""
-    delays = sorted(one.delay_s for one in ended if one.delay_s is not None)
+    delays = [one.delay_s for one in ended if one.delay_s is not None]
     return {
         "utterances": len(ended),
         "false_ends_percent": round(100 * sum(one.false_ends > 0 for one in ended) / len(ended), 1),
         "delay_median_ms": round(1000 * statistics.median(delays)) if delays else -1,
-        "delay_p90_ms": round(1000 * delays[int(0.9 * (len(delays) - 1))]) if delays else -1,
+        "delay_p90_ms": round(1000 * quantile(delays, 0.9)) if delays else -1,
         "timeouts": sum(one.trigger == "timeout" for one in ended),
         "false_eager_percent": round(100 * sum(one.false_eager > 0 for one in ended) / len(ended), 1),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -94,6 +95,11 @@ class Frame:
     number: int | None = None
 
 
+def json_frame(message: Mapping[str, object], replaces: str | None = None) -> Frame:
+    """Return a message in JSON, without spaces."""
+    return Frame(json.dumps(message, ensure_ascii=False, separators=(",", ":")), replaces)
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """Command: send these at once; the stream is not touched."""
@@ -111,6 +117,18 @@ class Farewell:
     frames: tuple[Frame, ...]
     close_code: int
     reason: str
+
+
+POLICY_VIOLATION = 1008
+CLOSE_CODES = {
+    "message_too_big": 1009,
+    "slow_reader": 1013,
+    "overloaded": 1013,
+    "shutting_down": 1001,
+    "internal_error": 1011,
+}
+"""How the WebSocket is closed for an error where a vendor has no code of its own; of any other error `POLICY_VIOLATION`
+(RFC 6455, 7.4.1, and its registry)."""
 
 
 class DialectError(Exception):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -29,6 +29,7 @@ from myna.server.dialects.base import (
     Refused,
     Reply,
     Unresumable,
+    json_frame,
 )
 from myna.server.dialects.deepgram_request import (
     MULTIPLE,
@@ -194,7 +195,7 @@ class DeepgramDialect(Unresumable):
             case events.Opened(channels=channels):
                 self._channels, self._opened = channels, True
             case events.SpeechStarted(at=at, channel=channel) if self._request.vad_events:
-                return [_frame({"type": "SpeechStarted", "channel": [channel], "timestamp": _seconds(at)})]
+                return [json_frame({"type": "SpeechStarted", "channel": [channel], "timestamp": _seconds(at)})]
             case events.Tentative(channel=channel, span=span, words=words):
                 return [self._results(channel, span, words, is_final=False)]
             case events.Final(channel=channel, span=span, words=words, cause=cause):
@@ -204,7 +205,7 @@ class DeepgramDialect(Unresumable):
                 return [self._results(channel, span, words, is_final=True, cause=cause)]
             case events.UtteranceEnd(channel=channel, last_word_end=end) if self._request.utterance_end_ms:
                 index = [channel, self._channels]
-                return [_frame({"type": "UtteranceEnd", "channel": index, "last_word_end": round(end, 3)})]
+                return [json_frame({"type": "UtteranceEnd", "channel": index, "last_word_end": round(end, 3)})]
             case events.Flushed():
                 return self._flushed(event)
         return ()
@@ -221,7 +222,7 @@ class DeepgramDialect(Unresumable):
             "duration": round(heard_s, 3),
             "channels": self._channels_heard(),
         }
-        return Farewell((_frame(metadata),), code, reason)
+        return Farewell((json_frame(metadata),), code, reason)
 
     def _channels_heard(self) -> int:
         if not self._heard:
@@ -274,11 +275,11 @@ class DeepgramDialect(Unresumable):
                 self._formatting = replace(self._formatting, **{_FEATURES[name]: value})
             elif name == "profanity_filter":
                 self._formatting = replace(self._formatting, profanity=not value)
-        return [*commands, Reply((_frame(reply),))]
+        return [*commands, Reply((json_frame(reply),))]
 
     def _configure_failure(self, code: str, description: str) -> Reply:
         failure = {"type": "ConfigureFailure", "request_id": self._request_id, "code": code, "description": description}
-        return Reply((_frame(failure),))
+        return Reply((json_frame(failure),))
 
     def _schema_error(self, frame: str, description: str) -> Reply:
         error = {
@@ -287,7 +288,7 @@ class DeepgramDialect(Unresumable):
             "description": description,
             "message": frame[:_LONGEST_ECHO],
         }
-        return Reply((_frame(error),))
+        return Reply((json_frame(error),))
 
     def _results(
         self,
@@ -323,7 +324,7 @@ class DeepgramDialect(Unresumable):
             "metadata": self._metadata,
             "from_finalize": cause is events.Cause.FLUSH,
         }
-        return _frame(message, replaces=None if is_final else f"interim {channel}")
+        return json_frame(message, replaces=None if is_final else f"interim {channel}")
 
 
 def model_metadata(model: Model, engine: EngineInfo) -> dict[str, Any]:
@@ -363,7 +364,3 @@ def _hit(hit: search.Hit) -> dict[str, object]:
 
 def _seconds(sample: int) -> float:
     return round(seconds(sample), 3)
-
-
-def _frame(message: Mapping[str, object], replaces: str | None = None) -> Frame:
-    return Frame(json.dumps(message, ensure_ascii=False, separators=(",", ":")), replaces)

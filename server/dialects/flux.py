@@ -10,6 +10,8 @@ from typing import Any
 from myna.server.config import Settings
 from myna.server.defaults import default_policy
 from myna.server.dialects.base import (
+    CLOSE_CODES,
+    POLICY_VIOLATION,
     Audio,
     Command,
     Configure,
@@ -26,6 +28,7 @@ from myna.server.dialects.base import (
     Refused,
     Reply,
     Unresumable,
+    json_frame,
 )
 from myna.server.dialects.deepgram import DeepgramEntry
 from myna.server.dialects.deepgram_request import PUBLIC_MODELS, checked_keyterms, options_of, spoken
@@ -45,14 +48,6 @@ UPDATE_S = 0.25
 """An `Update` comes so often, in audio."""
 INTERIM_S = 0.5
 """Words are looked for again so often: agents want them sooner than readers do."""
-_CLOSES = {
-    "shutting_down": 1001,
-    "message_too_big": 1009,
-    "slow_reader": 1013,
-    "overloaded": 1013,
-    "internal_error": 1011,
-}
-"""How the WebSocket is closed; of anything else 1008."""
 _ERROR_CODES = {"invalid_message": "UNPARSABLE_CLIENT_MESSAGE"}
 
 
@@ -189,7 +184,7 @@ class FluxDialect(Unresumable):
             return Farewell((), 1000, "")
         code = _ERROR_CODES.get(error.code, error.code.upper())
         told = self._frame("Error", {"code": code, "description": error.message})
-        return Farewell((told,), _CLOSES.get(error.code, 1008), error.message)
+        return Farewell((told,), CLOSE_CODES.get(error.code, POLICY_VIOLATION), error.message)
 
     def _policy(self, now: _Settings) -> Policy:
         return fitted(replace(self._defaults, turns=now.turns), self._engine)
@@ -217,9 +212,7 @@ class FluxDialect(Unresumable):
         if self._told:
             self._told = False
             return ()
-        frame = self._turn_info("Update", confidence)
-        self._told = False
-        return [frame]
+        return [self._turn_info("Update", confidence)]
 
     def _words(self) -> Sequence[Word]:
         if not self._in_turn:
@@ -230,7 +223,7 @@ class FluxDialect(Unresumable):
         return text_of(self._words(), punctuated=True)
 
     def _turn_info(self, event: str, confidence: float, **more: object) -> Frame:
-        self._told = True
+        self._told = event != "Update"
         words = self._words()
         message: dict[str, object] = {
             "event": event,
@@ -309,7 +302,7 @@ class FluxDialect(Unresumable):
         if kind != "Error":
             numbered["request_id"] = self._request_id
         self._sequence += 1
-        return Frame(json.dumps({**numbered, **(fields or {})}, ensure_ascii=False, separators=(",", ":")))
+        return json_frame({**numbered, **(fields or {})})
 
 
 def _unparsable(message: str) -> DialectError:

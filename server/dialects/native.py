@@ -10,6 +10,8 @@ from typing import Literal, cast
 from myna.server.config import Settings
 from myna.server.defaults import SOFT_SHARE, default_policy
 from myna.server.dialects.base import (
+    CLOSE_CODES,
+    POLICY_VIOLATION,
     Audio,
     Command,
     DialectError,
@@ -37,17 +39,7 @@ from myna.streaming.policy import Options, Policy
 _MESSAGES_UNTOLD, _BYTES_UNTOLD = 100, 160_000
 """A client that keeps what it has sent learns after so many messages or bytes (about 5 s of audio) that they have come."""
 _LONGEST_NUMBER = 15
-_POLICY_VIOLATION = 1008
-_CLOSE_CODES = {
-    "invalid_message": 1007,
-    "undecodable_audio": 1003,
-    "message_too_big": 1009,
-    "slow_reader": 1013,
-    "overloaded": 1013,
-    "shutting_down": 1001,
-    "internal_error": 1011,
-}
-"""Of the errors whose close code is not 1008 (RFC 6455, 7.4.1, and its registry)."""
+_CLOSE_CODES = {**CLOSE_CODES, "invalid_message": 1007, "undecodable_audio": 1003}
 
 
 class NativeEntry(PlainEntry):
@@ -215,7 +207,7 @@ class NativeDialect:
     def closing(self, error: DialectError | None, heard_s: float) -> Farewell:
         """Return the `error` message, if there is one, and `closed`."""
         reason, code = (
-            ("close", 1000) if error is None else (error.code, _CLOSE_CODES.get(error.code, _POLICY_VIOLATION))
+            ("close", 1000) if error is None else (error.code, _CLOSE_CODES.get(error.code, POLICY_VIOLATION))
         )
         frames = () if error is None else self._frames(wire.Error(code=error.code, message=error.message))
         closed = self._frames(wire.Closed(reason=reason, seconds=_round(heard_s)))

@@ -15,6 +15,8 @@ from typing import Any
 
 from myna.server.config import Settings
 from myna.server.dialects.base import (
+    CLOSE_CODES,
+    POLICY_VIOLATION,
     Audio,
     Command,
     Configure,
@@ -33,6 +35,7 @@ from myna.server.dialects.base import (
     Refused,
     Reply,
     Unresumable,
+    json_frame,
 )
 from myna.server.dialects.openai_rest import PUBLIC_MODELS, error_body, logprobs, refused
 from myna.server.dialects.parameters import Parameters
@@ -53,24 +56,16 @@ _CLIENT_EVENTS = (
     "session.update", "transcription_session.update", "input_audio_buffer.append", "input_audio_buffer.commit",
     "input_audio_buffer.clear",
 )  # fmt: skip
-_CLOSES = {
-    "shutting_down": 1001,
-    "message_too_big": 1009,
-    "slow_reader": 1013,
-    "overloaded": 1013,
-    "internal_error": 1011,
-}
-"""How the WebSocket is closed; of anything else 1008."""
 _ERROR_TYPES = {"internal_error": "server_error", "shutting_down": "server_error", "overloaded": "server_error"}
 
 
 class RealtimeEntry(PlainEntry):
-    """The way in at `PATH`. `session`: what the client's secret says of it; `beta`: it speaks the API's first version."""
+    """The way in at `PATH`. `granted`: the session of the client's secret; `beta`: it speaks the API's first version."""
 
-    def __init__(self, name: str, settings: Settings, session: Mapping[str, Any] | None, *, beta: bool) -> None:
+    def __init__(self, name: str, settings: Settings, granted: Mapping[str, Any] | None, *, beta: bool) -> None:
         self.name = name
         self._settings = settings
-        self._session = session
+        self._granted = granted
         self._beta = beta
         self._asked: str | None = None
 
@@ -84,18 +79,22 @@ class RealtimeEntry(PlainEntry):
             raise refused(
                 "There are transcription sessions here, and no others: ask for intent=transcription.", "intent"
             )
-        if self._asked is None and self._session is not None:
-            self._asked = ((self._session.get("audio") or {}).get("input") or {}).get("transcription", {}).get("model")
+        if self._asked is None:
+            self._asked = (self._begun(Session()).transcription or {}).get("model")
         return ModelWanted.of(self._asked, PUBLIC_MODELS)
 
     def dialect(self, model: Model, engine: EngineInfo) -> RealtimeDialect:
         """Return the translator. Raises `Refusal` if the model cannot do what the client's secret asks."""
         names = frozenset(name for name in (model.name, engine.name, self._asked) if name)
-        session = Session(transcription={"model": self._asked or model.name})
-        if self._session is not None:
-            session = session.patched(self._session, beta=False, models=names)
-            session.options(engine)
+        session = self._begun(Session(transcription={"model": self._asked or model.name}), names)
+        session.options(engine)
         return RealtimeDialect(session, self._settings, engine, names, beta=self._beta)
+
+    def _begun(self, session: Session, names: frozenset[str] | None = None) -> Session:
+        """Return the session as the client's secret, if there is one, lets it begin."""
+        if self._granted is None:
+            return session
+        return session.patched(self._granted["patch"], beta=self._granted["beta"], models=names)
 
     def refused(self, refusal: Refusal) -> Refused:
         """Return the refusal as OpenAI's clients read it."""
@@ -211,7 +210,7 @@ class RealtimeDialect(Unresumable):
         if error is None:
             return Farewell((), 1000, "")
         frame = self._error(error.code, error.message, None, None)
-        return Farewell((frame,), _CLOSES.get(error.code, 1008), error.message)
+        return Farewell((frame,), CLOSE_CODES.get(error.code, POLICY_VIOLATION), error.message)
 
     def _update(self, patch: object, *, beta: bool) -> Sequence[Command]:
         session = self._session.patched(patch, beta=beta, models=self._names)
@@ -360,8 +359,7 @@ class RealtimeDialect(Unresumable):
         return self._frame("error", error=error)
 
     def _frame(self, kind: str, **fields: object) -> Frame:
-        message = {"type": kind, "event_id": _new_id("event"), **fields}
-        return Frame(json.dumps(message, ensure_ascii=False, separators=(",", ":")))
+        return json_frame({"type": kind, "event_id": _new_id("event"), **fields})
 
 
 def _new_id(kind: str) -> str:

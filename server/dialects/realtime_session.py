@@ -137,17 +137,16 @@ class Session:
             audio = _object("session.audio", given.get("audio") or {})
             changes = dict(_object("session.audio.input", audio.get("input") or {}))
         parts: dict[str, Any] = {
-            name: change(self, changes[name], f"{where}{name}", models)
-            for name, change in _PARTS.items()
-            if name in changes
+            name: change(self, changes[name], f"{where}{name}") for name, change in _PARTS.items() if name in changes
         }
+        if models is not None and parts.get("transcription"):
+            _check_model(parts["transcription"].get("model"), models, f"{where}transcription.model")
         if "include" in given:
             parts["include"] = _includes(given["include"])
         return replace(self, **parts)
 
 
-def _format(session: Session, given: object, where: str, models: frozenset[str] | None) -> Mapping[str, Any]:
-    del models
+def _format(session: Session, given: object, where: str) -> Mapping[str, Any]:
     if given is None:
         return session.format
     wanted = _object(where, given)
@@ -166,9 +165,7 @@ def _format(session: Session, given: object, where: str, models: frozenset[str] 
     return {"type": kind, "rate": rate}
 
 
-def _transcription(
-    session: Session, given: object, where: str, models: frozenset[str] | None
-) -> Mapping[str, Any] | None:
+def _transcription(session: Session, given: object, where: str) -> Mapping[str, Any] | None:
     if given is None:
         return None
     wanted = _object(where, given)
@@ -181,21 +178,10 @@ def _transcription(
     for name in ("languages", "keywords"):
         if not all(isinstance(text, str) for text in wanted.get(name) or ()):
             raise refused(f"{where}.{name} must be a list of texts.", f"{where}.{name}")
-    model = wanted.get("model")
-    if model and models is not None and model not in models and not PUBLIC_MODELS.fullmatch(model):
-        raise refused(
-            f"{where}.model: this connection is served by {min(models)}, not by {_short(model)}: a model is chosen when"
-            " connecting, with model= in the address.",
-            f"{where}.model",
-            code="model_not_found",
-        )
     return {**(session.transcription or {}), **wanted}
 
 
-def _turn_detection(
-    session: Session, given: object, where: str, models: frozenset[str] | None
-) -> Mapping[str, Any] | None:
-    del models
+def _turn_detection(session: Session, given: object, where: str) -> Mapping[str, Any] | None:
     if given is None:
         return None
     wanted = _object(where, given)
@@ -220,11 +206,18 @@ def _turn_detection(
     return merged
 
 
-def _noise_reduction(
-    session: Session, given: object, where: str, models: frozenset[str] | None
-) -> Mapping[str, Any] | None:
-    del models
+def _noise_reduction(session: Session, given: object, where: str) -> Mapping[str, Any] | None:
     return None if given is None else {**(session.noise_reduction or {}), **_object(where, given)}
+
+
+def _check_model(model: str | None, models: frozenset[str], where: str) -> None:
+    if model and model not in models and not PUBLIC_MODELS.fullmatch(model):
+        raise refused(
+            f"{where}: this connection is served by {min(models)}, not by {_short(model)}: a model is chosen when"
+            " connecting, with model= in the address.",
+            where,
+            code="model_not_found",
+        )
 
 
 _PARTS = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import numpy as np
 import pytest
 from peer import settings
@@ -42,3 +43,9 @@ async def impatient_server(key_file: Path, key: str) -> AsyncIterator[Server]:
     """One whose patience is short, for long pauses."""
     async with running(settings(keys=key_file, deepgram_idle_timeout_s=1.0)) as started:
         yield started
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as session:
+        yield session

@@ -72,7 +72,3 @@ class Agent:
 
     async def stop_speaking(self) -> None:
         await self.task.queue_frame(VADUserStoppedSpeakingFrame())
-
-
-def bare(text: str) -> str:
-    return "".join(c for c in text.lower() if c.isalnum() or c == " ")

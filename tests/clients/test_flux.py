@@ -29,8 +29,8 @@ from pipecat.frames.frames import (
     TranscriptionFrame,
 )
 from pipecat.services.deepgram.flux.stt import DeepgramFluxSTTService
-from pipeline import Agent, bare
-from sounds import BECKETT, RATE
+from pipeline import Agent
+from sounds import BECKETT, RATE, bare
 from test_deepgram_python import at, pieces
 from test_livekit import Listener
 
@@ -165,12 +165,6 @@ async def test_pipecat_configures_midway(server: Server, key: str, beckett: np.n
         await talker.push(np.concatenate([beckett, PAUSE]))
         await eventually(lambda: talker.sink.said.lower().count("better") == 2)
     assert talker.errors == []
-
-
-@pytest.fixture
-async def http() -> Any:
-    async with aiohttp.ClientSession() as session:
-        yield session
 
 
 class Turner(Listener):

@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -14,17 +13,11 @@ from livekit.agents import APIConnectOptions, APIError
 from livekit.agents.stt import SpeechEvent, SpeechEventType
 from livekit.plugins import deepgram
 from peer import eventually
-from sounds import BECKETT, RATE
+from sounds import BECKETT, RATE, bare
 
 from myna.server.app import Server
 
 ONCE = APIConnectOptions(max_retry=0, timeout=10)
-
-
-@pytest.fixture
-async def http() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
 
 
 class Listener:
@@ -67,10 +60,6 @@ class Listener:
     @property
     def said(self) -> str:
         return " ".join(event.alternatives[0].text for event in self.of(SpeechEventType.FINAL_TRANSCRIPT)).lower()
-
-
-def bare(text: str) -> str:
-    return "".join(c for c in text.lower() if c.isalnum() or c == " ")
 
 
 async def test_interims_finals_and_the_ends_of_speech(

@@ -8,8 +8,8 @@ import pytest
 from peer import eventually
 from pipecat.frames.frames import InterimTranscriptionFrame, TranscriptionFrame
 from pipecat.services.deepgram.stt import DeepgramSTTService
-from pipeline import Agent, bare
-from sounds import BECKETT, RATE
+from pipeline import Agent
+from sounds import BECKETT, RATE, bare
 
 from myna.server.app import Server
 

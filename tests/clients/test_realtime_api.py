@@ -24,8 +24,8 @@ from pipecat.frames.frames import (
     VADUserStartedSpeakingFrame,
 )
 from pipecat.services.openai.stt import OpenAIRealtimeSTTService, OpenAISTTService
-from pipeline import Agent, bare
-from sounds import BECKETT, RATE
+from pipeline import Agent
+from sounds import BECKETT, RATE, bare
 from test_livekit import Listener
 
 from myna.server.app import Server
@@ -198,12 +198,6 @@ class Realtime(Listener):
         for start in range(0, len(at_24), rate // 10):
             piece = at_24[start : start + rate // 10]
             self.stream.push_frame(rtc.AudioFrame(piece.tobytes(), rate, 1, len(piece)))
-
-
-@pytest.fixture
-async def http() -> Any:
-    async with aiohttp.ClientSession() as opened:
-        yield opened
 
 
 async def test_livekit_two_sessions_at_once(
