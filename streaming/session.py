@@ -215,7 +215,7 @@ class Session:
             self._closed.append(Gap())
         else:
             confidence = self._turns.confidence
-            self._turns.resume()
+            self._turns.end()
             self._closed.append(TurnEnd(barrier.at, barrier.trigger, confidence))
 
     def _leave_utterance(self) -> None:

@@ -11,21 +11,23 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from myna.streaming.events import Trigger, Word, seconds
+from myna.streaming.events import Trigger, Word, samples, seconds
 
-_BASE = -4.94
 _PER_LOG_SECOND = 2.3
 """Of the logarithm of the silence: 2.1 to 2.3 in every fit to the reference recordings."""
-_SURE = 3.80
+_BASE = -6.4
+_SURE = 5.5
 """The engine is sure of the last word: a word that is heard whole, with what follows it, is surer than one cut off."""
-_SENTENCE = 3.06
+_SENTENCE = 2.2
 """Enough words since the last end of a sentence to be one."""
-_MARK = 0.71
+_MARK = 1.4
 """The text ends with the mark of a sentence's end. Models write one at most pauses, so it says little."""
+_HABIT = -0.75
+"""At the default threshold, silence twice as long as the longest pause from which the speaker has gone on is the end."""
 
-_SUREST = 3.0
-"""-log(1 - confidence) at which a word counts as sure: a confidence of 0.95."""
-_WORDS = 3
+_SUREST = 2.2
+"""-log(1 - confidence) at which a word counts as sure: a confidence of 0.89."""
+_WORDS = 4
 _MARKS = ".?!…。？！"
 _DANGLING = {
     "a", "an", "the", "and", "or", "but", "nor", "because", "although", "if", "than", "of", "from", "with", "into", "my",
@@ -34,6 +36,8 @@ _DANGLING = {
 """English words that end no sentence, whatever mark a model puts behind them: somebody is looking for the next word."""
 WORDLESS_S = 0.5
 """Sound like speech in which no word was heard ends after so much silence: it begins no turn."""
+SHORTEST_REST = samples(0.44)
+"""A pause so long is a rest. Shorter ones are part of fluent speech and say nothing of how long the speaker pauses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +78,11 @@ class Over:
 Verdict = Eager | Over
 
 
-def confidence(silence: int, words: Sequence[Word]) -> float:
-    """Return how probably a turn is over, between 0 and 1, whose last `words` were followed by so many samples of silence."""
+def confidence(silence: int, words: Sequence[Word], rest: int = 0) -> float:
+    """Return how probably a turn is over, between 0 and 1, whose last `words` were followed by so many samples of silence.
+
+    `rest` is the longest pause in samples from which the speaker has gone on in this turn; 0: there was none.
+    """
     if silence <= 0 or not words:
         return 0.0
     last = words[-1]
@@ -86,9 +93,10 @@ def confidence(silence: int, words: Sequence[Word]) -> float:
             break
         said += 1
     sure = min(-math.log(max(1e-9, 1 - last.confidence)), _SUREST) / _SUREST
-    logit = _BASE + _PER_LOG_SECOND * math.log(seconds(silence)) + _SURE * sure
-    logit += _SENTENCE * said / _WORDS * ends + _MARK * (last.text[-1:] in _MARKS) * ends
-    return 1 / (1 + math.exp(-logit))
+    known = _BASE + _SURE * sure + _SENTENCE * said / _WORDS * ends + _MARK * (last.text[-1:] in _MARKS) * ends
+    if rest >= SHORTEST_REST:
+        known = min(known, _HABIT - _PER_LOG_SECOND * math.log(seconds(rest)))
+    return 1 / (1 + math.exp(-known - _PER_LOG_SECOND * math.log(seconds(silence))))
 
 
 class Turns:
@@ -96,17 +104,28 @@ class Turns:
 
     def __init__(self, policy: TurnPolicy) -> None:
         self.policy = policy
+        self.end()
+
+    def end(self) -> None:
+        """Forget the turn: it is over."""
         self.eager = False
         """Whether it has been said that the open turn may be over."""
         self.confidence = 0.0
         """That the speaker has finished, as of the last look."""
+        self._silence = 0  # at the last look
+        self._last_end = 0.0  # of the last word known then, in seconds
+        self._left: tuple[int, float] | None = None  # a pause that sound has ended, and its `_last_end`
+        self._rest = 0  # the longest pause from which words have gone on
 
     def look(self, silence: int, words: Sequence[Word] | None) -> Verdict | None:
         """Return what follows from so many samples of silence after these words of the turn.
 
         `words` None: what was said last is not decoded yet.
         """
-        self.confidence = confidence(silence, words or ())
+        if words:
+            self._note_rest(words[-1])
+        self._silence = silence
+        self.confidence = confidence(silence, words or (), self._rest)
         late = 1000 * seconds(silence) >= self.policy.timeout_ms
         if words is None:
             return self._over(Trigger.TIMEOUT) if late else None
@@ -123,10 +142,20 @@ class Turns:
 
     def resume(self) -> bool:
         """Take note that speech goes on; return whether it had been said that the turn may be over."""
-        was, self.eager, self.confidence = self.eager, False, 0.0
+        if self._silence:
+            pause, last_end = self._left or (0, self._last_end)
+            self._left = max(pause, self._silence), last_end
+        was, self.eager, self.confidence, self._silence = self.eager, False, 0.0, 0
         return was
+
+    def _note_rest(self, last: Word) -> None:
+        """Count the pause before as a rest if there are words behind it: what ended it may have been a cough."""
+        if self._left is not None and last.start >= self._left[1]:
+            self._rest = max(self._rest, self._left[0])
+            self._left = None
+        self._last_end = last.end
 
     def _over(self, trigger: Trigger | None) -> Over:
         over = Over(trigger, self.confidence)
-        self.eager, self.confidence = False, 0.0
+        self.end()
         return over

@@ -79,6 +79,38 @@ def test_eager_comes_once_and_again_after_speech_has_gone_on() -> None:
     assert isinstance(turns.look(samples(0.5), said), Eager)
 
 
+def test_who_has_gone_on_from_a_long_pause_is_given_twice_as_long() -> None:
+    def ends_after(*pauses: float) -> float:
+        turns = Turns(TurnPolicy())
+        said: list[Word] = []
+        for number, pause in enumerate(pauses):
+            said += [Word(word.text, word.start + 10 * number, word.end + 10 * number, 0.98) for word in words("I know.")]
+            assert turns.look(samples(pause), said) is None
+            turns.resume()
+        said.append(Word("Then.", 100.0, 100.4, 0.98))
+        said += [Word(word.text, word.start + 101, word.end + 101, 0.98) for word in words("That is all I know.")]
+        return next(ms / 1000 for ms in range(32, 6000, 32) if turns.look(samples(ms / 1000), said))
+
+    assert ends_after() == ends_after(0.1, 0.4) < 0.5
+    assert ends_after(0.45) == pytest.approx(0.9, abs=0.032)
+    assert ends_after(0.2, 0.7, 0.5) == pytest.approx(1.4, abs=0.032)
+
+
+def test_a_pause_counts_once_words_have_followed_it_and_only_in_its_turn() -> None:
+    turns = Turns(TurnPolicy())
+    said = words("I know him.")
+    assert turns.look(samples(0.3), said) is None
+    turns.resume()  # a cough
+    assert turns.look(samples(0.2), said) is None
+    assert isinstance(turns.look(samples(0.7), said), Over)
+    for _ in range(2):
+        assert turns.look(samples(0.45), words("I know")) is None
+        turns.resume()
+        said = [*words("I know"), *(Word(w.text, w.start + 3, w.end + 3, 0.98) for w in words("him very well indeed."))]
+        assert turns.look(samples(0.7), said) is None
+        assert isinstance(turns.look(samples(0.92), said), Over)
+
+
 def test_silence_ends_a_turn_at_its_time_out_even_if_the_words_are_not_known_yet() -> None:
     turns = Turns(TurnPolicy(end=1.0, timeout_ms=1500))
     assert turns.look(samples(1.4), words("That is all I know.")) is None
@@ -123,7 +155,7 @@ def test_a_turn_starts_with_its_first_words_and_ends_behind_its_last_final() -> 
     assert ended.confidence >= 0.7
     assert d.finals[0].cause is Cause.ENDPOINT
     # By the weights, three words heard with a confidence of 0.9 and no mark behind them.
-    assert ended.at / 16_000 == pytest.approx(1.9 + 0.93, abs=0.1)
+    assert ended.at / 16_000 == pytest.approx(1.9 + 1.04, abs=0.1)
 
 
 def test_one_turn_goes_over_pauses_that_are_too_short_and_cuts_by_length() -> None:
@@ -142,6 +174,13 @@ def test_what_may_be_the_end_is_told_with_the_words_that_the_final_will_have() -
     assert [word.text for word in eager[0].words] == ["w1", "w2", "w3", "w4"]
     assert eager[1].words == d.finals[0].words
     assert all(0.4 <= event.confidence < 0.7 for event in eager)
+
+
+def test_a_turn_goes_on_from_a_pause_in_which_its_segment_was_cut() -> None:
+    d = turning(TurnPolicy(end=0.99, eager=0.4), soft_s=1.0, hard_s=8.0)
+    d.push(np.concatenate([phrase(1, 2, 3, 4, 5), silence(1.5), phrase(6, 7, 8), silence(8)]))
+    assert d.finals[0].cause is Cause.LENGTH
+    assert told(d) == [TurnStarted, TurnEager, TurnResumed, TurnEager, TurnEnded]
 
 
 def test_a_decode_waiting_for_its_turn_delays_the_end_and_the_time_out_does_not_wait() -> None:
