@@ -27,8 +27,11 @@ _PAUSE_SHARE = 0.6
 """The share of a short endpoint after which its pause is announced."""
 _AHEAD_S = 0.3
 """How soon the decode of a pause is wanted where no endpoint will follow: as a tentative one."""
+_TURN_PAUSE = 5 * WINDOW
+"""The same (160 ms) where the pause's words decide whether a turn is over: the surest are over 0.42 s after the last word. It
+costs no more decoding, since one that speech overtakes is an interim; at 128 ms words are lost (docs/turns.md)."""
 _TURN_AHEAD_S = 0.1
-"""The same where its words decide whether a turn is over: soon, since the surest are over 0.1 s later."""
+"""How soon they are wanted then."""
 SHORTEST_PAUSE = 3 * WINDOW
 """Silence (96 ms) that suffices for a cut when the segment has nearly reached its hard length."""
 PAUSE_WITHOUT_ENDPOINT = SAMPLE_RATE
@@ -118,7 +121,9 @@ class Segmenter:
         self._silence = None if policy.silence_s is None else round(policy.silence_s * SAMPLE_RATE)
         self._soft = round(policy.soft_s * SAMPLE_RATE)
         self._hard = round(policy.hard_s * SAMPLE_RATE)
-        sooner = LONGEST_PAUSE if self._endpoint is None else round(self._endpoint * _PAUSE_SHARE)
+        sooner = _TURN_PAUSE if policy.turns else LONGEST_PAUSE
+        if self._endpoint is not None:
+            sooner = round(self._endpoint * _PAUSE_SHARE)
         self.pause = min(LONGEST_PAUSE, max(ONSET_WINDOWS, sooner // WINDOW) * WINDOW)
         """Silence after which a pause is announced."""
         self.ahead_s = _TURN_AHEAD_S if policy.turns else _AHEAD_S

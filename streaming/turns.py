@@ -15,18 +15,18 @@ from myna.streaming.events import Trigger, Word, samples, seconds
 
 _PER_LOG_SECOND = 2.3
 """Of the logarithm of the silence: 2.1 to 2.3 in every fit to the reference recordings."""
-_BASE = -6.4
-_SURE = 5.5
+_BASE = -6.73
+_SURE = 5.1
 """The engine is sure of the last word: a word that is heard whole, with what follows it, is surer than one cut off."""
-_SENTENCE = 2.2
+_SENTENCE = 2.8
 """Enough words since the last end of a sentence to be one."""
-_MARK = 1.4
+_MARK = 1.7
 """The text ends with the mark of a sentence's end. Models write one at most pauses, so it says little."""
 _HABIT = -0.75
 """At the default threshold, silence twice as long as the longest pause from which the speaker has gone on is the end."""
 
-_SUREST = 2.2
-"""-log(1 - confidence) at which a word counts as sure: a confidence of 0.89."""
+_SUREST = 2.3
+"""-log(1 - confidence) at which a word counts as sure: a confidence of 0.9."""
 _WORDS = 4
 _MARKS = ".?!…。？！"
 _DANGLING = {

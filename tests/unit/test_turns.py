@@ -155,7 +155,7 @@ def test_a_turn_starts_with_its_first_words_and_ends_behind_its_last_final() -> 
     assert ended.confidence >= 0.7
     assert d.finals[0].cause is Cause.ENDPOINT
     # By the weights, three words heard with a confidence of 0.9 and no mark behind them.
-    assert ended.at / 16_000 == pytest.approx(1.9 + 1.04, abs=0.1)
+    assert ended.at / 16_000 == pytest.approx(1.9 + 1.18, abs=0.1)
 
 
 def test_one_turn_goes_over_pauses_that_are_too_short_and_cuts_by_length() -> None:
