@@ -10,15 +10,12 @@ from collections import deque
 from collections.abc import Sequence
 
 from myna.streaming.coverage import INTERIM_OVERLAP, Coverage, fitted
-from myna.streaming.engines.base import EngineInfo, Job, JobError, Kind, Missing, Outcome, Transcript
+from myna.streaming.engines.base import EngineInfo, Job, Kind, Missing, Outcome, Transcript
 from myna.streaming.events import (
     Cause,
     Configured,
-    Ended,
     Event,
-    Failed,
     Final,
-    Flushed,
     Progress,
     Span,
     SpeechStarted,
@@ -26,10 +23,7 @@ from myna.streaming.events import (
     Tentative,
     Trigger,
     TurnEager,
-    TurnEnded,
     TurnResumed,
-    TurnStarted,
-    UtteranceEnd,
     Word,
     samples,
     seconds,
@@ -41,6 +35,7 @@ from myna.streaming.policy import Options, Policy
 from myna.streaming.requests import Cancel, Detect, Release, Request, Submit
 from myna.streaming.segmenter import WINDOW, Closed, Decision, Gap, Onset, Pause, Resumed, Segmenter
 from myna.streaming.tape import Tape
+from myna.streaming.timeline import Timeline
 from myna.streaming.turns import Eager, Over, Turns
 
 FIRST_INTERIM = samples(0.5)
@@ -61,23 +56,19 @@ class Session:
         self._policy = fitted(policy, engine)
         self._options = options
         self._turns = Turns(self._policy.turns) if self._policy.turns else None
-        self._in_turn = False  # whether its start has been told
-        self._turn_start = 0
         self._progress_at = 0
         self._segmenter = Segmenter(self._policy)
         self._coverage = Coverage(self._policy, samples(engine.longest_segment_s), self._segmenter)
         self._tape = Tape()
         self._asked = 0  # samples for which voice activity was asked
         self._barriers: deque[Barrier | Change] = deque()
-        self._closed: deque[Waiting | Barrier | TurnEnd | Gap] = deque()
+        self._timeline = Timeline(channel)
         self._speculative: Decode | None = None
         self._interims: dict[str, Decode] = {}  # asked for, the newest last; a waiting one is superseded by the next
         self._interim_at = 0
         self._follows = engine.incremental
         self._following = Following()
-        self._words: deque[Word] = deque()  # final words, as far back as a decode may still hear
         self._tentative: tuple[Word, ...] = ()
-        self._uttered = False
         self._speaking = False  # its start has been told, and its end has not
         self._complete = False  # nothing follows
         self._due = 0.0
@@ -93,12 +84,8 @@ class Session:
     @property
     def backlog(self) -> int:
         """Samples received that are neither accounted for by a Final nor part of the open segment."""
-        oldest = self._segmenter.position
-        for item in self._closed:
-            if isinstance(item, Waiting):
-                oldest = min(oldest, item.closed.span.start)
-                break
-        return self.received - oldest
+        oldest, position = self._timeline.oldest, self._segmenter.position
+        return self.received - (position if oldest is None else min(oldest, position))
 
     @property
     def audio_held(self) -> int:
@@ -168,9 +155,7 @@ class Session:
             if isinstance(outcome, Transcript):
                 self._tell(self._speculative.audio, outcome)
         else:
-            for item in self._closed:
-                if isinstance(item, Waiting) and item.decode and item.decode.job_id == job_id:
-                    item.decode.outcome = outcome
+            self._timeline.answer(job_id, outcome)
         self._drain()
         if self._turns is not None:
             self._consider_turn()
@@ -184,8 +169,8 @@ class Session:
 
     def abandon(self) -> list[Request]:
         """Return the cancellations of everything asked for: nobody is listening any more."""
-        decodes = [item.decode for item in self._closed if isinstance(item, Waiting)]
-        open_decodes = [d for d in [*decodes, self._speculative, *self._interims.values()] if d and d.outcome is None]
+        decodes = [*self._timeline.decodes, self._speculative, *self._interims.values()]
+        open_decodes = [decode for decode in decodes if decode and decode.outcome is None]
         cancels: list[Request] = [Cancel(decode.job_id) for decode in open_decodes]
         return [*cancels, Release(self._name)] if self._following.number else cancels
 
@@ -210,13 +195,13 @@ class Session:
             self._leave_utterance()
             self._coverage.not_before = barrier.at
         if barrier.cause is not Cause.ENDPOINT:
-            self._closed.append(barrier)
+            self._timeline.append(barrier)
         elif self._turns is None:
-            self._closed.append(Gap())
+            self._timeline.append(Gap())
         else:
             confidence = self._turns.confidence
             self._turns.end()
-            self._closed.append(TurnEnd(barrier.at, barrier.trigger, confidence))
+            self._timeline.append(TurnEnd(barrier.at, barrier.trigger, confidence))
 
     def _leave_utterance(self) -> None:
         """Take what is said from here on for the beginning of another."""
@@ -256,7 +241,7 @@ class Session:
                 case Closed():
                     self._on_closed(decision)
                 case Gap():
-                    self._closed.append(decision)
+                    self._timeline.append(decision)
 
     def _on_resumed(self) -> None:
         if self._turns is not None and self._turns.resume():
@@ -285,7 +270,7 @@ class Session:
             self._coverage.last_speech_end = closed.speech.end
         self._drop_speculative()
         self._following.close()
-        self._closed.append(Waiting(closed, decode))
+        self._timeline.append(Waiting(closed, decode))
 
     def _consider_turn(self) -> None:
         """End the turn, or say that it may be over, if the silence is long enough for what was said."""
@@ -295,19 +280,21 @@ class Session:
             self._turns.confidence = 0.0
             return
         words = self._paused_words()
-        match self._turns.look(self._segmenter.silence, None if words is None else [*self._turn_words(), *words]):
+        said = None if words is None else [*self._timeline.turn_words, *words]
+        match self._turns.look(self._segmenter.silence, said):
             case Eager(confidence):
                 at = self._segmenter.position
                 self._events.append(TurnEager(channel=self._channel, at=at, words=words or (), confidence=confidence))
             case Over(trigger, confidence):
                 self._decide([self._segmenter.end_utterance()])
-                if trigger is not None or self._in_turn:  # what was heard before may have been taken back since
+                # Without words in it a turn may be open still: what was heard tentatively may have been taken back.
+                if trigger is not None or self._timeline.in_turn:
                     end = TurnEnd(self._segmenter.position, trigger or Trigger.CONFIDENCE, confidence)
-                    self._closed.append(end)
+                    self._timeline.append(end)
 
     def _paused_words(self) -> tuple[Word, ...] | None:
         """Return the words of the open segment, as they will be final if speech does not go on; None: not decoded yet."""
-        if self._behind():
+        if self._timeline.behind:
             return None
         start = self._segmenter.speech_start
         if start is None:
@@ -327,16 +314,7 @@ class Session:
             return ()
         so_far, speech = Span(segmenter.open_start, segmenter.position), Span(start, segmenter.speech_end)
         closed = Closed(so_far, speech, segmenter.voice, Cause.ENDPOINT, segmenter.pauses)
-        return final_words(closed, speculative.audio, outcome.words, self._words)
-
-    def _turn_words(self) -> list[Word]:
-        """Return the final words of the open turn, as far back as they are kept."""
-        return [word for word in self._words if word.start >= seconds(self._turn_start)]
-
-    def _tell_turn_start(self, words: Sequence[Word]) -> None:
-        if self._turns is not None and words and not self._in_turn:
-            self._in_turn = True
-            self._events.append(TurnStarted(channel=self._channel, at=samples(words[0].start)))
+        return final_words(closed, speculative.audio, outcome.words, self._timeline.words)
 
     def _tell_progress(self) -> None:
         every = self._policy.progress_s
@@ -344,10 +322,6 @@ class Session:
             self._progress_at = self._segmenter.position
             confidence = self._turns.confidence if self._turns else 0.0
             self._events.append(Progress(channel=self._channel, at=self._progress_at, confidence=confidence))
-
-    def _behind(self) -> bool:
-        """Whether a closed segment still waits for its words: what follows it cannot be joined yet."""
-        return any(isinstance(item, Waiting) for item in self._closed)
 
     def _interim_every(self) -> int:
         return samples(self._policy.interim_every_s or 0.0)
@@ -358,7 +332,7 @@ class Session:
             self._policy.interim_every_s is None
             or started is None
             or self._speculative  # says the same, and is told as a tentative too
-            or self._behind()
+            or self._timeline.behind
             or now - self._interim_at < self._interim_every()
             or now - started < FIRST_INTERIM
         ):
@@ -393,7 +367,7 @@ class Session:
 
     def _tell(self, audio: Span, transcript: Transcript) -> None:
         """Turn a decode of the open segment into a tentative event."""
-        if self._policy.interim_every_s is None or self._behind():
+        if self._policy.interim_every_s is None or self._timeline.behind:
             return
         if not self._policy.gate.passes(transcript.log_probability, self._segmenter.voice):
             self._hear_again_soon(audio)
@@ -402,9 +376,10 @@ class Session:
         first_speech = self._segmenter.speech_start
         windowed = first_speech is not None and audio.start > first_speech
         seam = audio.start + INTERIM_OVERLAP if windowed else open_start
+        settled = self._timeline.words
         kept = [w for w in self._tentative if w.middle < seconds(seam)]
-        heard = new_words(audio, transcript.words, [*self._words, *kept], seconds(seam))
-        floor = max(seconds(open_start), self._words[-1].start if self._words else 0.0)
+        heard = new_words(audio, transcript.words, [*settled, *kept], seconds(seam))
+        floor = max(seconds(open_start), settled[-1].start if settled else 0.0)
         words = in_order([*kept, *heard], floor, seconds(max(audio.end, open_start)))
         if not words and not self._tentative:
             self._hear_again_soon(audio)
@@ -413,7 +388,8 @@ class Session:
         self._tentative = words
         span = Span(open_start, max(audio.end, open_start))
         self._events.append(Tentative(channel=self._channel, span=span, words=words, stable=stable))
-        self._tell_turn_start(words)
+        if self._turns is not None:
+            self._events += self._timeline.begin_turn(words)
         gap_ms = self._policy.gap_ms
         wordless = audio.end - samples(words[-1].end) if words else 0
         if gap_ms and wordless >= samples(gap_ms / 1000) and self._segmenter.in_speech:
@@ -424,58 +400,12 @@ class Session:
         self._interim_at = min(self._interim_at, audio.end + RETRY - self._interim_every())
 
     def _drain(self) -> None:
-        """Tell what is complete at the head of the queue, then forget the audio nobody needs."""
-        while self._closed:
-            head = self._closed[0]
-            if isinstance(head, Gap):
-                self._closed.popleft()
-                if self._uttered:
-                    self._uttered = False
-                    self._events.append(UtteranceEnd(channel=self._channel, last_word_end=self._words[-1].end))
-                continue
-            if isinstance(head, TurnEnd):
-                self._closed.popleft()
-                self._end_turn(head)
-                continue
-            if isinstance(head, Barrier):
-                self._closed.popleft()
-                if head.cause is Cause.END:
-                    self._events.append(Ended(channel=self._channel, received=self.received))
-                else:
-                    assert head.token is not None
-                    self._events.append(Flushed(channel=self._channel, token=head.token))
-                continue
-            if head.decode and head.decode.outcome is None:
-                break
-            self._closed.popleft()
-            self._finish(head)
+        """Tell what is complete, then forget the audio nobody needs."""
+        told = self._timeline.drain(self._policy.gate, turns=self._turns is not None)
+        if any(isinstance(event, Final) for event in told):
+            self._tentative = ()
+        self._events += told
         self._forget()
-
-    def _end_turn(self, end: TurnEnd) -> None:
-        self._turn_start = end.at
-        if self._in_turn:
-            self._in_turn = False
-            self._events.append(
-                TurnEnded(channel=self._channel, at=end.at, trigger=end.trigger, confidence=end.confidence)
-            )
-
-    def _finish(self, segment: Waiting) -> None:
-        closed = segment.closed
-        words: tuple[Word, ...] = ()
-        if segment.decode:
-            match segment.decode.outcome:
-                case Transcript() as transcript:
-                    if self._policy.gate.passes(transcript.log_probability, closed.voice):
-                        words = final_words(closed, segment.decode.audio, transcript.words, self._words)
-                case JobError(reason):
-                    self._events.append(Failed(channel=self._channel, span=closed.span, reason=reason))
-                case Missing() | None:
-                    raise AssertionError("only decoded segments are finished")
-        self._words.extend(words)
-        self._tentative = ()
-        self._events.append(Final(channel=self._channel, span=closed.span, words=words, cause=closed.cause))
-        self._tell_turn_start(words)
-        self._uttered = self._uttered or bool(words)
 
     def _decode_final(self, audio: Span, due: float) -> Decode:
         kind = Kind.FINAL if self._policy.live else Kind.FILE
@@ -503,13 +433,10 @@ class Session:
         first_speech = self._segmenter.speech_start
         needed = self._segmenter.position if first_speech is None else first_speech
         needed -= self._coverage.reach + _KEPT
-        for item in self._closed:  # the words before a decode tell which of its words are new
-            if isinstance(item, Waiting) and item.decode:
-                needed = min(needed, item.decode.audio.start)
-        if self._speculative:
-            needed = min(needed, self._speculative.audio.start)
+        for decode in [*self._timeline.decodes, self._speculative]:  # words before it tell which of its own are new
+            if decode:
+                needed = min(needed, decode.audio.start)
         if self._following.start is not None:
             needed = min(needed, self._following.start)
         self._tape.drop_before(needed)
-        while len(self._words) > 1 and self._words[0].end < seconds(self._tape.start):
-            self._words.popleft()
+        self._timeline.forget(self._tape.start)

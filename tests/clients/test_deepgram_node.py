@@ -16,11 +16,11 @@ from myna.server.app import Server
 RAW = {"model": "nova-3", "encoding": "linear16", "sample_rate": 16000}
 
 
-async def node(server: Server, **job: Any) -> list[dict[str, Any]]:
+async def node(server: Server, script: str = "listen.mjs", **job: Any) -> list[dict[str, Any]]:
     """Run the script; return its events."""
     process = await asyncio.create_subprocess_exec(
         NODE,
-        str(FOLDER / "listen.mjs"),
+        str(FOLDER / script),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -31,6 +32,7 @@ from pipecat.frames.frames import (
 from pipecat.services.deepgram.flux.stt import DeepgramFluxSTTService
 from pipeline import Agent
 from sounds import BECKETT, RATE, bare
+from test_deepgram_node import node
 from test_deepgram_python import at, pieces
 from test_livekit import Listener
 
@@ -118,6 +120,33 @@ async def test_the_async_client_ends_a_turn_by_hand(server: Server, key: str, be
         await asyncio.wait_for(listening, 30)
     assert check_turns(messages) == "ever tried"
     assert [turn.trigger for turn in turns(messages) if turn.event == "EndOfTurn"] == ["manual"]
+
+
+async def test_the_javascript_client_hears_turns_configures_and_ends_one_by_hand(
+    server: Server, key: str, beckett: np.ndarray, tmp_path: Path
+) -> None:
+    whole, begin = tmp_path / "whole.raw", tmp_path / "begin.raw"
+    whole.write_bytes(np.concatenate([beckett, PAUSE]).tobytes())
+    begin.write_bytes(beckett[: round(1.3 * RATE)].tobytes())
+    steps = [
+        {"audio": str(whole)},
+        {"configure": {"thresholds": {"eot_threshold": 0.9}}},
+        {"configure": {"thresholds": {"eager_eot_threshold": 0.95}}},
+        {"audio": str(begin), "force": True},
+    ]
+    events = await node(server, "flux.mjs", credentials={"apiKey": key}, options=FLUX, steps=steps)
+    assert [event["event"] for event in events if event["event"] != "message"] == ["open", "close"]
+    assert events[-1]["code"] == 1000
+    told = [event["message"] for event in events if event["event"] == "message"]
+    assert [int(message["sequence_id"]) for message in told] == list(range(len(told)))
+    assert [message["type"] for message in told if message["type"] != "TurnInfo"] == [
+        "Connected", "ConfigureSuccess", "ConfigureFailure",
+    ]  # fmt: skip
+    ends = [message for message in told if message.get("event") == "EndOfTurn"]
+    assert ends[-1]["trigger"] == "manual"
+    assert bare(ends[-1]["transcript"]) == "ever tried"
+    said = bare(" ".join(end["transcript"] for end in ends[:-1]))
+    assert sum(word in said.split() for word in set(BECKETT.split())) >= 7
 
 
 async def test_what_cannot_be_is_refused_before_the_upgrade(server: Server, key: str) -> None:
