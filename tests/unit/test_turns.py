@@ -84,7 +84,9 @@ def test_who_has_gone_on_from_a_long_pause_is_given_twice_as_long() -> None:
         turns = Turns(TurnPolicy())
         said: list[Word] = []
         for number, pause in enumerate(pauses):
-            said += [Word(word.text, word.start + 10 * number, word.end + 10 * number, 0.98) for word in words("I know.")]
+            said += [
+                Word(word.text, word.start + 10 * number, word.end + 10 * number, 0.98) for word in words("I know.")
+            ]
             assert turns.look(samples(pause), said) is None
             turns.resume()
         said.append(Word("Then.", 100.0, 100.4, 0.98))
