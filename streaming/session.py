@@ -194,6 +194,8 @@ class Session:
         if barrier.cause is Cause.DISCARD:
             self._leave_utterance()
             self._coverage.not_before = barrier.at
+            if self._turns is not None:
+                self._turns.end()
         if barrier.cause is not Cause.ENDPOINT:
             self._timeline.append(barrier)
         elif self._turns is None:

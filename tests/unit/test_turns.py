@@ -277,6 +277,19 @@ def test_what_is_discarded_is_not_decoded_and_the_finals_still_tile() -> None:
     assert_tiles(d.finals, d.session.received)
 
 
+def test_pauses_in_what_is_discarded_make_no_later_turn_wait() -> None:
+    def wait(discarded: bool) -> float:
+        d = turning()
+        d.push(np.concatenate([phrase(1), silence(0.7), phrase(2), silence(0.3)]))
+        if discarded:
+            d.session.discard("gone")
+        d.push(np.concatenate([phrase(3, 4, 5, 6), silence(3)]))
+        return next(event.at for event in d.events if isinstance(event, TurnEnded)) / 16_000 - 2.8
+
+    assert wait(discarded=False) == pytest.approx(1.4, abs=0.1)
+    assert wait(discarded=True) == pytest.approx(0.9, abs=0.1)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 12), st.sampled_from([0.1, 0.3, 0.6, 1.0, 2.5])), min_size=1, max_size=6),
