@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import jiwer
+import numpy as np
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -153,19 +154,13 @@ def _figures(members: Sequence[Heard]) -> dict[str, float | int]:
     starts = [abs(error) for h in members for error in h.start_errors_s]
     if starts:
         figures["start_error_median_ms"] = round(1000 * statistics.median(starts))
-        figures["start_error_p90_ms"] = round(1000 * quantile(starts, 0.9))
+        figures["start_error_p90_ms"] = round(1000 * float(np.quantile(starts, 0.9)))
     for name in ("first_partial_s", "partial_gap_s", "final_delay_s"):
         if values := [value for h in members for value in getattr(h, name)]:
             figures[f"{name[:-2]}_median_s"] = round(statistics.median(values), 3)
-            figures[f"{name[:-2]}_p95_s"] = round(quantile(values, 0.95), 3)
+            figures[f"{name[:-2]}_p95_s"] = round(float(np.quantile(values, 0.95)), 3)
             figures[f"{name[:-2]}_max_s"] = round(max(values), 3)
     return figures
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """Return the value that this share of the values is below, one of them."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 def start_errors(aligned: Sequence[tuple[str, float, float]], words: Sequence[tuple[str, float]]) -> list[float]:

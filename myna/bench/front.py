@@ -13,12 +13,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 from rich.console import Console
 from rich.table import Table
 
 from myna.bench.accuracy import read_manifest
-from myna.bench.load import percentiles, pulse
+from myna.bench.load import pulse
 from myna.bench.load_streams import Heard, NativeWords, Speech, speak, speeches
 
 _SPREAD_S = 5.0
@@ -71,7 +72,7 @@ def _measured(url: str, pid: int, count: int, spoken: list[Speech], *, voice: bo
     cores = (after.user + after.system - before.user - before.system) / _SECONDS
     finals = [1000 * delay for one in heard for delay in one.finals_s]
     broken = sum(1 for one in heard if one.broken or one.refused)
-    p95 = percentiles(finals)[1] if finals else 0.0
+    p95 = float(np.quantile(finals, 0.95)) if finals else 0.0
     return Figures(count, voice, cores, count / cores, busy, 1000 * lag_s, p95, broken)
 
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import multiprocessing
-import statistics
 import sys
 import time
 import urllib.request
@@ -18,6 +17,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import jiwer
+import numpy as np
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
@@ -31,6 +31,7 @@ ALLOWED_WER = 0.3
 """Percent by which the words under load may be worse than those of the same streams one by one."""
 _SPREAD_S = 3.0
 """Staggered streams begin within so much of each other: three interims long, so that their timers spread out."""
+_TOLD = [0.5, 0.95, 0.99]
 _SETTLE_S = 2.0
 """Between two levels, for the server to let go of the last one."""
 _ASKED_AGAIN, _ASK_AGAIN_S = 20, 3.0
@@ -228,18 +229,10 @@ def fill_delays(level: Level, heard: Sequence[Heard], seconds: float) -> None:
     finals = [1000 * delay for one in heard for delay in one.finals_s]
     interims = [1000 * delay for one in heard for delay in one.interims_s]
     if finals:
-        level.final_p50_ms, level.final_p95_ms, level.final_p99_ms = percentiles(finals)
+        level.final_p50_ms, level.final_p95_ms, level.final_p99_ms = np.quantile(finals, _TOLD).tolist()
     if interims:
-        level.interim_p50_ms, level.interim_p95_ms, level.interim_p99_ms = percentiles(interims)
+        level.interim_p50_ms, level.interim_p95_ms, level.interim_p99_ms = np.quantile(interims, _TOLD).tolist()
         level.interims_a_minute = len(interims) / served / (seconds / 60)
-
-
-def percentiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return the 50th, 95th and 99th percentile."""
-    if len(values) == 1:
-        return values[0], values[0], values[0]
-    cuts = statistics.quantiles(values, n=100, method="inclusive")
-    return cuts[49], cuts[94], cuts[98]
 
 
 def _judge_words(level: Level, spoken: Sequence[Speech], heard: Sequence[Heard], alone: Sequence[Heard]) -> None:

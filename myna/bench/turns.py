@@ -18,7 +18,7 @@ from aiohttp import ClientError, ClientSession, WSMsgType
 from rich.console import Console
 from rich.table import Table
 
-from myna.bench.accuracy import AccuracyError, Recording, quantile, read_manifest
+from myna.bench.accuracy import AccuracyError, Recording, read_manifest
 from myna.bench.local import local_server
 from myna.clients import files
 from myna.streaming.events import samples, seconds
@@ -99,7 +99,7 @@ def figures(ended: Sequence[Ended]) -> dict[str, float | int]:
         "utterances": len(ended),
         "false_ends_percent": round(100 * sum(one.false_ends > 0 for one in ended) / len(ended), 1),
         "delay_median_ms": round(1000 * statistics.median(delays)) if delays else -1,
-        "delay_p90_ms": round(1000 * quantile(delays, 0.9)) if delays else -1,
+        "delay_p90_ms": round(1000 * float(np.quantile(delays, 0.9))) if delays else -1,
         "timeouts": sum(one.trigger == "timeout" for one in ended),
         "false_eager_percent": round(100 * sum(one.false_eager > 0 for one in ended) / len(ended), 1),
     }
