@@ -38,6 +38,8 @@ WORDLESS_S = 0.5
 """Sound like speech in which no word was heard ends after so much silence: it begins no turn."""
 SHORTEST_REST = samples(0.44)
 """A pause so long is a rest. Shorter ones are part of fluent speech and say nothing of how long the speaker pauses."""
+_LONGEST_REST = samples(1.0)
+"""A longer rest counts as one of this length: by habit nobody is waited for longer than two seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,7 @@ def confidence(silence: int, words: Sequence[Word], rest: int = 0) -> float:
     sure = min(-math.log(max(1e-9, 1 - last.confidence)), _SUREST) / _SUREST
     known = _BASE + _SURE * sure + _SENTENCE * said / _WORDS * ends + _MARK * (last.text[-1:] in _MARKS) * ends
     if rest >= SHORTEST_REST:
-        known = min(known, _HABIT - _PER_LOG_SECOND * math.log(seconds(rest)))
+        known = min(known, _HABIT - _PER_LOG_SECOND * math.log(seconds(min(rest, _LONGEST_REST))))
     return 1 / (1 + math.exp(-known - _PER_LOG_SECOND * math.log(seconds(silence))))
 
 

@@ -84,9 +84,7 @@ def test_who_has_gone_on_from_a_long_pause_is_given_twice_as_long() -> None:
         turns = Turns(TurnPolicy())
         said: list[Word] = []
         for number, pause in enumerate(pauses):
-            said += [
-                Word(word.text, word.start + 10 * number, word.end + 10 * number, 0.98) for word in words("I know.")
-            ]
+            said += [Word(w.text, w.start + 10 * number, w.end + 10 * number, 0.98) for w in words("I know the")]
             assert turns.look(samples(pause), said) is None
             turns.resume()
         said.append(Word("Then.", 100.0, 100.4, 0.98))
@@ -96,6 +94,7 @@ def test_who_has_gone_on_from_a_long_pause_is_given_twice_as_long() -> None:
     assert ends_after() == ends_after(0.1, 0.4) < 0.5
     assert ends_after(0.45) == pytest.approx(0.9, abs=0.032)
     assert ends_after(0.2, 0.7, 0.5) == pytest.approx(1.4, abs=0.032)
+    assert ends_after(1.0) == ends_after(1.9) == pytest.approx(2.0, abs=0.032)
 
 
 def test_a_pause_counts_once_words_have_followed_it_and_only_in_its_turn() -> None:
