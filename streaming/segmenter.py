@@ -29,7 +29,7 @@ _AHEAD_S = 0.3
 """How soon the decode of a pause is wanted where no endpoint will follow: as a tentative one."""
 _TURN_PAUSE = 5 * WINDOW
 """The same (160 ms) where the pause's words decide whether a turn is over: the surest are over 0.42 s after the last word. It
-costs no more decoding, since one that speech overtakes is an interim; at 128 ms words are lost (docs/turns.md)."""
+costs hardly more decoding, since one that speech overtakes is an interim; at 128 ms words are lost (docs/turns.md)."""
 _TURN_AHEAD_S = 0.1
 """How soon they are wanted then."""
 SHORTEST_PAUSE = 3 * WINDOW
