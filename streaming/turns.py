@@ -40,6 +40,8 @@ SHORTEST_REST = samples(0.44)
 """A pause so long is a rest. Shorter ones are part of fluent speech and say nothing of how long the speaker pauses."""
 _LONGEST_REST = samples(1.0)
 """A longer rest counts as one of this length: by habit nobody is waited for longer than two seconds."""
+GOES_ON_S = 1.5
+"""Who speaks again within so much of a turn's last word had not finished: nobody has answered yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,9 @@ class Turns:
         self._last_end = 0.0  # of the last word known then, in seconds
         self._left: tuple[int, float] | None = None  # a pause that sound has ended, and its `_last_end`
         self._rest = 0  # the longest pause from which words have gone on
+        self._ended: float | None = (
+            None  # where the last word of the turn before ended, if that was judged to be its end
+        )
 
     def look(self, silence: int, words: Sequence[Word] | None) -> Verdict | None:
         """Return what follows from so many samples of silence after these words of the turn.
@@ -125,7 +130,7 @@ class Turns:
         `words` None: what was said last is not decoded yet.
         """
         if words:
-            self._note_rest(words[-1])
+            self._note_rest(words[0], words[-1])
         self._silence = silence
         self.confidence = confidence(silence, words or (), self._rest)
         late = 1000 * seconds(silence) >= self.policy.timeout_ms
@@ -150,8 +155,14 @@ class Turns:
         was, self.eager, self.confidence, self._silence = self.eager, False, 0.0, 0
         return was
 
-    def _note_rest(self, last: Word) -> None:
-        """Count the pause before as a rest if there are words behind it: what ended it may have been a cough."""
+    def _note_rest(self, first: Word, last: Word) -> None:
+        """Count the pause before as a rest if there are words behind it: what ended it may have been a cough.
+
+        The pause before the turn is one, too, if it was no end.
+        """
+        if self._ended is not None:
+            gap = first.start - self._ended
+            self._rest, self._ended = samples(gap) if gap <= GOES_ON_S else 0, None
         if self._left is not None and last.start >= self._left[1]:
             self._rest = max(self._rest, self._left[0])
             self._left = None
@@ -159,5 +170,7 @@ class Turns:
 
     def _over(self, trigger: Trigger | None) -> Over:
         over = Over(trigger, self.confidence)
+        ended = {Trigger.CONFIDENCE: self._last_end, None: self._ended}.get(trigger)
         self.end()
+        self._ended = ended
         return over

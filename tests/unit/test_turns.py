@@ -112,6 +112,25 @@ def test_a_pause_counts_once_words_have_followed_it_and_only_in_its_turn() -> No
         assert isinstance(turns.look(samples(0.92), said), Over)
 
 
+def test_who_goes_on_right_after_a_turn_had_not_finished_and_is_given_longer_from_then_on() -> None:
+    def ends_after(gap: float, *, ended_by: Trigger = Trigger.CONFIDENCE) -> float:
+        turns = Turns(TurnPolicy(timeout_ms=900 if ended_by is Trigger.TIMEOUT else 5000))
+        before = words("That is all I know.", sure=0.5 if ended_by is Trigger.TIMEOUT else 0.98)
+        over = turns.look(samples(0.9), before)
+        assert isinstance(over, Over)
+        assert over.trigger is ended_by
+        assert turns.look(samples(0.1), []) is None  # sound that is no word
+        assert isinstance(turns.look(samples(0.6), []), Over)
+        later = before[-1].end + gap
+        said = [Word(w.text, w.start + later, w.end + later, 0.98) for w in words("Now I have more to say.")]
+        return next(ms / 1000 for ms in range(32, 6000, 32) if turns.look(samples(ms / 1000), said))
+
+    assert ends_after(0.6) == pytest.approx(1.2, abs=0.032)
+    assert ends_after(1.4) == pytest.approx(2.0, abs=0.032)
+    assert ends_after(1.6) < 0.5
+    assert ends_after(1.4, ended_by=Trigger.TIMEOUT) < 0.5  # a time-out says nothing about the speaker
+
+
 def test_silence_ends_a_turn_at_its_time_out_even_if_the_words_are_not_known_yet() -> None:
     turns = Turns(TurnPolicy(end=1.0, timeout_ms=1500))
     assert turns.look(samples(1.4), words("That is all I know.")) is None
