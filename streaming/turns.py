@@ -120,9 +120,7 @@ class Turns:
         self._last_end = 0.0  # of the last word known then, in seconds
         self._left: tuple[int, float] | None = None  # a pause that sound has ended, and its `_last_end`
         self._rest = 0  # the longest pause from which words have gone on
-        self._ended: float | None = (
-            None  # where the last word of the turn before ended, if that was judged to be its end
-        )
+        self._ended: float | None = None  # last word's end of the turn before, if that was over by confidence
 
     def look(self, silence: int, words: Sequence[Word] | None) -> Verdict | None:
         """Return what follows from so many samples of silence after these words of the turn.
