@@ -121,15 +121,14 @@ class Segmenter:
         self._silence = None if policy.silence_s is None else round(policy.silence_s * SAMPLE_RATE)
         self._soft = round(policy.soft_s * SAMPLE_RATE)
         self._hard = round(policy.hard_s * SAMPLE_RATE)
-        sooner = _TURN_PAUSE if policy.turns else LONGEST_PAUSE
-        if self._endpoint is not None:
-            sooner = round(self._endpoint * _PAUSE_SHARE)
-        self.pause = min(LONGEST_PAUSE, max(ONSET_WINDOWS, sooner // WINDOW) * WINDOW)
+        self.pause = _TURN_PAUSE if policy.turns else LONGEST_PAUSE
         """Silence after which a pause is announced."""
         self.ahead_s = _TURN_AHEAD_S if policy.turns else _AHEAD_S
+        """How long after it a pause becomes an endpoint, in seconds; without one, how soon its decode is wanted."""
         if self._endpoint is not None:
+            share = round(self._endpoint * _PAUSE_SHARE) // WINDOW
+            self.pause = min(LONGEST_PAUSE, max(ONSET_WINDOWS, share) * WINDOW)
             self.ahead_s = (self._endpoint - self.pause) / SAMPLE_RATE
-        """How long after it a pause becomes an endpoint, in seconds."""
 
     def feed(self, probability: float) -> list[Decision]:
         """Take the next window's speech probability, return the decisions it brings, in order."""

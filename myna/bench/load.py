@@ -31,10 +31,11 @@ ALLOWED_WER = 0.3
 """Percent by which the words under load may be worse than those of the same streams one by one."""
 _SPREAD_S = 3.0
 """Staggered streams begin within so much of each other: three interims long, so that their timers spread out."""
-_TOLD = [0.5, 0.95, 0.99]
 _SETTLE_S = 2.0
 """Between two levels, for the server to let go of the last one."""
 _ASKED_AGAIN, _ASK_AGAIN_S = 20, 3.0
+_TOLD = (0.5, 0.95, 0.99)
+"""The quantiles of delays that a level is told by."""
 _ONE_BY_ONE = 2
 """Streams at a time, as fast as they go, for the words without load."""
 
