@@ -1,0 +1,98 @@
+"""Owns the server's long-lived parts: a part that ends with an error is logged, started again, and named by readiness."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+log = structlog.get_logger()
+
+FIRST_PAUSE_S = 0.1
+"""Pause before a part that failed is started again; it doubles with each failure in a row."""
+LONGEST_PAUSE_S = 5.0
+PROVEN_S = 1.0
+"""A restarted part counts as working once it has run for so long, or for its last pause if that was longer."""
+_LOG_EVERY_S = 60.0
+"""A part that keeps failing for the same reason is logged once in so long."""
+
+
+@dataclass(slots=True)
+class _Trouble:
+    reason: str
+    logged_at: float
+    pause_s: float = 0.0
+    restarted_at: float | None = None
+
+
+class Supervisor:
+    """One server's. `failing` is what readiness looks at; each long-lived task runs under `run`.
+
+    A part that restarts by itself, such as a thread with an owner of its own, reports its state with `failed` and `works`.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._troubles: dict[str, _Trouble] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self.restarts = 0
+        """How often a part had to be started again."""
+
+    @property
+    def failing(self) -> dict[str, str]:
+        """The parts that do not work now, each with the reason."""
+        now = self._clock()
+        for name, trouble in list(self._troubles.items()):
+            if trouble.restarted_at is not None and now - trouble.restarted_at >= max(PROVEN_S, trouble.pause_s):
+                del self._troubles[name]
+        return {name: trouble.reason for name, trouble in self._troubles.items()}
+
+    def run(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
+        """Run `work()` as a task, again whenever it raises or returns, until it is cancelled or `close` is called."""
+        task = asyncio.create_task(self._supervise(name, work), name=name)
+        self._tasks.append(task)
+        return task
+
+    def failed(self, name: str, error: BaseException | str) -> float:
+        """Note that a part has failed; return how long to wait before it is started again, in seconds."""
+        now, reason = self._clock(), error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+        trouble = (self._troubles[name] if name in self.failing else None) or _Trouble(reason, now - _LOG_EVERY_S)
+        trouble.pause_s = min(LONGEST_PAUSE_S, 2 * trouble.pause_s or FIRST_PAUSE_S)
+        trouble.restarted_at = None
+        if reason != trouble.reason or now - trouble.logged_at >= _LOG_EVERY_S:
+            trouble.reason, trouble.logged_at = reason, now
+            exception = error if isinstance(error, BaseException) else None
+            log.error("a part of the server failed", part=name, reason=reason, exc_info=exception)
+        self._troubles[name] = trouble
+        self.restarts += 1
+        return trouble.pause_s
+
+    def restarted(self, name: str) -> None:
+        """Note that a part that failed runs again; it counts as working after `PROVEN_S`."""
+        if trouble := self._troubles.get(name):
+            trouble.restarted_at = self._clock()
+
+    def works(self, name: str) -> None:
+        """Note that a part has been seen to work."""
+        self._troubles.pop(name, None)
+
+    async def close(self) -> None:
+        """End every task and wait for it."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _supervise(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        while True:
+            try:
+                await work()
+                pause_s = self.failed(name, "it ended, which it never should")
+            except Exception as error:
+                pause_s = self.failed(name, error)
+            await asyncio.sleep(pause_s)
+            self.restarted(name)

@@ -1,0 +1,54 @@
+"""Long-lived parts are restarted, and readiness can tell which do not work."""
+
+from __future__ import annotations
+
+import asyncio
+
+from peer import eventually
+
+from myna.server.supervisor import LONGEST_PAUSE_S, Supervisor
+
+
+async def test_a_part_that_fails_is_started_again_and_named_meanwhile() -> None:
+    supervisor, runs = Supervisor(), 0
+
+    async def work() -> None:
+        nonlocal runs
+        runs += 1
+        if runs == 1:
+            raise OSError("disk full")
+        await asyncio.Event().wait()
+
+    supervisor.run("jobs", work)
+    await eventually(lambda: runs == 1 and bool(supervisor.failing))
+    assert supervisor.failing == {"jobs": "OSError: disk full"}
+    await eventually(lambda: runs == 2 and not supervisor.failing)
+    await supervisor.close()
+
+
+async def test_a_part_that_returns_is_started_again() -> None:
+    supervisor, runs = Supervisor(), 0
+
+    async def work() -> None:
+        nonlocal runs
+        runs += 1
+
+    supervisor.run("pulse", work)
+    await eventually(lambda: runs > 1)
+    await supervisor.close()
+
+
+def test_pauses_double_up_to_a_bound_and_a_part_that_works_is_forgotten() -> None:
+    now = 0.0
+    supervisor = Supervisor(lambda: now)
+    pauses = [supervisor.failed("jobs", "no") for _ in range(10)]
+    assert pauses[:3] == [0.1, 0.2, 0.4]
+    assert pauses[-1] == LONGEST_PAUSE_S
+    supervisor.restarted("jobs")
+    now = 4.9
+    assert supervisor.failing  # not proven yet: it has failed again and again
+    now = 5.0
+    assert not supervisor.failing
+    assert supervisor.failed("jobs", "no") == 0.1
+    supervisor.works("jobs")
+    assert not supervisor.failing
