@@ -25,6 +25,7 @@ from myna.server.admission import Admission
 from myna.server.auth import Authentication, credential
 from myna.server.config import ConfigurationError, Settings
 from myna.server.connection import FAREWELL_S, FINALS_S
+from myna.server.decoding.pool import DecoderPool
 from myna.server.dialects import deepgram, flux, realtime
 from myna.server.dialects.base import DialectError, Refusal
 from myna.server.dialects.native import NativeEntry
@@ -36,6 +37,7 @@ from myna.server.metrics import Metrics
 from myna.server.models import Models
 from myna.server.pulse import Pulse
 from myna.server.pump import Services
+from myna.server.supervisor import Supervisor
 from myna.server.transcriber import Transcriber
 from myna.server.upgrade import Upgrade
 from myna.server.voice import VoiceActivity
@@ -160,11 +162,15 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
     _check_open(settings, listener)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(listener.close)
+        supervisor = Supervisor()
+        stack.push_async_callback(supervisor.close)
+        decoders = DecoderPool(supervisor)
+        await decoders.start()
         voice = VoiceActivity(SileroVad())
         stack.push_async_callback(voice.close)
         metrics = Metrics()
         pulse = Pulse(metrics.lagged)
-        services = Services(voice, metrics, settings.max_backlog_s, settings.spool_mb << 20)
+        services = Services(voice, metrics, decoders, settings.max_backlog_s, settings.spool_mb << 20)
         catalogue = Catalogue(settings.models, settings.model, settings.aliases, settings.languages)
         models = Models(catalogue, settings, metrics)
         stack.push_async_callback(models.close)

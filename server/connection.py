@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 import structlog
@@ -144,11 +144,15 @@ class Connection:
 
     async def run(self, request: web.Request) -> web.WebSocketResponse:
         """Serve the client; returns when the socket is closed and everything the stream held is free."""
-        seat: _Seat | None = await self._prepared(request)
-        assert seat is not None
+        seat = await self._prepared(request)
         first, self.path = seat.socket, request.path
+        async with self._known():
+            await self._run(request, seat)
+        return first
+
+    async def _run(self, request: web.Request, seat: _Seat | None) -> None:
         live = self._live
-        with self._known(), structlog.contextvars.bound_contextvars(stream=live.name):
+        with structlog.contextvars.bound_contextvars(stream=live.name):
             log.info("stream connected", peer=request.remote, path=request.path, model=live.engine.info.name)
             while seat is not None:
                 self._seat, lost = seat, False
@@ -161,7 +165,6 @@ class Connection:
                 seat = await self._successor() if lost else None
             said = self._last_words
             log.info("stream closed", code=said.close_code, reason=said.reason, heard_s=round(live.heard_s, 3))
-        return first
 
     def can_resume(self, after: int) -> bool:
         """Return whether nothing is lost to a client that has got the frames up to this number."""
@@ -205,8 +208,8 @@ class Connection:
         await socket.prepare(request)
         return _Seat(socket, request, after)
 
-    @contextlib.contextmanager
-    def _known(self) -> Iterator[None]:
+    @contextlib.asynccontextmanager
+    async def _known(self) -> AsyncIterator[None]:
         """Let the server know of the stream while it lasts, and free what it held afterwards."""
         live, services = self._live, self._services
         services.streams[live.name] = self
@@ -218,7 +221,7 @@ class Connection:
                 services.resumable.pop(self._dialect.resume_token, None)
             if self._next.done():  # the client came back too late
                 self._next.result().turn_away()
-            live.close()
+            await live.close()
 
     async def _successor(self) -> _Seat | None:
         """Wait for the client to come back; None if it cannot, or does not in time."""

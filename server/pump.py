@@ -9,6 +9,7 @@ from typing import Protocol
 
 from aiohttp import web
 
+from myna.server.decoding.pool import DecoderPool
 from myna.server.dialects.base import DialectError
 from myna.server.engine import EnginePool
 from myna.server.metrics import Metrics
@@ -55,6 +56,7 @@ class Services:
 
     voice: VoiceActivity
     metrics: Metrics
+    decoders: DecoderPool
     max_backlog_s: float
     spool_bytes: int
     streams: dict[str, Ending] = field(default_factory=dict)
@@ -90,7 +92,7 @@ class Pump:
         self.changed.set()
 
     def close(self) -> None:
-        """Free everything: audio, jobs that wait, the decoder."""
+        """Free everything: audio, jobs that wait."""
         if not self._closed:
             self._closed = True
             self._carry_out(self.stream.abandon())
