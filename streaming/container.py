@@ -177,7 +177,12 @@ def decode_media(source: Readable | str, name: str, feed: Feed, *, mix: bool, op
 def _frames(container: av.container.InputContainer, name: str) -> Iterator[av.AudioFrame]:
     """Return the frames of the first sound track; a damaged packet costs itself. Raises `AudioError` if too many are."""
     stream = container.streams.audio[0]
-    stream.codec_context.thread_count = 1  # more threads would hold a frame back each, and a process has its limits
+    codec: av.AudioCodecContext | None = (
+        stream.codec_context
+    )  # None, whatever PyAV's types say, if FFmpeg knows no such codec
+    if codec is None:
+        raise AudioError(f"the sound of the {name} stream has an unknown codec")
+    codec.thread_count = 1  # more threads would hold a frame back each, and a process has its limits
     bad = 0
     for packet in _packets(container, stream, name):
         try:

@@ -52,6 +52,11 @@ class _Process:
         self._lifeline = lifeline
         self._head: tuple[int, int] | None = None
 
+    @property
+    def gone(self) -> bool:
+        """Whether it has ended."""
+        return self._reader.at_eof() or self._reader.exception() is not None
+
     def send(self, kind: Kind, body: bytes = b"") -> None:
         self._writer.write(message(kind, body))
 
@@ -118,6 +123,8 @@ class DecoderPool:
 
     async def take(self) -> _Process:
         """Return a process of one's own, to be given back with `release`. Raises `DecoderLostError`."""
+        while self._ahead and self._ahead[0].gone:
+            self._ahead.popleft().end()
         process = self._ahead.popleft() if self._ahead else await self._fork()
         self.active += 1
         self._replenish()
