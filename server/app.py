@@ -66,6 +66,7 @@ class Server:
         models: Models,
         authentication: Authentication,
         pulse: Pulse,
+        supervisor: Supervisor,
     ) -> None:
         self.settings = settings
         self.services = services
@@ -76,12 +77,13 @@ class Server:
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         gate = Gate(settings.allowed_networks)
         self.transcriber = transcriber = Transcriber(services, settings)
-        self.jobs = JobRunner(settings.data / "jobs", gate)
+        self.supervisor = supervisor
+        self.jobs = JobRunner(settings.data / "jobs", gate, supervisor)
         self._authentication = authentication
         self._upgrade = Upgrade(settings, services, models, authentication, self.admission, gate)
         self.app = web.Application(middlewares=[_numbered])
         self.app.on_response_prepare.append(_say_request_id)
-        look = Look(services, models, transcriber, self.admission, pulse, self.jobs)
+        look = Look(services, models, transcriber, self.admission, pulse, self.jobs, supervisor)
         services.metrics.look_up(look.gauges)
         Pages(services, models, transcriber, authentication, self.admission, look).add_to(self.app)
         Files(settings, models, transcriber, authentication, gate, self.jobs, self.admission).add_to(self.app)
@@ -173,9 +175,10 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         services = Services(voice, metrics, decoders, settings.max_backlog_s, settings.spool_mb << 20)
         catalogue = Catalogue(settings.models, settings.model, settings.aliases, settings.languages)
         models = Models(catalogue, settings, metrics)
+        supervisor.watch("models", models.why_not)
         stack.push_async_callback(models.close)
         await models.start()
-        server = Server(settings, listener, services, models, authentication, pulse)
+        server = Server(settings, listener, services, models, authentication, pulse, supervisor)
         pulse.start()
         stack.push_async_callback(pulse.close)
         server.jobs.start()

@@ -93,16 +93,17 @@ class Pages:
         app.router.add_post("/v1/realtime/transcription_sessions", self.transcription_session)
 
     async def health(self, _request: web.Request) -> web.Response:
-        """Say whether every engine is alive."""
-        alive = self._alive()
+        """Say whether every part of the server works, and which do not."""
+        failing = self._look.failing
         return web.json_response(
             {
-                "status": "ok" if alive else "degraded",
+                "status": "degraded" if failing else "ok",
+                "failing": failing,
                 "version": __version__,
                 "model": self._models.catalogue.default,
                 "streams": len(self._services.streams),
             },
-            status=200 if alive else 503,
+            status=503 if failing else 200,
         )
 
     async def live(self, _request: web.Request) -> web.Response:
@@ -111,10 +112,14 @@ class Pages:
 
     async def ready(self, _request: web.Request) -> web.Response:
         """Say whether new streams may be sent here; how many it still has room for is a metric."""
-        reason = "draining" if self._admission.draining else None if self._alive() else "no engine worker"
-        if reason is not None:
-            return web.json_response({"status": "not ready", "reason": reason}, status=503)
-        return web.json_response({"status": "ready"})
+        failing = self._look.failing
+        if self._admission.draining:
+            reason = "draining"
+        elif failing:
+            reason = "; ".join(f"{part}: {why}" for part, why in failing.items())
+        else:
+            return web.json_response({"status": "ready"})
+        return web.json_response({"status": "not ready", "reason": reason, "failing": failing}, status=503)
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """Write everything down for Prometheus."""
@@ -126,7 +131,7 @@ class Pages:
         turning = sum(stream.path == flux.PATH for stream in self._services.streams.values())
         return web.json_response(
             {
-                "system_health": "Healthy" if self._alive() else "Degraded",
+                "system_health": "Degraded" if self._look.failing else "Healthy",
                 "active_batch_requests": self._transcriber.active,
                 "active_stream_requests": len(self._services.streams) - turning,
                 "active_listen_v2_stream_requests": turning,
@@ -135,7 +140,7 @@ class Pages:
 
     async def engine_status(self, _request: web.Request) -> web.Response:
         """Say whether engines answer; probes look for the first key."""
-        status = "Connected" if self._alive() else "Disconnected"
+        status = "Disconnected" if self._models.why_not() else "Connected"
         return web.json_response({"engine_connection_status": status})
 
     async def models(self, request: web.Request) -> web.Response:
@@ -206,9 +211,6 @@ class Pages:
         value = self._authentication.grant(identity, ttl_s, {"patch": patch, "beta": beta})
         secret = {"value": value, "expires_at": int(time.time()) + ttl_s}
         return secret, session.told(f"sess_{uuid.uuid4().hex}", beta=beta)
-
-    def _alive(self) -> bool:
-        return all(pool.alive for pool in self._models.pools)
 
     def _described(self, model: Model) -> dict[str, object]:
         catalogue = self._models.catalogue

@@ -17,6 +17,7 @@ from myna.server.callback import CallbackSender
 from myna.server.dialects import deepgram_rest
 from myna.server.dialects.base import Refusal
 from myna.server.dialects.deepgram import DeepgramEntry
+from myna.server.supervisor import Supervisor
 from myna.server.transcriber import Listener
 from myna.server.uploads import Upload
 from myna.streaming.events import Final, seconds
@@ -37,11 +38,12 @@ Work = Callable[[str, tuple[tuple[str, str], ...], str | None, Path, str | None,
 class JobRunner:
     """One server's; `work` makes an answer of a request. The store is made when there is something to keep."""
 
-    def __init__(self, folder: Path, gate: Gate) -> None:
+    def __init__(self, folder: Path, gate: Gate, supervisor: Supervisor) -> None:
         self._folder = folder
         self._store: JobStore | None = None
         self.work: Work | None = None
         self._gate = gate
+        self._supervisor = supervisor
         self._news = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -49,8 +51,8 @@ class JobRunner:
         """Begin to run what there is, and what will come."""
         if self._folder.is_dir():
             self._store = JobStore(self._folder)
-        self._tasks = [asyncio.create_task(self._run(), name=f"jobs {n}") for n in range(AT_ONCE)]
-        self._tasks.append(asyncio.create_task(self._tidy(), name="old jobs"))
+        self._tasks = [self._supervisor.run(f"jobs {n}", self._run) for n in range(AT_ONCE)]
+        self._tasks.append(self._supervisor.run("old jobs", self._tidy))
 
     async def close(self) -> None:
         """Stop; what was under way is begun again at the next start."""

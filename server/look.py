@@ -13,6 +13,7 @@ from myna.server.jobrunner import JobRunner
 from myna.server.models import Models
 from myna.server.pulse import Pulse
 from myna.server.pump import Services
+from myna.server.supervisor import Supervisor
 from myna.server.transcriber import Transcriber
 from myna.streaming.engines.base import Kind
 
@@ -27,11 +28,17 @@ class Look:
     admission: Admission
     pulse: Pulse
     jobs: JobRunner
+    supervisor: Supervisor
     unfinished_jobs: int = 0
 
     async def refresh(self) -> None:
         """Look up what takes a while."""
         self.unfinished_jobs = await self.jobs.unfinished()
+
+    @property
+    def failing(self) -> dict[str, str]:
+        """The parts of the server that do not work, each with the reason: it should get no new streams then."""
+        return self.supervisor.failing
 
     def gauges(self) -> Iterable[Metric]:
         """Return every gauge."""
@@ -44,6 +51,9 @@ class Look:
         yield CounterMetricFamily("myna_vad_seconds", "CPU seconds that took.", value=voice.seconds)
         yield GaugeMetricFamily("myna_tasks", "Tasks on the event loop.", value=len(asyncio.all_tasks()))
         yield GaugeMetricFamily("myna_draining", "Whether the server is stopping.", value=self.admission.draining)
+        yield GaugeMetricFamily("myna_failing_parts", "Parts that do not work.", value=len(self.failing))
+        restarts = self.supervisor.restarts
+        yield CounterMetricFamily("myna_part_restarts", "Parts that failed and were started again.", value=restarts)
         yield from self._of_models()
 
     def _of_models(self) -> Iterator[Metric]:

@@ -29,7 +29,9 @@ def describe() -> _Schema:
             PATH: {"get": _operation("This description.", {"200": _json({"type": "object"})}, open_to_all=True)},
             "/health": {
                 "get": _operation(
-                    "Whether every engine is alive.", {"200": _ref("Health"), "503": _ref("Health")}, open_to_all=True
+                    "Whether every part of the server works, and which do not.",
+                    {"200": _ref("Health"), "503": _ref("Health")},
+                    open_to_all=True,
                 )
             },
             "/health/live": {
@@ -42,7 +44,7 @@ def describe() -> _Schema:
                     "Whether new streams may be sent here.",
                     {
                         "200": _json(_object(status=_TEXT)),
-                        "503": _json(_object(status=_TEXT, reason={"enum": ["draining", "no engine worker"]})),
+                        "503": _json(_object(status=_TEXT, reason=_TEXT, failing=_FAILING)),
                     },
                     open_to_all=True,
                 )
@@ -285,6 +287,11 @@ def _query(name: str, schema: _Schema) -> _Schema:
 
 _TEXT: _Schema = {"type": "string"}
 _NUMBER: _Schema = {"type": "number"}
+_FAILING: _Schema = {
+    "type": "object",
+    "description": "The parts that do not work, each with the reason.",
+    "additionalProperties": _TEXT,
+}
 _WORD = _object(
     ("word", "start", "end"), word=_TEXT, punctuated_word=_TEXT, start=_NUMBER, end=_NUMBER, confidence=_NUMBER
 )
@@ -296,7 +303,13 @@ _MODEL = _object(
     owned_by=_TEXT,
 )
 _SCHEMAS: _Schema = {
-    "Health": _object(status={"enum": ["ok", "degraded"]}, version=_TEXT, model=_TEXT, streams={"type": "integer"}),
+    "Health": _object(
+        status={"enum": ["ok", "degraded"]},
+        failing=_FAILING,
+        version=_TEXT,
+        model=_TEXT,
+        streams={"type": "integer"},
+    ),
     "Status": _object(
         system_health=_TEXT,
         active_batch_requests={"type": "integer"},

@@ -1,4 +1,4 @@
-"""A zoo of hostile media files: absurd rates, channels, sizes and tables, broken off at every box, rubbish behind good heads."""
+"""A zoo of hostile media files: absurd rates, channels, sizes, tables; broken off at every box; rubbish behind good heads."""
 
 from __future__ import annotations
 
@@ -174,7 +174,9 @@ def _rubbish() -> Iterator[tuple[str, bytes]]:
     heads = {
         "wav": b"RIFF\xff\xff\xff\x7fWAVEfmt ", "rf64": b"RF64\xff\xff\xff\xffWAVEds64", "mp4": b"\x00\x00\x00\x18ftypM4A ",
         "flac": b"fLaC", "ogg": b"OggS\x00\x02", "webm": b"\x1a\x45\xdf\xa3", "amr": b"#!AMR\n", "id3": b"ID3\x03\x00",
-        "aac": b"\xff\xf1\x50\x80", "mp3": b"\xff\xfb\x90\x64", "aiff": b"FORM\x00\x10\x00\x00AIFFCOMM", "au": b".snd\x00\x00\x00\x18",
+        "aac": b"\xff\xf1\x50\x80", "mp3": b"\xff\xfb\x90\x64",
+        "aiff": b"FORM\x00\x10\x00\x00AIFFCOMM",
+        "au": b".snd\x00\x00\x00\x18",
         "caf": b"caff\x00\x01\x00\x00desc", "w64": b"riff\x2e\x91\xcf\x11", "avi": b"RIFF\xff\xff\x00\x00AVI LIST",
         "asf": b"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c", "mpeg": b"\x00\x00\x01\xba\x44",
     }  # fmt: skip

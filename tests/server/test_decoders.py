@@ -11,10 +11,11 @@ import numpy as np
 import psutil
 import pytest
 from aiohttp import ClientSession
-from peer import Peer, connected, eventually, settings
+from peer import Peer, connected, eventually
 from sounds import RATE, contained
+from speakers import running_fake
 
-from myna.server.app import Server, running
+from myna.server.app import Server
 from myna.server.decoding import pool
 from myna.streaming.engines.fake import silence, spoken
 
@@ -30,12 +31,12 @@ KINDS = {
     "aac": ("adts", "aac", {}, RATE),
 }
 WORDS_SAID = [f"w{n}" for n in range(8)]
-FLAC = contained([WORDS], "flac", "flac")
+WAV = contained([WORDS], "wav", "pcm_s16le")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 async def server() -> AsyncIterator[Server]:
-    async with running(settings(model="fake", resume_s=0)) as started:
+    async with running_fake(resume_s=0) as started:
         yield started
 
 
@@ -79,43 +80,43 @@ async def test_a_decoder_that_dies_ends_its_stream_after_what_it_heard_and_no_ot
 ) -> None:
     async with connected(server) as peer, connected(server) as other:
         await peer.send({"type": "start"})
-        await send(peer, FLAC[: len(FLAC) // 2])
+        await send(peer, WAV[: len(WAV) // 2])
         await peer.until("final")
         victim = oldest(decoders())
         await other.send({"type": "start"})
-        await send(other, FLAC[: len(FLAC) // 2])
+        await send(other, WAV[: len(WAV) // 2])
         await other.until("final")
         victim.send_signal(number)
-        await send(peer, FLAC[len(FLAC) // 2 :])
+        await send(peer, WAV[len(WAV) // 2 :])
         messages = await peer.rest()
         assert next(m["code"] for m in messages if m["type"] == "error") == code
         assert words(peer)[:2] == ["w0", "w1"]
-        await send(other, FLAC[len(FLAC) // 2 :])
+        await send(other, WAV[len(WAV) // 2 :])
         await other.send({"type": "close"})
         await other.rest()
         assert words(other) == WORDS_SAID
-    assert await heard(server, FLAC) == WORDS_SAID
+    assert await heard(server, WAV) == WORDS_SAID
 
 
 async def test_a_decoder_that_died_before_it_was_needed_costs_nobody_anything(server: Server) -> None:
     for process in decoders():
         process.kill()
         process.wait()
-    assert await heard(server, FLAC) == WORDS_SAID
+    assert await heard(server, WAV) == WORDS_SAID
 
 
 async def test_the_nursery_is_replaced_when_it_dies_and_streams_go_on(server: Server) -> None:
     async with connected(server) as peer:
         await peer.send({"type": "start"})
-        await send(peer, FLAC[: len(FLAC) // 2])
+        await send(peer, WAV[: len(WAV) // 2])
         await peer.until("final")
         (nursery,) = nurseries()
         nursery.kill()
-        await send(peer, FLAC[len(FLAC) // 2 :])
+        await send(peer, WAV[len(WAV) // 2 :])
         await peer.send({"type": "close"})
         await peer.rest()
         assert words(peer) == WORDS_SAID
-    assert await heard(server, FLAC) == WORDS_SAID
+    assert await heard(server, WAV) == WORDS_SAID
     assert nursery not in nurseries()
 
 
@@ -126,22 +127,22 @@ async def test_a_nursery_that_hangs_is_found_when_a_process_is_wanted_and_replac
     (nursery,) = nurseries()
     nursery.suspend()
     for _ in range(pool.AHEAD):  # those that were ready
-        assert await heard(server, FLAC) == WORDS_SAID
+        assert await heard(server, WAV) == WORDS_SAID
     await eventually(lambda: nursery not in nurseries())
-    assert await heard(server, FLAC) == WORDS_SAID
+    assert await heard(server, WAV) == WORDS_SAID
 
 
 async def test_a_decoder_that_does_not_answer_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "ANSWER_S", 0.4)
     async with connected(server) as peer:
         await peer.send({"type": "start"})
-        await send(peer, FLAC[: len(FLAC) // 2])
+        await send(peer, WAV[: len(WAV) // 2])
         await peer.until("final")
         oldest(decoders()).suspend()
-        await send(peer, FLAC[len(FLAC) // 2 :])
+        await send(peer, WAV[len(WAV) // 2 :])
         messages = await peer.rest()
     assert next(m["code"] for m in messages if m["type"] == "error") == "undecodable_audio"
-    assert server.services.decoders.active == 0
+    await eventually(lambda: server.services.decoders.active == 0)
 
 
 async def test_raw_audio_and_silent_clients_take_no_decoder(server: Server) -> None:
@@ -172,10 +173,10 @@ async def test_a_client_that_leaves_at_any_moment_of_a_decode_leaves_nothing_beh
 
     async with connected(server) as honest:
         await honest.send({"type": "start"})
-        await send(honest, FLAC[: len(FLAC) // 2])
+        await send(honest, WAV[: len(WAV) // 2])
         for _ in range(4):
             await asyncio.gather(*(leave() for _ in range(5)))
-        await send(honest, FLAC[len(FLAC) // 2 :])
+        await send(honest, WAV[len(WAV) // 2 :])
         await honest.send({"type": "close"})
         await honest.rest()
         assert words(honest) == WORDS_SAID
@@ -193,7 +194,7 @@ async def test_readiness_says_that_decoders_cannot_be_started(server: Server, mo
         assert response.status == 503
         assert "decoders" in await response.text()
     monkeypatch.undo()
-    assert await heard(server, FLAC) == WORDS_SAID
+    assert await heard(server, WAV) == WORDS_SAID
     await eventually(lambda: not server.supervisor.failing)
 
 

@@ -117,4 +117,5 @@ async def test_honest_streams_go_on_beside_hostile_ones(server: LocalServer) -> 
     hostile = asyncio.gather(*(live(server, data) for name, data in ZOO.items() if "rubbish" in name))
     beside = await transcript(server, "model=fake", data)  # type: ignore[arg-type]
     await hostile
+    assert alone.said
     assert beside.said == alone.said
