@@ -49,6 +49,12 @@ class Look:
         voice = self.services.voice
         yield CounterMetricFamily("myna_vad_windows", "Windows of voice activity looked at.", value=voice.windows)
         yield CounterMetricFamily("myna_vad_seconds", "CPU seconds that took.", value=voice.seconds)
+        decoders = self.services.decoders
+        yield GaugeMetricFamily("myna_decoders", "Decoder processes at a stream or file.", value=decoders.active)
+        lost = CounterMetricFamily("myna_decoders_lost", "Decoder processes that did not end well.", labels=["reason"])
+        for reason, count in decoders.lost.items():
+            lost.add_metric([reason], count)
+        yield lost
         yield GaugeMetricFamily("myna_tasks", "Tasks on the event loop.", value=len(asyncio.all_tasks()))
         yield GaugeMetricFamily("myna_draining", "Whether the server is stopping.", value=self.admission.draining)
         yield GaugeMetricFamily("myna_failing_parts", "Parts that do not work.", value=len(self.failing))
