@@ -43,6 +43,10 @@ _STATUS_S = 1.0
 _CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGSYS}
 
 
+REASONS = ("slow", "crash", "killed", "error", "nonsense")
+"""Why a process did not end well: it took too long, it crashed, something killed it, it failed, it answered nonsense."""
+
+
 class _Process:
     """A decoder process, from its fork on."""
 
@@ -103,7 +107,7 @@ class DecoderPool:
         self._nursery: asyncio.subprocess.Process | None = None
         self._ahead: deque[_Process] = deque()
         self._forks: set[asyncio.Task[None]] = set()
-        self.lost: Counter[str] = Counter()
+        self.lost = Counter(dict.fromkeys(REASONS, 0))
         self.active = 0
         """Processes at a stream or a file."""
 

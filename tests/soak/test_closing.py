@@ -132,7 +132,8 @@ async def test_finals_come_in_time_while_ten_thousand_clients_leave_amid_a_decod
     all_finals = count("myna_result_delay_seconds_count", "final")
     in_time = count("myna_result_delay_seconds_bucket", f"{FINALS_WITHIN_S}final")
     print(
-        f"\n{sum(closed)} clients left in {took_s:.0f} s; {finals} finals, {in_time / all_finals:.1%} within {FINALS_WITHIN_S} s"
+        f"\n{sum(closed)} clients left in {took_s:.0f} s; "
+        f"{finals} finals, {in_time / all_finals:.1%} within {FINALS_WITHIN_S} s"
     )
     print(f"of {beats:.0f} beats of the loop {late:.0f} came more than {1000 * MOST_LAG_S:.0f} ms late")
     assert in_time >= 0.95 * all_finals
