@@ -21,9 +21,10 @@ log = structlog.get_logger()
 
 PAUSES_S = (5.0, 15.0, 45.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 1800.0)
 """Pauses between attempts to deliver a result: ten attempts over some two hours."""
-AT_ONCE = 8
-"""Deliveries at a time to hosts that took the last one, or were not asked yet; and as many to those that did not."""
-OF_ONE_OWNER = 4
+AT_ONCE, OF_ONE_OWNER = 48, 24
+"""Deliveries at a time to hosts that took the last one, or were not asked yet: most of the time, one only waits."""
+AT_ONCE_TO_FAILING, OF_ONE_OWNER_TO_FAILING = 16, 8
+"""The same to hosts that did not take the last one."""
 TO_ONE_HOST = 2
 _LOG_EVERY_S = 60.0
 """A host that keeps failing is logged once in so long."""
@@ -56,7 +57,9 @@ class Deliveries:
         self._busy: Counter[str] = Counter()  # by host
         self._failing: dict[str, float] = {}  # host → when it was logged, by the monotonic clock
         self._quick = Pool("delivery", AT_ONCE, OF_ONE_OWNER, self._deliver, self._may)
-        self._slow = Pool("delivery to a failing host", AT_ONCE, OF_ONE_OWNER, self._deliver, self._may)
+        self._slow = Pool(
+            "delivery to a failing host", AT_ONCE_TO_FAILING, OF_ONE_OWNER_TO_FAILING, self._deliver, self._may
+        )
         self._timers: set[asyncio.TimerHandle] = set()
         self._store: JobStore | None = None
 
