@@ -31,6 +31,7 @@ from myna.server.dialects.base import DialectError, Refusal
 from myna.server.dialects.native import NativeEntry
 from myna.server.files import Files
 from myna.server.http import REQUEST_ID, Pages, error_answer
+from myna.server.intake import Intake
 from myna.server.jobrunner import JobRunner
 from myna.server.look import Look
 from myna.server.metrics import Metrics
@@ -86,7 +87,8 @@ class Server:
         look = Look(services, models, transcriber, self.admission, pulse, self.jobs, supervisor)
         services.metrics.look_up(look.gauges)
         Pages(services, models, transcriber, authentication, self.admission, look).add_to(self.app)
-        Files(settings, models, transcriber, authentication, gate, self.jobs, self.admission).add_to(self.app)
+        intake = Intake(settings, services.metrics, self.jobs.taken)
+        Files(settings, models, transcriber, authentication, gate, self.jobs, self.admission, intake).add_to(self.app)
         page.add_to(self.app)
         self.app.router.add_get(openapi.PATH, openapi.handler)
         self.app.router.add_get(wire.PATH, self._native)
@@ -207,6 +209,7 @@ def _break_off(services: Services) -> None:
 
 def serve(settings: Settings) -> None:
     """Run a server until SIGINT or SIGTERM."""
+    os.umask(0o077)  # what the server and its workers write is for their user alone
     logs.configure(settings.log_level, settings.log_format)
     keep_steady()
     uvloop.run(_serve(settings))

@@ -146,7 +146,24 @@ class Settings(BaseSettings):
     )
     max_upload_mb: int = Field(2048, ge=1, le=1 << 20, description="Largest file taken, uploaded or fetched, in MiB.")
     max_file_hours: float = Field(12.0, gt=0, le=100, description="Longest audio taken as a file.")
-    files_at_once: int = Field(8, ge=1, le=1000, description="Files transcribed at a time; others wait.")
+    files_at_once: int = Field(
+        8, ge=1, le=1000, description="Files transcribed at a time; others wait, and clients share the places."
+    )
+    max_files: int = Field(
+        64, ge=1, le=100_000, description="Requests with files in hand at a time; a client may have half of them."
+    )
+    max_jobs: int = Field(
+        2000, ge=1, le=100_000, description="Jobs that are not at their end; a client may have half of them."
+    )
+    max_stored_mb: int = Field(
+        20_480,
+        ge=1,
+        le=1 << 30,
+        description="Audio of files and jobs on the disk, in MiB; a client may have half of it.",
+    )
+    min_free_mb: int = Field(
+        512, ge=0, le=1 << 30, description="Space in MiB that stays free on the disk: files are refused below it."
+    )
     max_frame_bytes: int = Field(
         24 * 1024 * 1024,  # OpenAI's clients may append 15 MiB at a time, which are 20 in base64
         ge=1024,

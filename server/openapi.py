@@ -85,7 +85,7 @@ def describe() -> _Schema:
             "/v1/jobs/{id}": {
                 "get": _operation(
                     "How far a request with a callback is.",
-                    {"200": _ref("Job"), "404": _ref("DeepgramError")},
+                    {"200": _ref("Job"), "404": _ref("DeepgramError"), "503": _ref("DeepgramError")},
                     parameters=[_path("id")],
                     error="DeepgramError",
                 )
@@ -193,7 +193,7 @@ def _listen() -> _Schema:
     }
     accepted = _object(request_id={"type": "string"})
     answer = _json({"oneOf": [{"$ref": "#/components/schemas/DeepgramTranscript"}, accepted]})
-    errors = {str(status): _ref("DeepgramError") for status in (400, 404, 408, 413, 500, 503)}
+    errors = {str(status): _ref("DeepgramError") for status in (400, 404, 408, 413, 500, 503, 507)}
     return _operation(
         "Transcribe a file or an address, as Deepgram does; with a callback: accept it, to be answered there.",
         {"200": answer, **errors},
@@ -230,7 +230,7 @@ def _transcriptions() -> _Schema:
             "text/event-stream": {"schema": text},
         },
     }
-    errors = {str(status): _ref("OpenAIError") for status in (400, 408, 413, 415, 500, 503)}
+    errors = {str(status): _ref("OpenAIError") for status in (400, 408, 413, 415, 500, 503, 507)}
     return _operation(
         "Transcribe a form's file as OpenAI does, or its files as Reflector does.",
         {"200": ok, **errors},
@@ -256,7 +256,7 @@ def _from_url() -> _Schema:
             "text/plain": {"schema": text},
         },
     }
-    errors = {str(status): _ref("OpenAIError") for status in (400, 404, 408, 413, 422, 500, 503)}
+    errors = {str(status): _ref("OpenAIError") for status in (400, 404, 408, 413, 422, 500, 503, 507)}
     return _operation(
         "Transcribe the file at an address, as Reflector does.",
         {"200": ok, **errors},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,6 +32,8 @@ _LEAD_S = 1.0
 
 Listener = Callable[[Final], None]
 """Is told each final as it comes; those of a channel come in order."""
+Pause = Callable[[], Awaitable[None]]
+"""Is awaited between portions of a file: another may have its turn meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +68,11 @@ class Transcriber:
         """Files being transcribed now."""
 
     async def transcribe(
-        self, sound: Sound, engine: EnginePool, options: Options, listener: Listener = lambda _: None
+        self, sound: Sound, engine: EnginePool, options: Options, listener: Listener, pause: Pause
     ) -> Transcript:
         """Return what the file says. Raises `AudioError` if it is no sound, `DecodeFailedError` if the engine fails."""
         self.active += 1
-        task = _Task(sound, engine, options, self._services, self._settings, listener)
+        task = _Task(sound, engine, options, self._services, self._settings, listener, pause)
         try:
             return await task.run()
         finally:
@@ -87,8 +89,10 @@ class _Task:
         services: Services,
         settings: Settings,
         listener: Listener,
+        pause: Pause,
     ) -> None:
         self._sound = sound
+        self._pause = pause
         policy = batch_policy(settings, engine.info)
         self._decoder = services.decoders.file(sound.path, sound.audio, mix=sound.mix)
         stream = Stream(f"file-{secrets.token_hex(8)}", policy, options, engine.info)
@@ -111,6 +115,7 @@ class _Task:
                     f"the file is longer than {self._sound.longest_s / 3600:g} h, the most this server takes"
                 )
             await self._until(lambda: stream.backlog_s <= self._most_ahead_s)
+            await self._pause()
         if not stream.received:
             raise AudioError("the file holds no audio: it is 0 seconds long")
         stream.end()
