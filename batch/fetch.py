@@ -7,10 +7,10 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from aiohttp import ClientError, ClientSession, ClientTimeout
+from aiohttp import ClientSession, ClientTimeout
 from yarl import URL
 
-from myna.batch.gate import Gate
+from myna.batch.gate import FAILURES, Gate, explained
 
 MOST_REDIRECTS = 5
 STALL_S = 30.0
@@ -43,8 +43,8 @@ async def fetch(url: str, path: Path, gate: Gate, *, most_bytes: int, within_s: 
             return await _follow(session, url, path, gate, most_bytes)
     except TimeoutError:
         raise FetchError(f"the file was not there within {within_s:g} s, or its server stopped sending") from None
-    except (ClientError, OSError) as error:
-        raise FetchError(f"the file cannot be fetched: {error}") from error
+    except FAILURES as error:
+        raise FetchError(f"the file cannot be fetched: {explained(error)}") from error
 
 
 async def _follow(session: ClientSession, url: str, path: Path, gate: Gate, most_bytes: int) -> Fetched:
@@ -56,8 +56,11 @@ async def _follow(session: ClientSession, url: str, path: Path, gate: Gate, most
         timeout = ClientTimeout(sock_read=STALL_S, sock_connect=STALL_S)
         async with session.get(address, headers=_HEADERS, allow_redirects=False, timeout=timeout) as response:
             if response.status in (301, 302, 303, 307, 308) and "Location" in response.headers:
-                # Joined without what the first address held of user and password: they were meant for it alone.
-                url = str(address.with_user(None).join(URL(response.headers["Location"])))
+                try:
+                    # Joined without what the first address held of user and password: they were meant for it alone.
+                    url = str(address.with_user(None).join(URL(response.headers["Location"])))
+                except ValueError as error:
+                    raise FetchError("its server redirects to something that is no address") from error
                 continue
             if response.status != 200:
                 raise FetchError(f"its server answered with HTTP {response.status}", response.status)

@@ -6,9 +6,8 @@ import asyncio
 from types import TracebackType
 
 import structlog
-from aiohttp import ClientError
 
-from myna.batch.gate import Gate
+from myna.batch.gate import FAILURES, Gate, explained
 from myna.server.dialects.base import Callback, Frame
 
 log = structlog.get_logger()
@@ -61,5 +60,5 @@ class CallbackSender:
                 self._callback.method, self._url, data=payload, headers=self._headers, allow_redirects=False
             ) as response:
                 return None if response.status < 300 else f"HTTP {response.status}"
-        except (ClientError, TimeoutError, OSError) as error:
-            return str(error) or type(error).__name__
+        except FAILURES as error:
+            return explained(error)

@@ -139,7 +139,7 @@ class Settings(BaseSettings):
         default=False, description="Listen on other than loopback addresses although there are no keys."
     )
     allowed_networks: list[str] = Field(
-        [], description="Private networks that callbacks may reach, such as `10.0.0.0/8`."
+        [], description="Private networks that callbacks and fetched files may reach, such as `10.0.0.0/8`."
     )
     data: Path = Field(
         Path("data"), description="Folder of what must survive a restart: requests to be answered later."

@@ -40,7 +40,8 @@ UNSERVED = {
     "detect_entities": "there is no model here that detects entities",
 }
 _REDACTIONS = {"true": Redaction.NUMBERS, **{kind.value: kind for kind in Redaction}}
-_METHODS = {"POST": None, "PUT": None, "GET": None, "DELETE": None}
+_METHODS = ("POST", "PUT")
+"""Of a callback: those that carry a result. Any other would let a client act on somebody's server with this one's address."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,6 @@ from myna.streaming.formatting import Formatting, formatted, text_of
 from myna.streaming.policy import Options
 
 _TEXT_MODELS = ("summarize", "topics", "intents", "sentiment")
-_METHODS = ("POST", "PUT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +73,6 @@ def parse(query: Collection[tuple[str, str]]) -> FileRequest:
     if given.text("diarize_model"):
         raise refused(f"diarize_model is not supported: {UNSERVED['diarize']}.", "unsupported_feature")
     language = given.text("language")
-    callback = callback_of(given)
-    if callback is not None and callback.method not in _METHODS:
-        raise refused(f"callback_method must be one of {', '.join(_METHODS)}, not {callback.method!r}")
     formatting = formatting_of(given, language)
     return FileRequest(
         model=ModelWanted.of(given.text("model"), PUBLIC_MODELS),
@@ -91,7 +87,7 @@ def parse(query: Collection[tuple[str, str]]) -> FileRequest:
         search=given.texts("search"),
         keyterms=keyterms_of(given),
         tags=given.texts("tag"),
-        callback=callback,
+        callback=callback_of(given),
     )
 
 
