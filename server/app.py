@@ -36,6 +36,8 @@ from myna.server.metrics import Metrics
 from myna.server.models import Models
 from myna.server.pulse import Pulse
 from myna.server.pump import Services
+from myna.server.revocation import watch
+from myna.server.supervisor import Supervisor
 from myna.server.transcriber import Transcriber
 from myna.server.upgrade import Upgrade
 from myna.server.voice import VoiceActivity
@@ -160,6 +162,8 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
     _check_open(settings, listener)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(listener.close)
+        supervisor = Supervisor()
+        stack.push_async_callback(supervisor.close)
         voice = VoiceActivity(SileroVad())
         stack.push_async_callback(voice.close)
         metrics = Metrics()
@@ -172,6 +176,8 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         server = Server(settings, listener, services, models, authentication, pulse)
         pulse.start()
         stack.push_async_callback(pulse.close)
+        if authentication.required:
+            supervisor.run("keys", lambda: watch(authentication, services))
         server.jobs.start()
         stack.push_async_callback(server.jobs.close)
         runner = web.AppRunner(

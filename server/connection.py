@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
+from myna.server.auth import Identity
 from myna.server.config import Settings
 from myna.server.dialects.base import (
     Audio,
@@ -110,13 +111,13 @@ Delivery = Callable[[Frame], Awaitable[None]]
 class Connection:
     """One client's stream from its upgrade to its close, over one socket or, if it comes back, several.
 
-    `name` is the stream's and `owner` the client's; frames go to `delivery`, or back over the socket.
+    `name` is the stream's and `identity` the client's; frames go to `delivery`, or back over the socket.
     """
 
     def __init__(
         self,
         name: str,
-        owner: str,
+        identity: Identity,
         dialect: Dialect,
         engine: EnginePool,
         services: Services,
@@ -125,7 +126,7 @@ class Connection:
         subprotocol: str | None = None,
         delivery: Delivery | None = None,
     ) -> None:
-        self.owner = owner
+        self.identity = identity
         self.path = ""
         self._dialect = dialect
         self._services = services

@@ -102,7 +102,7 @@ class Files:
                     upload = await receiver.body()
                 if asked.callback is not None:
                     self._check(asked.callback.url)
-                    await self._jobs.accept(request_id, identity.name, query, url, upload)
+                    await self._jobs.accept(request_id, identity.id, query, url, upload)
                     return web.json_response({"request_id": request_id})
                 return await _unless_gone(request, self._listen(asked, url, upload, folder, request_id))
         except Refusal as refusal:
@@ -142,9 +142,9 @@ class Files:
     async def job(self, request: web.Request) -> web.Response:
         """Say how far a request is that was accepted before."""
         try:
-            identity = self._authentication.identify(credential(request.headers))
+            identity = self._authentication.identify(credential(request.headers), Scope.TRANSCRIBE)
             job = await self._jobs.get(request.match_info["id"])
-            if job is None or job.owner != identity.name:
+            if job is None or job.owner != identity.id:
                 raise Refusal(404, "job_not_found", "There is no such job; results are kept for seven days.")
         except Refusal as refusal:
             return answer(refusal, DeepgramEntry(request[REQUEST_ID], self._settings))

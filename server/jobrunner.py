@@ -13,6 +13,7 @@ import structlog
 
 from myna.batch.gate import Gate
 from myna.batch.jobs import Job, JobStore, State
+from myna.server.auth import name_of
 from myna.server.callback import CallbackSender
 from myna.server.dialects import deepgram_rest
 from myna.server.dialects.base import Refusal
@@ -141,7 +142,7 @@ class JobRunner:
         callback = deepgram_rest.parse(job.query).callback
         assert callback is not None
         assert job.result is not None
-        async with CallbackSender(callback, self._gate, job.owner) as sender:
+        async with CallbackSender(callback, self._gate, name_of(job.owner)) as sender:
             reason = await sender.attempt(job.result)
         if reason is None:
             await asyncio.to_thread(self.store.delivered, job.id)

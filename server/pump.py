@@ -9,6 +9,7 @@ from typing import Protocol
 
 from aiohttp import web
 
+from myna.server.auth import Identity
 from myna.server.dialects.base import DialectError
 from myna.server.engine import EnginePool
 from myna.server.metrics import Metrics
@@ -25,6 +26,8 @@ class Ending(Protocol):
 
     path: str
     """The address it was asked for at."""
+    identity: Identity
+    """Who asked for it."""
 
     def retire(self, error: DialectError) -> None:
         """End it for this reason, its finals first."""
@@ -38,7 +41,8 @@ class Ending(Protocol):
 class Resumable(Protocol):
     """A live stream whose client may come back after it has lost its connection."""
 
-    owner: str
+    identity: Identity
+    """Who asked for it, and may come back."""
 
     def can_resume(self, after: int) -> bool:
         """Return whether nothing is lost to a client that has got the frames up to this number."""

@@ -219,6 +219,11 @@ class Entry(Protocol):
         """The stream that the client comes back for, if it does."""
         ...
 
+    @property
+    def takes_client_secrets(self) -> bool:
+        """Whether a client secret of OpenAI's Realtime API lets a client in."""
+        ...
+
     def refused(self, refusal: Refusal) -> Refused:
         """Return the refusal in this dialect's words."""
         ...
@@ -269,6 +274,11 @@ class PlainEntry:
     def resume(self) -> Resume | None:
         """The stream that the client comes back for: none."""
         return None
+
+    @property
+    def takes_client_secrets(self) -> bool:
+        """Whether a client secret of OpenAI's Realtime API lets a client in: it does not."""
+        return False
 
 
 class Unresumable:

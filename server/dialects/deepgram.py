@@ -57,6 +57,7 @@ _CLOSES = {
     "shutting_down": (1001, "the server is stopping"),
     "slow_reader": (1013, "the client does not read what it is sent"),
     "overloaded": (1013, "the server cannot keep up with this audio"),
+    "unauthorized": (1008, "INVALID_AUTH"),
 }
 """How the WebSocket is closed: code and reason, as clients know them; of anything else 1011."""
 _ERROR_NAMES = {"remote_content": "REMOTE_CONTENT_ERROR"}

@@ -48,7 +48,7 @@ UPDATE_S = 0.25
 """An `Update` comes so often, in audio."""
 INTERIM_S = 0.5
 """Words are looked for again so often: agents want them sooner than readers do."""
-_ERROR_CODES = {"invalid_message": "UNPARSABLE_CLIENT_MESSAGE"}
+_ERROR_CODES = {"invalid_message": "UNPARSABLE_CLIENT_MESSAGE", "unauthorized": "INVALID_AUTH"}
 
 
 class FluxEntry(PlainEntry):

@@ -56,7 +56,10 @@ _CLIENT_EVENTS = (
     "session.update", "transcription_session.update", "input_audio_buffer.append", "input_audio_buffer.commit",
     "input_audio_buffer.clear",
 )  # fmt: skip
-_ERROR_TYPES = {"internal_error": "server_error", "shutting_down": "server_error", "overloaded": "server_error"}
+_ERROR_TYPES = {
+    "internal_error": "server_error", "shutting_down": "server_error", "overloaded": "server_error",
+    "unauthorized": "authentication_error",
+}  # fmt: skip
 
 
 class RealtimeEntry(PlainEntry):
@@ -95,6 +98,11 @@ class RealtimeEntry(PlainEntry):
         if self._granted is None:
             return session
         return session.patched(self._granted["patch"], beta=self._granted["beta"], models=names)
+
+    @property
+    def takes_client_secrets(self) -> bool:
+        """Whether a client secret lets a client in: it was made for this."""
+        return True
 
     def refused(self, refusal: Refusal) -> Refused:
         """Return the refusal as OpenAI's clients read it."""

@@ -53,8 +53,8 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     ["127.1", "127.0.1", "2130706433", "0177.0.0.1", "017700000001", "0", "0.0.0.0", "0x7f.1", "0x7f000001", "127.0x1",
      "0X7F.0.0.1", "127.0.0.1.", "127.1.", "0x", "[::1]", "[::]", "[::ffff:127.0.0.1]", "[::127.0.0.1]", "[::1%lo]",
      "[::1%25lo]", "[fe80::1%25eth0]", "%31%32%37.0.0.1", "127%2e0.0.1", "１２７.0.0.1", "127。0。0。1",
-     "２１３０７０６４３３", "a:b@127.1", "example.com@127.0.0.1", "example.com\\@127.0.0.1", "127.0.0.1\\@example.com", "127.0.0.1 ",
-     "127.0.0.1%00.example.com",
+     "２１３０７０６４３３", "a:b@127.1", "example.com@127.0.0.1", "example.com\\@127.0.0.1", "127.0.0.1\\@example.com",
+     "127.0.0.1 ", "127.0.0.1%00.example.com",
      "127.0.0.1:0", "a" * 64 + ".example", "a..b", ".", "a." * 130, "exa mple.com", "\udcff.example", "ⓛ" * 300],
 )  # fmt: skip
 def test_an_address_is_refused_before_anything_is_looked_up_in_every_form(host: str) -> None:
