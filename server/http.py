@@ -250,6 +250,13 @@ def error_answer(refusal: Refusal, request: web.Request) -> web.Response:
     return web.json_response({"error": error, **refused.body}, status=refusal.status, headers=headers)
 
 
+def in_dialect(refusal: Refusal, request: web.Request) -> web.Response:
+    """Return a refusal as the clients of the request's address read it."""
+    if request.path.startswith(("/v1/audio/", "/v1/realtime")):
+        return openai_refusal(refusal)
+    return error_answer(refusal, request)
+
+
 def realtime_ttl(given: object) -> int:
     """Return how long a client secret lives: `expires_after` of the request. Raises `Refusal`."""
     low, high = REALTIME_GRANT_S
