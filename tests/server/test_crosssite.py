@@ -33,7 +33,8 @@ def own(server: Server) -> str:
 
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example", "127.1", "2130706433",
-             "0", "192.168.0.1", "[::2]", "", "localhost@evil.example", "evil.example#localhost", "\xff", "[::1", "x", "a" * 9000],
+             "0", "192.168.0.1", "[::2]", "", "localhost@evil.example", "evil.example#localhost", "\xff", "[::1",
+             "x", "a" * 9000],
 )  # fmt: skip
 @pytest.mark.parametrize("path", ["/", "/health", "/metrics", "/v1/models", "/v1/stream", "/nowhere"])
 async def test_a_name_that_is_not_its_own_gets_nothing_of_a_server_without_keys(

@@ -356,7 +356,9 @@ async def test_a_body_that_is_too_large_is_refused_at_once_or_as_soon_as_it_is(f
 async def test_a_client_that_leaves_while_it_uploads_leaves_nothing(files: Server, flac: bytes) -> None:
     for path, head in (("/v1/listen", b""), (SOUND, b"Content-Type: multipart/form-data; boundary=x\r\n")):
         _, writer = await asyncio.open_connection(*files.url.removeprefix("http://").split(":"))
-        writer.write(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(flac)}\r\n".encode() + head + b"\r\n")
+        writer.write(
+            f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(flac)}\r\n".encode() + head + b"\r\n"
+        )
         writer.write(b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + flac[:50_000])
         await writer.drain()
         await eventually(lambda: bool(list(Path(tempfile.gettempdir()).glob("myna-*/upload-*"))))
