@@ -18,6 +18,7 @@ from myna.batch.fetch import Fetched, FetchError, fetch
 from myna.batch.gate import Gate
 from myna.batch.transcript import Transcript
 from myna.server.admission import Admission
+from myna.server.answers import json_answer
 from myna.server.auth import Authentication, Identity, Scope, credential
 from myna.server.config import Settings
 from myna.server.dialects import deepgram_rest, openai_rest
@@ -29,17 +30,21 @@ from myna.server.models import Models
 from myna.server.serving import engine_for
 from myna.server.transcriber import DecodeFailedError, Listener, Sound, Transcriber
 from myna.server.uploads import Form, Receiver, Upload
+from myna.streaming import strictjson
 from myna.streaming.audio import AudioError, Coded, RawFormat
 from myna.streaming.engines.base import EngineInfo
 from myna.streaming.engines.catalogue import Model
 from myna.streaming.events import Final
 from myna.streaming.policy import Options
+from myna.streaming.quoting import quoted
 
 log = structlog.get_logger()
 
 FETCH_WITHIN_S = 600.0
 """A file at an address must be here within this; it is Deepgram's own limit for a whole request."""
 LONGEST_JSON = 1 << 20
+MOST_OFFSET_S = 10**10
+"""Of Reflector's words: the Unix time of the recording fits."""
 _WATCH_S = 1.0
 """A client that has left is noticed so soon."""
 _Result = TypeVar("_Result")
@@ -103,7 +108,7 @@ class Files:
                 if asked.callback is not None:
                     self._check(asked.callback.url)
                     await self._jobs.accept(request_id, identity.id, query, url, upload)
-                    return web.json_response({"request_id": request_id})
+                    return json_answer({"request_id": request_id})
                 return await _unless_gone(request, self._listen(asked, url, upload, folder, request_id))
         except Refusal as refusal:
             return answer(refusal, DeepgramEntry(request_id, self._settings))
@@ -119,7 +124,7 @@ class Files:
         path, sha256 = (upload.path, upload.sha256) if upload else await self._fetched(url or "", folder)
         done = await self._transcribe(path, asked.model, asked.options, asked.audio, mix=not asked.multichannel)
         body = deepgram_rest.answer(done.transcript, asked, done.model, done.engine, request_id, sha256)
-        return web.json_response(body)
+        return json_answer(body)
 
     async def run_job(
         self,
@@ -148,7 +153,7 @@ class Files:
                 raise Refusal(404, "job_not_found", "There is no such job; results are kept for seven days.")
         except Refusal as refusal:
             return answer(refusal, DeepgramEntry(request[REQUEST_ID], self._settings))
-        return web.json_response(
+        return json_answer(
             {
                 "id": job.id,
                 "status": job.state.value,
@@ -189,7 +194,7 @@ class Files:
             openai_rest.answer(d.transcript, asked, d.engine, u.name) for u, d in zip(uploads, dones, strict=True)
         ]
         if several:
-            return web.json_response({"results": answers})
+            return json_answer({"results": answers})
         return _body(*answers)
 
     async def _one(
@@ -257,7 +262,7 @@ class Files:
         if asked.response_format is not None:
             return _body(openai_rest.answer(done.transcript, asked, done.engine, ""))
         described = openai_rest.reflector_words(done.transcript.words, offset_s)
-        return web.json_response({"text": done.transcript.text, "words": described, "filename": None})
+        return json_answer({"text": done.transcript.text, "words": described, "filename": None})
 
     # Shared
 
@@ -339,7 +344,7 @@ async def _events(request: web.Request) -> web.StreamResponse:
 
 
 async def _send_event(response: web.StreamResponse, event: dict[str, object]) -> None:
-    await response.write(f"data: {json.dumps(event)}\n\n".encode())
+    await response.write(f"data: {strictjson.dumps(event)}\n\n".encode())
 
 
 def _files_of(form: Form, asked: openai_rest.TranscriptionRequest) -> list[Upload]:
@@ -356,7 +361,7 @@ def _files_of(form: Form, asked: openai_rest.TranscriptionRequest) -> list[Uploa
 
 
 def _body(said: dict[str, Any] | str) -> web.Response:
-    return web.Response(text=said) if isinstance(said, str) else web.json_response(said)
+    return web.Response(text=said) if isinstance(said, str) else json_answer(said)
 
 
 def _several(form: Form, asked: openai_rest.TranscriptionRequest) -> bool:
@@ -365,7 +370,7 @@ def _several(form: Form, asked: openai_rest.TranscriptionRequest) -> bool:
 
 def _object(text: str) -> dict[str, Any]:
     try:
-        body = json.loads(text)
+        body = strictjson.loads(text)
     except (ValueError, RecursionError):
         body = None
     if not isinstance(body, dict):
@@ -385,8 +390,9 @@ def _reflector(body: dict[str, Any]) -> tuple[openai_rest.TranscriptionRequest, 
     url, offset = body.get("audio_file_url"), body.get("timestamp_offset", 0.0)
     if not isinstance(url, str) or not url:
         raise Refusal(422, "missing_field", "audio_file_url is required, and is a text.", param="audio_file_url")
-    if not isinstance(offset, int | float) or isinstance(offset, bool):
-        raise Refusal(422, "wrong_type", "timestamp_offset is a number of seconds.", param="timestamp_offset")
+    if not isinstance(offset, int | float) or isinstance(offset, bool) or not abs(offset) <= MOST_OFFSET_S:
+        message = f"timestamp_offset is a number of seconds, at most {MOST_OFFSET_S} either way, not {quoted(offset)}."
+        raise Refusal(422, "wrong_type", message, param="timestamp_offset")
     # response_format is ours: Reflector's clients do not ask for one.
     names = ("model", "language", "response_format")
     fields = [(name, value) for name in names if isinstance(value := body.get(name), str)]

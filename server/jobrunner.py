@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from myna.server.dialects.base import Refusal
 from myna.server.dialects.deepgram import DeepgramEntry
 from myna.server.transcriber import Listener
 from myna.server.uploads import Upload
+from myna.streaming import strictjson
 from myna.streaming.events import Final, seconds
 
 log = structlog.get_logger()
@@ -128,13 +128,13 @@ class JobRunner:
             else:
                 await self._fail(job, refusal)
             return
-        await asyncio.to_thread(self.store.done, job.id, json.dumps(answer))
+        await asyncio.to_thread(self.store.done, job.id, strictjson.dumps(answer))
         log.info("job done", job=job.id, heard_s=answer["metadata"]["duration"])
         self._news.set()
 
     async def _fail(self, job: Job, refusal: Refusal) -> None:
         body = dict(DeepgramEntry.shape(refusal, job.id).body)
-        await asyncio.to_thread(self.store.failed, job.id, refusal.message, json.dumps(body))
+        await asyncio.to_thread(self.store.failed, job.id, refusal.message, strictjson.dumps(body))
         log.warning("job failed", job=job.id, reason=refusal.message)
         self._news.set()
 

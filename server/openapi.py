@@ -7,6 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from myna import __version__
+from myna.server.answers import json_answer
 from myna.server.auth import LONGEST_GRANT_S
 from myna.server.dialects.openai_rest import FORMATS, GRANULARITIES
 
@@ -115,7 +116,7 @@ def describe() -> _Schema:
 
 async def handler(_request: web.Request) -> web.Response:
     """Serve the description."""
-    return web.json_response(describe())
+    return json_answer(describe())
 
 
 def _operation(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from myna.streaming import strictjson
 from myna.streaming.audio import Coded, RawFormat
 from myna.streaming.engines.base import EngineInfo
 from myna.streaming.engines.catalogue import Model
@@ -96,8 +96,8 @@ class Frame:
 
 
 def json_frame(message: Mapping[str, object], replaces: str | None = None) -> Frame:
-    """Return a message in JSON, without spaces."""
-    return Frame(json.dumps(message, ensure_ascii=False, separators=(",", ":")), replaces)
+    """Return a message in JSON, without spaces; a text frame can carry it whatever it holds."""
+    return Frame(strictjson.dumps(message, ascii_only=False), replaces)
 
 
 @dataclass(frozen=True, slots=True)

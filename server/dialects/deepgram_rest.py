@@ -20,13 +20,14 @@ from myna.server.dialects.deepgram_request import (
     options_of,
     spoken,
 )
-from myna.server.dialects.parameters import Parameters, refused
+from myna.server.dialects.parameters import Parameters, decimal, refused
 from myna.streaming.audio import Coded, RawFormat
 from myna.streaming.engines.base import EngineInfo
 from myna.streaming.engines.catalogue import Model
 from myna.streaming.events import Word
 from myna.streaming.formatting import Formatting, formatted, text_of
 from myna.streaming.policy import Options
+from myna.streaming.quoting import quoted
 
 _TEXT_MODELS = ("summarize", "topics", "intents", "sentiment")
 
@@ -177,10 +178,7 @@ def _seconds(given: Parameters, name: str, default: float) -> float:
     value = given.text(name)
     if value is None:
         return default
-    try:
-        seconds = float(value)
-    except ValueError:
-        seconds = -1.0
-    if not 0 < seconds <= 60:
-        raise refused(f"{name} must be seconds above 0, up to 60, not {value!r}")
+    seconds = decimal(value)
+    if seconds is None or not 0 < seconds <= 60:
+        raise refused(f"{name} must be seconds above 0, up to 60, not {quoted(value)}")
     return seconds
