@@ -33,7 +33,7 @@ from myna.server.http import REQUEST_ID, Pages
 from myna.server.jobrunner import JobRunner
 from myna.server.look import Look
 from myna.server.metrics import Metrics
-from myna.server.middlewares import answered, say_request_id
+from myna.server.middlewares import answer_expectations, answered, say_request_id
 from myna.server.models import Models
 from myna.server.pulse import Pulse
 from myna.server.pump import Services
@@ -94,6 +94,7 @@ class Server:
         self.app.router.add_get(deepgram.PATH, self._deepgram)
         self.app.router.add_get(flux.PATH, self._flux)
         self.app.router.add_get(realtime.PATH, self._realtime)
+        answer_expectations(self.app)
 
     async def drain(self) -> None:
         """Take nothing new, let streams and files come to their end, and end those that have not in time, finals first."""

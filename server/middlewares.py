@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 
 import structlog
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from myna.server.dialects.base import Refusal
 from myna.server.http import REQUEST_ID, in_dialect
@@ -53,6 +53,23 @@ def _failed(request: web.Request) -> web.StreamResponse:
     response = in_dialect(Refusal(500, "internal_error", message), request)
     response.force_close()  # what is left of the body has not been read
     return response
+
+
+def answer_expectations(app: web.Application) -> None:
+    """Answer `Expect` here, on the routes there are: aiohttp does so before any middleware, and fails on what is no UTF-8."""
+    for route in app.router.routes():
+        route._expect_handler = _expected  # aiohttp takes it with each route alone
+
+
+async def _expected(request: web.Request) -> web.Response | None:
+    if request.version < HttpVersion11:
+        return None
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # the answer has not begun
+        return None
+    request[REQUEST_ID] = str(uuid.uuid4())
+    return in_dialect(Refusal(417, "expectation_failed", "Expect must be 100-continue, or absent."), request)
 
 
 async def say_request_id(request: web.Request, response: web.StreamResponse) -> None:

@@ -82,5 +82,9 @@ class Upgrade:
 
 
 def _check_upgrade(request: web.Request) -> None:
-    if not web.WebSocketResponse().can_prepare(request):
+    try:
+        ready = bool(web.WebSocketResponse().can_prepare(request))
+    except ValueError:  # a header that is no UTF-8, which aiohttp would quote
+        ready = False
+    if not ready:
         raise Refusal(426, "upgrade_required", "Everything is in order; but this is a WebSocket: ask for an upgrade.")
