@@ -7,12 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout
+from aiohttp import ClientResponse, ClientSession, ClientTimeout
 from yarl import URL
 
 from myna.batch.disk import FileWriter
-from myna.batch.gate import Gate
+from myna.batch.gate import FAILURES, Gate, explained
 from myna.batch.pace import Pace, TooSlowError
+from myna.streaming.quoting import quoted
 
 MOST_REDIRECTS = 5
 STALL_S = 30.0
@@ -72,8 +73,8 @@ async def _follow(session: ClientSession, url: str, path: Path, gate: Gate, limi
             raise FetchError(str(error)) from error
         except TimeoutError:
             raise
-        except (ClientError, OSError) as error:
-            raise FetchError(f"the file cannot be fetched: {error}") from error
+        except FAILURES as error:
+            raise FetchError(f"the file cannot be fetched: {explained(error)}") from error
         async with response:
             if response.status in (301, 302, 303, 307, 308) and "Location" in response.headers:
                 url = _joined(address, response.headers["Location"])
@@ -105,8 +106,8 @@ async def _next(response: ClientResponse) -> bytes:
         return await response.content.read(_CHUNK)
     except TimeoutError:
         raise
-    except (ClientError, OSError) as error:
-        raise FetchError(f"the file cannot be fetched: {error}") from error
+    except FAILURES as error:
+        raise FetchError(f"the file cannot be fetched: {explained(error)}") from error
 
 
 def _joined(address: URL, location: str) -> str:
@@ -114,4 +115,4 @@ def _joined(address: URL, location: str) -> str:
     try:
         return str(address.with_user(None).join(URL(location)))
     except ValueError as error:
-        raise FetchError(f"its server redirects to {location[:100]!r}, which is no address") from error
+        raise FetchError(f"its server redirects to {quoted(location)}, which is no address") from error

@@ -58,7 +58,7 @@ class Admission:
         """Let a file in; `waiting` tells how many of a key's have been accepted and are not done. Raises `Refusal`."""
         self._check_open()
         if limit := identity.requests or self._settings.key_requests:
-            accepted = await waiting(identity.name)
+            accepted = await waiting(identity.id)
             self._check_share(limit, self._requests[identity.name] + accepted, "requests")
         self._requests[identity.name] += 1
         try:

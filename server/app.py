@@ -10,8 +10,7 @@ import os
 import secrets
 import signal
 import socket
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
 import structlog
 import uvloop
@@ -25,19 +24,22 @@ from myna.server.admission import Admission
 from myna.server.auth import Authentication, credential
 from myna.server.config import ConfigurationError, Settings
 from myna.server.connection import FAREWELL_S, FINALS_S
+from myna.server.crosssite import only_own_sites
 from myna.server.decoding.pool import DecoderPool
 from myna.server.dialects import deepgram, flux, realtime
-from myna.server.dialects.base import DialectError, Refusal
+from myna.server.dialects.base import DialectError
 from myna.server.dialects.native import NativeEntry
 from myna.server.files import Files
-from myna.server.http import REQUEST_ID, Pages, error_answer
+from myna.server.http import REQUEST_ID, Pages
 from myna.server.intake import Intake
 from myna.server.jobrunner import JobRunner
 from myna.server.look import Look
 from myna.server.metrics import Metrics
+from myna.server.middlewares import answer_expectations, answered, say_request_id
 from myna.server.models import Models
 from myna.server.pulse import Pulse
 from myna.server.pump import Services
+from myna.server.revocation import watch
 from myna.server.supervisor import Supervisor
 from myna.server.transcriber import Transcriber
 from myna.server.upgrade import Upgrade
@@ -82,8 +84,10 @@ class Server:
         self.jobs = JobRunner(settings.data / "jobs", gate, supervisor)
         self._authentication = authentication
         self._upgrade = Upgrade(settings, services, models, authentication, self.admission, gate)
-        self.app = web.Application(middlewares=[_numbered])
-        self.app.on_response_prepare.append(_say_request_id)
+        self.app = web.Application(middlewares=[answered])
+        if not authentication.required:
+            self.app.middlewares.append(only_own_sites(settings, host))
+        self.app.on_response_prepare.append(say_request_id)
         look = Look(services, models, transcriber, self.admission, pulse, self.jobs, supervisor)
         services.metrics.look_up(look.gauges)
         Pages(services, models, transcriber, authentication, self.admission, look).add_to(self.app)
@@ -95,6 +99,7 @@ class Server:
         self.app.router.add_get(deepgram.PATH, self._deepgram)
         self.app.router.add_get(flux.PATH, self._flux)
         self.app.router.add_get(realtime.PATH, self._realtime)
+        answer_expectations(self.app)
 
     async def drain(self) -> None:
         """Take nothing new, let streams and files come to their end, and end those that have not in time, finals first."""
@@ -134,27 +139,6 @@ class Server:
         return await self._upgrade.serve(request, entry)
 
 
-@web.middleware
-async def _numbered(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    request[REQUEST_ID] = str(uuid.uuid4())
-    try:
-        return await handler(request)
-    except ConnectionResetError:
-        log.info("a client left before its answer", path=request.path)
-        return web.Response(status=499)
-    except web.HTTPNotFound:
-        return error_answer(Refusal(404, "not_found", f"There is nothing at {request.path}."), request)
-    except web.HTTPMethodNotAllowed as error:
-        allowed = ", ".join(sorted(error.allowed_methods))
-        return error_answer(Refusal(405, "method_not_allowed", f"{request.path} takes {allowed}."), request)
-
-
-async def _say_request_id(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers["dg-request-id"] = request.get(REQUEST_ID) or str(uuid.uuid4())
-
-
 @contextlib.asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[Server]:
     """Run a server on the current event loop.
@@ -183,6 +167,8 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         server = Server(settings, listener, services, models, authentication, pulse, supervisor)
         pulse.start()
         stack.push_async_callback(pulse.close)
+        if authentication.required:
+            supervisor.run("keys", lambda: watch(authentication, services))
         server.jobs.start()
         stack.push_async_callback(server.jobs.close)
         runner = web.AppRunner(

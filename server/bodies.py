@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from myna.server.dialects import openai_rest
 from myna.server.dialects.base import Refusal
 from myna.server.uploads import Form, Upload
+from myna.streaming import strictjson
+from myna.streaming.quoting import quoted
 
 LARGEST_OFFSET_S = 1_000_000_000
 """Seconds, some thirty years: times of day since 1970 count as wrong, and all times stay exact to a microsecond."""
@@ -35,7 +36,7 @@ def is_several(form: Form, asked: openai_rest.TranscriptionRequest) -> bool:
 def json_object(text: str) -> dict[str, Any]:
     """Return a JSON object. Raises `Refusal`."""
     try:
-        body = json.loads(text, parse_constant=_no_number)
+        body = strictjson.loads(text)
     except (ValueError, RecursionError):
         body = None
     if not isinstance(body, dict):
@@ -60,13 +61,11 @@ def reflector(body: dict[str, Any]) -> tuple[openai_rest.TranscriptionRequest, s
     if not isinstance(offset, int | float) or isinstance(offset, bool):
         raise Refusal(422, "wrong_type", "timestamp_offset is a number of seconds.", param="timestamp_offset")
     if not abs(offset) <= LARGEST_OFFSET_S:  # also true of NaN, which a caller may have parsed
-        message = f"timestamp_offset must be from -{LARGEST_OFFSET_S} to {LARGEST_OFFSET_S} seconds."
+        message = (
+            f"timestamp_offset must be from -{LARGEST_OFFSET_S} to {LARGEST_OFFSET_S} seconds, not {quoted(offset)}."
+        )
         raise Refusal(400, "invalid_value", message, param="timestamp_offset")
     # response_format is ours: Reflector's clients do not ask for one.
     names = ("model", "language", "response_format")
     fields = [(name, value) for name in names if isinstance(value := body.get(name), str)]
     return openai_rest.parse(fields), url, float(offset)
-
-
-def _no_number(name: str) -> float:
-    raise ValueError(f"{name} is no JSON")

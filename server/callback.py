@@ -9,9 +9,8 @@ from types import TracebackType
 
 import structlog
 from aiohttp import ClientTimeout
-from yarl import URL
 
-from myna.batch.gate import Gate
+from myna.batch.gate import Gate, explained
 from myna.server.dialects.base import Callback, Frame
 
 log = structlog.get_logger()
@@ -23,25 +22,6 @@ _PAUSES_S = (0.5, 2.0)
 """Before the second attempt, and the third, which is the last: later results wait behind."""
 _MOST_LOST = 3
 """Results lost in a row after which nobody is asked any more."""
-_LONGEST_HOST, _LONGEST_LABEL = 253, 63
-"""Characters of a host's name, and of each part between its dots (RFC 1035, 2.3.4)."""
-_LONGEST_REASON = 200
-
-
-def check_callback(url: str, gate: Gate) -> URL:
-    """Return the address parsed. Raises `ValueError` if nothing can ever be sent there."""
-    try:
-        parsed = gate.check(url)
-        host = parsed.raw_host or ""
-    except UnicodeError as error:
-        raise ValueError("the host's name cannot be written in IDNA") from error
-    labels = host.removesuffix(".").split(".")
-    if ":" not in host and (len(host) > _LONGEST_HOST or not all(0 < len(label) <= _LONGEST_LABEL for label in labels)):
-        raise ValueError(
-            f"the host's name must have parts of 1 to {_LONGEST_LABEL} characters and {_LONGEST_HOST} in all,"
-            f" not {host[:100]!r}"
-        )
-    return parsed
 
 
 class CallbackSender:
@@ -49,7 +29,7 @@ class CallbackSender:
 
     def __init__(self, callback: Callback, gate: Gate, key_name: str) -> None:
         self._callback = callback
-        self._url = check_callback(callback.url, gate)
+        self._url = gate.check(callback.url)
         self._headers = {"Content-Type": "application/json", "dg-token": key_name}
         self._session = gate.session(TIMEOUT_S)
         self._lost = 0
@@ -99,4 +79,4 @@ class CallbackSender:
             ) as response:
                 return None if response.status < 300 else f"HTTP {response.status}"
         except Exception as error:  # the other end, and what resolves its name, have many ways to fail
-            return (str(error) or type(error).__name__)[:_LONGEST_REASON]
+            return explained(error)

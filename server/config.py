@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal
@@ -138,8 +139,14 @@ class Settings(BaseSettings):
     allow_anonymous: bool = Field(
         default=False, description="Listen on other than loopback addresses although there are no keys."
     )
+    allowed_hosts: list[str] = Field(
+        [], description="Names, besides `localhost` and `host`, that a server without keys answers to; `*`: any."
+    )
+    allowed_origins: list[str] = Field(
+        [], description="Origins whose pages may use a server without keys, such as `https://example.com`; `*`: any."
+    )
     allowed_networks: list[str] = Field(
-        [], description="Private networks that callbacks may reach, such as `10.0.0.0/8`."
+        [], description="Private networks that callbacks and fetched files may reach, such as `10.0.0.0/8`."
     )
     data: Path = Field(
         Path("data"), description="Folder of what must survive a restart: requests to be answered later."
@@ -183,6 +190,22 @@ class Settings(BaseSettings):
         "info", description="Least severe log line written."
     )
     log_format: Literal["console", "json"] = Field("console", description="How log lines are written.")
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _check_hosts(cls, hosts: list[str]) -> list[str]:
+        for host in hosts:
+            if not re.fullmatch(r"\*|\[?[\w.:-]+\]?", host) or re.search(r"[^:]:[0-9]+$", host):
+                raise ValueError("a host is a name without scheme, port and path")
+        return hosts
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _check_origins(cls, origins: list[str]) -> list[str]:
+        for origin in origins:
+            if not re.fullmatch(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s]+/?", origin, re.IGNORECASE):
+                raise ValueError("an origin is a scheme, a host and, unless it is the scheme's own, a port")
+        return origins
 
     @field_validator("allowed_networks")
     @classmethod

@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
+from myna.server.auth import Identity
 from myna.server.config import Settings
 from myna.server.dialects.base import (
     Audio,
@@ -79,7 +80,7 @@ class _Socket(web.WebSocketResponse):
             farewell = self._too_big()
             for frame in farewell.frames:
                 await _send(self, frame)
-            code, message = farewell.close_code, farewell.reason.encode()
+            code, message = farewell.close_code, _short_reason(farewell.reason)
         return await super().close(code=code, message=message, drain=drain)
 
 
@@ -110,13 +111,13 @@ Delivery = Callable[[Frame], Awaitable[None]]
 class Connection:
     """One client's stream from its upgrade to its close, over one socket or, if it comes back, several.
 
-    `name` is the stream's and `owner` the client's; frames go to `delivery`, or back over the socket.
+    `name` is the stream's and `identity` the client's; frames go to `delivery`, or back over the socket.
     """
 
     def __init__(
         self,
         name: str,
-        owner: str,
+        identity: Identity,
         dialect: Dialect,
         engine: EnginePool,
         services: Services,
@@ -125,7 +126,7 @@ class Connection:
         subprotocol: str | None = None,
         delivery: Delivery | None = None,
     ) -> None:
-        self.owner = owner
+        self.identity = identity
         self.path = ""
         self._dialect = dialect
         self._services = services
@@ -250,7 +251,7 @@ class Connection:
             await _stopped(writer)
             said = self._last_words
             with contextlib.suppress(ConnectionError):
-                await socket.close(code=said.close_code, message=said.reason.encode()[:_LONGEST_REASON])
+                await socket.close(code=said.close_code, message=_short_reason(said.reason))
         if socket.close_code == WSCloseCode.ABNORMAL_CLOSURE:  # nobody has confirmed the end: it may not have arrived
             raise _Gone(lost=True)
 
@@ -268,6 +269,11 @@ class Connection:
         except SlowReaderError:
             self._live.outbox.clear()  # room for the reason
             return self._refuse(DialectError("slow_reader", "the client does not read what it is sent"))
+        except _Gone:
+            raise
+        except Exception as error:
+            log.error("a stream failed", exc_info=error)
+            return self._refuse(DialectError("internal_error", "the server failed on this stream"))
         return self._say_farewell(None)
 
     async def _until_over(self, socket: _Socket) -> None:
@@ -385,11 +391,18 @@ class Connection:
         return bool(sent)
 
     async def _write(self, socket: _Socket) -> None:
-        while frame := await self._live.outbox.get():
-            if self._delivery is None:
-                await _send(socket, frame)
-            else:
-                await self._delivery(frame)
+        try:
+            while frame := await self._live.outbox.get():
+                if self._delivery is None:
+                    await _send(socket, frame)
+                else:
+                    await self._delivery(frame)
+        except (ConnectionError, RuntimeError):
+            raise  # the socket is closed: whoever reads from it knows
+        except Exception as error:
+            log.error("a stream's frames cannot be sent", exc_info=error)
+            self._live.break_off(DialectError("internal_error", "the server failed on this stream"))
+            raise
 
 
 async def _stopped(*tasks: asyncio.Task[None]) -> None:
@@ -400,6 +413,11 @@ async def _stopped(*tasks: asyncio.Task[None]) -> None:
     for task in tasks:
         if not task.cancelled():
             task.exception()  # seen
+
+
+def _short_reason(reason: str) -> bytes:
+    """Return a reason that fits into a close frame, no character of it cut in two."""
+    return reason.encode("utf-8", "replace")[:_LONGEST_REASON].decode("utf-8", "ignore").encode()
 
 
 async def _send(socket: web.WebSocketResponse, frame: Frame) -> None:

@@ -13,7 +13,8 @@ import structlog
 
 from myna.batch.gate import Gate
 from myna.batch.jobs import Job, JobStore
-from myna.server.callback import CallbackSender, check_callback
+from myna.server.auth import name_of
+from myna.server.callback import CallbackSender
 from myna.server.dialects import deepgram_rest
 from myna.server.fairness import Pool
 
@@ -71,7 +72,7 @@ class Deliveries:
         """Deliver the job's result, after a pause of at most the longest there is."""
         try:
             callback = deepgram_rest.parse(job.query).callback
-            host = "" if callback is None else check_callback(callback.url, self._gate).host or ""
+            host = "" if callback is None else self._gate.check(callback.url).host or ""
         except Exception:  # accepted by an older server; the attempt will say why
             host = ""
         self._wait(_Delivery(job, host, job.deliveries), min(pause_s, max(PAUSES_S)))
@@ -123,7 +124,7 @@ class Deliveries:
         assert self._store is not None
         callback = deepgram_rest.parse(job.query).callback
         assert callback is not None
-        async with CallbackSender(callback, self._gate, job.owner) as sender:
+        async with CallbackSender(callback, self._gate, name_of(job.owner)) as sender:
             return await sender.attempt_file(self._store.result(job.id))
 
     async def _note(self, delivery: _Delivery, reason: str | None) -> None:

@@ -21,7 +21,6 @@ from myna.server.admission import Admission
 from myna.server.answers import Answer, abort, json_pieces, send
 from myna.server.auth import Authentication, Identity, Scope, credential
 from myna.server.bodies import files_of, is_several, json_object, reflector, url_in
-from myna.server.callback import check_callback
 from myna.server.config import Settings
 from myna.server.dialects import deepgram_rest, openai_rest
 from myna.server.dialects.base import Refusal
@@ -30,6 +29,7 @@ from myna.server.filework import Done, FileWork, deepgram_answer
 from myna.server.http import REQUEST_ID, answer, openai_refusal
 from myna.server.intake import Intake, share_of
 from myna.server.jobrunner import JobRunner
+from myna.server.jsonanswer import json_answer
 from myna.server.models import Models
 from myna.server.storage import refusal_of
 from myna.server.transcriber import Listener, Transcriber
@@ -115,7 +115,7 @@ class Files:
     ) -> web.Response:
         """Keep a request that is answered at its callback."""
         try:
-            check_callback(callback, self._gate)
+            self._gate.check(callback)
         except ValueError as error:
             raise Refusal(400, "bad_callback", f"callback: {error}.") from error
         self._intake.check_job(guest.share)
@@ -129,8 +129,8 @@ class Files:
             else:
                 upload = await receiver.body(sync=True)
             self._intake.check_job(guest.share)  # others may have come while this was received
-            await self._jobs.accept(job_id, guest.identity.name, guest.share, query, url, upload)
-        return web.json_response({"request_id": job_id})
+            await self._jobs.accept(job_id, guest.identity.id, guest.share, query, url, upload)
+        return json_answer({"request_id": job_id})
 
     def _check_room_for_job(self) -> None:
         check_free(private_folder(self._jobs.folder), self._intake.least_free)
@@ -154,9 +154,9 @@ class Files:
         return await self._answered(self._job(request), self._deepgram(request))
 
     async def _job(self, request: web.Request) -> web.StreamResponse:
-        identity = self._authentication.identify(credential(request.headers))
+        identity = self._authentication.identify(credential(request.headers), Scope.TRANSCRIBE)
         found = await self._jobs.get(request.match_info["id"])
-        if found is None or found[0].owner != identity.name:
+        if found is None or found[0].owner != identity.id:
             raise Refusal(404, "job_not_found", "There is no such job; results are kept for seven days.")
         job, heard_s, result = found
         described = {

@@ -9,6 +9,7 @@ from aiohttp import web
 from myna import __version__
 from myna.server.auth import LONGEST_GRANT_S
 from myna.server.dialects.openai_rest import FORMATS, GRANULARITIES
+from myna.server.jsonanswer import json_answer
 
 PATH = "/openapi.json"
 _Schema = dict[str, Any]
@@ -117,7 +118,7 @@ def describe() -> _Schema:
 
 async def handler(_request: web.Request) -> web.Response:
     """Serve the description."""
-    return web.json_response(describe())
+    return json_answer(describe())
 
 
 def _operation(

@@ -20,16 +20,16 @@ from myna.server.dialects.deepgram_request import (
     options_of,
     spoken,
 )
-from myna.server.dialects.parameters import Parameters, refused
+from myna.server.dialects.parameters import Parameters, decimal, refused
 from myna.streaming.audio import Coded, RawFormat
 from myna.streaming.engines.base import EngineInfo
 from myna.streaming.engines.catalogue import Model
 from myna.streaming.events import Word
 from myna.streaming.formatting import Formatting, formatted, text_of
 from myna.streaming.policy import Options
+from myna.streaming.quoting import quoted
 
 _TEXT_MODELS = ("summarize", "topics", "intents", "sentiment")
-_METHODS = ("POST", "PUT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +74,6 @@ def parse(query: Collection[tuple[str, str]]) -> FileRequest:
     if given.text("diarize_model"):
         raise refused(f"diarize_model is not supported: {UNSERVED['diarize']}.", "unsupported_feature")
     language = given.text("language")
-    callback = callback_of(given)
-    if callback is not None and callback.method not in _METHODS:
-        raise refused(f"callback_method must be one of {', '.join(_METHODS)}, not {callback.method!r}")
     formatting = formatting_of(given, language)
     return FileRequest(
         model=ModelWanted.of(given.text("model"), PUBLIC_MODELS),
@@ -91,7 +88,7 @@ def parse(query: Collection[tuple[str, str]]) -> FileRequest:
         search=given.texts("search"),
         keyterms=keyterms_of(given),
         tags=given.texts("tag"),
-        callback=callback,
+        callback=callback_of(given),
     )
 
 
@@ -181,10 +178,7 @@ def _seconds(given: Parameters, name: str, default: float) -> float:
     value = given.text(name)
     if value is None:
         return default
-    try:
-        seconds = float(value)
-    except ValueError:
-        seconds = -1.0
-    if not 0 < seconds <= 60:
-        raise refused(f"{name} must be seconds above 0, up to 60, not {value!r}")
+    seconds = decimal(value)
+    if seconds is None or not 0 < seconds <= 60:
+        raise refused(f"{name} must be seconds above 0, up to 60, not {quoted(value)}")
     return seconds

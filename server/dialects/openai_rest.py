@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import zlib
@@ -18,6 +17,7 @@ from myna.server.dialects.parameters import Parameters
 from myna.streaming.engines.base import EngineInfo
 from myna.streaming.events import Word
 from myna.streaming.policy import Options
+from myna.streaming.quoting import quoted
 
 PUBLIC_MODELS = re.compile(
     r"whisper-\d|gpt(-4o|-live)?(-mini)?-transcribe(-\d[\d-]*)?|gpt-realtime-whisper|(distil-)?large(-v[23])?(-turbo)?|nvidia/parakeet-[\w.-]+"
@@ -54,7 +54,7 @@ class TranscriptionRequest:
         if self.language and engine.languages and primary(self.language) not in engine.languages:
             known = ", ".join(engine.languages)
             raise refused(
-                f"The model {engine.name!r} does not know the language {self.language!r}; it knows: {known}.",
+                f"The model {engine.name!r} does not know the language {quoted(self.language)}; it knows: {known}.",
                 "language",
             )
         if self.keywords and not engine.keyterms:
@@ -71,11 +71,11 @@ def parse(fields: Collection[tuple[str, str]]) -> TranscriptionRequest:
     granularities = frozenset(given.texts("timestamp_granularities"))
     if unknown := granularities - set(GRANULARITIES):
         raise refused(
-            f"timestamp_granularities must be word or segment, not {_short(min(unknown))}.", "timestamp_granularities"
+            f"timestamp_granularities must be word or segment, not {quoted(min(unknown))}.", "timestamp_granularities"
         )
     if granularities and response_format not in ("verbose_json", None):
         raise refused("timestamp_granularities take response_format=verbose_json.", "timestamp_granularities")
-    _check_temperature(given)
+    given.fraction("temperature", 0, 1)  # decoding here has none
     return TranscriptionRequest(
         model=ModelWanted.of(given.text("model"), PUBLIC_MODELS),
         language=_language(given),
@@ -199,20 +199,6 @@ def _log(word: Word) -> float:
     return math.log(min(1.0, max(word.confidence, 1e-6)))
 
 
-def _check_temperature(given: Parameters) -> None:
-    value = given.text("temperature") or "0"
-    try:
-        good = 0 <= float(value) <= 1
-    except ValueError:
-        good = False
-    if not good:
-        raise refused(f"temperature must be a number from 0 to 1, not {_short(value)}.", "temperature")
-
-
 def _language(given: Parameters) -> str | None:
     language = given.text("language") or next(iter(given.texts("languages")), None)
     return None if language is None else _CODES.get(language.lower(), language)
-
-
-def _short(value: str) -> str:
-    return json.dumps(value[:50], ensure_ascii=False)

@@ -347,7 +347,7 @@ async def test_a_job_that_is_done_while_the_disk_is_full_is_delivered_when_there
 ) -> None:
     flags = ("--data", str(tmp_path / "data"), "--allowed-networks", "127.0.0.0/8")
     with local_server("fake", *flags) as server:
-        long = phrases(range(3), 1, 20) * 40
+        long = phrases(range(3), 1, 20) * 10
         job_id = await accepted(server, hook.url, data=BytesIO(long))
         full(server, yes=True)
         async with asyncio.timeout(30):
