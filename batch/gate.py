@@ -12,8 +12,9 @@ from collections.abc import Sequence
 
 from aiohttp import ClientSession, ClientTimeout, TCPConnector
 from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.resolver import ThreadedResolver
 from yarl import URL
+
+from myna.batch.names import Names
 
 
 class ForbiddenAddressError(OSError):
@@ -64,7 +65,7 @@ class Gate:
 class _Checked(AbstractResolver):
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
-        self._resolver = ThreadedResolver()
+        self._resolver = Names()
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET

@@ -8,6 +8,7 @@ import json
 import resource
 import socket
 import stat
+import threading
 from collections.abc import AsyncIterator
 from io import BytesIO
 from pathlib import Path
@@ -164,6 +165,31 @@ async def test_dead_callbacks_hold_up_neither_transcription_nor_other_deliveries
         await eventually(lambda: bool(hook.taken))
         assert hook.taken[0]["metadata"]["request_id"] == job_id
         assert dead.closed == 0  # none of the dead ones has been given up
+
+
+async def test_names_that_are_never_resolved_hold_up_nothing(
+    hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve, over = socket.getaddrinfo, threading.Event()
+    asked_for: set[str] = set()
+
+    def dead(host: Any, *how: Any, **more: Any) -> Any:
+        if not str(host).endswith("dead.example"):
+            return resolve(host, *how, **more)
+        asked_for.add(host)
+        over.wait(30)
+        raise socket.gaierror(socket.EAI_AGAIN, "no answer")
+
+    monkeypatch.setattr(socket, "getaddrinfo", dead)
+    async with running_fake(data=tmp_path, **LOOPBACK) as server:
+        try:
+            for number in range(12):
+                await accepted(server, f"http://n{number}.dead.example/")
+            await eventually(lambda: len(asked_for) == 12)
+            await accepted(server, hook.url)
+            await eventually(lambda: bool(hook.taken))
+        finally:
+            over.set()
 
 
 async def test_one_dead_host_gets_two_connections_at_a_time(hook: Hook, tmp_path: Path) -> None:
@@ -381,7 +407,7 @@ async def test_what_the_server_writes_is_for_its_user_alone(tmp_path: Path, hook
     with local_server("fake", *flags) as server:
         await until(server, await accepted(server, hook.url), "delivered")
         made = list((tmp_path / "a").rglob("*"))
-        assert {path.suffix for path in made} >= {".sqlite3", ".sqlite3-wal", ".result"}
+        assert {path.suffix for path in made} >= {".sqlite3", ".sqlite3-wal"}
         for path in [tmp_path / "a", *made]:
             mode = stat.S_IMODE(path.stat().st_mode)
             assert mode == (0o700 if path.is_dir() else 0o600), (path, oct(mode))
