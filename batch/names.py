@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
@@ -39,13 +40,9 @@ class Names(AbstractResolver):
 
 def _looked_up(host: str, port: int, family: socket.AddressFamily) -> list[tuple[int, int, str, int]]:
     infos = socket.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
-    # The fourth part of an IPv6 address is its zone, which a link-local one needs.
-    return [
-        (
-            kind,
-            protocol,
-            f"{address[0]}%{address[3]}" if len(address) == 4 and address[3] else str(address[0]),
-            address[1],
-        )
-        for kind, _, protocol, _, address in infos
-    ]
+    return [(kind, protocol, _zoned(address), int(address[1])) for kind, _, protocol, _, address in infos]
+
+
+def _zoned(address: tuple[Any, ...]) -> str:
+    """Return the host of a socket's address; the fourth part of an IPv6 one is its zone, which a link-local one needs."""
+    return f"{address[0]}%{address[3]}" if len(address) == 4 and address[3] else str(address[0])
