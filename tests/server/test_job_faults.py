@@ -10,7 +10,6 @@ import socket
 import stat
 import threading
 from collections.abc import AsyncIterator
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
