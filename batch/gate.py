@@ -27,11 +27,11 @@ from aiohttp import (
 )
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.connector import Connection
-from aiohttp.resolver import ThreadedResolver
 from aiohttp.tracing import Trace
 from yarl import URL
 
 from myna.batch.addresses import Address, is_public, looks_numeric, parsed
+from myna.batch.names import Names
 from myna.streaming.quoting import quoted, shortened
 
 REFUSED_AFTER_S = 0.5
@@ -141,7 +141,7 @@ class _Connector(TCPConnector):
 class _Checked(AbstractResolver):
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
-        self._resolver = ThreadedResolver()
+        self._resolver = Names()
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET

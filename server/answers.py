@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,26 +29,29 @@ _Made = TypeVar("_Made")
 
 
 def json_pieces(value: Any) -> Iterator[bytes]:
-    """Yield a value as JSON in pieces. A number that is not finite becomes null: JSON has no word for it."""
+    """Yield a value as JSON in pieces. A number that is not finite becomes null: JSON has no word for it.
+
+    An iterator is written as a list. Give long lists as iterators: where all their items are there at once, a garbage
+    collection that looks at them holds up the whole process for as long as half a second.
+    """
     if isinstance(value, Mapping):
         yield b"{"
         for number, (name, item) in enumerate(value.items()):
             yield (", " if number else "").encode() + _dumped(str(name)) + b": "
             yield from json_pieces(item)
         yield b"}"
-    elif isinstance(value, list | tuple):
+    elif isinstance(value, list | tuple | Iterator):
         yield b"["
-        for start in range(0, len(value), _SLICE):
-            items = value[start : start + _SLICE]
-            if start:
-                yield b", "
-            if all(map(_is_flat, items)):
-                yield _dumped(items)[1:-1]
+        items, between = iter(value), b""
+        while part := list(islice(items, _SLICE)):
+            if all(map(_is_flat, part)):
+                yield between + _dumped(part)[1:-1]
+                between = b", "
                 continue
-            for number, item in enumerate(items):
-                if number:
-                    yield b", "
+            for item in part:
+                yield between
                 yield from json_pieces(item)
+                between = b", "
         yield b"]"
     else:
         yield _dumped(value)

@@ -95,7 +95,7 @@ def parse(query: Collection[tuple[str, str]]) -> FileRequest:
 def answer(
     transcript: Transcript, request: FileRequest, model: Model, engine: EngineInfo, request_id: str, sha256: str
 ) -> dict[str, Any]:
-    """Return the response's body."""
+    """Return the response's body; iterators in it are lists."""
     formatting = spoken(request.formatting, request.language, engine)
     punctuated = formatting.punctuated
     channels = [channel.written(lambda words: formatted(words, formatting)) for channel in transcript.channels]
@@ -116,12 +116,13 @@ def answer(
         "channels": [_channel(channel, request, engine, punctuated=punctuated) for channel in channels]
     }
     if request.utterances:
-        results["utterances"] = [
-            _utterance(number, words, punctuated=punctuated)
+        said = [
+            (number, words)
             for number, channel in enumerate(channels)
             for words in utterances(channel.words, request.utterance_gap_s)
         ]
-        results["utterances"].sort(key=lambda utterance: utterance["start"])
+        said.sort(key=lambda utterance: round(utterance[1][0].start, 3))
+        results["utterances"] = (_utterance(number, words, punctuated=punctuated) for number, words in said)
     return {"metadata": metadata, "results": results}
 
 
@@ -130,7 +131,7 @@ def _channel(channel: Channel, request: FileRequest, engine: EngineInfo, *, punc
     alternative: dict[str, Any] = {
         "transcript": text_of(words, punctuated=punctuated),
         "confidence": confidence_of(words),
-        "words": [word_of(word, punctuated=punctuated) for word in words],
+        "words": (word_of(word, punctuated=punctuated) for word in words),
     }
     if request.paragraphs:
         alternative["paragraphs"] = _paragraphs(words, punctuated=punctuated)
@@ -170,7 +171,7 @@ def _utterance(channel: int, words: Sequence[Word], *, punctuated: bool) -> dict
         "confidence": confidence_of(words),
         "channel": channel,
         "transcript": text_of(words, punctuated=punctuated),
-        "words": [word_of(word, punctuated=punctuated) for word in words],
+        "words": (word_of(word, punctuated=punctuated) for word in words),
     }
 
 

@@ -8,8 +8,8 @@ import json
 import resource
 import socket
 import stat
+import threading
 from collections.abc import AsyncIterator
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,13 @@ class Hook:
         self.fail = 0
         self.asked = 0
         self.dripping = 0
+        self.held = asyncio.Event()
+        self.held.set()
         self.url = ""
 
     async def take(self, request: web.Request) -> web.Response:
         self.asked += 1
+        await self.held.wait()
         if self.fail:
             self.fail -= 1
             return web.Response(status=500)
@@ -164,6 +167,31 @@ async def test_dead_callbacks_hold_up_neither_transcription_nor_other_deliveries
         await eventually(lambda: bool(hook.taken))
         assert hook.taken[0]["metadata"]["request_id"] == job_id
         assert dead.closed == 0  # none of the dead ones has been given up
+
+
+async def test_names_that_are_never_resolved_hold_up_nothing(
+    hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve, over = socket.getaddrinfo, threading.Event()
+    asked_for: set[str] = set()
+
+    def dead(host: Any, *how: Any, **more: Any) -> Any:
+        if not str(host).endswith("dead.example"):
+            return resolve(host, *how, **more)
+        asked_for.add(host)
+        over.wait(30)
+        raise socket.gaierror(socket.EAI_AGAIN, "no answer")
+
+    monkeypatch.setattr(socket, "getaddrinfo", dead)
+    async with running_fake(data=tmp_path, **LOOPBACK) as server:
+        try:
+            for number in range(12):
+                await accepted(server, f"http://n{number}.dead.example/")
+            await eventually(lambda: len(asked_for) == 12)
+            await accepted(server, hook.url)
+            await eventually(lambda: bool(hook.taken))
+        finally:
+            over.set()
 
 
 async def test_one_dead_host_gets_two_connections_at_a_time(hook: Hook, tmp_path: Path) -> None:
@@ -342,21 +370,23 @@ async def test_a_full_disk_is_told_by_readiness_and_in_each_dialect_and_jobs_run
         await until(server, waits, "delivered", "delivering")
 
 
-async def test_a_job_that_is_done_while_the_disk_is_full_is_delivered_when_there_is_room(
+async def test_what_is_delivered_while_the_disk_is_full_is_noted_when_there_is_room_and_sent_once(
     tmp_path: Path, hook: Hook
 ) -> None:
     flags = ("--data", str(tmp_path / "data"), "--allowed-networks", "127.0.0.0/8")
     with local_server("fake", *flags) as server:
-        long = phrases(range(3), 1, 20) * 10
-        job_id = await accepted(server, hook.url, data=BytesIO(long))
+        hook.held.clear()
+        job_id = await accepted(server, hook.url)
+        await eventually(lambda: hook.asked == 1)
         full(server, yes=True)
+        hook.held.set()
         async with asyncio.timeout(30):
             while "job storage" not in (await ready(server))[1].get("failing", {}):
                 await asyncio.sleep(0.02)
-        assert not hook.taken
+        assert (await asked(server, job_id))["status"] == "delivering"
         full(server, yes=False)
         await until(server, job_id, "delivered")
-    assert hook.taken[0]["metadata"]["request_id"] == job_id
+    assert [result["metadata"]["request_id"] for result in hook.taken] == [job_id]
 
 
 async def test_a_store_that_cannot_be_opened_is_named_and_opened_when_it_can(tmp_path: Path, hook: Hook) -> None:
@@ -381,7 +411,7 @@ async def test_what_the_server_writes_is_for_its_user_alone(tmp_path: Path, hook
     with local_server("fake", *flags) as server:
         await until(server, await accepted(server, hook.url), "delivered")
         made = list((tmp_path / "a").rglob("*"))
-        assert {path.suffix for path in made} >= {".sqlite3", ".sqlite3-wal", ".result"}
+        assert {path.suffix for path in made} >= {".sqlite3", ".sqlite3-wal"}
         for path in [tmp_path / "a", *made]:
             mode = stat.S_IMODE(path.stat().st_mode)
             assert mode == (0o700 if path.is_dir() else 0o600), (path, oct(mode))

@@ -4,8 +4,17 @@ import asyncio
 from collections import Counter
 
 import pytest
+from drive import amplitude_voice
+from speakers import phrases
 
 from myna.server.fairness import SLICE_S, FairQueue, Pool, Turns
+from myna.streaming.audio import Encoding, RawDecoder, RawFormat
+from myna.streaming.engines.base import Job
+from myna.streaming.engines.fake import FakeEngine
+from myna.streaming.policy import Options, Policy
+from myna.streaming.requests import Detect, Submit
+from myna.streaming.scheduler import Scheduler
+from myna.streaming.stream import Stream
 
 
 def test_owners_take_turns_and_the_one_with_the_fewest_places_goes_first() -> None:
@@ -143,3 +152,29 @@ async def test_a_pool_works_on_so_much_at_a_time_and_survives_what_fails(capsys:
         await asyncio.sleep(0)
     assert begun[3:] == ["a3"]  # of the two with one place each, a has waited longer
     await pool.close()
+
+
+def jobs_of(name: str, times: int, arrived: float) -> list[Job]:
+    """Return what a file asks to have decoded that was read at this time, as many times ten words long."""
+    policy = Policy(live=False, endpoint_ms=None, interim_every_s=None)
+    decoder = RawDecoder(RawFormat(Encoding.LINEAR16, 16_000, 1))
+    stream = Stream(name, decoder, policy, Options(), FakeEngine().info)
+    jobs: list[Job] = []
+    for _ in range(times):
+        stream.accept([phrases(range(10), 5)], arrived)
+        while requests := stream.take()[0]:
+            for request in requests:
+                match request:
+                    case Detect(channel, start, pcm):
+                        stream.on_vad(channel, start, amplitude_voice(0, pcm))
+                    case Submit(job):
+                        jobs.append(job)
+    return jobs
+
+
+def test_a_file_that_has_sent_hours_is_decoded_after_one_that_has_sent_seconds() -> None:
+    scheduler = Scheduler(FakeEngine().info)
+    for job in [*jobs_of("long", 100, arrived=0.0)[40:], *jobs_of("short", 3, arrived=2.0)]:  # the others were decoded
+        scheduler.add(job)
+    (first,) = scheduler.schedule()
+    assert first.source.startswith("short")
