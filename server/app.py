@@ -34,6 +34,7 @@ from myna.server.jobrunner import JobRunner
 from myna.server.look import Look
 from myna.server.metrics import Metrics
 from myna.server.models import Models
+from myna.server.patience import CLOCK
 from myna.server.pulse import Pulse
 from myna.server.pump import Services
 from myna.server.supervisor import Supervisor
@@ -42,7 +43,7 @@ from myna.server.upgrade import Upgrade
 from myna.server.voice import VoiceActivity
 from myna.streaming import wire
 from myna.streaming.engines.catalogue import Catalogue
-from myna.streaming.memory import keep_steady
+from myna.streaming.memory import TRIM_EVERY_S, give_back, keep_steady
 from myna.streaming.vad import SileroVad
 
 log = structlog.get_logger()
@@ -81,6 +82,7 @@ class Server:
         self._authentication = authentication
         self._upgrade = Upgrade(settings, services, models, authentication, self.admission, gate)
         self.app = web.Application(middlewares=[_numbered])
+        self.app[CLOCK] = services.clock
         self.app.on_response_prepare.append(_say_request_id)
         look = Look(services, models, transcriber, self.admission, pulse, self.jobs, supervisor)
         services.metrics.look_up(look.gauges)
@@ -165,19 +167,18 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         stack.callback(listener.close)
         supervisor = Supervisor()
         stack.push_async_callback(supervisor.close)
-        voice = VoiceActivity(SileroVad())
-        stack.push_async_callback(voice.close)
         metrics = Metrics()
         pulse = Pulse(metrics.lagged)
-        services = Services(voice, metrics, settings.max_backlog_s, settings.spool_mb << 20)
+        supervisor.run("pulse", pulse.beat)
+        supervisor.run("memory", _give_memory_back)
+        voice = VoiceActivity(SileroVad(), supervisor, pulse.awake)
+        stack.push_async_callback(voice.close)
+        services = Services(voice, metrics, settings.max_backlog_s, settings.spool_mb << 20, pulse.awake)
         catalogue = Catalogue(settings.models, settings.model, settings.aliases, settings.languages)
-        models = Models(catalogue, settings, metrics)
-        supervisor.watch("models", models.why_not)
+        models = Models(catalogue, settings, metrics, supervisor, pulse.awake)
         stack.push_async_callback(models.close)
         await models.start()
         server = Server(settings, listener, services, models, authentication, pulse, supervisor)
-        pulse.start()
-        stack.push_async_callback(pulse.close)
         server.jobs.start()
         stack.push_async_callback(server.jobs.close)
         runner = web.AppRunner(
@@ -197,6 +198,12 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         yield server
 
 
+async def _give_memory_back() -> None:
+    while True:
+        await asyncio.sleep(TRIM_EVERY_S)
+        await asyncio.to_thread(give_back)
+
+
 def _break_off(services: Services) -> None:
     for stream in list(services.streams.values()):
         stream.break_off(DialectError("shutting_down", "the server is stopping"))
@@ -205,7 +212,7 @@ def _break_off(services: Services) -> None:
 def serve(settings: Settings) -> None:
     """Run a server until SIGINT or SIGTERM."""
     logs.configure(settings.log_level, settings.log_format)
-    keep_steady()
+    keep_steady(trimming=False)
     uvloop.run(_serve(settings))
 
 

@@ -13,6 +13,8 @@ import structlog
 from myna.server.config import ConfigurationError, Settings
 from myna.server.engine import EnginePool
 from myna.server.metrics import Metrics
+from myna.server.patience import Clock
+from myna.server.supervisor import Supervisor
 from myna.streaming.engines import registry
 from myna.streaming.engines.base import EngineUnavailableError, ModelOptions
 from myna.streaming.engines.catalogue import Catalogue, Model, UnknownModelError
@@ -77,7 +79,12 @@ class _Loaded:
 class Models:
     """Hands out workers. A model's streams keep it in memory; an idle one may be unloaded."""
 
-    def __init__(self, catalogue: Catalogue, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self, catalogue: Catalogue, settings: Settings, metrics: Metrics, supervisor: Supervisor, clock: Clock
+    ) -> None:
+        self._supervisor = supervisor
+        self._clock = clock
+        supervisor.watch("models", self.why_not)
         self.catalogue = catalogue
         self._settings = settings
         self._metrics = metrics
@@ -97,9 +104,8 @@ class Models:
         return {loaded.model.name: loaded.pool for loaded in self._loaded.values()}
 
     def why_not(self) -> str | None:
-        """Return which models cannot decode now; None: all in memory can."""
-        dead = sorted(loaded.model.name for loaded in self._loaded.values() if not loaded.pool.alive)
-        return f"no engine worker for {', '.join(dead)}" if dead else None
+        """Return which models cannot decode now, and why; None: all in memory can."""
+        return "; ".join(reason for pool in self.pools if (reason := pool.why_not())) or None
 
     def loaded(self, model: Model) -> bool:
         """Return whether the model is in memory."""
@@ -179,7 +185,9 @@ class Models:
         async with self._room:  # one at a time: each must see what the others take
             await self._make_room(model, shape)
             patience_s = max(settings.stuck_after_s, _COMPILING_S if settings.torch_compile else 0.0)
-            pool = EnginePool(model.engine, options, shape.workers, shape.lanes, patience_s)
+            pool = EnginePool(
+                model.engine, options, shape.workers, shape.lanes, patience_s, self._supervisor, self._clock
+            )
             pool.on_step = self._metrics.on_step(model.name)
             await pool.start()
         info = pool.info

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from aiohttp import BodyPartReader, MultipartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from myna.server.dialects.base import Refusal
+from myna.server.patience import CLOCK, timeout
 
 _Read = TypeVar("_Read")
 
@@ -117,7 +117,7 @@ class Receiver:
 
     async def _patiently(self, reading: Awaitable[_Read]) -> _Read:
         try:
-            async with asyncio.timeout(STALL_S):
+            async with timeout(STALL_S, self._request.app[CLOCK]):
                 return await reading
         except web.RequestPayloadError as error:
             raise Refusal(400, "broken_body", "The body broke off, or is wrongly encoded.") from error
