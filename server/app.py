@@ -107,10 +107,9 @@ class Server:
         await self._empty_within(FINALS_S + FAREWELL_S)
 
     async def _empty_within(self, patience_s: float) -> bool:
-        loop = asyncio.get_running_loop()
-        until = loop.time() + patience_s
+        until = self.services.clock() + patience_s
         while self.services.streams or self.transcriber.active:
-            if loop.time() >= until:
+            if self.services.clock() >= until:
                 return False
             await asyncio.sleep(_DRAINED_LOOK_S)
         return True

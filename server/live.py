@@ -139,7 +139,7 @@ class LiveStream:
     def _open(self, command: Open) -> None:
         self._coded = isinstance(command.audio, Coded)
         stream = Stream(self.name, decoder_of(command), command.policy, command.options, self.engine.info)
-        self._pump = Pump(stream, self.engine, self._services, self._tell, self._fail)
+        self._pump = Pump(stream, self.engine, self._services, self._tell, self.fail)
         for frame in self._dialect.opened(self.name):
             self.outbox.put(frame)
 
@@ -227,7 +227,7 @@ class LiveStream:
         except AudioError as error:
             self.break_off(_undecodable(error))
         except Exception as error:
-            self._fail(error)
+            self.fail(error)
         finally:
             self._feeding = None
 
@@ -262,11 +262,17 @@ class LiveStream:
         for frame in self._dialect.emit(event):
             self.outbox.put(frame)
 
-    def _fail(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
+        """End the stream for an error of the server's own, which is logged; a client that does not read is no such error."""
         if not isinstance(error, SlowReaderError):
             log.error("a stream failed", stream=self.name, exc_info=error)
-            error = DialectError("internal_error", "the server failed on this stream")
+            error = failure()
         self.break_off(error)
+
+
+def failure() -> DialectError:
+    """Return how a client is told of an error of the server's own."""
+    return DialectError("internal_error", "the server failed on this stream")
 
 
 def _undecodable(error: AudioError) -> DialectError:

@@ -11,13 +11,14 @@ import os
 import re
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from sqlite3 import OperationalError
 from typing import Any
 
 import psutil
 import pytest
 from aiohttp import ClientSession
+from faults import failing_once
 from peer import RAW, connected, eventually, listening
 from speakers import AmplitudeVad, Speaker, names, phrases, running_fake
 
@@ -61,22 +62,6 @@ class BrokenStore:
 async def health(server: Server, path: str = "/health/ready") -> tuple[int, dict[str, Any]]:
     async with ClientSession() as session, session.get(server.url + path) as response:
         return response.status, await response.json()
-
-
-@contextlib.contextmanager
-def failing_once(owner: Any, name: str) -> Iterator[Callable[[], bool]]:
-    """Have the next call of a method raise; yield what tells whether it has."""
-    whole, failed = getattr(owner, name), False
-
-    def broken(*args: Any, **kwargs: Any) -> Any:
-        nonlocal failed
-        setattr(owner, name, whole)
-        failed = True
-        raise RuntimeError("injected")
-
-    setattr(owner, name, broken)
-    yield lambda: failed
-    assert failed
 
 
 @contextlib.asynccontextmanager
