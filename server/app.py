@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import ipaddress
 import os
@@ -25,6 +26,7 @@ from myna.server.admission import Admission
 from myna.server.auth import Authentication, credential
 from myna.server.config import ConfigurationError, Settings
 from myna.server.connection import FAREWELL_S, FINALS_S
+from myna.server.descriptors import descriptors_left
 from myna.server.dialects import deepgram, flux, realtime
 from myna.server.dialects.base import DialectError, Refusal
 from myna.server.dialects.native import NativeEntry
@@ -106,6 +108,10 @@ class Server:
             stream.retire(DialectError("shutting_down", "the server is stopping", finals_first=True))
         await self._empty_within(FINALS_S + FAREWELL_S)
 
+    def read_keys(self) -> None:
+        """Read the key file again."""
+        self._authentication.read_again()
+
     async def _empty_within(self, patience_s: float) -> bool:
         until = self.services.clock() + patience_s
         while self.services.streams or self.transcriber.active:
@@ -168,6 +174,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         stack.push_async_callback(supervisor.close)
         metrics = Metrics()
         pulse = Pulse(metrics.lagged)
+        supervisor.watch("descriptors", functools.partial(descriptors_left, listener.fileno()))
         supervisor.run("pulse", pulse.beat)
         supervisor.run("memory", _give_memory_back)
         voice = VoiceActivity(SileroVad(), supervisor, pulse.awake)
@@ -218,9 +225,12 @@ def serve(settings: Settings) -> None:
 async def _serve(settings: Settings) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
         loop.add_signal_handler(number, stop.set)
+    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):  # would end the process, and every stream with it
+        loop.add_signal_handler(number, _on_other_signal, number, None)
     async with running(settings) as server:
+        loop.add_signal_handler(signal.SIGHUP, _on_other_signal, signal.SIGHUP, server)
         gc.collect()
         gc.freeze()  # what there is now is here to stay: walking it again and again would hold up the loop
         await stop.wait()
@@ -232,7 +242,18 @@ async def _serve(settings: Settings) -> None:
             log.warning("stopping at once: a second signal")
             os._exit(_STOPPED_AT_ONCE)  # workers end when their sockets do; the jobs' database survives worse
         again.cancel()
+        if (error := drained.exception()) is not None:
+            log.error("draining failed; streams end now", exc_info=error)
         log.info("stopping")
+
+
+def _on_other_signal(number: signal.Signals, server: Server | None) -> None:
+    """Read the keys again at SIGHUP, as programs that run for long do; do nothing at others."""
+    if server is None:
+        log.info("a signal was ignored; SIGTERM ends the server", signal=number.name)
+    else:
+        log.info("reading the keys again", signal=number.name)
+        server.read_keys()
 
 
 def _check_open(settings: Settings, listener: socket.socket) -> None:

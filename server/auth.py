@@ -169,6 +169,12 @@ class Authentication:
         except (jwt.InvalidTokenError, ValueError):
             return None
 
+    def read_again(self) -> None:
+        """Read the key file now, whether it has changed or not."""
+        if self.required:
+            self._stamp = None
+            self._look()
+
     def _look(self) -> None:
         """Read the file again if it has changed; one that cannot be used leaves the keys as they were."""
         assert self._file is not None

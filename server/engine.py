@@ -261,7 +261,7 @@ class EnginePool:
             await asyncio.sleep(pause_s)
             try:
                 worker, hello = await self._launch(number)
-            except (EngineUnavailableError, OSError) as error:
+            except EngineUnavailableError as error:
                 self._not_started(number, str(error))
                 continue
             log.info("the engine worker is back", model=self._options.name, number=number, worker=worker.pid)

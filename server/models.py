@@ -130,8 +130,7 @@ class Models:
         """End every worker."""
         for task in list(self._loading.values()):
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, EngineUnavailableError, ModelBusyError):
-                await task
+            await asyncio.wait([task])
         for loaded in list(self._loaded.values()):
             await loaded.pool.close()
         self._loaded.clear()
@@ -165,14 +164,23 @@ class Models:
             done, _ = await asyncio.wait([task], timeout=PATIENCE_S)
             if not done:
                 raise ModelBusyError(f"the model {model.name!r} is being loaded; try again in a moment", RETRY_AFTER_S)
-            task.result()
+            try:
+                task.result()
+            except (EngineUnavailableError, ModelBusyError):
+                raise
+            except Exception as error:
+                raise EngineUnavailableError(self._failed[key][0]) from error
         return loaded
 
     def _on_loaded(self, key: tuple[str, str], task: asyncio.Task[_Loaded]) -> None:
         del self._loading[key]
-        if not task.cancelled() and isinstance(error := task.exception(), EngineUnavailableError):
-            log.error("model cannot be loaded", model=key[0], reason=str(error))
-            self._failed[key] = (str(error), asyncio.get_running_loop().time())
+        error = None if task.cancelled() else task.exception()
+        if error is None or isinstance(error, ModelBusyError):
+            return
+        expected = isinstance(error, EngineUnavailableError)
+        log.error("model cannot be loaded", model=key[0], reason=str(error), exc_info=None if expected else error)
+        reason = str(error) if expected else f"The model {key[0]!r} cannot be used: the server failed to load it"
+        self._failed[key] = (reason, asyncio.get_running_loop().time())
 
     async def _load(self, model: Model) -> _Loaded:
         settings, engine = self._settings, registry.ENGINES[model.engine]

@@ -50,6 +50,9 @@ class WorkerProcess:
         """Start it and wait until its engines are loaded. Raises `EngineUnavailableError`; then it is gone again."""
         try:
             return await self._launch()
+        except OSError as error:
+            await self.end()
+            raise self._unusable(f"its process cannot be started: {error.strerror or error}") from error
         except BaseException:  # cancelled, too: the process must not be left behind
             self.kill()
             await self.end()
@@ -80,7 +83,10 @@ class WorkerProcess:
         if isinstance(hello, Hello):
             return hello
         reason = hello.reason if isinstance(hello, Unavailable) else "its process died while loading"
-        raise EngineUnavailableError(f"The model {self._options.name!r} cannot be used: {reason}")
+        raise self._unusable(reason)
+
+    def _unusable(self, reason: str) -> EngineUnavailableError:
+        return EngineUnavailableError(f"The model {self._options.name!r} cannot be used: {reason}")
 
     def send(self, message: Message) -> None:
         """Send; what a dead worker does not take is lost, as everything is that it was at."""
