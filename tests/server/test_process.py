@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import resource
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -147,3 +150,26 @@ async def test_a_server_that_stood_still_reads_what_came_before_it_loses_patienc
         assert idle.socket.close_code == 1000, idle.messages
         assert idle.messages[-1]["duration"] == 2.0
         assert {process.pid for process in psutil.Process(server.pid).children()} == workers
+
+
+def started_with_its_log_closed() -> tuple[subprocess.Popen[str], LocalServer]:
+    command = [sys.executable, "-m", "myna", "serve", "--port", "0", "--model", "fake", "--log-format", "json"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    said = (re.search(r'"url": "([^"]+)"', line) for line in process.stderr)
+    url = next(found[1] for found in said if found)
+    process.stderr.close()
+    return process, LocalServer(url, process.pid)
+
+
+async def test_a_log_that_nobody_reads_any_more_ends_neither_the_server_nor_a_stream() -> None:
+    process, server = started_with_its_log_closed()
+    try:
+        async with connected(server) as peer:
+            await peer.send(RAW)
+            await peer.until("ready")
+            await peer.send({"type": "close"})
+            assert (await peer.rest())[-1]["type"] == "closed"
+    finally:
+        process.terminate()
+        assert await asyncio.to_thread(process.wait, 30) == 0
