@@ -41,7 +41,7 @@ VOLUME ["/models", "/data"]
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=120s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"MYNA_PORT\"]}/health/live', timeout=2)"]
+    CMD ["python", "-I", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"MYNA_PORT\"]}/health/live', timeout=2)"]
 ENTRYPOINT ["myna"]
 CMD ["serve"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -30,6 +31,7 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 
 def main() -> None:
     """Run the command line."""
+    os.environ.setdefault("PYTHONSAFEPATH", "1")  # processes it starts import nothing from the current folder
     app()
 
 

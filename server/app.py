@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import ipaddress
 import os
@@ -26,6 +27,7 @@ from myna.server.config import ConfigurationError, Settings
 from myna.server.connection import FAREWELL_S, FINALS_S
 from myna.server.crosssite import only_own_sites
 from myna.server.decoding.pool import DecoderPool
+from myna.server.descriptors import descriptors_left
 from myna.server.dialects import deepgram, flux, realtime
 from myna.server.dialects.base import DialectError
 from myna.server.dialects.native import NativeEntry
@@ -37,6 +39,7 @@ from myna.server.look import Look
 from myna.server.metrics import Metrics
 from myna.server.middlewares import answer_expectations, answered, say_request_id
 from myna.server.models import Models
+from myna.server.patience import CLOCK
 from myna.server.pulse import Pulse
 from myna.server.pump import Services
 from myna.server.revocation import watch
@@ -46,7 +49,7 @@ from myna.server.upgrade import Upgrade
 from myna.server.voice import VoiceActivity
 from myna.streaming import wire
 from myna.streaming.engines.catalogue import Catalogue
-from myna.streaming.memory import keep_steady
+from myna.streaming.memory import TRIM_EVERY_S, give_back, keep_steady
 from myna.streaming.vad import SileroVad
 
 log = structlog.get_logger()
@@ -85,6 +88,7 @@ class Server:
         self._authentication = authentication
         self._upgrade = Upgrade(settings, services, models, authentication, self.admission, gate)
         self.app = web.Application(middlewares=[answered])
+        self.app[CLOCK] = services.clock
         if not authentication.required:
             self.app.middlewares.append(only_own_sites(settings, host))
         self.app.on_response_prepare.append(say_request_id)
@@ -112,11 +116,14 @@ class Server:
             stream.retire(DialectError("shutting_down", "the server is stopping", finals_first=True))
         await self._empty_within(FINALS_S + FAREWELL_S)
 
+    def read_keys(self) -> None:
+        """Read the key file again."""
+        self._authentication.read_again()
+
     async def _empty_within(self, patience_s: float) -> bool:
-        loop = asyncio.get_running_loop()
-        until = loop.time() + patience_s
+        until = self.services.clock() + patience_s
         while self.services.streams or self.transcriber.active:
-            if loop.time() >= until:
+            if self.services.clock() >= until:
                 return False
             await asyncio.sleep(_DRAINED_LOOK_S)
         return True
@@ -152,21 +159,21 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         stack.callback(listener.close)
         supervisor = Supervisor()
         stack.push_async_callback(supervisor.close)
-        decoders = DecoderPool(supervisor)
-        await decoders.start()
-        voice = VoiceActivity(SileroVad())
-        stack.push_async_callback(voice.close)
         metrics = Metrics()
         pulse = Pulse(metrics.lagged)
-        services = Services(voice, metrics, decoders, settings.max_backlog_s, settings.spool_mb << 20)
+        supervisor.watch("descriptors", functools.partial(descriptors_left, listener.fileno()))
+        supervisor.run("pulse", pulse.beat)
+        supervisor.run("memory", _give_memory_back)
+        decoders = DecoderPool(supervisor, pulse.awake)
+        await decoders.start()
+        voice = VoiceActivity(SileroVad(), supervisor, pulse.awake)
+        stack.push_async_callback(voice.close)
+        services = Services(voice, metrics, decoders, settings.max_backlog_s, settings.spool_mb << 20, pulse.awake)
         catalogue = Catalogue(settings.models, settings.model, settings.aliases, settings.languages)
-        models = Models(catalogue, settings, metrics)
-        supervisor.watch("models", models.why_not)
+        models = Models(catalogue, settings, metrics, supervisor, pulse.awake)
         stack.push_async_callback(models.close)
         await models.start()
         server = Server(settings, listener, services, models, authentication, pulse, supervisor)
-        pulse.start()
-        stack.push_async_callback(pulse.close)
         if authentication.required:
             supervisor.run("keys", lambda: watch(authentication, services))
         server.jobs.start()
@@ -188,6 +195,12 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         yield server
 
 
+async def _give_memory_back() -> None:
+    while True:
+        await asyncio.sleep(TRIM_EVERY_S)
+        await asyncio.to_thread(give_back)
+
+
 def _break_off(services: Services) -> None:
     for stream in list(services.streams.values()):
         stream.break_off(DialectError("shutting_down", "the server is stopping"))
@@ -197,16 +210,19 @@ def serve(settings: Settings) -> None:
     """Run a server until SIGINT or SIGTERM."""
     os.umask(0o077)  # what the server and its workers write is for their user alone
     logs.configure(settings.log_level, settings.log_format)
-    keep_steady()
+    keep_steady(trimming=False)
     uvloop.run(_serve(settings))
 
 
 async def _serve(settings: Settings) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
         loop.add_signal_handler(number, stop.set)
+    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):  # would end the process, and every stream with it
+        loop.add_signal_handler(number, _on_other_signal, number, None)
     async with running(settings) as server:
+        loop.add_signal_handler(signal.SIGHUP, _on_other_signal, signal.SIGHUP, server)
         gc.collect()
         gc.freeze()  # what there is now is here to stay: walking it again and again would hold up the loop
         await stop.wait()
@@ -218,7 +234,18 @@ async def _serve(settings: Settings) -> None:
             log.warning("stopping at once: a second signal")
             os._exit(_STOPPED_AT_ONCE)  # workers end when their sockets do; the jobs' database survives worse
         again.cancel()
+        if (error := drained.exception()) is not None:
+            log.error("draining failed; streams end now", exc_info=error)
         log.info("stopping")
+
+
+def _on_other_signal(number: signal.Signals, server: Server | None) -> None:
+    """Read the keys again at SIGHUP, as programs that run for long do; do nothing at others."""
+    if server is None:
+        log.info("a signal was ignored; SIGTERM ends the server", signal=number.name)
+    else:
+        log.info("reading the keys again", signal=number.name)
+        server.read_keys()
 
 
 def _check_open(settings: Settings, listener: socket.socket) -> None:

@@ -221,6 +221,11 @@ class Authentication:
         except (jwt.InvalidTokenError, ValueError):
             return None
 
+    def read_again(self) -> None:
+        """Read the key file now, whether it has changed or not."""
+        self._stamp = None
+        self.look()
+
     def look(self) -> None:
         """Read the file again if it has changed; one that cannot be used leaves the keys as they were."""
         if self._file is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
@@ -26,14 +25,17 @@ from myna.server.dialects.base import (
     Stalled,
 )
 from myna.server.engine import EnginePool
-from myna.server.live import LiveStream
+from myna.server.live import LiveStream, failure
 from myna.server.outbox import SlowReaderError
+from myna.server.patience import LAST_LOOK_S, timeout
 from myna.server.pump import Services
 
 log = structlog.get_logger()
 
 HEARTBEAT_S = 30.0
 """The server pings so often; a client that has vanished without a word is noticed half of it later."""
+_SHORTEST_S = 0.01
+"""What is due now is waited for so long: the clock moves with the loop's beats."""
 _LONGEST_REASON = 123
 """Bytes of a close frame's reason (RFC 6455, 5.5)."""
 FAREWELL_S = 5.0
@@ -44,6 +46,8 @@ FINALS_S = 20.0
 """A stream that a stopping server ends waits so long for its last finals."""
 _SPOOL_FINALS_S = 600.0
 """The same where the stream itself is the reason: a spool full of audio is decoded first."""
+_LATE_S = 1.0
+"""A timer that runs so late finds that the event loop stood still."""
 _STALL_S = 1.0
 """Beyond its endpoint, a stream without audio for so long counts as silent: a network that stumbles is seldom away longer."""
 
@@ -62,7 +66,10 @@ class _Gone(Exception):  # noqa: N818 - not an error: clients may leave
 
 
 class _Socket(web.WebSocketResponse):
-    """Tells its owner of a message over the limit before aiohttp closes the socket for it."""
+    """Tells its owner of a message over the limit before aiohttp closes the socket for it.
+
+    However its connection breaks, `heard` says so with a message.
+    """
 
     def __init__(self, max_frame_bytes: int, too_big: Callable[[], Farewell], subprotocol: str | None) -> None:
         super().__init__(
@@ -74,6 +81,25 @@ class _Socket(web.WebSocketResponse):
             protocols=[subprotocol] if subprotocol else (),
         )
         self._too_big = too_big
+
+    async def heard(self, within_s: float | None = None) -> WSMessage:
+        """Return the next message; one of type ERROR, CLOSED or CLOSING where the connection has broken.
+
+        Raises `TimeoutError` where none comes within so many seconds.
+        """
+        try:
+            return await self.receive(within_s)
+        except ConnectionError as error:  # a ping of the client's, which cannot be answered any more
+            return WSMessage(WSMsgType.ERROR, error, None)
+
+    def _pong_not_received(self) -> None:
+        """Close the connection, as aiohttp does; not when the loop stood still, since the pong may wait in the socket."""
+        timer = self._pong_response_cb
+        now = asyncio.get_running_loop().time()
+        if timer is not None and now - timer.when() > _LATE_S:
+            self._pong_response_cb = asyncio.get_running_loop().call_later(HEARTBEAT_S / 2, self._pong_not_received)
+        else:
+            super()._pong_not_received()
 
     async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
         if code == WSCloseCode.MESSAGE_TOO_BIG and not self.closed:
@@ -132,7 +158,7 @@ class Connection:
         self._services = services
         self._settings = settings
         self._live = LiveStream(name, dialect, engine, services)
-        self._began = self._heard_at = time.monotonic()
+        self._began = self._heard_at = services.clock()
         self._stall_s: float | None = None
         self._endpoint_s = 0.0
         self._subprotocol = subprotocol
@@ -230,11 +256,16 @@ class Connection:
             return None
         log.info("the connection was lost; the stream waits for its client", resume_s=self._settings.resume_s)
         ended: list[asyncio.Future[Any]] = [self._next, self._live.broken, self._retired]
-        await asyncio.wait(ended, timeout=self._settings.resume_s, return_when=asyncio.FIRST_COMPLETED)
+        with contextlib.suppress(TimeoutError):
+            async with timeout(self._settings.resume_s, self._services.clock):
+                await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
         if not self._next.done():
             return None
         seat, self._next = self._next.result(), asyncio.get_running_loop().create_future()
-        self._live.outbox.rewind(seat.after, self._dialect.resumed())
+        try:
+            self._live.outbox.rewind(seat.after, self._dialect.resumed())
+        except Exception as error:  # the client is told over its new connection
+            self._live.fail(error)
         log.info("the client is back")
         return seat
 
@@ -256,14 +287,27 @@ class Connection:
             raise _Gone(lost=True)
 
     async def _serve(self, socket: _Socket) -> Farewell:
-        """Receive until the end; return how to close, all frames being in the outbox."""
+        """Receive until the end; return how to close, all frames being in the outbox. Raises `_Gone`."""
+        try:
+            return await self._served(socket)
+        except _Gone:
+            raise
+        except Exception as error:
+            self._live.fail(error)
+        try:
+            return self._refuse(failure())
+        except Exception:
+            log.exception("a stream cannot be told how it ends")
+            return Farewell((), WSCloseCode.INTERNAL_ERROR, "internal error")
+
+    async def _served(self, socket: _Socket) -> Farewell:
         try:
             await self._until_over(socket)
         except DialectError as error:
             if error.finals_first:
                 patience_s = FINALS_S if self._retired.done() else _SPOOL_FINALS_S
                 with contextlib.suppress(TimeoutError, DialectError, SlowReaderError):
-                    async with asyncio.timeout(patience_s):
+                    async with timeout(patience_s, self._services.clock):
                         await self._last_finals(socket)
             return self._refuse(error)
         except SlowReaderError:
@@ -295,7 +339,7 @@ class Connection:
             raise self._live.broken.result()
 
     async def _listen(self, socket: _Socket) -> None:
-        while (message := await socket.receive()).type in (WSMsgType.TEXT, WSMsgType.BINARY):
+        while (message := await socket.heard()).type in (WSMsgType.TEXT, WSMsgType.BINARY):
             pass
         if self._delivery is not None:
             await asyncio.Event().wait()  # what is left goes elsewhere: the client may leave
@@ -317,6 +361,7 @@ class Connection:
 
     def _refuse(self, error: DialectError) -> Farewell:
         log.warning("stream refused", code=error.code, message=error.message)
+        self._live.break_off(error)  # nothing is told behind the farewell
         return self._say_farewell(error)
 
     def _say_farewell(self, error: DialectError | None) -> Farewell:
@@ -329,16 +374,19 @@ class Connection:
     async def _receive(self, socket: _Socket) -> None:
         if not self._live.is_open:
             await self._act(self._dialect.begin())
-        said_at = time.monotonic()
+        said_at, last_look = self._services.clock(), False
         while True:
             try:
-                message = await socket.receive(timeout=self._patience_s(said_at))
+                message = await socket.heard(LAST_LOOK_S if last_look else self._patience_s(said_at))
             except TimeoutError:
-                await self._on_silence(said_at)
+                if last_look:
+                    await self._on_silence(said_at)
+                last_look = not last_look
                 continue
+            last_look = False
             if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
                 raise _Gone.saying(message)
-            said_at = time.monotonic()
+            said_at = self._services.clock()
             if await self._act(self._dialect.receive(message.data)):
                 return
 
@@ -350,7 +398,7 @@ class Connection:
             await self._live.act(command)
             match command:
                 case Audio():
-                    self._heard_at = time.monotonic()
+                    self._heard_at = self._services.clock()
                     self._stall_s = self._endpoint_s + _STALL_S
                 case Configure(policy=policy) if policy is not None:
                     self._endpoint_s = policy.patience_s
@@ -362,18 +410,20 @@ class Connection:
 
     def _patience_s(self, said_at: float) -> float:
         """Return how long to wait for the next message: it is time then for one of several things to happen."""
-        now = time.monotonic()
+        now = self._services.clock()
         if not self._live.is_open:
-            return max(0.001, self._began + self._settings.start_timeout_s - now)
+            return max(_SHORTEST_S, self._began + self._settings.start_timeout_s - now)
         idle_s = said_at + self._dialect.idle_timeout_s - now
         if self._stall_s is None:
-            return max(0.001, idle_s)
-        return max(0.001, min(idle_s, self._heard_at + self._stall_s - now))
+            return max(_SHORTEST_S, idle_s)
+        return max(_SHORTEST_S, min(idle_s, self._heard_at + self._stall_s - now))
 
     async def _on_silence(self, said_at: float) -> None:
-        now = time.monotonic()
+        now = self._services.clock()
         if not self._live.is_open:
             limit = self._settings.start_timeout_s
+            if now - self._began < limit:
+                return
             raise DialectError("no_start", f"no start message came within {limit:g} s")
         limit = self._dialect.idle_timeout_s
         if now - said_at >= limit:
@@ -385,24 +435,33 @@ class Connection:
     async def _written(self, writer: asyncio.Task[None]) -> bool:
         """Wait until the outbox is empty; return whether it is. Raises `_Gone` if the connection broke meanwhile."""
         self._live.outbox.close()
-        sent, _ = await asyncio.wait([writer], timeout=FAREWELL_S if self._delivery is None else DELIVERY_S)
-        if sent and isinstance(writer.exception(), ConnectionError | RuntimeError):
+        with contextlib.suppress(TimeoutError):
+            async with timeout(FAREWELL_S if self._delivery is None else DELIVERY_S, self._services.clock):
+                await asyncio.wait([writer])
+        if writer.done() and isinstance(writer.exception(), ConnectionError):
             raise _Gone(lost=True)
-        return bool(sent)
+        return writer.done()
 
     async def _write(self, socket: _Socket) -> None:
-        try:
-            while frame := await self._live.outbox.get():
+        failed = False
+        while True:
+            try:
+                frame = await self._live.outbox.get()
+                if frame is None:
+                    return
                 if self._delivery is None:
                     await _send(socket, frame)
                 else:
                     await self._delivery(frame)
-        except (ConnectionError, RuntimeError):
-            raise  # the socket is closed: whoever reads from it knows
-        except Exception as error:
-            log.error("a stream's frames cannot be sent", exc_info=error)
-            self._live.break_off(DialectError("internal_error", "the server failed on this stream"))
-            raise
+            except Exception as error:
+                if self._delivery is None and isinstance(error, ConnectionError):
+                    raise
+                self._live.fail(error)
+                if self._farewell is not None:  # an end has been told that is none
+                    self._farewell = Farewell((), WSCloseCode.INTERNAL_ERROR, "internal error")
+                if failed:
+                    return  # neither can the reason be sent; the code of the close frame is left
+                failed = True
 
 
 async def _stopped(*tasks: asyncio.Task[None]) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import structlog
 
+from myna.server.patience import Clock
+from myna.server.supervisor import Supervisor
 from myna.server.workerprocess import WorkerProcess
 from myna.streaming.dispatcher import BLAME, KILLED_BLAME, Dispatcher
 from myna.streaming.engines.base import EngineInfo, EngineUnavailableError, Job, JobError, Kind, ModelOptions, Outcome
@@ -19,6 +22,10 @@ from myna.streaming.link import STATUS_EVERY_S, Batch, Hello, Message, Release, 
 log = structlog.get_logger()
 
 _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.1, 10.0
+_LIVED_S = 60.0
+"""A worker that has lived so long, has decoded a job, or was killed from outside, was well: another is started at once."""
+_LOG_EVERY_S = 60.0
+"""Why a worker does not start is logged once in so long, unless the reason changes."""
 _WATCH_EVERY_S = 0.25
 _SLOW_STEP = 8.0
 """A batch may take so many times what its audio is expected to cost before its lane counts as stuck."""
@@ -47,23 +54,37 @@ class _UnderWay:
     audio_s: float
     due: float
     sent_at: float
+    began: float  # on the pool's clock
     late_s: list[float]
 
     @classmethod
-    def of(cls, jobs: tuple[Job, ...]) -> _UnderWay:
+    def of(cls, jobs: tuple[Job, ...], began: float) -> _UnderWay:
         now = time.monotonic()
         audio_s = sum(seconds(job.length) for job in jobs)
-        return cls({job.id: job for job in jobs}, len(jobs), audio_s, min(job.due for job in jobs), now, [])
+        return cls({job.id: job for job in jobs}, len(jobs), audio_s, min(job.due for job in jobs), now, began, [])
 
 
 class EnginePool:
     """One model in its worker processes. Results are called back on the event loop, each job's once, whatever dies.
 
     A worker that dies is replaced, and so is one that is silent or stuck in a batch for `stuck_after_s`, and much longer
-    than the batch should take; what it was at is decoded by another.
+    than the batch should take; what it was at is decoded by another. `clock` measures the silence.
     """
 
-    def __init__(self, engine: str, options: ModelOptions, workers: int, lanes: int, stuck_after_s: float) -> None:
+    def __init__(
+        self,
+        engine: str,
+        options: ModelOptions,
+        workers: int,
+        lanes: int,
+        stuck_after_s: float,
+        supervisor: Supervisor,
+        clock: Clock,
+    ) -> None:
+        self._supervisor = supervisor
+        self._clock = clock
+        self._backoff_s: dict[int, float] = {}  # by worker: how long to wait before it is started after its next death
+        self._troubles: dict[int, tuple[str, float]] = {}  # by worker: why it does not start, and when that was logged
         self._engine = engine
         self._options = options
         self._lanes = lanes
@@ -102,6 +123,13 @@ class EnginePool:
     def alive(self) -> bool:
         """Whether a worker takes jobs at the moment."""
         return bool(self._workers)
+
+    def why_not(self) -> str | None:
+        """Return why no worker takes jobs; None: one does."""
+        if self.alive:
+            return None
+        reasons = sorted({reason for reason, _ in self._troubles.values()})
+        return f"no engine worker for {self._options.name}: {'; '.join(reasons) or 'it is being started'}"
 
     @property
     def complete(self) -> bool:
@@ -154,8 +182,9 @@ class EnginePool:
         self._headroom = Headroom(self.lanes, hello.cost)
         for number, (worker, greeting) in enumerate(launched):
             self._count_on(number, worker, greeting)
-            self._tasks.append(asyncio.create_task(self._keep(number, worker), name=f"engine worker {number}"))
-        self._tasks.append(asyncio.create_task(self._watch(), name="engine watch"))
+            name = f"worker {number} of {self._options.name}"
+            self._tasks.append(self._supervisor.run(name, functools.partial(self._keep, number)))
+        self._tasks.append(self._supervisor.run(f"watch of {self._options.name}", self._watch))
 
     async def close(self) -> None:
         """End the workers."""
@@ -188,61 +217,90 @@ class EnginePool:
     def _assign(self) -> None:
         assert self._dispatcher is not None
         for assignment in self._dispatcher.assign():
-            self._batches[assignment.worker, assignment.lane] = _UnderWay.of(assignment.jobs)
-            self._workers[assignment.worker].send(Batch(assignment.lane, assignment.jobs))
+            self._batches[assignment.worker, assignment.lane] = _UnderWay.of(assignment.jobs, self._clock())
+            worker = self._workers[assignment.worker]
+            try:
+                worker.send(Batch(assignment.lane, assignment.jobs))
+            except Exception:  # the other assignments must be sent; these jobs are tried again, then fail alone
+                log.exception("a batch cannot be sent; its worker is replaced", model=self._options.name)
+                worker.kill()
 
     async def _launch(self, number: int) -> tuple[WorkerProcess, Hello]:
-        worker = WorkerProcess(self._engine, replace(self._options, worker=number), self._lanes)
+        worker = WorkerProcess(self._engine, replace(self._options, worker=number), self._lanes, self._clock)
         return worker, await worker.launch()
 
     def _count_on(self, number: int, worker: WorkerProcess, hello: Hello) -> None:
         assert self._dispatcher is not None
         self._workers[number], self._memory[number] = worker, hello.memory
+        self._troubles.pop(number, None)
         self._dispatcher.up(number, self._lanes)
         self._assign()
 
-    async def _keep(self, number: int, worker: WorkerProcess) -> None:
+    async def _keep(self, number: int) -> None:
         """Take a worker's results; when it dies, have its jobs decoded by another, and start the next."""
         while True:
-            try:
-                async for message in worker.messages():
-                    self._take(number, message)
-            except Exception:
-                log.exception("an engine worker cannot be understood; it is replaced", model=self._options.name)
-                worker.kill()
-            killed = await worker.end()
-            self._on_death(number, killed)
-            backoff_s = _FIRST_BACKOFF_S
-            while True:
+            if (worker := self._workers.get(number)) is not None:
+                began = self._clock()
                 try:
-                    worker, hello = await self._launch(number)
-                    break
-                except (EngineUnavailableError, OSError) as error:
-                    log.error("the engine worker does not start", reason=str(error), retry_s=backoff_s)
-                    await asyncio.sleep(backoff_s)
-                    backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)
+                    async for message in worker.messages():
+                        self._take(number, message)
+                except Exception:
+                    log.exception("an engine worker cannot be understood; it is replaced", model=self._options.name)
+                    worker.kill()
+                killed = await worker.end()
+                if killed or self._clock() - began >= _LIVED_S:
+                    self._backoff_s.pop(number, None)
+                self._on_death(number, killed)
+            await self._revive(number)
+
+    async def _revive(self, number: int) -> None:
+        """Start a worker that has died, again and again, after ever longer pauses."""
+        while True:
+            pause_s = self._backoff_s.get(number, 0.0)
+            self._backoff_s[number] = min(2 * pause_s or _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S)
+            await asyncio.sleep(pause_s)
+            try:
+                worker, hello = await self._launch(number)
+            except EngineUnavailableError as error:
+                self._not_started(number, str(error))
+                continue
             log.info("the engine worker is back", model=self._options.name, number=number, worker=worker.pid)
             self._count_on(number, worker, hello)
+            return
+
+    def _not_started(self, number: int, reason: str) -> None:
+        now = time.monotonic()
+        known, logged_at = self._troubles.get(number, ("", 0.0))
+        if reason != known or now - logged_at >= _LOG_EVERY_S:
+            logged_at = now
+            log.error("the engine worker does not start", model=self._options.name, number=number, reason=reason)
+        self._troubles[number] = (reason, logged_at)
 
     def _take(self, number: int, message: Message) -> None:
         if not isinstance(message, Result):
             raise TypeError(f"a worker at work does not send {type(message).__name__}")
         assert self._dispatcher is not None
-        now = time.monotonic()
         self._dispatcher.done(number, message.job_id)
+        self._backoff_s.pop(number, None)
         wanted = self._waiting.pop(message.job_id, None)
+        try:
+            self._note_done(number, message, None if wanted is None else wanted[1])
+            self._assign()  # before the answer is dealt with: the lane is free
+        finally:  # whatever becomes of the worker, this job is done
+            _answer(wanted, message.job_id, message.outcome)
+
+    def _note_done(self, number: int, message: Result, asked_at: float | None) -> None:
+        """Note that a job is done, and its batch if it was the last; `asked_at`: when it was asked for, if it is wanted."""
+        now = time.monotonic()
         for place, batch in list(self._batches.items()):
             if place[0] == number and (job := batch.jobs.pop(message.job_id, None)):
-                if wanted is not None:
+                if asked_at is not None:
                     batch.late_s.append(max(0.0, now - job.due))
                     if job.kind is Kind.FINAL:
-                        self.headroom.final_out(now, now - job.due, job.due - wanted[1])
+                        self.headroom.final_out(now, now - job.due, job.due - asked_at)
                 if not batch.jobs:
                     del self._batches[place]
                     self._count_step(now, job.kind, batch, message.step_s)
-        self._assign()  # before the answer is dealt with: the lane is free
-        if wanted is not None:
-            wanted[0](message.job_id, message.outcome)
 
     def _count_step(self, now: float, kind: Kind, batch: _UnderWay, took_s: float) -> None:
         self.headroom.step_done(now, kind, batch.audio_s, took_s, batch.due - now)
@@ -264,17 +322,13 @@ class EnginePool:
         self._assign()
         for job in failed:
             log.error("a job is given up: workers died of it again and again", job=job.id)
-            if wanted := self._waiting.pop(job.id, None):
-                wanted[0](job.id, JobError("the engine died of it, again and again"))
+            _answer(self._waiting.pop(job.id, None), job.id, JobError("the engine died of it, again and again"))
 
     async def _watch(self) -> None:
         """Kill workers that are silent or stuck; `_keep` replaces them."""
-        looked_at = time.monotonic()
         while True:
             await asyncio.sleep(_WATCH_EVERY_S)
-            before, looked_at = looked_at, time.monotonic()
-            if looked_at - before > 2 * _WATCH_EVERY_S:
-                continue  # it is this process that was held up, and has yet to read what workers said meanwhile
+            looked_at = self._clock()
             for number, worker in self._workers.items():
                 silent_s, stuck_s = looked_at - worker.heard_at, self._stuck_s(number, worker, looked_at)
                 if silent_s > self._stuck_after_s + STATUS_EVERY_S or stuck_s:
@@ -290,7 +344,15 @@ class EnginePool:
             batch = self._batches.get((number, lane))
             if batch is None:
                 continue
-            busy_s = min(said_s, now - batch.sent_at)  # what it said may still be about the batch before
+            busy_s = min(said_s, now - batch.began)  # what it said may still be about the batch before
             if busy_s > max(self._stuck_after_s, _SLOW_STEP * self.headroom.cost * batch.audio_s):
                 return busy_s
         return 0.0
+
+
+def _answer(wanted: tuple[OnResult, float] | None, job_id: str, outcome: Outcome) -> None:
+    if wanted is not None:
+        try:
+            wanted[0](job_id, outcome)
+        except Exception:  # that is no fault of the worker's, nor of the other jobs
+            log.exception("a stream failed to take a result", job=job_id)

@@ -154,7 +154,7 @@ class LiveStream:
                 self._coded = True
                 self._source = self._services.decoders.stream(coded, mix=command.mix)
         stream = Stream(self.name, command.policy, command.options, self.engine.info)
-        self._pump = Pump(stream, self.engine, self._services, self._tell, self._fail)
+        self._pump = Pump(stream, self.engine, self._services, self._tell, self.fail)
         for frame in self._dialect.opened(self.name):
             self.outbox.put(frame)
 
@@ -253,7 +253,7 @@ class LiveStream:
             await self._tell_what_was_heard()
             self.break_off(DialectError("internal_error", "the process that decodes this audio has ended; try again"))
         except Exception as error:
-            self._fail(error)
+            self.fail(error)
         finally:
             self._feeding = None
 
@@ -299,14 +299,22 @@ class LiveStream:
             case Opened(channels=channels):
                 self.engine.headroom.join(channels - self._channels)
                 self._channels = channels
+        if self.broken.done():  # its client has been, or is being, told the reason: nothing may follow that
+            return
         for frame in self._dialect.emit(event):
             self.outbox.put(frame)
 
-    def _fail(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
+        """End the stream for an error of the server's own, which is logged; a client that does not read is no such error."""
         if not isinstance(error, SlowReaderError):
             log.error("a stream failed", stream=self.name, exc_info=error)
-            error = DialectError("internal_error", "the server failed on this stream")
+            error = failure()
         self.break_off(error)
+
+
+def failure() -> DialectError:
+    """Return how a client is told of an error of the server's own."""
+    return DialectError("internal_error", "the server failed on this stream")
 
 
 def _undecodable(error: AudioError) -> DialectError:

@@ -13,6 +13,8 @@ import structlog
 from myna.server.config import ConfigurationError, Settings
 from myna.server.engine import EnginePool
 from myna.server.metrics import Metrics
+from myna.server.patience import Clock
+from myna.server.supervisor import Supervisor
 from myna.streaming.engines import registry
 from myna.streaming.engines.base import EngineUnavailableError, ModelOptions
 from myna.streaming.engines.catalogue import Catalogue, Model, UnknownModelError
@@ -77,7 +79,12 @@ class _Loaded:
 class Models:
     """Hands out workers. A model's streams keep it in memory; an idle one may be unloaded."""
 
-    def __init__(self, catalogue: Catalogue, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self, catalogue: Catalogue, settings: Settings, metrics: Metrics, supervisor: Supervisor, clock: Clock
+    ) -> None:
+        self._supervisor = supervisor
+        self._clock = clock
+        supervisor.watch("models", self.why_not)
         self.catalogue = catalogue
         self._settings = settings
         self._metrics = metrics
@@ -97,9 +104,8 @@ class Models:
         return {loaded.model.name: loaded.pool for loaded in self._loaded.values()}
 
     def why_not(self) -> str | None:
-        """Return which models cannot decode now; None: all in memory can."""
-        dead = sorted(loaded.model.name for loaded in self._loaded.values() if not loaded.pool.alive)
-        return f"no engine worker for {', '.join(dead)}" if dead else None
+        """Return which models cannot decode now, and why; None: all in memory can."""
+        return "; ".join(reason for pool in self.pools if (reason := pool.why_not())) or None
 
     def loaded(self, model: Model) -> bool:
         """Return whether the model is in memory."""
@@ -124,8 +130,7 @@ class Models:
         """End every worker."""
         for task in list(self._loading.values()):
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, EngineUnavailableError, ModelBusyError):
-                await task
+            await asyncio.wait([task])
         for loaded in list(self._loaded.values()):
             await loaded.pool.close()
         self._loaded.clear()
@@ -159,14 +164,23 @@ class Models:
             done, _ = await asyncio.wait([task], timeout=PATIENCE_S)
             if not done:
                 raise ModelBusyError(f"the model {model.name!r} is being loaded; try again in a moment", RETRY_AFTER_S)
-            task.result()
+            try:
+                task.result()
+            except (EngineUnavailableError, ModelBusyError):
+                raise
+            except Exception as error:
+                raise EngineUnavailableError(self._failed[key][0]) from error
         return loaded
 
     def _on_loaded(self, key: tuple[str, str], task: asyncio.Task[_Loaded]) -> None:
         del self._loading[key]
-        if not task.cancelled() and isinstance(error := task.exception(), EngineUnavailableError):
-            log.error("model cannot be loaded", model=key[0], reason=str(error))
-            self._failed[key] = (str(error), asyncio.get_running_loop().time())
+        error = None if task.cancelled() else task.exception()
+        if error is None or isinstance(error, ModelBusyError):
+            return
+        expected = isinstance(error, EngineUnavailableError)
+        log.error("model cannot be loaded", model=key[0], reason=str(error), exc_info=None if expected else error)
+        reason = str(error) if expected else f"The model {key[0]!r} cannot be used: the server failed to load it"
+        self._failed[key] = (reason, asyncio.get_running_loop().time())
 
     async def _load(self, model: Model) -> _Loaded:
         settings, engine = self._settings, registry.ENGINES[model.engine]
@@ -179,7 +193,9 @@ class Models:
         async with self._room:  # one at a time: each must see what the others take
             await self._make_room(model, shape)
             patience_s = max(settings.stuck_after_s, _COMPILING_S if settings.torch_compile else 0.0)
-            pool = EnginePool(model.engine, options, shape.workers, shape.lanes, patience_s)
+            pool = EnginePool(
+                model.engine, options, shape.workers, shape.lanes, patience_s, self._supervisor, self._clock
+            )
             pool.on_step = self._metrics.on_step(model.name)
             await pool.start()
         info = pool.info

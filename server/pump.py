@@ -14,6 +14,7 @@ from myna.server.decoding.pool import DecoderPool
 from myna.server.dialects.base import DialectError
 from myna.server.engine import EnginePool
 from myna.server.metrics import Metrics
+from myna.server.patience import Clock
 from myna.server.voice import VoiceActivity
 from myna.streaming.engines.base import Outcome
 from myna.streaming.events import Event
@@ -56,13 +57,17 @@ class Resumable(Protocol):
 
 @dataclass(slots=True)
 class Services:
-    """What every stream shares. `streams` are the live ones, by name; `resumable` are some of them, by their tokens."""
+    """What every stream shares. `streams` are the live ones, by name; `resumable` are some of them, by their tokens.
+
+    `clock` measures how long a peer is silent (`Pulse.awake`).
+    """
 
     voice: VoiceActivity
     metrics: Metrics
     decoders: DecoderPool
     max_backlog_s: float
     spool_bytes: int
+    clock: Clock
     streams: dict[str, Ending] = field(default_factory=dict)
     resumable: dict[str, Resumable] = field(default_factory=dict)
 
@@ -107,7 +112,7 @@ class Pump:
             match request:
                 case Detect(channel, start, pcm):
                     memory = self._memories.setdefault(channel, VoiceMemory())
-                    self._services.voice.detect(memory, pcm, self._voice_answer(channel, start))
+                    self._services.voice.detect(memory, pcm, self._voice_answer(channel, start), self._on_failure)
                 case Submit(job):
                     self.engine.submit(job, self._on_result)
                 case Cancel(job_id):
@@ -120,6 +125,10 @@ class Pump:
             self._step(lambda stream: stream.on_vad(channel, start, probabilities))
 
         return answer
+
+    def _on_failure(self, error: Exception) -> None:
+        if not self._closed:
+            self._fail(error)
 
     def _on_result(self, job_id: str, outcome: Outcome) -> None:
         self._step(lambda stream: stream.on_result(job_id, outcome))

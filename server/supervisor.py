@@ -51,7 +51,7 @@ class Supervisor:
         for name, trouble in list(self._troubles.items()):
             if trouble.restarted_at is not None and now - trouble.restarted_at >= max(PROVEN_S, trouble.pause_s):
                 del self._troubles[name]
-        found = {name: check() for name, check in self._checks.items()}
+        found = {name: _asked(check) for name, check in self._checks.items()}
         troubles = {name: trouble.reason for name, trouble in self._troubles.items()}
         return troubles | {name: reason for name, reason in found.items() if reason is not None}
 
@@ -119,3 +119,10 @@ class Supervisor:
                 self.restarted(name)
         finally:
             self.forget(name)
+
+
+def _asked(check: Callable[[], str | None]) -> str | None:
+    try:
+        return check()
+    except Exception as error:  # what cannot be looked at cannot be counted on
+        return f"{type(error).__name__}: {error}"

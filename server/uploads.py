@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from myna.batch.disk import FileWriter
 from myna.batch.pace import Pace, TooSlowError
 from myna.server.dialects.base import Refusal
+from myna.server.patience import CLOCK, timeout
 
 _Read = TypeVar("_Read")
 
@@ -137,7 +137,7 @@ class Receiver:
 
     async def _patiently(self, reading: Awaitable[_Read]) -> _Read:
         try:
-            async with asyncio.timeout(STALL_S):
+            async with timeout(STALL_S, self._request.app[CLOCK]):
                 return await reading
         except web.RequestPayloadError as error:
             raise Refusal(400, "broken_body", "The body broke off, or is wrongly encoded.") from error

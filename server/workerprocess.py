@@ -8,12 +8,16 @@ import json
 import signal
 import socket
 import sys
-import time
 from collections.abc import AsyncGenerator
 from dataclasses import asdict
 
+import structlog
+
+from myna.server.patience import Clock, timeout
 from myna.streaming.engines.base import EngineUnavailableError, ModelOptions
 from myna.streaming.link import Hello, Message, Status, Unavailable, Unpacker, encode
+
+log = structlog.get_logger()
 
 LOADING_S = 300.0
 """How long a worker may take to load its engines: big models on slow disks take minutes."""
@@ -22,7 +26,8 @@ LOADING_S = 300.0
 class WorkerProcess:
     """One life of a worker: `launch` it once, then iterate over `results` until it dies."""
 
-    def __init__(self, engine: str, options: ModelOptions, lanes: int) -> None:
+    def __init__(self, engine: str, options: ModelOptions, lanes: int, clock: Clock) -> None:
+        self._clock = clock
         self._engine = engine
         self._options = options
         self._lanes = lanes
@@ -32,7 +37,7 @@ class WorkerProcess:
         self._unpacker = Unpacker()
         self._killed_here = False
         self.heard_at = 0.0
-        """When it last said anything, on the monotonic clock."""
+        """When it last said anything, on the front's clock."""
         self.busy_s: tuple[float, ...] = ()
         """How long each lane had been at its batch when the worker last said so."""
 
@@ -45,6 +50,9 @@ class WorkerProcess:
         """Start it and wait until its engines are loaded. Raises `EngineUnavailableError`; then it is gone again."""
         try:
             return await self._launch()
+        except OSError as error:
+            await self.end()
+            raise self._unusable(f"its process cannot be started: {error.strerror or error}") from error
         except BaseException:  # cancelled, too: the process must not be left behind
             self.kill()
             await self.end()
@@ -52,24 +60,33 @@ class WorkerProcess:
 
     async def _launch(self) -> Hello:
         ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "myna.streaming.worker",
-                "--fd", str(theirs.fileno()), "--engine", self._engine, "--lanes", str(self._lanes),
-                "--options", json.dumps(asdict(self._options)),
-                pass_fds=(theirs.fileno(),),
-            )  # fmt: skip
-        self._reader, self._writer = await asyncio.open_unix_connection(sock=ours)
+        try:
+            with theirs:
+                # -P: not from the current folder, whose files may have the names of modules. A session of its own: signals
+                # of the terminal, such as Ctrl-C's, reach the front alone, which lets its streams come to their end.
+                self._process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-P", "-m", "myna.streaming.worker",
+                    "--fd", str(theirs.fileno()), "--engine", self._engine, "--lanes", str(self._lanes),
+                    "--options", json.dumps(asdict(self._options)),
+                    pass_fds=(theirs.fileno(),), start_new_session=True,
+                )  # fmt: skip
+            self._reader, self._writer = await asyncio.open_unix_connection(sock=ours)
+        except BaseException:
+            ours.close()
+            raise
         hello: Message | None = None
         try:
-            async with asyncio.timeout(LOADING_S), contextlib.aclosing(self.messages()) as messages:
+            async with timeout(LOADING_S, self._clock), contextlib.aclosing(self.messages()) as messages:
                 hello = await anext(messages, None)
         except TimeoutError:
             hello = Unavailable(f"it was not loaded within {LOADING_S:.0f} s")
         if isinstance(hello, Hello):
             return hello
         reason = hello.reason if isinstance(hello, Unavailable) else "its process died while loading"
-        raise EngineUnavailableError(f"The model {self._options.name!r} cannot be used: {reason}")
+        raise self._unusable(reason)
+
+    def _unusable(self, reason: str) -> EngineUnavailableError:
+        return EngineUnavailableError(f"The model {self._options.name!r} cannot be used: {reason}")
 
     def send(self, message: Message) -> None:
         """Send; what a dead worker does not take is lost, as everything is that it was at."""
@@ -82,11 +99,11 @@ class WorkerProcess:
         while True:
             try:
                 data = await self._reader.read(1 << 20)
-            except ConnectionError:
+            except OSError:
                 return
             if not data:
                 return
-            self.heard_at = time.monotonic()
+            self.heard_at = self._clock()
             for message in self._unpacker.feed(data):
                 if isinstance(message, Status):
                     self.busy_s = message.busy_s
@@ -107,15 +124,24 @@ class WorkerProcess:
             self._writer = None
         if self._process is None:
             return False
-        try:
-            async with asyncio.timeout(_DYING_S):
-                code = await self._process.wait()
-        except TimeoutError:
+        code = await self._ended_within(_DYING_S)
+        if code is None:
             self.kill()
-            code = await self._process.wait()
+            code = await self._ended_within(_KILLED_S)
+        if code is None:
+            log.error("a killed worker does not end; it is left to the system", worker=self._process.pid)
         self._process = None
         return code == -signal.SIGKILL and not self._killed_here
+
+    async def _ended_within(self, limit_s: float) -> int | None:
+        assert self._process is not None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                return await self._process.wait()
+        return None
 
 
 _DYING_S = 0.5
 """A worker whose socket is closed ends within this, or is killed."""
+_KILLED_S = 10.0
+"""A killed process may stay for as long as a call into the kernel lasts, for ever where a GPU's driver hangs."""

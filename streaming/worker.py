@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import gc
 import json
 import os
@@ -47,9 +46,12 @@ from myna.streaming.link import (
     Unpacker,
     encode,
 )
+from myna.streaming.memory import give_back
 
 _NICENESS = 10
 """Of workers that decode on the CPU: the front answers pings and sends words out while every core decodes."""
+_THREAD_DIED = 70
+"""Exit status of a worker one of whose threads has died: EX_SOFTWARE of sysexits.h."""
 _COST_OF_S = 5.0
 """Audio on which the cost of a second is first estimated: about a segment."""
 
@@ -60,6 +62,8 @@ def run_batch(engine: Engine, batch: list[Job]) -> list[Result]:
     outcomes: list[Outcome]
     try:
         outcomes = engine.transcribe(batch)
+        if len(outcomes) != len(batch):
+            raise RuntimeError(f"the engine answered {len(outcomes)} of {len(batch)} jobs")
     except Exception as error:
         outcomes = [JobError(f"{type(error).__name__}: {error}")] * len(batch)
     step_s = time.perf_counter() - began
@@ -102,7 +106,7 @@ class _Lane(threading.Thread):
     """One engine and the thread that alone touches it, from loading on. `ready` is set when it is loaded."""
 
     def __init__(self, build: Callable[[], Engine], collector: Collector, tell: Callable[[Message], None]) -> None:
-        super().__init__(daemon=True)
+        super().__init__(name="lane", daemon=True)
         self.ready: Future[Ready] = Future()
         self._orders: queue.SimpleQueue[tuple[Job, ...] | Release | None] = queue.SimpleQueue()
         self._began: float | None = None
@@ -127,6 +131,12 @@ class _Lane(threading.Thread):
         except BaseException as error:  # whoever waits for it must know
             self.ready.set_exception(error)
             return
+        try:
+            self._work(engine)
+        except SystemExit as error:  # which ends a thread without a word
+            raise RuntimeError("the engine asked to exit") from error
+
+    def _work(self, engine: Engine) -> None:
         while order := self._orders.get():
             if isinstance(order, Release):
                 engine.release(order.source)
@@ -145,12 +155,6 @@ def _cost(engine: Engine) -> float:
     began = time.perf_counter()
     engine.transcribe([Job("cost", "cost", Kind.FILE, bytes(2 * samples(length)), 0.0)])
     return (time.perf_counter() - began) / length
-
-
-def _give_back() -> None:
-    """Return freed memory to the system: reading a checkpoint takes its size twice, and glibc keeps what was freed."""
-    with contextlib.suppress(AttributeError, OSError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _memory() -> int:
@@ -190,7 +194,7 @@ def serve(connection: socket.socket, engine_name: str, options: ModelOptions, la
         tell(Unavailable(str(error)))
         return
     collector.keep_everything()
-    _give_back()
+    give_back()  # reading a checkpoint takes its size twice, and glibc keeps what was freed
     tell(Hello(ready[0].info, lanes, _memory(), max(one.cost for one in ready)))
     threading.Thread(target=tell_status, name="status", daemon=True).start()
     unpacker = Unpacker()
@@ -211,6 +215,15 @@ def serve(connection: socket.socket, engine_name: str, options: ModelOptions, la
             lane.order(None)
 
 
+def _end_process(died: threading.ExceptHookArgs) -> None:
+    """End the process, since one of its threads has died: the front starts another, and has its jobs decoded there."""
+    name = died.thread.name if died.thread else "a thread"
+    print(f"myna: the engine worker ends, since its thread {name!r} has died:", file=sys.stderr)
+    sys.excepthook(died.exc_type, died.exc_value or died.exc_type(), died.exc_traceback)
+    sys.stderr.flush()
+    os._exit(_THREAD_DIED)
+
+
 def main() -> None:
     """Run as ``python -m myna.streaming.worker``; the front gives the arguments."""
     parser = argparse.ArgumentParser(description="Myna's engine worker; started by the server, not by hand.")
@@ -219,7 +232,9 @@ def main() -> None:
     parser.add_argument("--options", required=True, help="ModelOptions as JSON")
     parser.add_argument("--lanes", type=int, required=True)
     arguments = parser.parse_args()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches both; the front decides
+    threading.excepthook = _end_process
+    for number in (signal.SIGINT, signal.SIGHUP):  # a signal to the whole of a group is the front's to act on
+        signal.signal(number, signal.SIG_IGN)
     if not registry.ENGINES[arguments.engine].one_lane:
         os.nice(_NICENESS)
     gone = contextlib.suppress(BrokenPipeError, ConnectionResetError)  # without the front there is nothing to do here

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 from unittest import mock
 
@@ -27,10 +27,10 @@ class AmplitudeVad:
 
 
 @contextlib.asynccontextmanager
-async def running_fake(**changes: Any) -> AsyncIterator[Server]:
+async def running_fake(vad: Callable[[], Any] = AmplitudeVad, **changes: Any) -> AsyncIterator[Server]:
     """Run a server with the fake engine, and ears for it."""
     async with contextlib.AsyncExitStack() as stack:
-        with mock.patch("myna.server.app.SileroVad", AmplitudeVad):  # no longer: other servers start meanwhile
+        with mock.patch("myna.server.app.SileroVad", vad):  # no longer: other servers start meanwhile
             server = await stack.enter_async_context(running(settings(**{"model": "fake", **changes})))
         yield server
 

@@ -30,7 +30,7 @@ class LocalServer:
 def local_server(model: str | None, *flags: str) -> Iterator[LocalServer]:
     """Start a server on a free port, yield it, end it. Raises `EngineUnavailableError` if it does not start."""
     command = [
-        sys.executable, "-m", "myna", "serve", "--port", "0", "--log-format", "json",
+        sys.executable, "-P", "-m", "myna", "serve", "--port", "0", "--log-format", "json",
         *(("--model", model) if model else ()), *flags,
     ]  # fmt: skip
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:

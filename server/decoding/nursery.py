@@ -24,8 +24,7 @@ def main() -> None:
     """Serve one front until it is gone."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fd", type=int, required=True, help="control socket, inherited from the front")
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):  # of a terminal's group: the front says when to end
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to a whole unit or group: the front says when to end
     av.logging.set_level(None)  # FFmpeg writes lines as hostile as its input
     _Nursery(socket.socket(fileno=parser.parse_args().fd)).run()
 

@@ -25,6 +25,7 @@ from myna.server.decoding.messages import (
     samples_of,
 )
 from myna.server.decoding.source import DecoderLostError
+from myna.server.patience import Clock, timeout
 from myna.server.supervisor import Supervisor
 from myna.streaming.audio import AudioError, Coded, RawFormat
 
@@ -54,7 +55,6 @@ class _Process:
         self._reader = reader
         self._writer = writer
         self._lifeline = lifeline
-        self._head: tuple[int, int] | None = None
 
     @property
     def gone(self) -> bool:
@@ -69,18 +69,11 @@ class _Process:
         await self._reader.readexactly(len(HELLO))
 
     async def answer(self) -> tuple[Kind, bytes]:
-        """Return its next answer. Raises `EOFError` when it is gone, `ValueError` if it is no answer.
-
-        May be cancelled, and called again for the same answer.
-        """
-        if self._head is None:
-            self._head = HEAD.unpack(await self._reader.readexactly(HEAD.size))
-        kind, size = self._head
+        """Return its next answer. Raises `EOFError` when it is gone, `ValueError` if it is no answer."""
+        kind, size = HEAD.unpack(await self._reader.readexactly(HEAD.size))
         if size > LARGEST_ANSWER:
             raise ValueError(f"an answer of {size} bytes is longer than {LARGEST_ANSWER}")
-        body = await self._reader.readexactly(size)
-        self._head = None
-        return Kind(kind), body
+        return Kind(kind), await self._reader.readexactly(size)
 
     async def status(self) -> int | None:
         """Return how it ended: its exit code, or the negative number of a signal; None if nobody knows."""
@@ -100,8 +93,9 @@ class _Process:
 class DecoderPool:
     """One server's. `lost` counts the processes that did not end by themselves, by the reason."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
+    def __init__(self, supervisor: Supervisor, clock: Clock) -> None:
         self._supervisor = supervisor
+        self.clock = clock
         self._control: socket.socket | None = None
         self._up = asyncio.Event()
         self._nursery: asyncio.subprocess.Process | None = None
@@ -149,7 +143,7 @@ class DecoderPool:
             with theirs:
                 process = await asyncio.create_subprocess_exec(
                     sys.executable, "-P", "-m", "myna.server.decoding.nursery", "--fd", str(theirs.fileno()),
-                    pass_fds=(theirs.fileno(),), stdin=asyncio.subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(),), stdin=asyncio.subprocess.DEVNULL, start_new_session=True,
                     env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # a process of several threads should not fork
                 )  # fmt: skip
             async with asyncio.timeout(_START_S):
@@ -276,7 +270,8 @@ class ProcessDecoder:
 
     async def _answer(self, process: _Process) -> list[bytes]:
         try:
-            kind, body = await self._within_time(process)
+            async with timeout(ANSWER_S, self._pool.clock):
+                kind, body = await process.answer()
             if kind is Kind.REFUSED:
                 raise AudioError(body.decode(errors="replace"))
             if kind is Kind.SAMPLES:
@@ -291,15 +286,6 @@ class ProcessDecoder:
             raise DecoderLostError(f"a decoder process said what it cannot mean: {error}") from error
         self._pool.lost["error"] += 1
         raise DecoderLostError(f"a decoder process failed: {body.decode(errors='replace')}")
-
-    async def _within_time(self, process: _Process) -> tuple[Kind, bytes]:
-        """Wait for the answer. A machine that stood still makes one deadline meaningless, therefore there are two."""
-        try:
-            async with asyncio.timeout(ANSWER_S / 2):
-                return await process.answer()
-        except TimeoutError:
-            async with asyncio.timeout(ANSWER_S / 2):
-                return await process.answer()
 
     def _ended(self, status: int | None) -> Exception:
         """Return the error that the end of the process stands for."""

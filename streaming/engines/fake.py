@@ -22,8 +22,9 @@ WORD = 4800
 _LOUDEST_CODE = 16_000
 _BASE = 1_000
 _STEP = 10
-CRASH, HANG = 1499, 1498
-"""Words at which the engine ends its process, or never comes back: how a test tells one in another process to fail."""
+CRASH, HANG, EXIT = 1499, 1498, 1497
+"""Words at which the engine ends its process, never comes back, or ends its thread: so a test tells one in another process to
+fail."""
 
 
 def spoken(code: int) -> np.ndarray:
@@ -101,6 +102,8 @@ class FakeEngine:
         said = {word.text for word in heard(np.frombuffer(job.pcm, np.int16))}
         if self._jobs == self._settings.crash_at or f"w{CRASH}" in said:
             os._exit(70)
+        if f"w{EXIT}" in said:
+            raise SystemExit
         if self._jobs == self._settings.hang_at or f"w{HANG}" in said:
             threading.Event().wait()
         if self._settings.fail_every and self._jobs % self._settings.fail_every == 0:

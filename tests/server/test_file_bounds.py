@@ -182,7 +182,7 @@ async def test_a_body_that_drips_is_given_up(tmp_path: Path, monkeypatch: pytest
 
     async with running_fake(data=tmp_path) as server:
         reader, writer = await asyncio.open_connection(*server.url.removeprefix("http://").split(":"))
-        writer.write(f"POST {RAW} HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n".encode())
+        writer.write(f"POST {RAW} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100000\r\n\r\n".encode())
 
         async def send() -> None:
             async for data in drip():
@@ -303,7 +303,7 @@ async def test_a_client_that_does_not_read_its_answer_is_given_up(
     monkeypatch.setattr(answers, "STALL_S", 0.3)
     async with running_fake(data=tmp_path) as server:
         _, writer = await asyncio.open_connection(*server.url.removeprefix("http://").split(":"), limit=1024)
-        request = f"POST {RAW}&utterances=true HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nabcd"
+        request = f"POST {RAW}&utterances=true HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 4\r\n\r\nabcd"
         for _ in range(20):  # the system keeps some megabytes for a reader
             writer.write(request.encode())
 

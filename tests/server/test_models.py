@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import pytest
 from aiohttp import ClientSession
+from faults import failing_once
 from peer import RAW, connected, eventually, settings
 
 from myna.clients.live import LiveClient, StreamError
@@ -186,3 +187,14 @@ async def test_a_worker_that_dies_is_replaced_for_its_own_model_only() -> None:
             assert fake.restarts == 0
             await peer.send({"type": "close"})
             await peer.until("closed")
+
+
+async def test_a_load_that_fails_of_the_servers_own_error_is_told_and_hurts_no_other_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with running(settings(**TWO)) as server:
+        with failing_once(loading.EnginePool, "start"):
+            status, error, _ = await ask(server, "?model=nova")
+        assert (status, error["code"]) == (400, "unusable_model")
+        assert "the server failed to load it" in error["message"]
+        assert await ready_model(server, "?model=fake") == "fake"

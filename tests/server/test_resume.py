@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 from aiohttp import WSServerHandshakeError
 from line import Line
-from peer import RAW, connected, eventually
+from peer import RAW, Peer, connected, eventually
 from sounds import RATE, recording
 from speakers import START, Speaker, names, phrases, running_fake
 
 from myna.clients.live import LiveClient, StreamError
+from myna.server import connection
 from myna.server.app import Server
 from myna.streaming import wire
 
@@ -187,3 +191,77 @@ async def test_a_server_that_cannot_be_reached_any_more_is_named_when_the_time_i
 def halves(data: bytes) -> list[bytes]:
     middle = len(data) // 4 * 2
     return [data[:middle], data[middle:]]
+
+
+async def reset(peer: Peer) -> None:
+    peer.drop()
+
+
+async def ended_without_a_close_frame(peer: Peer) -> None:
+    transport(peer).close()
+
+
+async def reset_with_pings_unanswered(peer: Peer) -> None:
+    for _ in range(3):
+        await peer.socket.ping()
+    peer.drop()
+
+
+async def ended_with_pings_unanswered(peer: Peer) -> None:
+    for _ in range(3):
+        await peer.socket.ping()
+    transport(peer).close()
+
+
+async def broken_frame(peer: Peer) -> None:
+    transport(peer).write(b"\xff\xff\xff\xff")
+
+
+async def silent(peer: Peer) -> None:
+    """Answer no ping, so that the server gives the connection up."""
+
+
+BREAKS = [
+    reset,
+    ended_without_a_close_frame,
+    reset_with_pings_unanswered,
+    ended_with_pings_unanswered,
+    broken_frame,
+    silent,
+]
+
+
+@pytest.mark.parametrize("over", [False, True], ids=["while it speaks", "while last finals are awaited"])
+@pytest.mark.parametrize("broken", BREAKS)
+async def test_however_a_connection_breaks_the_stream_waits_for_its_client(
+    broken: Callable[[Peer], Awaitable[None]], over: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "HEARTBEAT_S", 0.1)
+    monkeypatch.setattr(connection, "FAREWELL_S", 0.2)
+    async with running_fake(resume_s=20.0) as server, connected(server, autoping=False) as peer:
+        await peer.send({**RAW, "resume": True, "interim": False})
+        ready = await peer.until("ready")
+        seat = server.services.streams[ready["stream"]]._seat  # type: ignore[attr-defined]
+        if over:
+            held = server.models.pools[0]._waiting
+            for pid in server.models.pools[0].pids:
+                os.kill(pid, signal.SIGSTOP)
+        await peer.socket.send_bytes(phrases([1, 2]))
+        if over:
+            await peer.send({"type": "close"})
+            await eventually(lambda: bool(held))
+        await broken(peer)
+        await eventually(seat.left.is_set)
+        for pid in server.models.pools[0].pids:
+            os.kill(pid, signal.SIGCONT)
+        async with connected(server, f"?resume={ready['resume']}&after=0") as again:
+            if not over:
+                await again.send({"type": "close"})
+            await again.rest()
+        assert again.text == "w1 w2"
+        assert again.messages[-1]["type"] == "closed"
+
+
+def transport(peer: Peer) -> asyncio.Transport:
+    found: Any = peer.socket._response.connection
+    return found.transport  # type: ignore[no-any-return]

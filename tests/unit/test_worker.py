@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import gc
+import json
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -161,3 +165,31 @@ def test_it_tells_for_how_long_each_lane_has_been_at_its_batch(
     assert isinstance(front.next(), Result)
     while not (isinstance(status := front.any(), Status) and status.busy_s == (0.0, 0.0)):
         pass
+
+
+THREADS = {
+    "a lane": "worker.run_batch = lambda engine, batch: [][1]",
+    "a lane that the engine ends": "worker.run_batch = lambda engine, batch: sys.exit()",
+    "the status": "worker.Status = lambda busy_s: [][1]",
+    "the reader": "worker.Unpacker.feed = lambda self, data: [][1]",
+    "a thread of the engine's": "worker.run_batch = lambda *_: threading.Thread(target=lambda: [][1]).start() or []",
+}
+
+
+@pytest.mark.parametrize("thread", THREADS)
+def test_a_worker_ends_when_one_of_its_threads_dies(thread: str) -> None:
+    ours, theirs = socket.socketpair()
+    code = f"import sys, threading; from myna.streaming import worker; {THREADS[thread]}; worker.main()"
+    options = json.dumps(asdict(ModelOptions(name="m")))
+    arguments = ["--fd", str(theirs.fileno()), "--engine", "fake", "--lanes", "1", "--options", options]
+    with ours, theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *arguments], pass_fds=[theirs.fileno()], stderr=subprocess.PIPE, text=True
+        )
+        theirs.close()
+        front = Front(ours)
+        assert isinstance(front.next(), Hello)
+        front.send(step(0, 0, [1], "job"))
+        _, said = process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert "Error" in said

@@ -1,0 +1,26 @@
+"""Whether this process can open files and accept connections."""
+
+from __future__ import annotations
+
+import os
+import resource
+
+SPARE = 16
+"""Descriptors that must be free: for a worker that is started again, for files, and for whoever asks about readiness."""
+
+
+def descriptors_left(one: int) -> str | None:
+    """Return why new connections cannot be served: too few file descriptors are left; else None. `one` is an open one."""
+    copies: list[int] = []
+    try:
+        while len(copies) < SPARE:
+            copies.append(os.dup(one))
+    except OSError as error:
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return (
+            f"{len(copies)} of {limit} file descriptors are left, {SPARE} are needed: {os.strerror(error.errno or 0)}"
+        )
+    finally:
+        for copy in copies:
+            os.close(copy)
+    return None
