@@ -220,7 +220,9 @@ def keyterms_of(given: Parameters) -> tuple[str, ...]:
         if strength is None:
             raise refused(f"keywords must be TERM or TERM:BOOST with a number, not {quoted(keyword)}")
         if boost.startswith("-") and strength:
-            raise refused(f"keywords={shortened(keyword)} is not supported: words can be made likelier, not less likely.")
+            raise refused(
+                f"keywords={shortened(keyword)} is not supported: words can be made likelier, not less likely."
+            )
         if strength and term:
             terms.append(term)
     return checked_keyterms(terms)
