@@ -15,7 +15,7 @@ from myna.streaming.coverage import fitted
 from myna.streaming.engines.base import EngineInfo
 from myna.streaming.formatting import Formatting
 from myna.streaming.policy import Options, Policy
-from myna.streaming.quoting import quoted
+from myna.streaming.quoting import quoted, shortened
 from myna.streaming.redaction import Redaction
 
 DEFAULT_ENDPOINTING_MS = 10
@@ -200,7 +200,7 @@ def _redactions(given: Parameters) -> frozenset[Redaction]:
     for kind in kinds:
         if kind not in _REDACTIONS:
             known = ", ".join(_REDACTIONS)
-            raise refused(f"redact={quoted(kind)} is not supported: there are {known}.", "unsupported_feature")
+            raise refused(f"redact={shortened(kind)} is not supported: there are {known}.", "unsupported_feature")
     return frozenset(_REDACTIONS[kind] for kind in kinds)
 
 
@@ -220,7 +220,9 @@ def keyterms_of(given: Parameters) -> tuple[str, ...]:
         if strength is None:
             raise refused(f"keywords must be TERM or TERM:BOOST with a number, not {quoted(keyword)}")
         if boost.startswith("-") and strength:
-            raise refused(f"keywords={quoted(keyword)} is not supported: words can be made likelier, not less likely.")
+            raise refused(
+                f"keywords={shortened(keyword)} is not supported: words can be made likelier, not less likely."
+            )
         if strength and term:
             terms.append(term)
     return checked_keyterms(terms)

@@ -9,7 +9,7 @@ from myna.server.dialects.deepgram_request import audio_of, checked_keyterms
 from myna.server.dialects.parameters import Parameters, refused
 from myna.streaming.audio import Coded, RawFormat
 from myna.streaming.formatting import Formatting
-from myna.streaming.quoting import quoted
+from myna.streaming.quoting import quoted, shortened
 from myna.streaming.redaction import Redaction
 from myna.streaming.turns import TurnPolicy
 
@@ -49,7 +49,7 @@ def parse(query: Collection[tuple[str, str]]) -> FluxRequest:
     for kind in redactions:
         if kind not in _REDACTIONS:
             raise refused(
-                f"redact={quoted(kind)} is not supported: there are {', '.join(_REDACTIONS)}.", "unsupported_feature"
+                f"redact={shortened(kind)} is not supported: there are {', '.join(_REDACTIONS)}.", "unsupported_feature"
             )
     model = given.text("model")
     if given.given("language_hint") and model == MULTILINGUAL and not given.texts("language_hint"):

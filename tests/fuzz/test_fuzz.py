@@ -11,7 +11,7 @@ import os
 import random
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgpack
@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from myna.server.auth import credential
 from myna.server.config import Settings
 from myna.server.dialects import deepgram_request, deepgram_rest, flux_request, openai_rest
-from myna.server.dialects.base import Configure, DialectError, Discard, End, Flush, Refusal
+from myna.server.dialects.base import Command, Configure, DialectError, Discard, End, Flush, Refusal, Reply
 from myna.server.dialects.deepgram import DeepgramDialect
 from myna.server.dialects.flux import FluxDialect
 from myna.server.dialects.native import NativeDialect, NativeEntry
@@ -107,6 +107,9 @@ ODD = [
     {"type": {}},
     float("nan"),
     "9" * 400,
+    "0" * 20 + "9",
+    float("inf"),
+    10**400,
 ]
 
 
@@ -198,6 +201,17 @@ class Mutator:
         ]
 
 
+def sendable(commands: Sequence[Command]) -> Sequence[Command]:
+    """Return the commands; every answer among them is JSON and can be encoded."""
+    for command in commands:
+        for frame in command.frames if isinstance(command, Reply) else ():
+            text = frame.payload if isinstance(frame.payload, str) else ""
+            text.encode()
+            if text.startswith("{"):
+                json.loads(text, parse_constant=lambda constant: pytest.fail(constant))
+    return commands
+
+
 def native(mutator: Mutator, form: wire.Format) -> Callable[[], None]:
     dialect = NativeDialect(form, SETTINGS, ENGINE)
 
@@ -228,7 +242,7 @@ def deepgram(mutator: Mutator) -> Callable[[], None]:
 
     def one() -> None:
         nonlocal dialect
-        if any(isinstance(command, End) for command in dialect.receive(mutator.json(DEEPGRAM))):
+        if any(isinstance(command, End) for command in sendable(dialect.receive(mutator.json(DEEPGRAM)))):
             dialect.closing(None, 1.0)
             dialect = fresh()
 
@@ -244,7 +258,7 @@ def flux(mutator: Mutator) -> Callable[[], None]:
     def one() -> None:
         nonlocal dialect
         try:
-            commands = dialect.receive(mutator.json(FLUX))
+            commands = sendable(dialect.receive(mutator.json(FLUX)))
         except DialectError as error:
             assert error.message
             dialect.closing(error, 1.0)
@@ -266,7 +280,7 @@ def realtime(mutator: Mutator) -> Callable[[], None]:
         nonlocal dialect, at
         if mutator.random.random() < 0.02:
             dialect, at = fresh(), 0
-        for command in dialect.receive(mutator.json(REALTIME)):
+        for command in sendable(dialect.receive(mutator.json(REALTIME))):
             at += 1600
             if isinstance(command, Flush | Discard):
                 for event in (

@@ -300,6 +300,27 @@ def test_a_token_ends_when_its_key_may_make_none_any_more(tmp_path: Path) -> Non
         here.identify(token)
 
 
+def test_a_stream_may_go_on_while_its_key_has_the_scope_that_let_it_in(tmp_path: Path) -> None:
+    file = tmp_path / "keys.toml"
+    secret = add_key(file, "one", ALL)
+    here = Authentication(file)
+    by_key = here.identify(Credential(secret))
+    by_token = here.identify(Credential(here.grant(by_key, 60)))
+    both = file.read_text()
+    for scopes, allowed in (
+        ('"transcribe"', [True, False]),
+        ('"grant"', [False, True]),
+        ('"transcribe", "grant"', [True, True]),
+    ):
+        file.write_text(both.replace('"transcribe", "grant"', scopes))
+        here.look()
+        assert [here.still_allows(by_key), here.still_allows(by_token)] == allowed
+    file.write_text("")
+    here.look()
+    assert not here.still_allows(by_key)
+    assert Authentication(None).still_allows(by_key)
+
+
 async def test_the_jobs_of_a_removed_key_are_not_those_of_a_new_one_of_its_name(tmp_path: Path) -> None:
     file = tmp_path / "keys.toml"
     old = add_key(file, "one", ALL)
