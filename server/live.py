@@ -8,6 +8,7 @@ from collections import deque
 
 import structlog
 
+from myna.server.admission import Place
 from myna.server.dialects.base import (
     Audio,
     Command,
@@ -24,7 +25,6 @@ from myna.server.dialects.base import (
     Reply,
     Stalled,
 )
-from myna.server.engine import EnginePool
 from myna.server.outbox import Outbox, SlowReaderError
 from myna.server.pump import Pump, Services
 from myna.streaming.audio import AudioError, Codec, Coded, Decoder, RawDecoder
@@ -50,9 +50,10 @@ class LiveStream:
     asks for meanwhile behind it. While there is a spool the client is read from slowly, so that its sends block.
     """
 
-    def __init__(self, name: str, dialect: Dialect, engine: EnginePool, services: Services) -> None:
+    def __init__(self, name: str, dialect: Dialect, place: Place, services: Services) -> None:
         self.name = name
-        self.engine = engine
+        self.engine = place.pool
+        self._place = place
         self.outbox = Outbox()
         self.broken: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         self._dialect = dialect
@@ -68,7 +69,6 @@ class LiveStream:
         self._heard_s = 0.0
         self._end_asked = False
         self._ended = False
-        self._channels = 1
 
     @property
     def is_open(self) -> bool:
@@ -113,8 +113,6 @@ class LiveStream:
 
     def close(self) -> None:
         """Free everything: audio, jobs that wait, the decoder."""
-        self.engine.headroom.join(1 - self._channels)
-        self._channels = 1
         if self._feeding is not None:
             self._feeding.cancel()
         self._spool.clear()
@@ -243,7 +241,7 @@ class LiveStream:
                 return True
             length_s = sum(map(len, channels)) / 2 / SAMPLE_RATE
             self._services.metrics.audio_in(length_s)
-            self.engine.headroom.heard(time.monotonic(), length_s)
+            self._place.heard(length_s)
         return False
 
     async def _until_room(self) -> None:
@@ -257,10 +255,15 @@ class LiveStream:
             case Ended():
                 self._ended = True
             case Opened(channels=channels):
-                self.engine.headroom.join(channels - self._channels)
-                self._channels = channels
+                self._resize(channels)
         for frame in self._dialect.emit(event):
             self.outbox.put(frame)
+
+    def _resize(self, channels: int) -> None:
+        try:
+            self._place.resize(channels)
+        except DialectError as error:
+            self.break_off(error)
 
     def _fail(self, error: Exception) -> None:
         if not isinstance(error, SlowReaderError):

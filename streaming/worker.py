@@ -35,6 +35,7 @@ from myna.streaming.engines.base import (
     Outcome,
 )
 from myna.streaming.events import samples
+from myna.streaming.headroom import MEASURED_S
 from myna.streaming.link import (
     STATUS_EVERY_S,
     Batch,
@@ -50,8 +51,6 @@ from myna.streaming.link import (
 
 _NICENESS = 10
 """Of workers that decode on the CPU: the front answers pings and sends words out while every core decodes."""
-_COST_OF_S = 5.0
-"""Audio on which the cost of a second is first estimated: about a segment."""
 
 
 def run_batch(engine: Engine, batch: list[Job]) -> list[Result]:
@@ -141,7 +140,7 @@ class _Lane(threading.Thread):
 
 def _cost(engine: Engine) -> float:
     """Return the seconds that a second of audio costs, as far as silence shows it."""
-    length = min(_COST_OF_S, engine.info.longest_segment_s)
+    length = min(MEASURED_S, engine.info.longest_segment_s)
     began = time.perf_counter()
     engine.transcribe([Job("cost", "cost", Kind.FILE, bytes(2 * samples(length)), 0.0)])
     return (time.perf_counter() - began) / length

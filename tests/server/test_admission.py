@@ -62,7 +62,7 @@ async def test_a_stream_of_several_channels_takes_as_many_places() -> None:
 async def test_without_headroom_streams_are_refused_but_for_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     from myna.streaming.headroom import Headroom
 
-    monkeypatch.setattr(Headroom, "predicted_p95", lambda self, now, more: 0.8)
+    monkeypatch.setattr(Headroom, "predicted_p95", lambda self, now, more, owner: 0.8)
     async with running_fake(final_target_ms=700) as server, connected(server) as peer:
         await peer.send(RAW)
         await peer.until("ready")
