@@ -36,7 +36,7 @@ the loop busy, such as files, is not the streams'."""
 KEPT_S = 10.0
 """A stream whose client has lost its connection keeps its place so long; then somebody else may have it."""
 _MOST_ROOM = 1000
-_GAUGED_S = 60.0
+_GAUGED_S = 10.0
 """A figure that is looked at rests on a measurement no older than this."""
 
 
