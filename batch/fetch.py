@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from aiohttp import ClientError, ClientSession, ClientTimeout
+from aiohttp import ClientResponse, ClientSession, ClientTimeout
 from yarl import URL
 
-from myna.batch.gate import Gate
+from myna.batch.disk import FileWriter
+from myna.batch.gate import FAILURES, Gate, explained
+from myna.batch.pace import Pace, TooSlowError
+from myna.streaming.quoting import quoted
 
 MOST_REDIRECTS = 5
 STALL_S = 30.0
@@ -36,40 +39,80 @@ class Fetched:
     sha256: str
 
 
-async def fetch(url: str, path: Path, gate: Gate, *, most_bytes: int, within_s: float) -> Fetched:
-    """Fetch a file to `path`. Raises `FetchError`."""
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one file may take: bytes in all, seconds in all, and bytes that stay free of the disk.
+
+    `grow` is told of bytes that are about to be written, and may raise.
+    """
+
+    most_bytes: int
+    within_s: float
+    least_free: int = 0
+    grow: Callable[[int], None] = lambda _: None
+
+
+async def fetch(url: str, path: Path, gate: Gate, limits: Limits) -> Fetched:
+    """Fetch a file to `path`, synced. Raises `FetchError`, and `OSError` if the file cannot be written."""
     try:
-        async with asyncio.timeout(within_s), gate.session(within_s) as session:
-            return await _follow(session, url, path, gate, most_bytes)
+        async with asyncio.timeout(limits.within_s), gate.session(limits.within_s) as session:
+            return await _follow(session, url, path, gate, limits)
     except TimeoutError:
-        raise FetchError(f"the file was not there within {within_s:g} s, or its server stopped sending") from None
-    except (ClientError, OSError) as error:
-        raise FetchError(f"the file cannot be fetched: {error}") from error
+        raise FetchError(
+            f"the file was not there within {limits.within_s:g} s, or its server stopped sending"
+        ) from None
 
 
-async def _follow(session: ClientSession, url: str, path: Path, gate: Gate, most_bytes: int) -> Fetched:
+async def _follow(session: ClientSession, url: str, path: Path, gate: Gate, limits: Limits) -> Fetched:
     for _ in range(MOST_REDIRECTS + 1):
+        timeout = ClientTimeout(sock_read=STALL_S, sock_connect=STALL_S)
         try:
             address = gate.check(url)
-        except ValueError as error:
+            response = await session.get(address, headers=_HEADERS, allow_redirects=False, timeout=timeout)
+        except ValueError as error:  # UnicodeError: a name that cannot be resolved; InvalidURL
             raise FetchError(str(error)) from error
-        timeout = ClientTimeout(sock_read=STALL_S, sock_connect=STALL_S)
-        async with session.get(address, headers=_HEADERS, allow_redirects=False, timeout=timeout) as response:
+        except TimeoutError:
+            raise
+        except FAILURES as error:
+            raise FetchError(f"the file cannot be fetched: {explained(error)}") from error
+        async with response:
             if response.status in (301, 302, 303, 307, 308) and "Location" in response.headers:
-                # Joined without what the first address held of user and password: they were meant for it alone.
-                url = str(address.with_user(None).join(URL(response.headers["Location"])))
+                url = _joined(address, response.headers["Location"])
                 continue
             if response.status != 200:
                 raise FetchError(f"its server answered with HTTP {response.status}", response.status)
-            if (response.content_length or 0) > most_bytes:
-                raise FetchError(f"the file has {response.content_length} bytes; {most_bytes} are possible")
-            digest, size = hashlib.sha256(), 0
-            with path.open("wb") as file:
-                async for data in response.content.iter_chunked(_CHUNK):
-                    size += len(data)
-                    if size > most_bytes:
-                        raise FetchError(f"the file has more than {most_bytes} bytes, the most that are possible")
-                    digest.update(data)
-                    file.write(data)
-            return Fetched(path, size, digest.hexdigest())
+            if (response.content_length or 0) > limits.most_bytes:
+                raise FetchError(f"the file has {response.content_length} bytes; {limits.most_bytes} are possible")
+            return await _stored(response, path, limits)
     raise FetchError(f"more than {MOST_REDIRECTS} redirects")
+
+
+async def _stored(response: ClientResponse, path: Path, limits: Limits) -> Fetched:
+    pace = Pace()
+    async with FileWriter(path, limits.grow, limits.least_free) as file:
+        while data := await _next(response):
+            try:
+                pace.note(len(data))
+            except TooSlowError as error:
+                raise FetchError(f"its server is too slow: {error}") from error
+            if file.size + len(data) > limits.most_bytes:
+                raise FetchError(f"the file has more than {limits.most_bytes} bytes, the most that are possible")
+            await file.write(data)
+        return Fetched(path, file.size, await file.finish(sync=True))
+
+
+async def _next(response: ClientResponse) -> bytes:
+    try:
+        return await response.content.read(_CHUNK)
+    except TimeoutError:
+        raise
+    except FAILURES as error:
+        raise FetchError(f"the file cannot be fetched: {explained(error)}") from error
+
+
+def _joined(address: URL, location: str) -> str:
+    """Return where a redirect leads. What the first address held of user and password was meant for it alone."""
+    try:
+        return str(address.with_user(None).join(URL(location)))
+    except ValueError as error:
+        raise FetchError(f"its server redirects to {quoted(location)}, which is no address") from error

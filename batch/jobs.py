@@ -1,24 +1,32 @@
-"""Requests that are answered later: in SQLite, with their audio beside it, so that neither restart nor crash loses one."""
+"""Requests that are answered later: in SQLite, with their audio and results beside it, so that no crash loses one."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from myna.batch.disk import private_file, private_folder, sync_folder
+
 MOST_ATTEMPTS = 3
 """Times a job is begun: one that takes the server down with it each time must end somewhere."""
-DELIVERIES_S = (5.0, 15.0, 45.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 1800.0)
-"""Pauses between attempts to deliver a result: ten attempts over some two hours."""
 KEPT_S = 7 * 24 * 3600.0
 """Results can be asked for so long, then they are forgotten."""
+STRAY_S = 3600.0
+"""Files of no job are removed when they are so old: they were left by a crash."""
+_STRAY_FOLDER_S = 24 * 3600.0
+"""The same for folders of uploads, which may last longer."""
+_BUSY_S = 5.0
+"""Another process may hold the database for so long, to copy it, before an attempt fails."""
+_PROBE_BYTES = 65_536
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
     id TEXT PRIMARY KEY, owner TEXT NOT NULL, state TEXT NOT NULL, created REAL NOT NULL, due REAL NOT NULL,
@@ -26,11 +34,14 @@ CREATE TABLE IF NOT EXISTS jobs (
     heard REAL NOT NULL DEFAULT 0, finished REAL, error TEXT, result TEXT
 );
 CREATE INDEX IF NOT EXISTS due ON jobs (state, due);
+CREATE TABLE IF NOT EXISTS probe (bytes BLOB);
 """
+_VERSION = 1
+"""Of the schema: since 1, results are files, and jobs name whose share they count to."""
 
 
 class State(StrEnum):
-    """Where a job is: it goes down this list, and may end in `failed` from anywhere before `delivered`."""
+    """Where a job is: it goes down this list; `failed` is left from servers that told no callback of some failures."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -43,181 +54,257 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A request that was accepted. `url` is where its audio is to be had; None: it lies in the store."""
+    """A request that was accepted. `url` is where its audio is to be had; None: it lies in the store.
+
+    `share` is whose part of the server it takes, `size` the bytes of its stored audio. `created`, `finished` and `due`, the
+    time of its next delivery, are wall times.
+    """
 
     id: str
     owner: str
+    share: str
     state: State
     created: float
     due: float
     query: tuple[tuple[str, str], ...]
     url: str | None
     sha256: str | None
-    attempts: int
-    deliveries: int
-    heard_s: float
-    finished: float | None
-    error: str | None
-    result: str | None
+    size: int = 0
+    attempts: int = 0
+    deliveries: int = 0
+    heard_s: float = 0.0
+    finished: float | None = None
+    error: str | None = None
 
 
 class JobStore:
-    """The jobs of one server, in a folder. May be used from any thread."""
+    """The jobs of one server, in a folder. May be used from any thread; reading never waits for a write."""
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
+        self._folder = private_folder(folder)
         self._clock = clock
-        self._lock = threading.Lock()
-        self._database = sqlite3.connect(folder / "jobs.sqlite3", check_same_thread=False, isolation_level=None)
-        self._database.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;" + _SCHEMA)
-        self._recover()
+        folder.chmod(0o700)  # one that an older server made may be open to others
+        database = folder / "jobs.sqlite3"
+        os.close(os.open(database, os.O_CREAT | os.O_CLOEXEC, 0o600))
+        database.chmod(0o600)  # SQLite gives its other files the same mode
+        self._writing, self._reading = threading.Lock(), threading.Lock()
+        self._writer = _connected(database)
+        self._reader = _connected(database)
+        try:
+            self._writer.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;" + _SCHEMA)
+            self._upgrade()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Let go of the database, once nobody is at it: a call that was cancelled goes on in its thread."""
-        with self._lock:
-            self._database.close()
+        with self._writing, self._reading:
+            self._writer.close()
+            self._reader.close()
 
     def audio(self, job_id: str) -> Path:
         """Return where a job's audio lies, or is to lie."""
         return self._folder / f"{job_id}.audio"
 
-    def add(
+    def result(self, job_id: str) -> Path:
+        """Return where a job's result lies once it is finished: JSON."""
+        return self._folder / f"{job_id}.result"
+
+    def new_job(
         self,
         job_id: str,
         owner: str,
+        share: str,
         query: tuple[tuple[str, str], ...],
         *,
         url: str | None = None,
-        upload: Path | None = None,
         sha256: str | None = None,
-    ) -> None:
-        """Keep a job; its audio, if it was uploaded, is moved here. When this returns, the job survives everything."""
-        if upload is not None:
-            shutil.move(upload, self.audio(job_id))
+        size: int = 0,
+    ) -> Job:
+        """Return a job that `add` can keep."""
         now = self._clock()
-        with self._transaction():
-            self._database.execute(
-                "INSERT INTO jobs (id, owner, state, created, due, query, url, sha256) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (job_id, owner, State.QUEUED, now, now, json.dumps(query), url, sha256),
-            )
+        return Job(job_id, owner, share, State.QUEUED, now, now, query, url, sha256, size)
+
+    def add(self, job: Job, upload: Path | None = None) -> None:
+        """Keep a job; its audio, a file on the same disk that has been synced, is moved here.
+
+        When this returns, the job survives everything. Raises `OSError` and `sqlite3.Error`; nothing is kept then.
+        """
+        if upload is not None:
+            upload.replace(self.audio(job.id))
+        try:
+            sync_folder(self._folder)
+            with self._transaction() as database:
+                database.execute(
+                    "INSERT INTO jobs (id, owner, share, state, created, due, query, url, sha256, size)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        job.id,
+                        job.owner,
+                        job.share,
+                        job.state,
+                        job.created,
+                        job.due,
+                        json.dumps(job.query),
+                        job.url,
+                        job.sha256,
+                        job.size,
+                    ),
+                )
+        except BaseException:
+            self.audio(job.id).unlink(missing_ok=True)
+            raise
 
     def get(self, job_id: str) -> Job | None:
         """Return the job of this id."""
-        with self._transaction():
-            row = self._database.execute(f"SELECT {_COLUMNS} FROM jobs WHERE id = ?", (job_id,)).fetchone()
+        with self._reading:
+            row = self._reader.execute(f"SELECT {_COLUMNS} FROM jobs WHERE id = ?", (job_id,)).fetchone()
         return None if row is None else _job(row)
 
-    def unfinished(self, owner: str | None = None) -> int:
-        """Return how many jobs, all or one owner's, wait to be transcribed or are under way."""
-        whose, names = ("", ()) if owner is None else (" AND owner = ?", (owner,))
-        with self._transaction():
-            (count,) = self._database.execute(
-                f"SELECT COUNT(*) FROM jobs WHERE state IN (?, ?){whose}",
-                (State.QUEUED, State.RUNNING, *names),
-            ).fetchone()
-        return int(count)
+    def open_jobs(self) -> list[Job]:
+        """Return the jobs that are not at their end, oldest first."""
+        with self._reading:
+            rows = self._reader.execute(
+                f"SELECT {_COLUMNS} FROM jobs WHERE state IN (?, ?, ?) ORDER BY created",
+                (State.QUEUED, State.RUNNING, State.DELIVERING),
+            ).fetchall()
+        return [_job(row) for row in rows]
 
-    def next_due(self) -> tuple[Job | None, float | None]:
-        """Take the next job to be run, or delivered, and mark it; without one, return when there will be one."""
+    def started(self, job: Job) -> None:
+        """Note that a job is begun once more."""
+        self._set(job.id, state=State.RUNNING, attempts=job.attempts + 1)
+
+    def put_back(self, job: Job) -> None:
+        """Note that a job was not the reason why it was broken off; `job` is as it was before it was begun."""
+        self._set(job.id, State.RUNNING, state=State.QUEUED, attempts=job.attempts)
+
+    def finish(self, job_id: str, result: Iterable[bytes], *, heard_s: float = 0.0, error: str | None = None) -> Job:
+        """Keep a result, JSON in pieces, to be delivered; its audio is forgotten. Returns the job as it is now.
+
+        Raises `OSError` and `sqlite3.Error`.
+        """
+        self._write_result(job_id, result)
         now = self._clock()
-        with self._transaction():
-            row = self._database.execute(
-                f"SELECT {_COLUMNS} FROM jobs WHERE state IN (?, ?) ORDER BY due LIMIT 1",
-                (State.QUEUED, State.DELIVERING),
-            ).fetchone()
-            if row is None:
-                return None, None
-            job = _job(row)
-            if job.due > now:
-                return None, job.due - now
-            if job.state is State.QUEUED:
-                self._set(job.id, state=State.RUNNING, attempts=job.attempts + 1)
-            else:
-                self._set(job.id, due=now + DELIVERIES_S[-1])  # somebody is at it; should he die, it comes again
-            return job, None
-
-    def heard(self, job_id: str, seconds: float) -> None:
-        """Note how much of a running job's audio has been transcribed."""
-        with self._transaction():
-            self._set(job_id, heard=seconds)
-
-    def done(self, job_id: str, result: str) -> None:
-        """Keep a result, to be delivered at once; its audio is forgotten."""
-        with self._transaction():
-            self._set(job_id, state=State.DELIVERING, due=self._clock(), result=result, finished=self._clock())
+        self._set(job_id, state=State.DELIVERING, due=now, finished=now, heard=heard_s, error=error)
         self.audio(job_id).unlink(missing_ok=True)
+        job = self.get(job_id)
+        if job is None:
+            raise KeyError(f"there is no job {job_id}")
+        return job
 
     def delivered(self, job_id: str) -> None:
         """Note that somebody took the result."""
-        with self._transaction():
-            self._set(job_id, state=State.DELIVERED)
+        self._set(job_id, state=State.DELIVERED)
 
-    def not_delivered(self, job: Job, reason: str) -> None:
-        """Note that nobody took the result; it is tried again later, or given up."""
-        if job.deliveries >= len(DELIVERIES_S):
-            with self._transaction():
-                self._set(job.id, state=State.UNDELIVERED, error=reason)
-            return
-        due = self._clock() + DELIVERIES_S[job.deliveries]
-        with self._transaction():
-            self._set(job.id, state=State.DELIVERING, due=due, deliveries=job.deliveries + 1, error=reason)
+    def not_delivered(self, job_id: str, deliveries: int, pause_s: float, reason: str) -> None:
+        """Note that nobody took the result in so many attempts; the next is after a pause."""
+        self._set(job_id, deliveries=deliveries, due=self._clock() + pause_s, error=reason)
 
-    def failed(self, job_id: str, reason: str, result: str) -> None:
-        """Give a job up; the client is told by its callback."""
-        with self._transaction():
-            now = self._clock()
-            self._set(job_id, state=State.DELIVERING, due=now, finished=now, error=reason, result=result)
-        self.audio(job_id).unlink(missing_ok=True)
+    def undelivered(self, job_id: str, deliveries: int, reason: str) -> None:
+        """Note that nobody took the result, and that nobody will be asked again."""
+        self._set(job_id, state=State.UNDELIVERED, deliveries=deliveries, error=reason)
 
-    def postpone(self, job_id: str, pause_s: float) -> None:
-        """Put a job back into the queue: it could not be begun now."""
-        with self._transaction():
-            self._set(job_id, state=State.QUEUED, due=self._clock() + pause_s, attempts=0)
+    def now(self) -> float:
+        """Return the wall time that `due` is to be compared with."""
+        return self._clock()
+
+    def probe(self) -> None:
+        """Write something and delete it again. Raises `OSError` and `sqlite3.Error` if the store cannot be written."""
+        path = self._folder / "probe"
+        try:
+            with private_file(path) as file:
+                file.write(bytes(_PROBE_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            path.unlink(missing_ok=True)
+        with self._transaction() as database:
+            database.execute("INSERT INTO probe VALUES (zeroblob(?))", (_PROBE_BYTES,))
+        with self._transaction() as database:
+            database.execute("DELETE FROM probe")
 
     def forget_old(self) -> None:
-        """Delete what nobody can ask for any more, and audio that belongs to no job."""
-        with self._transaction():
-            self._database.execute("DELETE FROM jobs WHERE finished < ?", (self._clock() - KEPT_S,))
-            known = {row[0] for row in self._database.execute("SELECT id FROM jobs")}
-        for path in self._folder.glob("*.audio"):
-            if path.stem not in known and self._clock() - path.stat().st_mtime > 3600:
-                path.unlink(missing_ok=True)
+        """Delete what nobody can ask for any more, and files that belong to no job."""
+        with self._transaction() as database:
+            database.execute("DELETE FROM jobs WHERE finished < ?", (self._clock() - KEPT_S,))
+        with self._reading:
+            rows = self._reader.execute("SELECT id, finished IS NULL FROM jobs").fetchall()
+        unfinished = {job_id for job_id, open_ in rows if open_}
+        known = {job_id for job_id, _ in rows}
+        for path in self._folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                age_s = self._clock() - path.stat().st_mtime
+                if path.is_dir() and age_s > _STRAY_FOLDER_S:
+                    shutil.rmtree(path)
+                elif path.suffix == ".audio" and path.stem not in unfinished:
+                    if age_s > STRAY_S or path.stem in known:
+                        path.unlink()
+                elif age_s > STRAY_S and (
+                    path.suffix == ".part" or (path.suffix == ".result" and path.stem not in known)
+                ):
+                    path.unlink()
 
-    def _recover(self) -> None:
-        """Begin again what was under way when the server ended, unless it has been begun too often."""
-        with self._transaction():
-            reason = f"the server ended {MOST_ATTEMPTS} times while it ran"
-            self._database.execute(
-                "UPDATE jobs SET state = ?, finished = ?, error = ? WHERE state = ? AND attempts >= ?",
-                (State.FAILED, self._clock(), reason, State.RUNNING, MOST_ATTEMPTS),
-            )
-            self._database.execute("UPDATE jobs SET state = ? WHERE state = ?", (State.QUEUED, State.RUNNING))
-            self._database.execute(
-                "UPDATE jobs SET due = min(due, ?) WHERE state = ?", (self._clock(), State.DELIVERING)
-            )
+    def _write_result(self, job_id: str, result: Iterable[bytes]) -> None:
+        part = self.result(job_id).with_suffix(".part")
+        try:
+            with private_file(part) as file:
+                for piece in result:
+                    file.write(piece)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        part.replace(self.result(job_id))
+        sync_folder(self._folder)
 
-    def _set(self, job_id: str, **values: object) -> None:
+    def _upgrade(self) -> None:
+        """Bring a database that an older server made to this version."""
+        (version,) = self._writer.execute("PRAGMA user_version").fetchone()
+        if version >= _VERSION:
+            return
+        columns = {row[1] for row in self._writer.execute("PRAGMA table_info(jobs)")}
+        for name, kind in (("share", "TEXT NOT NULL DEFAULT ''"), ("size", "INTEGER NOT NULL DEFAULT 0")):
+            if name not in columns:
+                self._writer.execute(f"ALTER TABLE jobs ADD COLUMN {name} {kind}")
+        self._writer.execute("UPDATE jobs SET share = owner WHERE share = ''")
+        for (job_id,) in self._writer.execute("SELECT id FROM jobs WHERE result IS NOT NULL").fetchall():
+            (text,) = self._writer.execute("SELECT result FROM jobs WHERE id = ?", (job_id,)).fetchone()
+            self._write_result(job_id, [text.encode()])
+            self._writer.execute("UPDATE jobs SET result = NULL WHERE id = ?", (job_id,))
+        self._writer.execute(f"PRAGMA user_version = {_VERSION}")
+
+    def _set(self, job_id: str, only_if: State | None = None, **values: object) -> None:
         columns = ", ".join(f"{name} = ?" for name in values)
-        self._database.execute(f"UPDATE jobs SET {columns} WHERE id = ?", (*values.values(), job_id))
+        where, more = ("", ()) if only_if is None else (" AND state = ?", (only_if,))
+        with self._transaction() as database:
+            database.execute(f"UPDATE jobs SET {columns} WHERE id = ?{where}", (*values.values(), job_id, *more))
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self._lock:
-            self._database.execute("BEGIN IMMEDIATE")
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._writing:
+            self._writer.execute("BEGIN IMMEDIATE")
             try:
-                yield
+                yield self._writer
+                self._writer.execute("COMMIT")
             except BaseException:
-                self._database.execute("ROLLBACK")
+                if self._writer.in_transaction:  # SQLite may have rolled back by itself, on a full disk
+                    self._writer.execute("ROLLBACK")
                 raise
-            self._database.execute("COMMIT")
 
 
-_COLUMNS = "id, owner, state, created, due, query, url, sha256, attempts, deliveries, heard, finished, error, result"
+_COLUMNS = (
+    "id, owner, share, state, created, due, query, url, sha256, size, attempts, deliveries, heard, finished, error"
+)
+
+
+def _connected(database: Path) -> sqlite3.Connection:
+    return sqlite3.connect(database, timeout=_BUSY_S, check_same_thread=False, isolation_level=None)
 
 
 def _job(row: tuple[object, ...]) -> Job:
     values = list(row)
-    values[2] = State(str(values[2]))
-    values[5] = tuple(tuple(pair) for pair in json.loads(str(values[5])))
+    values[3] = State(str(values[3]))
+    values[6] = tuple(tuple(pair) for pair in json.loads(str(values[6])))
     return Job(*values)  # type: ignore[arg-type]

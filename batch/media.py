@@ -1,14 +1,12 @@
-"""Sound files of any kind FFmpeg reads, as int16 at 16 kHz, in portions: an hour of audio never is in memory at once."""
+"""Sound files of any kind FFmpeg reads, as int16 at 16 kHz. This runs in a decoder process."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from pathlib import Path
+from typing import BinaryIO
 
-import av
-
-from myna.streaming.audio import PORTION, AudioError, Coded, PcmQueue, RawDecoder, RawFormat
-from myna.streaming.container import FrameResampler, audio_frames, sniff
+from myna.streaming.audio import AudioError, Coded, RawDecoder, RawFormat
+from myna.streaming.container import Feed, decode_media, sniff
 
 SUPPORTED = "WAV, FLAC, MP3, Ogg, WebM and Matroska, MP4/M4A/MOV, AAC, AMR, AIFF, AU, CAF, AVI, WMA, MPEG"
 _READ = 1 << 16
@@ -30,14 +28,23 @@ _TRANSPORT_PACKET = 188
 """MPEG transport streams repeat their mark, 0x47, so often."""
 
 
-def portions(path: Path, audio: RawFormat | Coded, *, mix: bool) -> Generator[list[bytes]]:
-    """Return the file's samples, some seconds of each channel at a time. Raises `AudioError`.
+def decode_file(path: Path, audio: RawFormat | Coded, feed: Feed, *, mix: bool) -> None:
+    """Put the samples of a file into the feed, of which nothing is read. Raises `AudioError`.
 
     What the file is its first bytes say, not its name. `audio` is raw only where the client announced it.
     """
-    if isinstance(audio, RawFormat):
-        return _raw(path, audio, mix=mix)
-    return _decoded(path, audio, mix=mix)
+    with path.open("rb") as file:
+        if isinstance(audio, RawFormat):
+            _decode_raw(file, audio, feed, mix=mix)
+            return
+        name = kind_of(file.read(_TRANSPORT_PACKET + 1), audio)
+    heard = _Heard(feed)
+    try:
+        decode_media(f"file:{path}", name, heard, mix=mix, options={"protocol_whitelist": "file"})
+    except AudioError as error:
+        if not heard.any:
+            raise AudioError(f"corrupt or unsupported data: {error}") from error
+        # What there was of a truncated file is worth having.
 
 
 def kind_of(head: bytes, audio: Coded | None = None) -> str:
@@ -57,58 +64,26 @@ def kind_of(head: bytes, audio: Coded | None = None) -> str:
     return name
 
 
-def _raw(path: Path, audio: RawFormat, *, mix: bool) -> Generator[list[bytes]]:
+def _decode_raw(file: BinaryIO, audio: RawFormat, feed: Feed, *, mix: bool) -> None:
     decoder = RawDecoder(audio, mix=mix)
-    with path.open("rb") as file:
-        while data := file.read(_READ):
-            decoder.feed(data)
-            while channels := decoder.read():
-                yield channels
+    while data := file.read(_READ):
+        decoder.feed(data)
+        while channels := decoder.read():
+            feed.put(channels)
     decoder.finish()
     while channels := decoder.read():
-        yield channels
+        feed.put(channels)
 
 
-def _decoded(path: Path, audio: Coded, *, mix: bool) -> Generator[list[bytes]]:
-    with path.open("rb") as file:
-        name = kind_of(file.read(_TRANSPORT_PACKET + 1), audio)
-    queue = PcmQueue()
-    resampler = FrameResampler(queue, mix=mix)
-    try:
-        with av.open(f"file:{path}", format=name) as container:
-            if not container.streams.audio:
-                raise AudioError(f"the {name} file holds no audio")
-            for frame in audio_frames(container, name):
-                resampler.put(frame)
-                if queue.samples >= PORTION:
-                    yield queue.take()
-            resampler.finish()
-    except (av.FFmpegError, ValueError, OSError) as error:
-        if not resampler.heard:
-            raise AudioError(f"corrupt or unsupported data: the {name} file cannot be decoded") from error
-        # What there was of a truncated file is worth having.
-    if not resampler.heard:
-        raise AudioError(f"corrupt or unsupported data: the {name} file holds no audio that can be decoded")
-    if queue.samples:
-        yield queue.take()
+class _Heard:
+    """A feed that knows whether anything was put into it."""
 
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+        self.read = feed.read
+        self.packet = feed.packet
+        self.any = False
 
-class MediaDecoder:
-    """A file as a `Decoder`: nothing is fed, everything is read."""
-
-    def __init__(self, path: Path, audio: RawFormat | Coded, *, mix: bool) -> None:
-        self._portions = portions(path, audio, mix=mix)
-
-    def feed(self, data: bytes) -> None:
-        """Do nothing: the file is all there is."""
-
-    def finish(self) -> None:
-        """Do nothing: the file has an end."""
-
-    def read(self) -> list[bytes]:
-        """Return the next samples of each channel; none at the end. Raises `AudioError`."""
-        return next(self._portions, [])
-
-    def close(self) -> None:
-        """Let go of the file."""
-        self._portions.close()
+    def put(self, channels: list[bytes]) -> None:
+        self.any = self.any or bool(channels and channels[0])
+        self._feed.put(channels)

@@ -354,6 +354,25 @@ def front(
 
 
 @bench.command()
+def containers(
+    file: Annotated[Path, typer.Argument(help="Speech; it is repeated to the length that is wanted.")],
+    streams: Annotated[int, typer.Option(min=1, help="Streams at once.")] = 8,
+    seconds: Annotated[float, typer.Option(min=5, help="Length of each stream.")] = 20.0,
+    model: Annotated[str | None, typer.Option(help="Model of the server that is started.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="The figures as JSON.")] = False,
+) -> None:
+    """Measure what live streams in containers cost beside raw ones."""
+    from myna.bench.containers import measure
+    from myna.clients.files import UnreadableFileError
+    from myna.streaming.engines.base import EngineUnavailableError
+
+    try:
+        measure(file, streams, seconds, model, as_json=json)
+    except (UnreadableFileError, EngineUnavailableError) as error:
+        _fail(str(error))
+
+
+@bench.command()
 def memory(
     file: Annotated[Path, typer.Argument(help="Speech; it is sent again and again.")],
     minutes: Annotated[float, typer.Option(min=2, help="Minutes of audio to send.")] = 60.0,

@@ -128,7 +128,7 @@ class Admission:
         """Let a file in; `waiting` tells how many of a key's have been accepted and are not done. Raises `Refusal`."""
         self._check_open()
         if limit := identity.requests or self._settings.key_requests:
-            accepted = await waiting(identity.name)
+            accepted = await waiting(identity.id)
             taken = self._requests[identity.name] + accepted
             if taken >= limit:
                 message = f"This key may have {limit} requests at a time, and it has {taken}."

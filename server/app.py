@@ -10,8 +10,7 @@ import os
 import secrets
 import signal
 import socket
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
 import structlog
 import uvloop
@@ -25,17 +24,23 @@ from myna.server.admission import Admission
 from myna.server.auth import Authentication, credential
 from myna.server.config import ConfigurationError, Settings
 from myna.server.connection import FAREWELL_S, FINALS_S
+from myna.server.crosssite import only_own_sites
+from myna.server.decoding.pool import DecoderPool
 from myna.server.dialects import deepgram, flux, realtime
-from myna.server.dialects.base import DialectError, Refusal
+from myna.server.dialects.base import DialectError
 from myna.server.dialects.native import NativeEntry
 from myna.server.files import Files
-from myna.server.http import REQUEST_ID, Pages, error_answer
+from myna.server.http import REQUEST_ID, Pages
+from myna.server.intake import Intake
 from myna.server.jobrunner import JobRunner
 from myna.server.look import Look
 from myna.server.metrics import Metrics
+from myna.server.middlewares import answer_expectations, answered, say_request_id
 from myna.server.models import Models
 from myna.server.pulse import Pulse
 from myna.server.pump import Services
+from myna.server.revocation import watch
+from myna.server.supervisor import Supervisor
 from myna.server.transcriber import Transcriber
 from myna.server.upgrade import Upgrade
 from myna.server.voice import VoiceActivity
@@ -64,6 +69,7 @@ class Server:
         models: Models,
         authentication: Authentication,
         pulse: Pulse,
+        supervisor: Supervisor,
     ) -> None:
         self.settings = settings
         self.services = services
@@ -74,21 +80,26 @@ class Server:
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         gate = Gate(settings.allowed_networks)
         self.transcriber = transcriber = Transcriber(services, settings)
-        self.jobs = JobRunner(settings.data / "jobs", gate)
+        self.supervisor = supervisor
+        self.jobs = JobRunner(settings.data / "jobs", gate, supervisor)
         self._authentication = authentication
         self._upgrade = Upgrade(settings, services, models, authentication, self.admission, gate)
-        self.app = web.Application(middlewares=[_numbered])
-        self.app.on_response_prepare.append(_say_request_id)
-        look = Look(services, models, transcriber, self.admission, pulse, self.jobs)
+        self.app = web.Application(middlewares=[answered])
+        if not authentication.required:
+            self.app.middlewares.append(only_own_sites(settings, host))
+        self.app.on_response_prepare.append(say_request_id)
+        look = Look(services, models, transcriber, self.admission, pulse, self.jobs, supervisor)
         services.metrics.look_up(look.gauges)
         Pages(services, models, transcriber, authentication, self.admission, look).add_to(self.app)
-        Files(settings, models, transcriber, authentication, gate, self.jobs, self.admission).add_to(self.app)
+        intake = Intake(settings, services.metrics, self.jobs.taken)
+        Files(settings, models, transcriber, authentication, gate, self.jobs, self.admission, intake).add_to(self.app)
         page.add_to(self.app)
         self.app.router.add_get(openapi.PATH, openapi.handler)
         self.app.router.add_get(wire.PATH, self._native)
         self.app.router.add_get(deepgram.PATH, self._deepgram)
         self.app.router.add_get(flux.PATH, self._flux)
         self.app.router.add_get(realtime.PATH, self._realtime)
+        answer_expectations(self.app)
 
     async def drain(self) -> None:
         """Take nothing new, let streams and files come to their end, and end those that have not in time, finals first."""
@@ -128,27 +139,6 @@ class Server:
         return await self._upgrade.serve(request, entry)
 
 
-@web.middleware
-async def _numbered(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    request[REQUEST_ID] = str(uuid.uuid4())
-    try:
-        return await handler(request)
-    except ConnectionResetError:
-        log.info("a client left before its answer", path=request.path)
-        return web.Response(status=499)
-    except web.HTTPNotFound:
-        return error_answer(Refusal(404, "not_found", f"There is nothing at {request.path}."), request)
-    except web.HTTPMethodNotAllowed as error:
-        allowed = ", ".join(sorted(error.allowed_methods))
-        return error_answer(Refusal(405, "method_not_allowed", f"{request.path} takes {allowed}."), request)
-
-
-async def _say_request_id(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers["dg-request-id"] = request.get(REQUEST_ID) or str(uuid.uuid4())
-
-
 @contextlib.asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[Server]:
     """Run a server on the current event loop.
@@ -160,18 +150,25 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
     _check_open(settings, listener)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(listener.close)
+        supervisor = Supervisor()
+        stack.push_async_callback(supervisor.close)
+        decoders = DecoderPool(supervisor)
+        await decoders.start()
         voice = VoiceActivity(SileroVad())
         stack.push_async_callback(voice.close)
         metrics = Metrics()
         pulse = Pulse(metrics.lagged)
-        services = Services(voice, metrics, settings.max_backlog_s, settings.spool_mb << 20)
+        services = Services(voice, metrics, decoders, settings.max_backlog_s, settings.spool_mb << 20)
         catalogue = Catalogue(settings.models, settings.model, settings.aliases, settings.languages)
         models = Models(catalogue, settings, metrics)
+        supervisor.watch("models", models.why_not)
         stack.push_async_callback(models.close)
         await models.start()
-        server = Server(settings, listener, services, models, authentication, pulse)
+        server = Server(settings, listener, services, models, authentication, pulse, supervisor)
         pulse.start()
         stack.push_async_callback(pulse.close)
+        if authentication.required:
+            supervisor.run("keys", lambda: watch(authentication, services))
         server.jobs.start()
         stack.push_async_callback(server.jobs.close)
         runner = web.AppRunner(
@@ -198,6 +195,7 @@ def _break_off(services: Services) -> None:
 
 def serve(settings: Settings) -> None:
     """Run a server until SIGINT or SIGTERM."""
+    os.umask(0o077)  # what the server and its workers write is for their user alone
     logs.configure(settings.log_level, settings.log_format)
     keep_steady()
     uvloop.run(_serve(settings))

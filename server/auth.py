@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
 import time
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import pairwise
 from pathlib import Path
@@ -34,6 +35,8 @@ _REALTIME, _KEY_PROTOCOL = "realtime", "openai-insecure-api-key."
 _ALGORITHM = "HS256"
 _EPHEMERAL = "ek_"
 """Begins what OpenAI calls a client secret."""
+_FINGERPRINT = 16
+"""Hexadecimal digits of a key's SHA-256 that tell it from another of its name: 64 bits, of which nobody can choose one."""
 _PREFIX = "myna_"
 """Begins every key, so that scanners for leaked secrets can know one."""
 
@@ -56,6 +59,11 @@ class _Key(BaseModel):
     streams: Annotated[int, Field(ge=1)] | None = None
     requests: Annotated[int, Field(ge=1)] | None = None
 
+    @property
+    def identity(self) -> Identity:
+        """Who shows this key."""
+        return Identity(self.name, self.scopes, self.streams, self.requests, self.sha256[:_FINGERPRINT])
+
 
 class _KeyFile(BaseModel):
     model_config = ConfigDict(extra="forbid")
@@ -73,12 +81,29 @@ class Credential:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a client is: the name of its key, what it may do, and how many streams and files at a time; None: the default."""
+    """Who a client is: the name of its key, what it may do, and how many streams and files at a time; None: the default.
+
+    `fingerprint` tells the key from another that bears its name before or after it. `by_token`: the client shows a token made
+    with the key. `session`: the token is a client secret, which opens this session of OpenAI's Realtime API and nothing else.
+    """
 
     name: str
     scopes: frozenset[Scope]
     streams: int | None = None
     requests: int | None = None
+    fingerprint: str = ""
+    by_token: bool = False
+    session: Mapping[str, Any] | None = field(default=None, compare=False)
+
+    @property
+    def id(self) -> str:
+        """Names the key and no other, for what is kept: streams that wait for their client, jobs, tokens."""
+        return f"{self.name}#{self.fingerprint}" if self.fingerprint else self.name
+
+
+def name_of(identity_id: str) -> str:
+    """Return the name of the key that an `Identity.id` stands for."""
+    return re.sub(f"#[0-9a-f]{{{_FINGERPRINT}}}$", "", identity_id)
 
 
 ANYBODY = Identity("anybody", frozenset(Scope))
@@ -110,22 +135,32 @@ class Authentication:
         self._file = file
         self._stamp: tuple[int, int, int] | None = None
         self._keys: list[_Key] = []
+        self._by_id: dict[str, _Key] = {}
         self._secret = secrets.token_bytes(32)  # tokens live for minutes: a restart may end them
         if file is not None:
-            self._stamp, self._keys = _stamp(file), _read(file)
+            self._stamp = _stamp(file)
+            self._keep(_read(file))
 
     @property
     def required(self) -> bool:
         """Whether clients need a key."""
         return self._file is not None
 
-    def identify(self, shown: Credential | None, scope: Scope | None = None) -> Identity:
-        """Return who shows this. Raises `Refusal` if nobody known does, or one who may not do what `scope` says."""
+    def identify(
+        self, shown: Credential | None, scope: Scope | None = None, *, client_secrets: bool = False
+    ) -> Identity:
+        """Return who shows this. Raises `Refusal` if nobody known does, or one who may not do what `scope` says.
+
+        `client_secrets`: what is asked for is a session of OpenAI's Realtime API, which client secrets open.
+        """
         if not self.required:
             return ANYBODY
         identity = None if shown is None else self._by_key(shown.secret) or self._by_token(shown.secret)
         if identity is None:
             raise Refusal(401, "unauthorized", "Invalid credentials.")
+        if identity.session is not None and not client_secrets:
+            message = "A client secret opens a session of the Realtime API at /v1/realtime, and nothing else."
+            raise Refusal(403, "forbidden", message)
         if scope is not None and scope not in identity.scopes:
             raise Refusal(
                 403, "forbidden", f"The key {identity.name!r} has not the scope {scope.value!r} that this takes."
@@ -134,10 +169,17 @@ class Authentication:
 
     def grant(self, identity: Identity, ttl_s: int, session: Mapping[str, Any] | None = None) -> str:
         """Return a token with which its bearer can transcribe for so many seconds, in this session if there is one."""
-        claims: dict[str, Any] = {"sub": identity.name, "exp": time.time() + ttl_s}
+        claims: dict[str, Any] = {"sub": self._subject(identity), "exp": time.time() + ttl_s}
         if session is None:
             return jwt.encode(claims, self._secret, _ALGORITHM)
         return _EPHEMERAL + jwt.encode({**claims, "session": session}, self._secret, _ALGORITHM)
+
+    def still_allows(self, identity: Identity) -> bool:
+        """Return whether a stream that this identity began may go on: its key is there, with the scope that let it in."""
+        if not self.required:
+            return True
+        key = self._by_id.get(identity.id)
+        return key is not None and (Scope.GRANT if identity.by_token else Scope.TRANSCRIBE) in key.scopes
 
     def session(self, shown: Credential | None) -> Mapping[str, Any] | None:
         """Return the session that a token was made for."""
@@ -145,12 +187,13 @@ class Authentication:
         return None if claims is None else claims.get("session")
 
     def _by_key(self, secret: str) -> Identity | None:
-        self._look()
-        digest = hashlib.sha256(secret.encode()).hexdigest()
+        self.look()
+        # A header holds bytes: those that are no UTF-8 come as surrogates, and are hashed as the bytes they were.
+        digest = hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
         found = None
         for key in self._keys:  # all of them: how long it takes must not tell which one was nearly right
             if hmac.compare_digest(key.sha256, digest):
-                found = Identity(key.name, key.scopes, key.streams, key.requests)
+                found = key.identity
         return found
 
     def _by_token(self, secret: str) -> Identity | None:
@@ -158,9 +201,18 @@ class Authentication:
         if claims is None:
             return None
         for key in self._keys:
-            if key.name == claims["sub"]:
-                return Identity(key.name, frozenset({Scope.TRANSCRIBE}), key.streams, key.requests)
+            if Scope.GRANT in key.scopes and hmac.compare_digest(self._subject(key.identity), str(claims["sub"])):
+                return replace(
+                    key.identity,
+                    scopes=frozenset({Scope.TRANSCRIBE}),
+                    by_token=True,
+                    session=claims.get("session"),
+                )
         return None
+
+    def _subject(self, identity: Identity) -> str:
+        """Return what stands for a key in its tokens: nothing that tells its name or its hash to their bearer."""
+        return hmac.new(self._secret, identity.id.encode(), hashlib.sha256).hexdigest()
 
     def _claims(self, secret: str) -> dict[str, Any] | None:
         token = secret.removeprefix(_EPHEMERAL)
@@ -169,19 +221,23 @@ class Authentication:
         except (jwt.InvalidTokenError, ValueError):
             return None
 
-    def _look(self) -> None:
+    def look(self) -> None:
         """Read the file again if it has changed; one that cannot be used leaves the keys as they were."""
-        assert self._file is not None
+        if self._file is None:
+            return
         stamp = _stamp(self._file)
         if stamp == self._stamp:
             return
         self._stamp = stamp
         try:
-            self._keys = _read(self._file)
+            self._keep(_read(self._file))
         except ConfigurationError as error:
             log.error("the key file cannot be used; the keys stay as they were", reason=str(error))
         else:
             log.info("keys read", file=str(self._file), names=[key.name for key in self._keys])
+
+    def _keep(self, keys: list[_Key]) -> None:
+        self._keys, self._by_id = keys, {key.identity.id: key for key in keys}
 
 
 def add_key(file: Path, name: str, scopes: frozenset[Scope]) -> str:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from pathlib import Path
 from types import TracebackType
 
 import structlog
-from aiohttp import ClientError
+from aiohttp import ClientTimeout
 
-from myna.batch.gate import Gate
+from myna.batch.gate import Gate, explained
 from myna.server.dialects.base import Callback, Frame
 
 log = structlog.get_logger()
 
 TIMEOUT_S = 10.0
-"""One attempt may take so long."""
+"""One attempt may take so long, and a second more for each `_BYTES_A_SECOND` of its body."""
+_BYTES_A_SECOND = 256 * 1024
 _PAUSES_S = (0.5, 2.0)
 """Before the second attempt, and the third, which is the last: later results wait behind."""
 _MOST_LOST = 3
@@ -22,7 +25,7 @@ _MOST_LOST = 3
 
 
 class CallbackSender:
-    """Sends frames to a callback address. Use as an async context manager."""
+    """Sends frames to a callback address. Use as an async context manager. Raises `ValueError` if it is no such address."""
 
     def __init__(self, callback: Callback, gate: Gate, key_name: str) -> None:
         self._callback = callback
@@ -55,11 +58,25 @@ class CallbackSender:
         log.warning("callback not delivered", host=self._url.host, reason=reason, given_up=self._lost >= _MOST_LOST)
 
     async def attempt(self, payload: str | bytes) -> str | None:
-        """Send once; return why it was not taken, or None."""
+        """Send once; return why it was not taken, or None. Whatever goes wrong is a reason, and raises nothing."""
+        return await self._request(payload, len(payload))
+
+    async def attempt_file(self, path: Path) -> str | None:
+        """Send a file's content once; return why it was not taken, or None. Raises `OSError` if the file cannot be read."""
+        with path.open("rb") as file:
+            return await self._request(file, os.fstat(file.fileno()).st_size)
+
+    async def _request(self, data: object, size: int) -> str | None:
+        timeout = ClientTimeout(total=TIMEOUT_S + size / _BYTES_A_SECOND)
         try:
             async with self._session.request(
-                self._callback.method, self._url, data=payload, headers=self._headers, allow_redirects=False
+                self._callback.method,
+                self._url,
+                data=data,
+                headers=self._headers,
+                allow_redirects=False,
+                timeout=timeout,
             ) as response:
                 return None if response.status < 300 else f"HTTP {response.status}"
-        except (ClientError, TimeoutError, OSError) as error:
-            return str(error) or type(error).__name__
+        except Exception as error:  # the other end, and what resolves its name, have many ways to fail
+            return explained(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal
@@ -140,15 +141,38 @@ class Settings(BaseSettings):
     allow_anonymous: bool = Field(
         default=False, description="Listen on other than loopback addresses although there are no keys."
     )
+    allowed_hosts: list[str] = Field(
+        [], description="Names, besides `localhost` and `host`, that a server without keys answers to; `*`: any."
+    )
+    allowed_origins: list[str] = Field(
+        [], description="Origins whose pages may use a server without keys, such as `https://example.com`; `*`: any."
+    )
     allowed_networks: list[str] = Field(
-        [], description="Private networks that callbacks may reach, such as `10.0.0.0/8`."
+        [], description="Private networks that callbacks and fetched files may reach, such as `10.0.0.0/8`."
     )
     data: Path = Field(
         Path("data"), description="Folder of what must survive a restart: requests to be answered later."
     )
     max_upload_mb: int = Field(2048, ge=1, le=1 << 20, description="Largest file taken, uploaded or fetched, in MiB.")
     max_file_hours: float = Field(12.0, gt=0, le=100, description="Longest audio taken as a file.")
-    files_at_once: int = Field(8, ge=1, le=1000, description="Files transcribed at a time; others wait.")
+    files_at_once: int = Field(
+        8, ge=1, le=1000, description="Files transcribed at a time; others wait, and clients share the places."
+    )
+    max_files: int = Field(
+        64, ge=1, le=100_000, description="Requests with files in hand at a time; a client may have half of them."
+    )
+    max_jobs: int = Field(
+        2000, ge=1, le=100_000, description="Jobs that are not at their end; a client may have half of them."
+    )
+    max_stored_mb: int = Field(
+        20_480,
+        ge=1,
+        le=1 << 30,
+        description="Audio of files and jobs on the disk, in MiB; a client may have half of it.",
+    )
+    min_free_mb: int = Field(
+        512, ge=0, le=1 << 30, description="Space in MiB that stays free on the disk: files are refused below it."
+    )
     max_frame_bytes: int = Field(
         24 * 1024 * 1024,  # OpenAI's clients may append 15 MiB at a time, which are 20 in base64
         ge=1024,
@@ -168,6 +192,22 @@ class Settings(BaseSettings):
         "info", description="Least severe log line written."
     )
     log_format: Literal["console", "json"] = Field("console", description="How log lines are written.")
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _check_hosts(cls, hosts: list[str]) -> list[str]:
+        for host in hosts:
+            if not re.fullmatch(r"\*|\[?[\w.:-]+\]?", host) or re.search(r"[^:]:[0-9]+$", host):
+                raise ValueError("a host is a name without scheme, port and path")
+        return hosts
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _check_origins(cls, origins: list[str]) -> list[str]:
+        for origin in origins:
+            if not re.fullmatch(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s]+/?", origin, re.IGNORECASE):
+                raise ValueError("an origin is a scheme, a host and, unless it is the scheme's own, a port")
+        return origins
 
     @field_validator("allowed_networks")
     @classmethod

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 import structlog
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
 from myna.server.admission import Place
+from myna.server.auth import Identity
 from myna.server.config import Settings
 from myna.server.dialects.base import (
     Audio,
@@ -79,7 +80,7 @@ class _Socket(web.WebSocketResponse):
             farewell = self._too_big()
             for frame in farewell.frames:
                 await _send(self, frame)
-            code, message = farewell.close_code, farewell.reason.encode()
+            code, message = farewell.close_code, _short_reason(farewell.reason)
         return await super().close(code=code, message=message, drain=drain)
 
 
@@ -110,14 +111,14 @@ Delivery = Callable[[Frame], Awaitable[None]]
 class Connection:
     """One client's stream from its upgrade to its close, over one socket or, if it comes back, several.
 
-    `name` is the stream's, `owner` the client's, `place` what admission has given it; frames go to `delivery`, or back over
-    the socket.
+    `name` is the stream's, `identity` the client's, `place` what admission has given it; frames go to `delivery`, or back
+    over the socket.
     """
 
     def __init__(
         self,
         name: str,
-        owner: str,
+        identity: Identity,
         dialect: Dialect,
         place: Place,
         services: Services,
@@ -126,7 +127,7 @@ class Connection:
         subprotocol: str | None = None,
         delivery: Delivery | None = None,
     ) -> None:
-        self.owner = owner
+        self.identity = identity
         self.path = ""
         self._dialect = dialect
         self._services = services
@@ -146,11 +147,15 @@ class Connection:
 
     async def run(self, request: web.Request) -> web.WebSocketResponse:
         """Serve the client; returns when the socket is closed and everything the stream held is free."""
-        seat: _Seat | None = await self._prepared(request)
-        assert seat is not None
+        seat = await self._prepared(request)
         first, self.path = seat.socket, request.path
+        async with self._known():
+            await self._run(request, seat)
+        return first
+
+    async def _run(self, request: web.Request, seat: _Seat | None) -> None:
         live = self._live
-        with self._known(), structlog.contextvars.bound_contextvars(stream=live.name):
+        with structlog.contextvars.bound_contextvars(stream=live.name):
             log.info("stream connected", peer=request.remote, path=request.path, model=live.engine.info.name)
             while seat is not None:
                 self._seat, lost = seat, False
@@ -163,7 +168,6 @@ class Connection:
                 seat = await self._successor() if lost else None
             said = self._last_words
             log.info("stream closed", code=said.close_code, reason=said.reason, heard_s=round(live.heard_s, 3))
-        return first
 
     def can_resume(self, after: int) -> bool:
         """Return whether nothing is lost to a client that has got the frames up to this number."""
@@ -207,8 +211,8 @@ class Connection:
         await socket.prepare(request)
         return _Seat(socket, request, after)
 
-    @contextlib.contextmanager
-    def _known(self) -> Iterator[None]:
+    @contextlib.asynccontextmanager
+    async def _known(self) -> AsyncIterator[None]:
         """Let the server know of the stream while it lasts, and free what it held afterwards."""
         live, services = self._live, self._services
         services.streams[live.name] = self
@@ -220,7 +224,7 @@ class Connection:
                 services.resumable.pop(self._dialect.resume_token, None)
             if self._next.done():  # the client came back too late
                 self._next.result().turn_away()
-            live.close()
+            await live.close()
 
     async def _successor(self) -> _Seat | None:
         """Wait for the client to come back; None if it cannot, or does not in time."""
@@ -250,7 +254,7 @@ class Connection:
             await _stopped(writer)
             said = self._last_words
             with contextlib.suppress(ConnectionError):
-                await socket.close(code=said.close_code, message=said.reason.encode()[:_LONGEST_REASON])
+                await socket.close(code=said.close_code, message=_short_reason(said.reason))
         if socket.close_code == WSCloseCode.ABNORMAL_CLOSURE:  # nobody has confirmed the end: it may not have arrived
             raise _Gone(lost=True)
 
@@ -268,6 +272,11 @@ class Connection:
         except SlowReaderError:
             self._live.outbox.clear()  # room for the reason
             return self._refuse(DialectError("slow_reader", "the client does not read what it is sent"))
+        except _Gone:
+            raise
+        except Exception as error:
+            log.error("a stream failed", exc_info=error)
+            return self._refuse(DialectError("internal_error", "the server failed on this stream"))
         return self._say_farewell(None)
 
     async def _until_over(self, socket: _Socket) -> None:
@@ -387,11 +396,18 @@ class Connection:
         return bool(sent)
 
     async def _write(self, socket: _Socket) -> None:
-        while frame := await self._live.outbox.get():
-            if self._delivery is None:
-                await _send(socket, frame)
-            else:
-                await self._delivery(frame)
+        try:
+            while frame := await self._live.outbox.get():
+                if self._delivery is None:
+                    await _send(socket, frame)
+                else:
+                    await self._delivery(frame)
+        except (ConnectionError, RuntimeError):
+            raise  # the socket is closed: whoever reads from it knows
+        except Exception as error:
+            log.error("a stream's frames cannot be sent", exc_info=error)
+            self._live.break_off(DialectError("internal_error", "the server failed on this stream"))
+            raise
 
 
 async def _stopped(*tasks: asyncio.Task[None]) -> None:
@@ -402,6 +418,11 @@ async def _stopped(*tasks: asyncio.Task[None]) -> None:
     for task in tasks:
         if not task.cancelled():
             task.exception()  # seen
+
+
+def _short_reason(reason: str) -> bytes:
+    """Return a reason that fits into a close frame, no character of it cut in two."""
+    return reason.encode("utf-8", "replace")[:_LONGEST_REASON].decode("utf-8", "ignore").encode()
 
 
 async def _send(socket: web.WebSocketResponse, frame: Frame) -> None:

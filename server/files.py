@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import sqlite3
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,45 +15,44 @@ from typing import Any, TypeVar
 import structlog
 from aiohttp import web
 
-from myna.batch.fetch import Fetched, FetchError, fetch
+from myna.batch.disk import check_free, private_folder
 from myna.batch.gate import Gate
-from myna.batch.transcript import Transcript
 from myna.server.admission import Admission
+from myna.server.answers import Answer, abort, json_pieces, send
 from myna.server.auth import Authentication, Identity, Scope, credential
+from myna.server.bodies import files_of, is_several, json_object, reflector, url_in
 from myna.server.config import Settings
 from myna.server.dialects import deepgram_rest, openai_rest
-from myna.server.dialects.base import ModelWanted, Refusal
+from myna.server.dialects.base import Refusal
 from myna.server.dialects.deepgram import DeepgramEntry
+from myna.server.filework import Done, FileWork, deepgram_answer
 from myna.server.http import REQUEST_ID, answer, openai_refusal
+from myna.server.intake import Intake, share_of
 from myna.server.jobrunner import JobRunner
+from myna.server.jsonanswer import json_answer
 from myna.server.models import Models
-from myna.server.serving import engine_for
-from myna.server.transcriber import DecodeFailedError, Listener, Sound, Transcriber
-from myna.server.uploads import Form, Receiver, Upload
-from myna.streaming.audio import AudioError, Coded, RawFormat
-from myna.streaming.engines.base import EngineInfo
-from myna.streaming.engines.catalogue import Model
+from myna.server.storage import refusal_of
+from myna.server.transcriber import Listener, Transcriber
+from myna.server.uploads import Receiver, Upload
+from myna.streaming.audio import Coded
 from myna.streaming.events import Final
-from myna.streaming.policy import Options
 
 log = structlog.get_logger()
 
-FETCH_WITHIN_S = 600.0
-"""A file at an address must be here within this; it is Deepgram's own limit for a whole request."""
 LONGEST_JSON = 1 << 20
 _WATCH_S = 1.0
 """A client that has left is noticed so soon."""
 _Result = TypeVar("_Result")
-OptionsOf = Callable[[EngineInfo], Options]
+Refuse = Callable[[Refusal], web.Response]
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
-    """A transcript, and what made it."""
+class Guest:
+    """A request that was let in: who asks, whose share it takes, and what is told of bytes before they are stored."""
 
-    transcript: Transcript
-    model: Model
-    engine: EngineInfo
+    identity: Identity
+    share: str
+    grow: Callable[[int], None]
 
 
 class Files:
@@ -67,16 +67,15 @@ class Files:
         gate: Gate,
         jobs: JobRunner,
         admission: Admission,
+        intake: Intake,
     ) -> None:
         self._admission = admission
+        self._intake = intake
         self._settings = settings
-        self._models = models
-        self._transcriber = transcriber
         self._authentication = authentication
         self._gate = gate
         self._jobs = jobs
-        jobs.work = self.run_job
-        self._turns = asyncio.Semaphore(settings.files_at_once)
+        self._work = jobs.work = FileWork(settings, models, transcriber, gate, intake)
 
     def add_to(self, app: web.Application) -> None:
         """Give the handlers their routes."""
@@ -85,124 +84,157 @@ class Files:
         app.router.add_post("/v1/audio/translations", self.translations)
         app.router.add_post("/v1/audio/transcriptions-from-url", self.from_url)
         app.router.add_get("/v1/jobs/{id}", self.job)
+        app.on_cleanup.append(self._close)
 
     # Deepgram
 
     async def listen(self, request: web.Request) -> web.StreamResponse:
         """Transcribe a body, or a file at an address, for Deepgram's clients."""
-        request_id = request[REQUEST_ID]
-        try:
-            async with self._let_in(request) as (identity, receiver, folder):
-                query = tuple(request.query.items())
-                asked = deepgram_rest.parse(query)
-                url, upload = None, None
+        return await self._answered(self._listen(request), self._deepgram(request))
+
+    async def _listen(self, request: web.Request) -> web.StreamResponse:
+        async with self._let_in(request) as guest:
+            query = tuple(request.query.items())
+            asked = deepgram_rest.parse(query)
+            if asked.callback is not None:
+                return await self._accept(request, query, asked.callback.url, guest)
+            async with _folder() as folder:
+                receiver = self._receiver(request, folder, guest)
                 if request.content_type == "application/json":
-                    url = _url_in(await receiver.text(LONGEST_JSON))
+                    url = url_in(await receiver.text(LONGEST_JSON))
+                    work = self._listen_to_address(asked, url, folder, guest, request[REQUEST_ID])
                 else:
                     upload = await receiver.body()
-                if asked.callback is not None:
-                    self._check(asked.callback.url)
-                    await self._jobs.accept(request_id, identity.name, query, url, upload)
-                    return web.json_response({"request_id": request_id})
-                return await _unless_gone(request, self._listen(asked, url, upload, folder, request_id))
-        except Refusal as refusal:
-            return answer(refusal, DeepgramEntry(request_id, self._settings))
+                    work = self._listen_to_file(
+                        asked, upload.path, upload.sha256, folder, guest.share, request[REQUEST_ID]
+                    )
+                return await (await _unless_gone(request, work)).send(request)
 
-    async def _listen(
-        self,
-        asked: deepgram_rest.FileRequest,
-        url: str | None,
-        upload: Upload | None,
-        folder: Path,
-        request_id: str,
+    async def _accept(
+        self, request: web.Request, query: tuple[tuple[str, str], ...], callback: str, guest: Guest
     ) -> web.Response:
-        path, sha256 = (upload.path, upload.sha256) if upload else await self._fetched(url or "", folder)
-        done = await self._transcribe(path, asked.model, asked.options, asked.audio, mix=not asked.multichannel)
-        body = deepgram_rest.answer(done.transcript, asked, done.model, done.engine, request_id, sha256)
-        return web.json_response(body)
-
-    async def run_job(
-        self,
-        job_id: str,
-        query: tuple[tuple[str, str], ...],
-        url: str | None,
-        path: Path,
-        sha256: str | None,
-        listener: Listener,
-    ) -> dict[str, Any]:
-        """Return the answer to a request that was accepted before. Raises `Refusal`."""
-        asked = deepgram_rest.parse(query)
-        async with _folder() as folder:
-            if url is not None:
-                path, sha256 = await self._fetched(url, folder)
-            mix = not asked.multichannel
-            done = await self._transcribe(path, asked.model, asked.options, asked.audio, mix=mix, listener=listener)
-            return deepgram_rest.answer(done.transcript, asked, done.model, done.engine, job_id, sha256 or "")
-
-    async def job(self, request: web.Request) -> web.Response:
-        """Say how far a request is that was accepted before."""
+        """Keep a request that is answered at its callback."""
         try:
-            identity = self._authentication.identify(credential(request.headers))
-            job = await self._jobs.get(request.match_info["id"])
-            if job is None or job.owner != identity.name:
-                raise Refusal(404, "job_not_found", "There is no such job; results are kept for seven days.")
-        except Refusal as refusal:
-            return answer(refusal, DeepgramEntry(request[REQUEST_ID], self._settings))
-        return web.json_response(
-            {
-                "id": job.id,
-                "status": job.state.value,
-                "created": job.created,
-                "finished": job.finished,
-                "heard_seconds": round(job.heard_s, 3),
-                "deliveries": job.deliveries,
-                "error": job.error,
-                "result": json.loads(job.result) if job.result and job.finished else None,
-            }
+            self._gate.check(callback)
+        except ValueError as error:
+            raise Refusal(400, "bad_callback", f"callback: {error}.") from error
+        self._intake.check_job(guest.share)
+        await asyncio.to_thread(self._check_room_for_job)
+        job_id = request[REQUEST_ID]
+        async with _folder(self._jobs.folder) as folder:
+            receiver = self._receiver(request, folder, guest)
+            url, upload = None, None
+            if request.content_type == "application/json":
+                url = url_in(await receiver.text(LONGEST_JSON))
+            else:
+                upload = await receiver.body(sync=True)
+            self._intake.check_job(guest.share)  # others may have come while this was received
+            await self._jobs.accept(job_id, guest.identity.id, guest.share, query, url, upload)
+        return json_answer({"request_id": job_id})
+
+    def _check_room_for_job(self) -> None:
+        check_free(private_folder(self._jobs.folder), self._intake.least_free)
+
+    async def _listen_to_address(
+        self, asked: deepgram_rest.FileRequest, url: str, folder: Path, guest: Guest, request_id: str
+    ) -> Answer:
+        fetched = await self._work.fetched(url, folder / "fetched", guest.grow)
+        return await self._listen_to_file(asked, fetched.path, fetched.sha256, folder, guest.share, request_id)
+
+    async def _listen_to_file(
+        self, asked: deepgram_rest.FileRequest, path: Path, sha256: str, folder: Path, share: str, request_id: str
+    ) -> Answer:
+        done = await self._work.transcribe(
+            path, asked.model, asked.options, asked.audio, mix=not asked.multichannel, share=share
         )
+        return await self._work.answers.made(deepgram_answer(done, asked, request_id, sha256), folder)
+
+    async def job(self, request: web.Request) -> web.StreamResponse:
+        """Say how far a request is that was accepted before."""
+        return await self._answered(self._job(request), self._deepgram(request))
+
+    async def _job(self, request: web.Request) -> web.StreamResponse:
+        identity = self._authentication.identify(credential(request.headers), Scope.TRANSCRIBE)
+        found = await self._jobs.get(request.match_info["id"])
+        if found is None or found[0].owner != identity.id:
+            raise Refusal(404, "job_not_found", "There is no such job; results are kept for seven days.")
+        job, heard_s, result = found
+        described = {
+            "id": job.id,
+            "status": job.state.value,
+            "created": job.created,
+            "finished": job.finished,
+            "heard_seconds": round(heard_s, 3),
+            "deliveries": job.deliveries,
+            "error": job.error,
+        }
+        start = json.dumps(described)[:-1] + ', "result": '
+        if not job.finished or not result.exists():
+            return web.Response(text=start + "null}", content_type="application/json")
+        return await Answer("application/json", start.encode(), result, b"}").send(request)
 
     # OpenAI, and Reflector where it shares the address
 
     async def transcriptions(self, request: web.Request) -> web.StreamResponse:
         """Transcribe the file, or files, of a form."""
-        try:
-            async with self._let_in(request) as (_, receiver, _):
-                form = await receiver.form()
-                asked = openai_rest.parse(form.fields)
-                uploads = _files_of(form, asked)
-                if asked.stream:
-                    return await self._stream(request, uploads[0], asked)
-                return await _unless_gone(request, self._transcriptions(uploads, asked, several=_several(form, asked)))
-        except Refusal as refusal:
-            return openai_refusal(refusal)
+        return await self._answered(self._form(request), openai_refusal)
+
+    async def _form(self, request: web.Request) -> web.StreamResponse:
+        async with self._let_in(request) as guest, _folder() as folder:
+            form = await self._receiver(request, folder, guest).form()
+            asked = openai_rest.parse(form.fields)
+            uploads = files_of(form, asked)
+            if asked.stream:
+                return await self._stream(request, uploads[0], asked, folder, guest.share)
+            work = self._transcriptions(uploads, asked, folder, guest.share, several=is_several(form, asked))
+            return await (await _unless_gone(request, work)).send(request)
 
     async def _transcriptions(
-        self, uploads: list[Upload], asked: openai_rest.TranscriptionRequest, *, several: bool
-    ) -> web.Response:
+        self,
+        uploads: list[Upload],
+        asked: openai_rest.TranscriptionRequest,
+        folder: Path,
+        share: str,
+        *,
+        several: bool,
+    ) -> Answer:
         try:
             async with asyncio.TaskGroup() as group:  # one that fails stops the others
-                tasks = [group.create_task(self._one(upload, asked)) for upload in uploads]
+                tasks = [group.create_task(self._one(upload, asked, share)) for upload in uploads]
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
         dones = [task.result() for task in tasks]
-        answers = [
-            openai_rest.answer(d.transcript, asked, d.engine, u.name) for u, d in zip(uploads, dones, strict=True)
-        ]
-        if several:
-            return web.json_response({"results": answers})
-        return _body(*answers)
+
+        def pieces() -> Iterable[bytes]:
+            answers = [
+                openai_rest.answer(d.transcript, asked, d.engine, u.name) for u, d in zip(uploads, dones, strict=True)
+            ]
+            return json_pieces({"results": answers}) if several else _pieces(*answers)
+
+        return await self._work.answers.made(pieces, folder, "application/json" if several else _kind(asked))
 
     async def _one(
-        self, upload: Upload, asked: openai_rest.TranscriptionRequest, listener: Listener = lambda _: None
+        self,
+        upload: Upload,
+        asked: openai_rest.TranscriptionRequest,
+        share: str,
+        listener: Listener = lambda _: None,
     ) -> Done:
-        return await self._transcribe(upload.path, asked.model, asked.options, Coded(), mix=True, listener=listener)
+        return await self._work.transcribe(
+            upload.path, asked.model, asked.options, Coded(), mix=True, share=share, listener=listener
+        )
 
     async def _stream(
-        self, request: web.Request, upload: Upload, asked: openai_rest.TranscriptionRequest
+        self,
+        request: web.Request,
+        upload: Upload,
+        asked: openai_rest.TranscriptionRequest,
+        folder: Path,
+        share: str,
     ) -> web.StreamResponse:
         """Send the text as server-sent events while it comes."""
         finals: asyncio.Queue[Final | None] = asyncio.Queue()
-        working = asyncio.create_task(self._one(upload, asked, finals.put_nowait))
+        working = asyncio.create_task(self._one(upload, asked, share, finals.put_nowait))
         working.add_done_callback(lambda _: finals.put_nowait(None))
         response: web.StreamResponse | None = None
         try:
@@ -211,20 +243,26 @@ class Files:
                 response = response or await _events(request)
                 if final.words:
                     text = " ".join(word.text for word in final.words)
-                    await _send_event(response, openai_rest.delta(text, first=first))
+                    await send(request, response, b"".join(_event(openai_rest.delta(text, first=first))))
                     first = False
             try:
                 done = await working
             except Refusal as refusal:
                 if response is None:
                     raise
-                await _send_event(response, {"type": "error", **openai_rest.error_body(refusal)})
+                await send(request, response, b"".join(_event({"type": "error", **openai_rest.error_body(refusal)})))
             else:
+                last = await self._work.answers.made(lambda: _event(openai_rest.done(done.transcript, asked)), folder)
                 response = response or await _events(request)
-                await _send_event(response, openai_rest.done(done.transcript, asked))
+                await last.send_into(request, response)
             await response.write_eof()
         except ConnectionError:
             log.info("a client left before its transcript was complete")
+        except Exception:
+            if response is None:
+                raise
+            log.exception("an answer could not be ended")
+            abort(request)
         finally:
             working.cancel()
             await asyncio.wait([working])
@@ -241,81 +279,76 @@ class Files:
 
     async def from_url(self, request: web.Request) -> web.StreamResponse:
         """Transcribe the file at an address, for Reflector."""
-        try:
-            async with self._let_in(request) as (_, receiver, folder):
-                body = _object(await receiver.text(LONGEST_JSON))
-                asked, url, offset_s = _reflector(body)
-                return await _unless_gone(request, self._from_url(asked, url, offset_s, folder))
-        except Refusal as refusal:
-            return openai_refusal(refusal)
+        return await self._answered(self._address(request), openai_refusal)
+
+    async def _address(self, request: web.Request) -> web.StreamResponse:
+        async with self._let_in(request) as guest, _folder() as folder:
+            receiver = self._receiver(request, folder, guest)
+            asked, url, offset_s = reflector(json_object(await receiver.text(LONGEST_JSON)))
+            work = self._from_url(asked, url, offset_s, folder, guest)
+            return await (await _unless_gone(request, work)).send(request)
 
     async def _from_url(
-        self, asked: openai_rest.TranscriptionRequest, url: str, offset_s: float, folder: Path
-    ) -> web.Response:
-        path, _ = await self._fetched(url, folder)
-        done = await self._transcribe(path, asked.model, asked.options, Coded(), mix=True)
-        if asked.response_format is not None:
-            return _body(openai_rest.answer(done.transcript, asked, done.engine, ""))
-        described = openai_rest.reflector_words(done.transcript.words, offset_s)
-        return web.json_response({"text": done.transcript.text, "words": described, "filename": None})
+        self, asked: openai_rest.TranscriptionRequest, url: str, offset_s: float, folder: Path, guest: Guest
+    ) -> Answer:
+        fetched = await self._work.fetched(url, folder / "fetched", guest.grow)
+        done = await self._work.transcribe(
+            fetched.path, asked.model, asked.options, Coded(), mix=True, share=guest.share
+        )
+
+        def pieces() -> Iterable[bytes]:
+            if asked.response_format is not None:
+                return _pieces(openai_rest.answer(done.transcript, asked, done.engine, ""))
+            described = openai_rest.reflector_words(done.transcript.words, offset_s)
+            return json_pieces({"text": done.transcript.text, "words": described, "filename": None})
+
+        return await self._work.answers.made(pieces, folder, _kind(asked))
 
     # Shared
 
+    async def _close(self, _app: web.Application) -> None:
+        self._work.answers.close()
+
+    def _deepgram(self, request: web.Request) -> Refuse:
+        return lambda refusal: answer(refusal, DeepgramEntry(request[REQUEST_ID], self._settings))
+
+    async def _answered(self, work: Awaitable[web.StreamResponse], refused: Refuse) -> web.StreamResponse:
+        """Return what the work does, or why it cannot be done, in the dialect's shape."""
+        try:
+            return await work
+        except Refusal as refusal:
+            return refused(refusal)
+        except ConnectionError:
+            raise
+        except (OSError, sqlite3.Error) as error:
+            shortage = refusal_of(error)
+            if shortage is None:
+                raise
+            self._intake.disk_failed(error)
+            return refused(shortage)
+
     @contextlib.asynccontextmanager
-    async def _let_in(self, request: web.Request) -> AsyncIterator[tuple[Identity, Receiver, Path]]:
-        """Yield who asks, what reads the body, and a folder for it, gone afterwards. Raises `Refusal`."""
+    async def _let_in(self, request: web.Request) -> AsyncIterator[Guest]:
+        """Yield who asks. Raises `Refusal`."""
         identity = self._authentication.identify(credential(request.headers), Scope.TRANSCRIBE)
-        async with self._admission.request(identity, self._jobs.unfinished), _folder() as folder:
-            yield identity, Receiver(request, folder, self._most_bytes), folder
+        share = share_of(identity, request, self._authentication)
+        async with self._admission.request(identity, self._jobs.unfinished):
+            with self._intake.file(share) as grow:
+                yield Guest(identity, share, grow)
 
-    @property
-    def _most_bytes(self) -> int:
-        return self._settings.max_upload_mb << 20
-
-    def _check(self, url: str) -> None:
-        try:
-            self._gate.check(url)
-        except ValueError as error:
-            raise Refusal(400, "bad_callback", f"callback: {error}.") from error
-
-    async def _fetched(self, url: str, folder: Path) -> tuple[Path, str]:
-        try:
-            path = folder / "fetched"
-            fetched: Fetched = await fetch(url, path, self._gate, most_bytes=self._most_bytes, within_s=FETCH_WITHIN_S)
-        except FetchError as error:
-            status = 404 if error.status == 404 else 400
-            raise Refusal(status, "remote_content", f"The file at the address cannot be had: {error}.") from error
-        return fetched.path, fetched.sha256
-
-    async def _transcribe(
-        self,
-        path: Path,
-        wanted: ModelWanted,
-        options_of: OptionsOf,
-        audio: RawFormat | Coded,
-        *,
-        mix: bool,
-        listener: Listener = lambda _: None,
-    ) -> Done:
-        sound = Sound(path, audio, mix, self._settings.max_file_hours * 3600)
-        try:
-            async with engine_for(self._models, wanted, unknown="model_not_found") as (model, engine):
-                options = options_of(engine.info)
-                async with self._turns:
-                    transcript = await self._transcriber.transcribe(sound, engine, options, listener)
-                return Done(transcript, model, engine.info)
-        except AudioError as error:
-            raise Refusal(400, "bad_audio", f"failed to process audio: {error}", param="file") from error
-        except DecodeFailedError as error:
-            log.error("a file could not be decoded", reason=str(error))
-            raise Refusal(500, "decode_failed", "The model failed on this file.") from error
+    def _receiver(self, request: web.Request, folder: Path, guest: Guest) -> Receiver:
+        return Receiver(request, folder, self._settings.max_upload_mb << 20, guest.grow, self._intake.least_free)
 
 
 @contextlib.asynccontextmanager
-async def _folder() -> AsyncIterator[Path]:
-    """Yield a folder that is gone afterwards, whatever happens."""
-    with tempfile.TemporaryDirectory(prefix="myna-") as name:
-        yield Path(name)
+async def _folder(parent: Path | None = None) -> AsyncIterator[Path]:
+    """Yield a folder for this user alone that is gone afterwards, whatever happens. Raises `OSError`."""
+    made = tempfile.TemporaryDirectory(prefix="myna-", dir=parent, ignore_cleanup_errors=True)
+    try:
+        yield Path(made.name)
+    finally:
+        # Large files take a while to delete; a request that is cancelled leaves that to the thread.
+        await asyncio.shield(asyncio.to_thread(made.cleanup))
 
 
 async def _unless_gone(request: web.Request, work: Awaitable[_Result]) -> _Result:
@@ -338,56 +371,15 @@ async def _events(request: web.Request) -> web.StreamResponse:
     return response
 
 
-async def _send_event(response: web.StreamResponse, event: dict[str, object]) -> None:
-    await response.write(f"data: {json.dumps(event)}\n\n".encode())
+def _event(event: dict[str, object]) -> Iterable[bytes]:
+    yield b"data: "
+    yield from json_pieces(event)
+    yield b"\n\n"
 
 
-def _files_of(form: Form, asked: openai_rest.TranscriptionRequest) -> list[Upload]:
-    single = [upload for name, upload in form.files if name == "file"]
-    several = [upload for name, upload in form.files if name.removesuffix("[]") == "files"]
-    if asked.batch and not several:
-        raise openai_rest.refused("Batch transcription requires 'files'", "files")
-    uploads = single or several
-    if not uploads:
-        raise openai_rest.refused("Either 'file' or 'files' parameter is required", "file")
-    if len(single) > 1:
-        raise openai_rest.refused("'file' was given more than once: several files go into 'files'.", "file")
-    return uploads
+def _kind(asked: openai_rest.TranscriptionRequest) -> str:
+    return "text/plain" if asked.response_format in ("text", "srt", "vtt") else "application/json"
 
 
-def _body(said: dict[str, Any] | str) -> web.Response:
-    return web.Response(text=said) if isinstance(said, str) else web.json_response(said)
-
-
-def _several(form: Form, asked: openai_rest.TranscriptionRequest) -> bool:
-    return len(form.files) > 1 or asked.batch
-
-
-def _object(text: str) -> dict[str, Any]:
-    try:
-        body = json.loads(text)
-    except (ValueError, RecursionError):
-        body = None
-    if not isinstance(body, dict):
-        message = "Content-type was application/json, but we could not process the JSON payload."
-        raise Refusal(400, "invalid_json", message)
-    return body
-
-
-def _url_in(text: str) -> str:
-    url = _object(text).get("url")
-    if not isinstance(url, str) or not url:
-        raise Refusal(400, "bad_request", 'The JSON payload must be {"url": "https://…"}.')
-    return url
-
-
-def _reflector(body: dict[str, Any]) -> tuple[openai_rest.TranscriptionRequest, str, float]:
-    url, offset = body.get("audio_file_url"), body.get("timestamp_offset", 0.0)
-    if not isinstance(url, str) or not url:
-        raise Refusal(422, "missing_field", "audio_file_url is required, and is a text.", param="audio_file_url")
-    if not isinstance(offset, int | float) or isinstance(offset, bool):
-        raise Refusal(422, "wrong_type", "timestamp_offset is a number of seconds.", param="timestamp_offset")
-    # response_format is ours: Reflector's clients do not ask for one.
-    names = ("model", "language", "response_format")
-    fields = [(name, value) for name in names if isinstance(value := body.get(name), str)]
-    return openai_rest.parse(fields), url, float(offset)
+def _pieces(said: dict[str, Any] | str) -> Iterable[bytes]:
+    return [said.encode()] if isinstance(said, str) else json_pieces(said)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 import uuid
 from typing import Any
@@ -18,12 +17,15 @@ from myna.server.dialects.base import Entry, Refusal
 from myna.server.dialects.deepgram import DeepgramEntry
 from myna.server.dialects.openai_rest import error_body
 from myna.server.dialects.realtime_session import Session
+from myna.server.jsonanswer import json_answer
 from myna.server.look import Look
 from myna.server.metrics import CONTENT_TYPE
 from myna.server.models import Models
 from myna.server.pump import Services
 from myna.server.transcriber import Transcriber
+from myna.streaming import strictjson
 from myna.streaming.engines.catalogue import Model, UnknownModelError
+from myna.streaming.quoting import quoted
 
 REQUEST_ID = web.RequestKey("request_id", str)
 """Under this a request carries its id."""
@@ -38,9 +40,7 @@ REALTIME_GRANT_S = (10, 7200)
 def answer(refusal: Refusal, entry: Entry) -> web.Response:
     """Return a refusal in the words of the dialect it was met in."""
     refused = entry.refused(refusal)
-    return web.json_response(
-        refused.body, status=refusal.status, headers={**refused.headers, **refusal_headers(refusal)}
-    )
+    return json_answer(refused.body, status=refusal.status, headers={**refused.headers, **refusal_headers(refusal)})
 
 
 def refusal_headers(refusal: Refusal) -> dict[str, str]:
@@ -56,7 +56,7 @@ def refusal_headers(refusal: Refusal) -> dict[str, str]:
 def openai_refusal(refusal: Refusal) -> web.Response:
     """Return a refusal as OpenAI's clients read it; they try again what is not told to be permanent."""
     headers = refusal_headers(refusal) | {"x-should-retry": "false" if refusal.status < 500 else "true"}
-    return web.json_response(error_body(refusal), status=refusal.status, headers=headers)
+    return json_answer(error_body(refusal), status=refusal.status, headers=headers)
 
 
 class Pages:
@@ -93,28 +93,33 @@ class Pages:
         app.router.add_post("/v1/realtime/transcription_sessions", self.transcription_session)
 
     async def health(self, _request: web.Request) -> web.Response:
-        """Say whether every engine is alive."""
-        alive = self._alive()
-        return web.json_response(
+        """Say whether every part of the server works, and which do not."""
+        failing = self._look.failing
+        return json_answer(
             {
-                "status": "ok" if alive else "degraded",
+                "status": "degraded" if failing else "ok",
+                "failing": failing,
                 "version": __version__,
                 "model": self._models.catalogue.default,
                 "streams": len(self._services.streams),
             },
-            status=200 if alive else 503,
+            status=503 if failing else 200,
         )
 
     async def live(self, _request: web.Request) -> web.Response:
         """Say that the event loop turns: a server that does not answer this is to be started anew."""
-        return web.json_response({"status": "live"})
+        return json_answer({"status": "live"})
 
     async def ready(self, _request: web.Request) -> web.Response:
         """Say whether new streams may be sent here; how many it still has room for is a metric."""
-        reason = "draining" if self._admission.draining else None if self._alive() else "no engine worker"
-        if reason is not None:
-            return web.json_response({"status": "not ready", "reason": reason}, status=503)
-        return web.json_response({"status": "ready"})
+        failing = self._look.failing
+        if self._admission.draining:
+            reason = "draining"
+        elif failing:
+            reason = "; ".join(f"{part}: {why}" for part, why in failing.items())
+        else:
+            return json_answer({"status": "ready"})
+        return json_answer({"status": "not ready", "reason": reason, "failing": failing}, status=503)
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """Write everything down for Prometheus."""
@@ -124,9 +129,9 @@ class Pages:
     async def status(self, _request: web.Request) -> web.Response:
         """Say the same as Deepgram's own servers do."""
         turning = sum(stream.path == flux.PATH for stream in self._services.streams.values())
-        return web.json_response(
+        return json_answer(
             {
-                "system_health": "Healthy" if self._alive() else "Degraded",
+                "system_health": "Degraded" if self._look.failing else "Healthy",
                 "active_batch_requests": self._transcriber.active,
                 "active_stream_requests": len(self._services.streams) - turning,
                 "active_listen_v2_stream_requests": turning,
@@ -135,8 +140,8 @@ class Pages:
 
     async def engine_status(self, _request: web.Request) -> web.Response:
         """Say whether engines answer; probes look for the first key."""
-        status = "Connected" if self._alive() else "Disconnected"
-        return web.json_response({"engine_connection_status": status})
+        status = "Disconnected" if self._models.why_not() else "Connected"
+        return json_answer({"engine_connection_status": status})
 
     async def models(self, request: web.Request) -> web.Response:
         """List the models: OpenAI's clients read `data`, Deepgram's `stt`."""
@@ -145,7 +150,7 @@ class Pages:
         except Refusal as refusal:
             return error_answer(refusal, request)
         usable, broken = await asyncio.to_thread(self._models.catalogue.models)
-        return web.json_response(
+        return json_answer(
             {
                 "object": "list",
                 "data": [self._described(model) for model in usable.values()],
@@ -169,7 +174,7 @@ class Pages:
             return error_answer(Refusal(404, "model_not_found", str(error)), request)
         except Refusal as refusal:
             return error_answer(refusal, request)
-        return web.json_response({**_deepgram_model(found), **self._described(found)})
+        return json_answer({**_deepgram_model(found), **self._described(found)})
 
     async def grant(self, request: web.Request) -> web.Response:
         """Make a short-lived token."""
@@ -178,7 +183,7 @@ class Pages:
             ttl_s = _ttl(await request.read())
         except Refusal as refusal:
             return error_answer(refusal, request)
-        return web.json_response({"access_token": self._authentication.grant(identity, ttl_s), "expires_in": ttl_s})
+        return json_answer({"access_token": self._authentication.grant(identity, ttl_s), "expires_in": ttl_s})
 
     async def client_secret(self, request: web.Request) -> web.Response:
         """Make a short-lived token for a session of OpenAI's Realtime API, which it then begins with."""
@@ -186,7 +191,7 @@ class Pages:
             secret, told = await self._session_token(request, beta=False)
         except Refusal as refusal:
             return openai_refusal(refusal)
-        return web.json_response({**secret, "session": told})
+        return json_answer({**secret, "session": told})
 
     async def transcription_session(self, request: web.Request) -> web.Response:
         """Do the same in the first version of that API."""
@@ -194,7 +199,7 @@ class Pages:
             secret, told = await self._session_token(request, beta=True)
         except Refusal as refusal:
             return openai_refusal(refusal)
-        return web.json_response({**told, "client_secret": secret})
+        return json_answer({**told, "client_secret": secret})
 
     async def _session_token(self, request: web.Request, *, beta: bool) -> tuple[dict[str, object], dict[str, Any]]:
         """Return a token, and the session that it is made for as it is told. Raises `Refusal`."""
@@ -206,9 +211,6 @@ class Pages:
         value = self._authentication.grant(identity, ttl_s, {"patch": patch, "beta": beta})
         secret = {"value": value, "expires_at": int(time.time()) + ttl_s}
         return secret, session.told(f"sess_{uuid.uuid4().hex}", beta=beta)
-
-    def _alive(self) -> bool:
-        return all(pool.alive for pool in self._models.pools)
 
     def _described(self, model: Model) -> dict[str, object]:
         catalogue = self._models.catalogue
@@ -247,7 +249,14 @@ def error_answer(refusal: Refusal, request: web.Request) -> web.Response:
     refused = DeepgramEntry.shape(refusal, request[REQUEST_ID])
     error = {"message": refusal.message, "type": "invalid_request_error", "param": None, "code": refusal.code}
     headers = {**refused.headers, **refusal_headers(refusal)}
-    return web.json_response({"error": error, **refused.body}, status=refusal.status, headers=headers)
+    return json_answer({"error": error, **refused.body}, status=refusal.status, headers=headers)
+
+
+def in_dialect(refusal: Refusal, request: web.Request) -> web.Response:
+    """Return a refusal as the clients of the request's address read it."""
+    if request.path.startswith(("/v1/audio/", "/v1/realtime")):
+        return openai_refusal(refusal)
+    return error_answer(refusal, request)
 
 
 def realtime_ttl(given: object) -> int:
@@ -255,14 +264,14 @@ def realtime_ttl(given: object) -> int:
     low, high = REALTIME_GRANT_S
     ttl_s = given.get("seconds", DEFAULT_REALTIME_GRANT_S) if isinstance(given, dict) else DEFAULT_REALTIME_GRANT_S
     if not isinstance(ttl_s, int) or isinstance(ttl_s, bool) or not low <= ttl_s <= high:
-        message = f"expires_after.seconds must be from {low} to {high}, not {str(ttl_s)[:50]}."
+        message = f"expires_after.seconds must be from {low} to {high}, not {quoted(ttl_s)}."
         raise Refusal(400, "invalid_value", message, param="expires_after.seconds")
     return ttl_s
 
 
 def _json_object(body: bytes) -> dict[str, Any]:
     try:
-        given = json.loads(body) if body.strip() else {}
+        given = strictjson.loads(body) if body.strip() else {}
     except (ValueError, RecursionError):
         given = None
     if not isinstance(given, dict):
@@ -273,5 +282,5 @@ def _json_object(body: bytes) -> dict[str, Any]:
 def _ttl(body: bytes) -> int:
     ttl_s = _json_object(body).get("ttl_seconds", DEFAULT_GRANT_S)
     if not isinstance(ttl_s, int | float) or isinstance(ttl_s, bool) or not 1 <= ttl_s <= LONGEST_GRANT_S:
-        raise Refusal(400, "bad_request", f"ttl_seconds must be from 1 to {LONGEST_GRANT_S}, not {str(ttl_s)[:50]}.")
+        raise Refusal(400, "bad_request", f"ttl_seconds must be from 1 to {LONGEST_GRANT_S}, not {quoted(ttl_s)}.")
     return int(ttl_s)

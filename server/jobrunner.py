@@ -1,158 +1,314 @@
-"""Runs the jobs of the store, a few at a time, and delivers their results; what cannot be delivered now is tried again."""
+"""Runs the jobs of the store: fetches what lies at addresses, transcribes, and hands results on to be delivered."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-from collections.abc import Awaitable, Callable
+import sqlite3
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
 from myna.batch.gate import Gate
-from myna.batch.jobs import Job, JobStore, State
-from myna.server.callback import CallbackSender
-from myna.server.dialects import deepgram_rest
+from myna.batch.jobs import MOST_ATTEMPTS, Job, JobStore, State
+from myna.server.answers import json_pieces
+from myna.server.deliveries import Deliveries
 from myna.server.dialects.base import Refusal
 from myna.server.dialects.deepgram import DeepgramEntry
+from myna.server.fairness import Pool
+from myna.server.storage import refusal_of
+from myna.server.supervisor import Supervisor
 from myna.server.transcriber import Listener
 from myna.server.uploads import Upload
 from myna.streaming.events import Final, seconds
 
 log = structlog.get_logger()
 
-AT_ONCE = 2
-"""Jobs under way at a time: nobody waits for them."""
-_BUSY_S = 10.0
-"""A job whose model is being loaded comes again after this."""
+AT_ONCE, OF_ONE_OWNER = 32, 2
+"""Jobs under way at a time, and of one owner. They share the places for files, and pause when others wait for one."""
+FETCHES_AT_ONCE, FETCHES_OF_ONE_OWNER = 16, 4
+"""Jobs whose audio is being fetched; they take no place of those that are transcribed."""
+FETCHED_AHEAD = 4
+"""Jobs of one owner whose audio was fetched and waits to be transcribed; more are fetched when one is done."""
+_BUSY_S = (10.0, 20.0, 40.0, 80.0, 160.0, 300.0)
+"""Pauses of a job whose model has no room; the last again and again."""
+_MOST_BUSY = 300
+"""A job whose model has had no room so often, for about a day, has failed."""
 _TIDY_S = 3600.0
-_PROGRESS_S = 5.0
-"""Audio after which a job's progress is written down."""
+_STORAGE = "job storage"
+"""The part that readiness names while the store cannot be written."""
+_INTERNAL = Refusal(500, "internal_error", "the server failed on this job")
 
-Work = Callable[[str, tuple[tuple[str, str], ...], str | None, Path, str | None, Listener], Awaitable[dict[str, Any]]]
+Pieces = Iterable[bytes]
+
+
+class Work(Protocol):
+    """What the runner has done for it. Both raise `Refusal`."""
+
+    async def fetch_job(self, job: Job, path: Path) -> Job:
+        """Fetch the job's audio to `path`; return the job with its hash and size."""
+        ...
+
+    async def run_job(self, job: Job, path: Path, listener: Listener) -> Callable[[], Pieces]:
+        """Transcribe the job's audio; return what makes the answer in pieces, on a thread."""
+        ...
 
 
 class JobRunner:
-    """One server's; `work` makes an answer of a request. The store is made when there is something to keep."""
+    """One server's. The store is made when there is something to keep, and opened when it is there."""
 
-    def __init__(self, folder: Path, gate: Gate) -> None:
+    def __init__(self, folder: Path, gate: Gate, supervisor: Supervisor) -> None:
         self._folder = folder
+        self._supervisor = supervisor
         self._store: JobStore | None = None
+        self._opening = asyncio.Lock()
         self.work: Work | None = None
-        self._gate = gate
-        self._news = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._fetching = Pool("job fetch", FETCHES_AT_ONCE, FETCHES_OF_ONE_OWNER, self._fetch, self._may_fetch)
+        self._running = Pool("job", AT_ONCE, OF_ONE_OWNER, self._run)
+        self._deliveries = Deliveries(gate, self._keep, self._ended)
+        self._open: dict[str, Job] = {}  # not at their end
+        self._begun: dict[str, Job] = {}  # as they were before they were begun
+        self._heard_s: dict[str, float] = {}
+        self._busy: Counter[str] = Counter()  # times a job's model had no room
+        self._fetched: Counter[str] = Counter()  # by share: jobs whose audio was fetched and not yet transcribed
+        self._finishing = asyncio.Semaphore()  # writing a result takes the interpreter now and then
+        self._timers: set[asyncio.TimerHandle] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     def start(self) -> None:
         """Begin to run what there is, and what will come."""
-        if self._folder.is_dir():
-            self._store = JobStore(self._folder)
-        self._tasks = [asyncio.create_task(self._run(), name=f"jobs {n}") for n in range(AT_ONCE)]
-        self._tasks.append(asyncio.create_task(self._tidy(), name="old jobs"))
+        self._tasks.add(self._supervisor.run("jobs", self._serve))
 
     async def close(self) -> None:
         """Stop; what was under way is begun again at the next start."""
+        for timer in self._timers:
+            timer.cancel()
         for task in self._tasks:
             task.cancel()
-        for task in self._tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        await self._fetching.close()
+        await self._running.close()
+        await self._deliveries.close()
         if self._store is not None:
-            self._store.close()
+            await asyncio.to_thread(self._end, self._store, list(self._begun.values()))
 
     @property
-    def store(self) -> JobStore:
-        """The jobs."""
-        if self._store is None:
-            self._store = JobStore(self._folder)
-        return self._store
+    def folder(self) -> Path:
+        """The folder that holds the jobs. Audio that is received inside it need not be copied."""
+        return self._folder
 
-    async def get(self, job_id: str) -> Job | None:
-        """Return the job of this id."""
-        return None if self._store is None else await asyncio.to_thread(self._store.get, job_id)
+    def taken(self, share: str | None = None) -> tuple[int, int]:
+        """Return how many jobs, all or of one share, are not at their end, and the bytes of audio they store."""
+        jobs = [job for job in self._open.values() if share in (None, job.share)]
+        return len(jobs), sum(job.size for job in jobs if job.finished is None)
+
+    async def get(self, job_id: str) -> tuple[Job, float, Path] | None:
+        """Return the job of this id, how much of it was heard in seconds, and where its result is. Raises `sqlite3.Error`."""
+        if self._store is None and not self._folder.is_dir():
+            return None
+        store = await self._opened()
+        job = await asyncio.to_thread(store.get, job_id)
+        return None if job is None else (job, self._heard_s.get(job_id, job.heard_s), store.result(job_id))
 
     async def unfinished(self, owner: str | None = None) -> int:
         """Return how many jobs, all or one client's, are waiting or under way."""
-        return 0 if self._store is None else await asyncio.to_thread(self._store.unfinished, owner)
+        return sum(job.finished is None and owner in (None, job.owner) for job in self._open.values())
 
     async def accept(
-        self, job_id: str, owner: str, query: tuple[tuple[str, str], ...], url: str | None, upload: Upload | None
+        self,
+        job_id: str,
+        owner: str,
+        share: str,
+        query: tuple[tuple[str, str], ...],
+        url: str | None,
+        upload: Upload | None,
     ) -> None:
-        """Keep a request; when this returns it will be answered."""
-        await asyncio.to_thread(
-            self.store.add,
-            job_id,
-            owner,
-            query,
-            url=url,
-            upload=upload.path if upload else None,
-            sha256=upload.sha256 if upload else None,
-        )
-        self._news.set()
+        """Keep a request; when this returns it will be answered. Raises `OSError` and `sqlite3.Error`."""
+        try:
+            store = await self._opened()
+            size, sha256 = (upload.size, upload.sha256) if upload else (0, None)
+            job = store.new_job(job_id, owner, share, query, url=url, sha256=sha256, size=size)
+            await asyncio.to_thread(store.add, job, upload.path if upload else None)
+        except (OSError, sqlite3.Error) as error:
+            self._doubt(error)
+            raise
+        self._supervisor.works(_STORAGE)
+        self._take(job)
 
-    async def _run(self) -> None:
+    # The store
+
+    async def _serve(self) -> None:
         while True:
-            self._news.clear()
-            job, pause_s = (None, None) if self._store is None else await asyncio.to_thread(self._store.next_due)
-            if job is None:
-                # `wait_for` would swallow a cancellation that meets the news (Python 3.11).
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(pause_s):
-                        await self._news.wait()
-                continue
-            self._news.set()  # there may be more for the others
+            if self._store is not None or await asyncio.to_thread(self._folder.is_dir):
+                store = await self._opened()
+                await asyncio.to_thread(store.forget_old)
+            await asyncio.sleep(_TIDY_S)
+
+    async def _opened(self) -> JobStore:
+        """Return the store, opened and its jobs taken up."""
+        async with self._opening:
+            if self._store is None:
+                store = await asyncio.to_thread(JobStore, self._folder)
+                try:
+                    jobs = await asyncio.to_thread(store.open_jobs)
+                except BaseException:
+                    store.close()
+                    raise
+                self._store = store
+                self._deliveries.start(store)
+                for job in jobs:
+                    self._take(job)
+            return self._store
+
+    async def _keep(self, call: Callable[..., Any], *arguments: object) -> Any:
+        """Carry out a call of the store until it succeeds."""
+        while True:
             try:
-                await (self._transcribe(job) if job.state is State.QUEUED else self._deliver(job))
-            except Exception:
+                result = await asyncio.to_thread(call, *arguments)
+            except (OSError, sqlite3.Error) as error:
+                await asyncio.sleep(self._supervisor.failed(_STORAGE, error))
+            else:
+                self._supervisor.works(_STORAGE)
+                return result
+
+    def _doubt(self, error: Exception) -> None:
+        """Have readiness say that the store cannot be written, until it can."""
+        if _STORAGE not in self._supervisor.failing:
+            self._supervisor.failed(_STORAGE, error)
+            task = asyncio.create_task(self._try_store(), name="job storage probe")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _try_store(self) -> None:
+        async def probe() -> None:
+            store = await self._opened()
+            await asyncio.to_thread(store.probe)
+
+        while True:
+            try:
+                await probe()
+            except (OSError, sqlite3.Error) as error:
+                await asyncio.sleep(self._supervisor.failed(_STORAGE, error))
+            else:
+                self._supervisor.works(_STORAGE)
+                return
+
+    @staticmethod
+    def _end(store: JobStore, begun: list[Job]) -> None:
+        try:
+            for job in begun:
+                store.put_back(job)
+        except (OSError, sqlite3.Error) as error:
+            log.warning("jobs that were broken off count as begun", reason=str(error))
+        store.close()
+
+    # A job's way
+
+    def _take(self, job: Job) -> None:
+        self._open[job.id] = job
+        if job.state is State.DELIVERING:
+            assert self._store is not None
+            self._deliveries.add(job, job.due - self._store.now())
+        elif job.url is not None:
+            self._fetching.add(job.share, job)
+        else:
+            self._running.add(job.share, job)
+
+    async def _fetch(self, job: Job) -> None:
+        await self._guarded(job, self._fetch_audio)
+
+    async def _run(self, job: Job) -> None:
+        await self._guarded(job, self._transcribe)
+
+    def _may_fetch(self, job: Job) -> bool:
+        return self._fetched[job.share] < FETCHED_AHEAD
+
+    async def _guarded(self, job: Job, work: Callable[[Job], Awaitable[None]]) -> None:
+        """Take a job on, whatever happens in it."""
+        assert self._store is not None
+        try:
+            if job.id not in self._begun:
+                if job.attempts >= MOST_ATTEMPTS:
+                    raise Refusal(500, "internal_error", f"the server ended {MOST_ATTEMPTS} times while it ran")
+                await self._keep(self._store.started, job)
+                self._begun[job.id] = job
+            await work(job)
+        except Refusal as refusal:
+            await self._refused(job, refusal)
+        except OSError as error:
+            disk = None if isinstance(error, FileNotFoundError) else refusal_of(error)
+            if disk is None:
                 log.exception("a job failed", job=job.id)
-                await self._fail(job, Refusal(500, "internal_error", "the server failed on this job"))
+            await self._refused(job, disk or _INTERNAL)
+        except Exception:
+            log.exception("a job failed", job=job.id)
+            await self._fail(job, _INTERNAL)
+
+    async def _fetch_audio(self, job: Job) -> None:
+        assert self.work is not None
+        assert self._store is not None
+        self._open[job.id] = fetched = await self.work.fetch_job(job, self._store.audio(job.id))
+        self._fetched[job.share] += 1
+        self._running.add(job.share, fetched)
 
     async def _transcribe(self, job: Job) -> None:
         assert self.work is not None
-        noted = 0.0
+        assert self._store is not None
 
         def note(final: Final) -> None:
-            nonlocal noted
-            if seconds(final.span.end) - noted >= _PROGRESS_S:
-                noted = seconds(final.span.end)
-                self.store.heard(job.id, noted)
+            self._heard_s[job.id] = seconds(final.span.end)
 
-        try:
-            answer = await self.work(job.id, job.query, job.url, self.store.audio(job.id), job.sha256, note)
-        except Refusal as refusal:
-            if refusal.retry_after_s is not None:
-                await asyncio.to_thread(self.store.postpone, job.id, _BUSY_S)
-            else:
-                await self._fail(job, refusal)
-            return
-        await asyncio.to_thread(self.store.done, job.id, json.dumps(answer))
-        log.info("job done", job=job.id, heard_s=answer["metadata"]["duration"])
-        self._news.set()
+        answer = await self.work.run_job(job, self._store.audio(job.id), note)
+        await self._finish(job, answer)
+        log.info("job done", job=job.id)
+
+    async def _refused(self, job: Job, refusal: Refusal) -> None:
+        """Put a job back if it may succeed later, or end it."""
+        if refusal.retry_after_s is None or self._busy[job.id] >= _MOST_BUSY:
+            await self._fail(job, refusal)
+        else:
+            await self._postpone(job)
 
     async def _fail(self, job: Job, refusal: Refusal) -> None:
         body = dict(DeepgramEntry.shape(refusal, job.id).body)
-        await asyncio.to_thread(self.store.failed, job.id, refusal.message, json.dumps(body))
+        await self._finish(job, lambda: json_pieces(body), refusal.message)
         log.warning("job failed", job=job.id, reason=refusal.message)
-        self._news.set()
 
-    async def _deliver(self, job: Job) -> None:
-        callback = deepgram_rest.parse(job.query).callback
-        assert callback is not None
-        assert job.result is not None
-        async with CallbackSender(callback, self._gate, job.owner) as sender:
-            reason = await sender.attempt(job.result)
-        if reason is None:
-            await asyncio.to_thread(self.store.delivered, job.id)
-            log.info("job delivered", job=job.id)
-        else:
-            await asyncio.to_thread(self.store.not_delivered, job, reason)
-            log.warning("job not delivered", job=job.id, reason=reason, attempts=job.deliveries + 1)
-        self._news.set()
+    async def _finish(self, job: Job, answer: Callable[[], Pieces], error: str | None = None) -> None:
+        assert self._store is not None
+        store, heard_s = self._store, self._heard_s.get(job.id, 0.0)
+        async with self._finishing:
+            finished = await self._keep(lambda: store.finish(job.id, answer(), heard_s=heard_s, error=error))
+        self._let_go(job)
+        self._busy.pop(job.id, None)
+        self._take(finished)
 
-    async def _tidy(self) -> None:
-        while True:
-            if self._store is not None:
-                await asyncio.to_thread(self._store.forget_old)
-            await asyncio.sleep(_TIDY_S)
+    def _let_go(self, job: Job) -> None:
+        """Forget that a job was under way."""
+        self._begun.pop(job.id, None)
+        self._heard_s.pop(job.id, None)
+        if job.url is not None and job.sha256 is not None:
+            self._fetched[job.share] -= 1
+            self._fetching.fill()
+
+    async def _postpone(self, job: Job) -> None:
+        """Put a job back: it could not be begun now."""
+        assert self._store is not None
+        await self._keep(self._store.put_back, job)
+        begun = self._begun[job.id]
+        self._let_go(job)
+        pause_s = _BUSY_S[min(self._busy[job.id], len(_BUSY_S) - 1)]
+        self._busy[job.id] += 1
+
+        def again() -> None:
+            self._timers.discard(timer)
+            self._take(begun)
+
+        timer = asyncio.get_running_loop().call_later(pause_s, again)
+        self._timers.add(timer)
+
+    def _ended(self, job: Job) -> None:
+        self._open.pop(job.id, None)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 
 import structlog
 
 from myna.server.admission import Place
+from myna.server.decoding.source import DecoderLostError, RawSource, Source
 from myna.server.dialects.base import (
     Audio,
     Command,
@@ -27,20 +29,19 @@ from myna.server.dialects.base import (
 )
 from myna.server.outbox import Outbox, SlowReaderError
 from myna.server.pump import Pump, Services
-from myna.streaming.audio import AudioError, Codec, Coded, Decoder, RawDecoder
-from myna.streaming.container import ContainerDecoder
+from myna.streaming.audio import STEP_BYTES, AudioError, RawFormat
 from myna.streaming.events import SAMPLE_RATE, Ended, Event, Opened, seconds
-from myna.streaming.opus import OpusDecoder
+from myna.streaming.segmenter import WINDOW
 from myna.streaming.stream import Stream
 
 log = structlog.get_logger()
 
 LONGEST_HALT_S = 5.0
 """The server never stops reading from a client for longer: pings wait behind the audio, and clients hang up unheard."""
+_HEARD_S = 20.0
+"""The words before the point where a stream's audio cannot be decoded any more may take so long."""
 _READ_BETWEEN_HALTS = 256 * 1024
 """Bytes read after each halt: as many as a connection buffers, so that a ping is found among them."""
-_DECODED_INLINE = 65_536
-"""Raw audio up to so many bytes is decoded on the event loop (well under a millisecond); more goes to a thread."""
 
 
 class LiveStream:
@@ -59,8 +60,8 @@ class LiveStream:
         self._dialect = dialect
         self._services = services
         self._pump: Pump | None = None
+        self._source: Source | None = None
         self._coded = False
-        self._in_thread = False
         self._arrived = 0.0
         self._spool: deque[tuple[Command, float]] = deque()
         self._spooled = 0
@@ -68,6 +69,7 @@ class LiveStream:
         self._feeding: asyncio.Task[None] | None = None
         self._heard_s = 0.0
         self._end_asked = False
+        self._ending = False
         self._ended = False
 
     @property
@@ -111,10 +113,13 @@ class LiveStream:
             self._pump.changed.clear()
             await self._pump.changed.wait()
 
-    def close(self) -> None:
-        """Free everything: audio, jobs that wait, the decoder."""
+    async def close(self) -> None:
+        """Free everything: audio, jobs that wait, the decoder once nobody reads from it."""
         if self._feeding is not None:
             self._feeding.cancel()
+            await asyncio.wait([self._feeding])
+        if self._source is not None:
+            await self._source.close()
         self._spool.clear()
         self.outbox.clear()
         if self._pump is not None:
@@ -134,24 +139,34 @@ class LiveStream:
         assert self._pump is not None
         return self._pump
 
+    @property
+    def _opened_source(self) -> Source:
+        assert self._source is not None
+        return self._source
+
     def _open(self, command: Open) -> None:
-        self._coded = isinstance(command.audio, Coded)
-        stream = Stream(self.name, decoder_of(command), command.policy, command.options, self.engine.info)
+        match command.audio:
+            case RawFormat() as raw:
+                self._source = RawSource(raw, mix=command.mix)
+            case coded:
+                self._coded = True
+                self._source = self._services.decoders.stream(coded, mix=command.mix)
+        stream = Stream(self.name, command.policy, command.options, self.engine.info)
         self._pump = Pump(stream, self.engine, self._services, self._tell, self._fail)
         for frame in self._dialect.opened(self.name):
             self.outbox.put(frame)
 
     async def _take(self, command: Command) -> None:
         arrived, audio = time.monotonic(), isinstance(command, Audio)
-        if self._feeding is None and not self._needs_thread(command):
+        if self._feeding is None and not self._takes_long(command):
             try:
-                self._begin(command, arrived)
+                await self._begin(command, arrived)
                 if not audio or await self._decode_while_room():
                     return
             except AudioError as error:
                 raise _undecodable(error) from error
             self._start_feeding()
-        else:  # what is decoded on a thread must come to its end, even if whoever receives is stopped meanwhile
+        else:  # what is decoded in steps must come to its end, even if whoever receives is stopped meanwhile
             self._put_by(command, arrived)
             if self._feeding is None:
                 self._start_feeding()
@@ -161,8 +176,8 @@ class LiveStream:
             self._read = 0
             await asyncio.wait([self._feeding], timeout=LONGEST_HALT_S)
 
-    def _needs_thread(self, command: Command) -> bool:
-        return isinstance(command, Audio) and (self._coded or len(command.data) > _DECODED_INLINE)
+    def _takes_long(self, command: Command) -> bool:
+        return isinstance(command, Audio) and (self._coded or len(command.data) > STEP_BYTES)
 
     def _put_by(self, command: Command, arrived: float) -> None:
         if isinstance(command, Audio):
@@ -177,14 +192,13 @@ class LiveStream:
             self._spooled += len(command.data)
         self._spool.append((command, arrived))
 
-    def _begin(self, command: Command, arrived: float) -> None:
+    async def _begin(self, command: Command, arrived: float) -> None:
         """Hand a command to the core; audio is then still to be decoded. Raises `AudioError`."""
         self._arrived = arrived
-        pump = self._opened
+        pump, source = self._opened, self._opened_source
         match command:
             case Audio(data):
-                self._in_thread = self._needs_thread(command)
-                pump.stream.push(data)
+                source.feed(data)
             case Flush(token, channel):
                 pump.stream.flush(token, channel)
                 pump.run()
@@ -198,14 +212,17 @@ class LiveStream:
                 pump.stream.configure(options, policy, token)
                 pump.run()
             case Reformat(audio):
-                pump.stream.switch(RawDecoder(audio, mix=True))
-                pump.run()
+                source.finish()
+                while channels := await source.read():
+                    self._push(channels)
+                await source.close()
+                self._source = RawSource(audio, mix=True)
             case Stalled():
                 pump.stream.stall()
                 pump.run()
             case End():
-                self._in_thread = True
-                pump.stream.end()
+                source.finish()
+                self._ending = True
 
     def _start_feeding(self) -> None:
         self._feeding = asyncio.create_task(self._feed(), name=f"spool {self.name}")
@@ -215,15 +232,24 @@ class LiveStream:
         try:
             while True:
                 while not await self._decode_while_room():
-                    await self._until_room()
+                    await self._until(self._services.max_backlog_s)
+                if self._ending:
+                    self._ending = False
+                    self._opened.stream.end()
+                    self._opened.run()
                 if not self._spool or self.broken.done():
                     return
                 command, arrived = self._spool.popleft()
                 if isinstance(command, Audio):
                     self._spooled -= len(command.data)
-                self._begin(command, arrived)
+                await self._begin(command, arrived)
         except AudioError as error:
+            await self._tell_what_was_heard()
             self.break_off(_undecodable(error))
+        except DecoderLostError as error:
+            log.error("a stream has lost its decoder", stream=self.name, reason=str(error))
+            await self._tell_what_was_heard()
+            self.break_off(DialectError("internal_error", "the process that decodes this audio has ended; try again"))
         except Exception as error:
             self._fail(error)
         finally:
@@ -233,22 +259,36 @@ class LiveStream:
         """Decode what has been handed over, at most until the engine is behind; return whether that was all."""
         pump = self._opened
         while pump.stream.backlog_s <= self._services.max_backlog_s or self.broken.done():
-            channels = await asyncio.to_thread(pump.stream.decode) if self._in_thread else pump.stream.decode()
-            pump.stream.accept(channels, self._arrived)
-            if channels or self._end_asked:
-                pump.run()
+            channels = await self._opened_source.read()
             if not channels:
                 return True
-            length_s = sum(map(len, channels)) / 2 / SAMPLE_RATE
-            self._services.metrics.audio_in(length_s)
-            self._place.heard(length_s)
+            self._push(channels)
         return False
 
-    async def _until_room(self) -> None:
+    def _push(self, channels: list[bytes]) -> None:
+        """Hand decoded samples to the core."""
         pump = self._opened
-        while pump.stream.backlog_s > self._services.max_backlog_s and not self.broken.done():
+        pump.stream.push(channels, self._arrived)
+        pump.run()
+        length_s = sum(map(len, channels)) / 2 / SAMPLE_RATE
+        self._services.metrics.audio_in(length_s)
+        self._place.heard(length_s)
+
+    async def _until(self, backlog_s: float) -> None:
+        """Wait until no more audio than this waits for the engine."""
+        pump = self._opened
+        while pump.stream.backlog_s > backlog_s and not self.broken.done():
             pump.changed.clear()
             await pump.changed.wait()
+
+    async def _tell_what_was_heard(self) -> None:
+        """Have what was decoded before the audio broke off made final."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_HEARD_S):
+                await self._until(self._services.max_backlog_s)
+                self._opened.stream.stall()
+                self._opened.run()
+                await self._until(seconds(WINDOW))
 
     def _tell(self, event: Event) -> None:
         match event:
@@ -274,14 +314,3 @@ class LiveStream:
 
 def _undecodable(error: AudioError) -> DialectError:
     return DialectError("undecodable_audio", str(error))
-
-
-def decoder_of(command: Open) -> Decoder:
-    """Return the decoder for the audio that a stream was opened for."""
-    match command.audio:
-        case Coded(codec=Codec.OPUS, channels=channels):
-            return OpusDecoder(channels, mix=command.mix)
-        case Coded(codec=codec):
-            return ContainerDecoder(mix=command.mix, codec=codec)
-        case raw:
-            return RawDecoder(raw, mix=command.mix)

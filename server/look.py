@@ -13,6 +13,7 @@ from myna.server.jobrunner import JobRunner
 from myna.server.models import Models
 from myna.server.pulse import Pulse
 from myna.server.pump import Services
+from myna.server.supervisor import Supervisor
 from myna.server.transcriber import Transcriber
 from myna.streaming.engines.base import Kind
 
@@ -27,11 +28,17 @@ class Look:
     admission: Admission
     pulse: Pulse
     jobs: JobRunner
+    supervisor: Supervisor
     unfinished_jobs: int = 0
 
     async def refresh(self) -> None:
         """Look up what takes a while."""
         self.unfinished_jobs = await self.jobs.unfinished()
+
+    @property
+    def failing(self) -> dict[str, str]:
+        """The parts of the server that do not work, each with the reason: it should get no new streams then."""
+        return self.supervisor.failing
 
     def gauges(self) -> Iterable[Metric]:
         """Return every gauge."""
@@ -42,8 +49,17 @@ class Look:
         voice = self.services.voice
         yield CounterMetricFamily("myna_vad_windows", "Windows of voice activity looked at.", value=voice.windows)
         yield CounterMetricFamily("myna_vad_seconds", "CPU seconds that took.", value=voice.seconds)
+        decoders = self.services.decoders
+        yield GaugeMetricFamily("myna_decoders", "Decoder processes at a stream or file.", value=decoders.active)
+        lost = CounterMetricFamily("myna_decoders_lost", "Decoder processes that did not end well.", labels=["reason"])
+        for reason, count in decoders.lost.items():
+            lost.add_metric([reason], count)
+        yield lost
         yield GaugeMetricFamily("myna_tasks", "Tasks on the event loop.", value=len(asyncio.all_tasks()))
         yield GaugeMetricFamily("myna_draining", "Whether the server is stopping.", value=self.admission.draining)
+        yield GaugeMetricFamily("myna_failing_parts", "Parts that do not work.", value=len(self.failing))
+        restarts = self.supervisor.restarts
+        yield CounterMetricFamily("myna_part_restarts", "Parts that failed and were started again.", value=restarts)
         yield from self._of_models()
 
     def _of_models(self) -> Iterator[Metric]:

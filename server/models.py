@@ -96,6 +96,11 @@ class Models:
         """The same by their models' names; of a model whose file was replaced, the newer one."""
         return {loaded.model.name: loaded.pool for loaded in self._loaded.values()}
 
+    def why_not(self) -> str | None:
+        """Return which models cannot decode now; None: all in memory can."""
+        dead = sorted(loaded.model.name for loaded in self._loaded.values() if not loaded.pool.alive)
+        return f"no engine worker for {', '.join(dead)}" if dead else None
+
     def loaded(self, model: Model) -> bool:
         """Return whether the model is in memory."""
         return (model.name, model.uuid) in self._loaded

@@ -9,6 +9,7 @@ from aiohttp import web
 from myna import __version__
 from myna.server.auth import LONGEST_GRANT_S
 from myna.server.dialects.openai_rest import FORMATS, GRANULARITIES
+from myna.server.jsonanswer import json_answer
 
 PATH = "/openapi.json"
 _Schema = dict[str, Any]
@@ -29,7 +30,9 @@ def describe() -> _Schema:
             PATH: {"get": _operation("This description.", {"200": _json({"type": "object"})}, open_to_all=True)},
             "/health": {
                 "get": _operation(
-                    "Whether every engine is alive.", {"200": _ref("Health"), "503": _ref("Health")}, open_to_all=True
+                    "Whether every part of the server works, and which do not.",
+                    {"200": _ref("Health"), "503": _ref("Health")},
+                    open_to_all=True,
                 )
             },
             "/health/live": {
@@ -42,7 +45,7 @@ def describe() -> _Schema:
                     "Whether new streams may be sent here.",
                     {
                         "200": _json(_object(status=_TEXT)),
-                        "503": _json(_object(status=_TEXT, reason={"enum": ["draining", "no engine worker"]})),
+                        "503": _json(_object(status=_TEXT, reason=_TEXT, failing=_FAILING)),
                     },
                     open_to_all=True,
                 )
@@ -83,7 +86,7 @@ def describe() -> _Schema:
             "/v1/jobs/{id}": {
                 "get": _operation(
                     "How far a request with a callback is.",
-                    {"200": _ref("Job"), "404": _ref("DeepgramError")},
+                    {"200": _ref("Job"), "404": _ref("DeepgramError"), "503": _ref("DeepgramError")},
                     parameters=[_path("id")],
                     error="DeepgramError",
                 )
@@ -115,7 +118,7 @@ def describe() -> _Schema:
 
 async def handler(_request: web.Request) -> web.Response:
     """Serve the description."""
-    return web.json_response(describe())
+    return json_answer(describe())
 
 
 def _operation(
@@ -191,7 +194,7 @@ def _listen() -> _Schema:
     }
     accepted = _object(request_id={"type": "string"})
     answer = _json({"oneOf": [{"$ref": "#/components/schemas/DeepgramTranscript"}, accepted]})
-    errors = {str(status): _ref("DeepgramError") for status in (400, 404, 408, 413, 500, 503)}
+    errors = {str(status): _ref("DeepgramError") for status in (400, 404, 408, 413, 500, 503, 507)}
     return _operation(
         "Transcribe a file or an address, as Deepgram does; with a callback: accept it, to be answered there.",
         {"200": answer, **errors},
@@ -228,7 +231,7 @@ def _transcriptions() -> _Schema:
             "text/event-stream": {"schema": text},
         },
     }
-    errors = {str(status): _ref("OpenAIError") for status in (400, 408, 413, 415, 500, 503)}
+    errors = {str(status): _ref("OpenAIError") for status in (400, 408, 413, 415, 500, 503, 507)}
     return _operation(
         "Transcribe a form's file as OpenAI does, or its files as Reflector does.",
         {"200": ok, **errors},
@@ -254,7 +257,7 @@ def _from_url() -> _Schema:
             "text/plain": {"schema": text},
         },
     }
-    errors = {str(status): _ref("OpenAIError") for status in (400, 404, 408, 413, 422, 500, 503)}
+    errors = {str(status): _ref("OpenAIError") for status in (400, 404, 408, 413, 422, 500, 503, 507)}
     return _operation(
         "Transcribe the file at an address, as Reflector does.",
         {"200": ok, **errors},
@@ -285,6 +288,11 @@ def _query(name: str, schema: _Schema) -> _Schema:
 
 _TEXT: _Schema = {"type": "string"}
 _NUMBER: _Schema = {"type": "number"}
+_FAILING: _Schema = {
+    "type": "object",
+    "description": "The parts that do not work, each with the reason.",
+    "additionalProperties": _TEXT,
+}
 _WORD = _object(
     ("word", "start", "end"), word=_TEXT, punctuated_word=_TEXT, start=_NUMBER, end=_NUMBER, confidence=_NUMBER
 )
@@ -296,7 +304,13 @@ _MODEL = _object(
     owned_by=_TEXT,
 )
 _SCHEMAS: _Schema = {
-    "Health": _object(status={"enum": ["ok", "degraded"]}, version=_TEXT, model=_TEXT, streams={"type": "integer"}),
+    "Health": _object(
+        status={"enum": ["ok", "degraded"]},
+        failing=_FAILING,
+        version=_TEXT,
+        model=_TEXT,
+        streams={"type": "integer"},
+    ),
     "Status": _object(
         system_health=_TEXT,
         active_batch_requests={"type": "integer"},

@@ -9,6 +9,8 @@ from typing import Protocol
 
 from aiohttp import web
 
+from myna.server.auth import Identity
+from myna.server.decoding.pool import DecoderPool
 from myna.server.dialects.base import DialectError
 from myna.server.engine import EnginePool
 from myna.server.metrics import Metrics
@@ -25,6 +27,8 @@ class Ending(Protocol):
 
     path: str
     """The address it was asked for at."""
+    identity: Identity
+    """Who asked for it."""
 
     def retire(self, error: DialectError) -> None:
         """End it for this reason, its finals first."""
@@ -38,7 +42,8 @@ class Ending(Protocol):
 class Resumable(Protocol):
     """A live stream whose client may come back after it has lost its connection."""
 
-    owner: str
+    identity: Identity
+    """Who asked for it, and may come back."""
 
     def can_resume(self, after: int) -> bool:
         """Return whether nothing is lost to a client that has got the frames up to this number."""
@@ -55,6 +60,7 @@ class Services:
 
     voice: VoiceActivity
     metrics: Metrics
+    decoders: DecoderPool
     max_backlog_s: float
     spool_bytes: int
     streams: dict[str, Ending] = field(default_factory=dict)
@@ -90,7 +96,7 @@ class Pump:
         self.changed.set()
 
     def close(self) -> None:
-        """Free everything: audio, jobs that wait, the decoder."""
+        """Free everything: audio, jobs that wait."""
         if not self._closed:
             self._closed = True
             self._carry_out(self.stream.abandon())

@@ -33,12 +33,14 @@ class Supervisor:
     """One server's. `failing` is what readiness looks at; each long-lived task runs under `run`.
 
     A part that restarts by itself, such as a thread with an owner of its own, reports its state with `failed` and `works`.
+    A part whose state can be looked up, such as a thread that hangs, is given to `watch`.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._troubles: dict[str, _Trouble] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._checks: dict[str, Callable[[], str | None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self.restarts = 0
         """How often a part had to be started again."""
 
@@ -49,13 +51,25 @@ class Supervisor:
         for name, trouble in list(self._troubles.items()):
             if trouble.restarted_at is not None and now - trouble.restarted_at >= max(PROVEN_S, trouble.pause_s):
                 del self._troubles[name]
-        return {name: trouble.reason for name, trouble in self._troubles.items()}
+        found = {name: check() for name, check in self._checks.items()}
+        troubles = {name: trouble.reason for name, trouble in self._troubles.items()}
+        return troubles | {name: reason for name, reason in found.items() if reason is not None}
 
     def run(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
         """Run `work()` as a task, again whenever it raises or returns, until it is cancelled or `close` is called."""
         task = asyncio.create_task(self._supervise(name, work), name=name)
-        self._tasks.append(task)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         return task
+
+    def watch(self, name: str, check: Callable[[], str | None]) -> None:
+        """Have `failing` ask `check` why the part does not work; None: it works. It must not block."""
+        self._checks[name] = check
+
+    def forget(self, name: str) -> None:
+        """Note that a part has ended and is meant to."""
+        self._checks.pop(name, None)
+        self._troubles.pop(name, None)
 
     def failed(self, name: str, error: BaseException | str) -> float:
         """Note that a part has failed; return how long to wait before it is started again, in seconds."""
@@ -88,11 +102,20 @@ class Supervisor:
             await asyncio.wait(self._tasks)
 
     async def _supervise(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        while True:
-            try:
-                await work()
-                pause_s = self.failed(name, "it ended, which it never should")
-            except Exception as error:
-                pause_s = self.failed(name, error)
-            await asyncio.sleep(pause_s)
-            self.restarted(name)
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            while True:
+                try:
+                    await work()
+                    pause_s = self.failed(name, "it ended, which it never should")
+                except asyncio.CancelledError as error:
+                    if task.cancelling():
+                        raise
+                    pause_s = self.failed(name, error)  # of something it waited for; nobody has ended the part
+                except Exception as error:
+                    pause_s = self.failed(name, error)
+                await asyncio.sleep(pause_s)
+                self.restarted(name)
+        finally:
+            self.forget(name)

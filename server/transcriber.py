@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
 
-from myna.batch.media import MediaDecoder
 from myna.batch.transcript import Channel, Segment, Transcript
 from myna.server.config import Settings
 from myna.server.defaults import default_policy
@@ -34,6 +32,8 @@ _LEAD_S = 1.0
 
 Listener = Callable[[Final], None]
 """Is told each final as it comes; those of a channel come in order."""
+Pause = Callable[[], Awaitable[None]]
+"""Is awaited between portions of a file: another may have its turn meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +68,11 @@ class Transcriber:
         """Files being transcribed now."""
 
     async def transcribe(
-        self, sound: Sound, engine: EnginePool, options: Options, listener: Listener = lambda _: None
+        self, sound: Sound, engine: EnginePool, options: Options, listener: Listener, pause: Pause
     ) -> Transcript:
         """Return what the file says. Raises `AudioError` if it is no sound, `DecodeFailedError` if the engine fails."""
         self.active += 1
-        task = _Task(sound, engine, options, self._services, self._settings, listener)
+        task = _Task(sound, engine, options, self._services, self._settings, listener, pause)
         try:
             return await task.run()
         finally:
@@ -89,11 +89,13 @@ class _Task:
         services: Services,
         settings: Settings,
         listener: Listener,
+        pause: Pause,
     ) -> None:
         self._sound = sound
+        self._pause = pause
         policy = batch_policy(settings, engine.info)
-        decoder = MediaDecoder(sound.path, sound.audio, mix=sound.mix)
-        stream = Stream(f"file-{secrets.token_hex(8)}", decoder, policy, options, engine.info)
+        self._decoder = services.decoders.file(sound.path, sound.audio, mix=sound.mix)
+        stream = Stream(f"file-{secrets.token_hex(8)}", policy, options, engine.info)
         self._pump = Pump(stream, engine, services, self._tell, self._fail)
         batch_s = engine.info.largest_batch * engine.lanes * policy.hard_s
         self._most_ahead_s = max(_LEAST_AHEAD_S, _AHEAD * batch_s)
@@ -102,22 +104,21 @@ class _Task:
         self._failed: list[str] = []
         self._error: Exception | None = None
         self._ended = False
-        self._reading: asyncio.Future[list[bytes]] | None = None
 
     async def run(self) -> Transcript:
         stream = self._pump.stream
-        while channels := await self._read():
-            stream.accept(channels, time.monotonic())
+        while channels := await self._decoder.read():
+            stream.push(channels, time.monotonic())
             self._pump.run()
             if seconds(stream.received) > self._sound.longest_s:
                 raise AudioError(
                     f"the file is longer than {self._sound.longest_s / 3600:g} h, the most this server takes"
                 )
             await self._until(lambda: stream.backlog_s <= self._most_ahead_s)
+            await self._pause()
         if not stream.received:
             raise AudioError("the file holds no audio: it is 0 seconds long")
         stream.end()
-        stream.accept([], time.monotonic())
         self._pump.run()
         await self._until(lambda: self._ended)
         if self._failed and not any(s.words for segments in self._segments.values() for s in segments):
@@ -126,13 +127,8 @@ class _Task:
         return Transcript(seconds(stream.received), heard, tuple(self._failed))
 
     async def close(self) -> None:
-        if self._reading is not None:  # the file may still be being read on a thread
-            await asyncio.wait([self._reading])
+        await self._decoder.close()
         self._pump.close()
-
-    async def _read(self) -> list[bytes]:
-        self._reading = asyncio.ensure_future(asyncio.to_thread(self._pump.stream.decode))
-        return await asyncio.shield(self._reading)
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         while not condition():

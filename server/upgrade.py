@@ -40,7 +40,7 @@ class Upgrade:
 
     async def _serve(self, request: web.Request, entry: Entry) -> web.StreamResponse:
         shown = credential(request.headers)
-        identity = self.authentication.identify(shown, Scope.TRANSCRIBE)
+        identity = self.authentication.identify(shown, Scope.TRANSCRIBE, client_secrets=entry.takes_client_secrets)
         wanted = entry.read(request.query.items())
         if entry.resume is not None:
             return await self._resume(request, entry.resume, identity)
@@ -58,7 +58,7 @@ class Upgrade:
             )
             connection = Connection(
                 entry.name,
-                identity.name,
+                identity,
                 entry.dialect(model, engine.info),
                 place,
                 self.services,
@@ -71,7 +71,7 @@ class Upgrade:
 
     async def _resume(self, request: web.Request, resume: Resume, identity: Identity) -> web.StreamResponse:
         stream = self.services.resumable.get(resume.token)
-        if stream is None or stream.owner != identity.name:
+        if stream is None or stream.identity.id != identity.id:
             raise Refusal(404, "unknown_stream", "No stream waits for this token: it has ended, or was given up.")
         if not stream.can_resume(resume.after):
             raise Refusal(
@@ -84,5 +84,9 @@ class Upgrade:
 
 
 def _check_upgrade(request: web.Request) -> None:
-    if not web.WebSocketResponse().can_prepare(request):
+    try:
+        ready = bool(web.WebSocketResponse().can_prepare(request))
+    except ValueError:  # a header that is no UTF-8, which aiohttp would quote
+        ready = False
+    if not ready:
         raise Refusal(426, "upgrade_required", "Everything is in order; but this is a WebSocket: ask for an upgrade.")

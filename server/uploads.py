@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import TypeVar
 from aiohttp import BodyPartReader, MultipartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from myna.batch.disk import FileWriter
+from myna.batch.pace import Pace, TooSlowError
 from myna.server.dialects.base import Refusal
 
 _Read = TypeVar("_Read")
@@ -44,26 +45,40 @@ class Form:
 
 
 class Receiver:
-    """Receives one request's body into a folder; together its files have at most so many bytes."""
+    """Receives one request's body into a folder; together its files have at most so many bytes.
 
-    def __init__(self, request: web.Request, folder: Path, most_bytes: int) -> None:
+    `grow` is told of bytes that are about to be written, and may raise `Refusal`; `least_free` bytes of the disk stay free.
+    Whatever writes a file raises `OSError` if it cannot.
+    """
+
+    def __init__(
+        self,
+        request: web.Request,
+        folder: Path,
+        most_bytes: int,
+        grow: Callable[[int], None] = lambda _: None,
+        least_free: int = 0,
+    ) -> None:
         self._request = request
         self._folder = folder
         self._most_bytes = most_bytes
+        self._grow = grow
+        self._least_free = least_free
+        self._pace = Pace()
         self._left = most_bytes
         self._count = 0
         announced = request.content_length
         if announced is not None and announced > most_bytes + (1 << 20):
             raise self._too_large()
 
-    async def body(self) -> Upload:
-        """Return the whole body as one file. Raises `Refusal`."""
-        return await self._store(self._request.content.readany, "")
+    async def body(self, *, sync: bool = False) -> Upload:
+        """Return the whole body as one file, with `sync` written to the medium. Raises `Refusal`."""
+        return await self._store(self._request.content.readany, "", sync=sync)
 
     async def text(self, most_bytes: int) -> str:
         """Return the body as a text. Raises `Refusal`."""
         data = bytearray()
-        while chunk := await self._patiently(self._request.content.readany()):
+        while chunk := await self._next(self._request.content.readany()):
             data += chunk
             if len(data) > most_bytes:
                 raise Refusal(413, "too_large", f"The JSON payload has more than {most_bytes} bytes.")
@@ -95,25 +110,30 @@ class Receiver:
 
     async def _text(self, part: BodyPartReader) -> str:
         data = bytearray()
-        while chunk := await self._patiently(part.read_chunk()):
+        while chunk := await self._next(part.read_chunk()):
             data += chunk
             if len(data) > LONGEST_FIELD:
                 raise Refusal(400, "field_too_long", f"The field {part.name} has more than {LONGEST_FIELD} bytes.")
         return data.decode(errors="replace")
 
-    async def _store(self, read: Callable[[], Awaitable[bytes]], name: str) -> Upload:
+    async def _store(self, read: Callable[[], Awaitable[bytes]], name: str, *, sync: bool = False) -> Upload:
         self._count += 1
         path = self._folder / f"upload-{self._count}"
-        digest, size = hashlib.sha256(), 0
-        with path.open("wb") as file:
-            while data := await self._patiently(read()):
-                size += len(data)
+        async with FileWriter(path, self._grow, self._least_free) as file:
+            while data := await self._next(read()):
                 self._left -= len(data)
                 if self._left < 0:
                     raise self._too_large()
-                digest.update(data)
-                file.write(data)
-        return Upload(path, name, size, digest.hexdigest())
+                await file.write(data)
+            return Upload(path, name, file.size, await file.finish(sync=sync))
+
+    async def _next(self, reading: Awaitable[bytes]) -> bytes:
+        data = await self._patiently(reading)
+        try:
+            self._pace.note(len(data))
+        except TooSlowError as error:
+            raise Refusal(408, "timeout", f"The body comes too slowly: {error}.") from error
+        return data
 
     async def _patiently(self, reading: Awaitable[_Read]) -> _Read:
         try:

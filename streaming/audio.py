@@ -1,7 +1,7 @@
-"""Bytes of any supported encoding or container → int16 mono 16 kHz for each channel, as a stream.
+"""Bytes of raw audio → int16 mono 16 kHz for each channel, as a stream; what containers and codecs share with it.
 
-A `Decoder` carries state between calls: odd byte counts, resampler, container. However the same bytes are split, the
-same samples come out.
+A decoder carries state between calls: odd byte counts, the resampler. However the same bytes are split, the same samples
+come out.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
 
 import numpy as np
 import soxr
@@ -22,6 +21,8 @@ LOWEST_RATE = 8_000
 HIGHEST_RATE = 48_000
 PORTION = 10 * SAMPLE_RATE
 """Samples a decoder hands out at a time, so that no frame, and no compressed silence, becomes hours of memory at once."""
+STEP_BYTES = 65_536
+"""Raw audio decoded at a time: a millisecond or two, since that is done on the event loop."""
 
 
 class AudioError(Exception):
@@ -75,23 +76,6 @@ class Coded:
             raise AudioError(f"{self.channels} channels of {self.codec} are not supported: 1 and 2 are")
 
 
-class Decoder(Protocol):
-    """Audio bytes in, samples out."""
-
-    def feed(self, data: bytes) -> None:
-        """Take the next bytes. Raises `AudioError` if they cannot be audio."""
-
-    def finish(self) -> None:
-        """No more bytes follow. Raises `AudioError` if what came is no audio."""
-
-    def read(self) -> list[bytes]:
-        """Return up to `PORTION` int16 samples for each channel; an empty list until more is fed."""
-        ...
-
-    def close(self) -> None:
-        """Let go of everything held."""
-
-
 class Resampler:
     """Float samples at one rate, shape [samples, channels] → int16 bytes at 16 kHz for each channel (or their mean)."""
 
@@ -116,7 +100,7 @@ class RawDecoder:
     def __init__(self, audio: RawFormat, *, mix: bool = False) -> None:
         self._format = audio
         self._frame = audio.channels * _BYTES[audio.encoding]
-        self._portion = PORTION * audio.sample_rate // SAMPLE_RATE * self._frame
+        self._portion = STEP_BYTES // self._frame * self._frame
         self._waiting = bytearray()
         self._finished = self._emptied = False
         self._resampler = Resampler(audio.sample_rate, audio.channels, mix=mix)
@@ -129,8 +113,13 @@ class RawDecoder:
         """No more bytes follow; a broken last sample is dropped."""
         self._finished = True
 
+    @property
+    def steps_waiting(self) -> bool:
+        """Whether a whole step of bytes is there to be decoded."""
+        return len(self._waiting) >= self._portion
+
     def read(self) -> list[bytes]:
-        """Return the next samples of each channel."""
+        """Return the next samples of each channel, of at most `STEP_BYTES`; an empty list until more is fed."""
         size = min(len(self._waiting) // self._frame * self._frame, self._portion)
         last = self._finished and not self._emptied and size < self._portion
         if not size and not last:

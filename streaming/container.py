@@ -1,26 +1,48 @@
 """Container formats as a growing stream: WAV, FLAC, MP3, Ogg, WebM, MP4/M4A and ADTS, decoded by FFmpeg through PyAV.
 
-FFmpeg pulls, a live stream pushes. So FFmpeg runs as a coroutine: on a thread of its own that is awake only while the
-caller waits for it, until it asks for bytes that have not come. Nothing runs at the same time as its caller.
+FFmpeg reads from a `Feed`, which blocks until there are bytes: this runs in a decoder process, never on an event loop.
 """
 
 from __future__ import annotations
 
-import threading
+import io
 from collections.abc import Iterator
+from typing import Protocol
 
 import av
 import numpy as np
 
-from myna.streaming.audio import MOST_CHANNELS, PORTION, AudioError, Codec, PcmQueue, Resampler
+from myna.streaming.audio import MOST_CHANNELS, AudioError, Codec, Resampler
 
 SUPPORTED = "WAV, FLAC, MP3, Ogg, WebM, MP4/M4A, AAC (ADTS)"
 MOST_MP4_BYTES = 64 * 1024 * 1024
 """An MP4 whose index lies behind its audio can only be decoded once all of it is here: this much is kept for that."""
+LOWEST_MEDIA_RATE, HIGHEST_MEDIA_RATE = 4_000, 384_000
+"""Sample rates of media in Hz: below lies no speech, above no recorder."""
 _MOST_MP4_HEAD = 1024 * 1024
 """An MP4 whose first boxes (type, padding) are longer is taken as one whose index comes first."""
 _MOST_BAD_PACKETS = 50
 """Damaged packets in a row after which the stream is not audio any more; a lossy link damages a few."""
+_READ = 65_536
+"""Bytes read at a time."""
+PROBING = {"probesize": "65536", "analyzeduration": "500000"}
+"""A live stream must not wait for megabytes before its first word."""
+
+
+class Feed(Protocol):
+    """Where a decoder's bytes come from and where its samples go."""
+
+    def read(self, size: int) -> bytes:
+        """Return 1 to `size` bytes, waiting for them; none at the end of the stream."""
+        ...
+
+    def packet(self) -> bytes | None:
+        """Return the bytes of one message, waiting for it; None at the end of the stream."""
+        ...
+
+    def put(self, channels: list[bytes]) -> None:
+        """Take the next int16 samples at 16 kHz of each channel; may wait until somebody wants them."""
+        ...
 
 
 def sniff(head: bytes) -> str | None:
@@ -60,188 +82,113 @@ def index_is_last(head: bytes) -> bool | None:
     return None
 
 
-class ContainerDecoder:
-    """Decodes one container that arrives in pieces; rate and channels are the container's own.
+def decode_container(feed: Feed, *, mix: bool = False, codec: Codec | None = None) -> None:
+    """Decode one container to its end. Rate and channels are the container's own. Raises `AudioError`.
 
     Bytes that begin no container are taken as a stream of `codec`, if one is given.
     """
-
-    def __init__(self, *, mix: bool = False, codec: Codec | None = None) -> None:
-        self._mix = mix
-        self._codec = codec
-        self._head = b""
-        self._pipe: _Pipe | None = None
-        self._finished = False
-
-    def feed(self, data: bytes) -> None:
-        """Take the next bytes. Raises `AudioError` as soon as they cannot be a supported container."""
-        if self._pipe is None:
-            self._head += data
-            if len(self._head) < 12:
-                return
-            name = sniff(self._head)
-            if self._codec and name in (
-                None,
-                "mp3",
-                "aac",
-            ):  # their marks are so short that any codec's bytes may bear them
-                name = self._codec.value
-            if name is None:
-                raise AudioError(
-                    "these bytes begin no container this server reads "
-                    f"({SUPPORTED}); for raw audio give encoding and sample_rate"
-                )
-            seekable = False
-            if name == "mp4":
-                late = index_is_last(self._head)
-                if late is None and len(self._head) < _MOST_MP4_HEAD:
-                    return
-                seekable = bool(late)
-            self._pipe = _Pipe(name, mix=self._mix, seekable=seekable)
-            data, self._head = self._head, b""
-        self._pipe.feed(data)
-
-    def finish(self) -> None:
-        """No more bytes follow."""
-        self._finished = True
-        if self._pipe is not None:
-            self._pipe.finish()
-        elif self._head:
-            raise AudioError(f"these {len(self._head)} bytes are too few to be a container ({SUPPORTED})")
-
-    def read(self) -> list[bytes]:
-        """Return the next samples of each channel. Raises `AudioError` if FFmpeg cannot read the stream."""
-        return self._pipe.read() if self._pipe else []
-
-    def close(self) -> None:
-        """End the decoding thread."""
-        if self._pipe is not None:
-            self._pipe.close()
+    head = _read_to(feed, b"", 12)
+    if not head:
+        return
+    if len(head) < 12:
+        raise AudioError(f"these {len(head)} bytes are too few to be a container ({SUPPORTED})")
+    name = sniff(head)
+    if codec and name in (None, "mp3", "aac"):  # their marks are so short that any codec's bytes may bear them
+        name = codec.value
+    if name is None:
+        raise AudioError(
+            f"these bytes begin no container this server reads ({SUPPORTED}); for raw audio give encoding and sample_rate"
+        )
+    if name == "mp4":
+        late = index_is_last(head)
+        while late is None and len(head) < _MOST_MP4_HEAD and (more := feed.read(_READ)):
+            head += more
+            late = index_is_last(head)
+        if late:
+            decode_media(_whole_mp4(feed, head), name, feed, mix=mix, options=PROBING)
+            return
+    decode_media(_Rest(feed, head), name, feed, mix=mix, options=PROBING)
 
 
-class _Closed(Exception):  # noqa: N818 - not an error: it unwinds the decoding thread
-    pass
+def _read_to(feed: Feed, data: bytes, size: int) -> bytes:
+    """Return the data and what follows it, up to `size` bytes if there are so many."""
+    while len(data) < size and (more := feed.read(_READ)):
+        data += more
+    return data
 
 
-class _Pipe:
-    """The coroutine. Exactly one of caller and decoding thread runs at a time."""
-
-    def __init__(self, container: str, *, mix: bool, seekable: bool) -> None:
-        self._container = container
-        self._mix = mix
-        self._seekable = seekable
-        self._source = _Seekable(self) if seekable else _Source(self)
-        self._full = False
-        self._bytes = bytearray()
-        self._bytes_start = 0
-        self._eof = False
-        self._closed = False
-        self._done = False
-        self._failure: AudioError | None = None
-        self._decoded = PcmQueue()
-        self._caller_waits = threading.Semaphore(0)
-        self._decoder_waits = threading.Semaphore(0)
-        self._thread = threading.Thread(target=self._run, name="container-decoder", daemon=True)
-        self._started = False
-
-    def feed(self, data: bytes) -> None:
-        self._bytes += data
-        if self._seekable and len(self._bytes) > MOST_MP4_BYTES:
+def _whole_mp4(feed: Feed, head: bytes) -> io.BytesIO:
+    whole = io.BytesIO()
+    whole.write(head)
+    while more := feed.read(_READ):
+        if whole.tell() + len(more) > MOST_MP4_BYTES:
             raise AudioError(
                 f"an MP4 whose index follows its audio can be at most {MOST_MP4_BYTES} bytes long: "
                 "write it with its index first (-movflags +faststart) or fragmented"
             )
+        whole.write(more)
+    whole.seek(0)
+    return whole
 
-    def finish(self) -> None:
-        self._eof = True
 
-    def read(self) -> list[bytes]:
-        unread = self._bytes_start + len(self._bytes) > self._source.position
-        if not self._done and not self._closed and (unread or self._eof or self._full):
-            self._resume()
-        if self._failure and not self._decoded.samples:
-            raise self._failure
-        return self._decoded.take()
+class _Rest:
+    """What FFmpeg reads from: a head that has been looked at already, and what follows."""
 
-    def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            if self._started and not self._done:
-                self._resume()
-            self._bytes.clear()
+    def __init__(self, feed: Feed, head: bytes) -> None:
+        self._feed = feed
+        self._head = head
 
-    def _resume(self) -> None:
-        if self._started:
-            self._decoder_waits.release()
-        else:
-            self._started = True
-            self._thread.start()
-        self._caller_waits.acquire()
+    def read(self, size: int) -> bytes:
+        if self._head:
+            data, self._head = self._head[:size], self._head[size:]
+            return data
+        return self._feed.read(size)
 
-    # Below runs on the decoding thread.
 
-    def pause(self) -> None:
-        self._caller_waits.release()
-        self._decoder_waits.acquire()
-        if self._closed:
-            raise _Closed
+class Readable(Protocol):
+    """A file as FFmpeg needs it; with `seek` and `tell` where it can go back."""
 
-    def take(self, position: int, size: int) -> bytes:
-        """Return bytes from `position` on, waiting until there are some; none at the end of the stream."""
-        while position >= self._bytes_start + len(self._bytes) and not self._eof:
-            self.pause()
-        begin = position - self._bytes_start
-        return bytes(self._bytes[begin : begin + size])
+    def read(self, size: int, /) -> bytes:
+        """Return 1 to `size` bytes; none at the end."""
+        ...
 
-    def forget(self, position: int) -> None:
-        surplus = position - self._bytes_start
-        if surplus > 65_536:
-            del self._bytes[:surplus]
-            self._bytes_start = position
 
-    def total(self) -> int:
-        while not self._eof:
-            self.pause()
-        return self._bytes_start + len(self._bytes)
+def decode_media(source: Readable | str, name: str, feed: Feed, *, mix: bool, options: dict[str, str]) -> None:
+    """Decode the first sound track of a stream in FFmpeg's format `name`. Raises `AudioError` if there is none.
 
-    def _run(self) -> None:
-        try:
-            self._decode()
-        except _Closed:
-            pass
-        except AudioError as error:
-            self._failure = error
-        except (av.FFmpegError, ValueError, OSError) as error:
-            if not self._closed:
-                self._failure = AudioError(f"the {self._container} stream cannot be decoded: {error}")
-        finally:
-            self._done = True
-            self._caller_waits.release()
-
-    def _decode(self) -> None:
-        # Probing is bounded: a live stream must not wait for megabytes before its first word.
-        options = {"probesize": "65536", "analyzeduration": "500000"}
-        with av.open(self._source, format=self._container, mode="r", options=options) as container:
+    What was decoded of a stream that breaks off is kept.
+    """
+    resampler = FrameResampler(feed, mix=mix)
+    try:
+        with av.open(source, format=name, mode="r", options=options) as container:
             if not container.streams.audio:
-                raise AudioError(f"the {self._container} stream holds no audio")
-            resampler = FrameResampler(self._decoded, mix=self._mix)
-            for frame in audio_frames(container, self._container):
+                raise AudioError(f"the {name} stream holds no audio")
+            for frame in _frames(container, name):
                 resampler.put(frame)
-                while self._decoded.samples >= PORTION:
-                    self._full = True
-                    self.pause()
-                self._full = False
             if not resampler.heard:
-                raise AudioError(f"the {self._container} stream holds no audio that can be decoded")
+                raise AudioError(f"the {name} stream holds no audio that can be decoded")
             resampler.finish()
+    except MemoryError as error:
+        raise AudioError(f"the {name} stream cannot be decoded: it needs too much memory") from error
+    except (av.FFmpegError, ValueError, OSError, OverflowError) as error:
+        raise AudioError(f"the {name} stream cannot be decoded: {error}") from error
 
 
-def audio_frames(container: av.container.InputContainer, name: str) -> Iterator[av.AudioFrame]:
+def _frames(container: av.container.InputContainer, name: str) -> Iterator[av.AudioFrame]:
     """Return the frames of the first sound track; a damaged packet costs itself. Raises `AudioError` if too many are."""
+    stream = container.streams.audio[0]
+    codec: av.AudioCodecContext | None = (
+        stream.codec_context
+    )  # None, whatever PyAV's types say, if FFmpeg knows no such codec
+    if codec is None:
+        raise AudioError(f"the sound of the {name} stream has an unknown codec")
+    codec.thread_count = 1  # more threads would hold a frame back each, and a process has its limits
     bad = 0
-    for packet in container.demux(container.streams.audio[0]):
+    for packet in _packets(container, stream, name):
         try:
             frames = packet.decode()
+        except MemoryError:
+            raise
         except av.FFmpegError as error:
             bad += 1
             if bad > _MOST_BAD_PACKETS:
@@ -253,13 +200,26 @@ def audio_frames(container: av.container.InputContainer, name: str) -> Iterator[
                 yield frame
 
 
-class FrameResampler:
-    """FFmpeg's frames, all like the first, to int16 at 16 kHz in a queue."""
+def _packets(
+    container: av.container.InputContainer, stream: av.AudioStream, name: str
+) -> Iterator[av.Packet[av.AudioStream]]:
+    for _ in range(_MOST_BAD_PACKETS):
+        try:
+            yield from container.demux(stream)
+        except IndexError:  # PyAV: a packet of a stream that appeared midway, or was never announced
+            continue
+        return
+    raise AudioError(f"the {name} stream is damaged: its packets are of streams that it does not announce")
 
-    def __init__(self, queue: PcmQueue, *, mix: bool) -> None:
-        self._queue = queue
+
+class FrameResampler:
+    """FFmpeg's frames, all like the first, to int16 at 16 kHz."""
+
+    def __init__(self, feed: Feed, *, mix: bool) -> None:
+        self._feed = feed
         self._mix = mix
         self._channels = 0
+        self._rate = 0
         self._to_float: av.AudioResampler | None = None
         self._resampler: Resampler | None = None
 
@@ -269,50 +229,30 @@ class FrameResampler:
         return self._resampler is not None
 
     def put(self, frame: av.AudioFrame) -> None:
-        """Take the next frame. Raises `AudioError` if it has too many channels."""
+        """Take the next frame. Raises `AudioError` if its rate or its channels are not supported."""
         if self._to_float is None or self._resampler is None:
-            self._channels = len(frame.layout.channels)
-            if self._channels > MOST_CHANNELS:
-                raise AudioError(f"{self._channels} channels are not supported: 1 to {MOST_CHANNELS} are")
-            self._to_float = av.AudioResampler(format="fltp", layout=frame.layout, rate=frame.sample_rate)
-            self._resampler = Resampler(frame.sample_rate, self._channels, mix=self._mix)
+            self._begin(frame)
+        assert self._to_float is not None
+        assert self._resampler is not None
         for converted in self._to_float.resample(frame):
-            self._queue.put(self._resampler.resample(converted.to_ndarray().T))
+            # Packed samples: PyAV reads only the first eight planes of planar ones, and beyond that foreign memory.
+            audio = converted.to_ndarray().reshape(-1, self._channels)
+            for start in range(0, len(audio), self._rate):  # however long a frame is, a second at a time
+                self._feed.put(self._resampler.resample(audio[start : start + self._rate]))
 
     def finish(self) -> None:
         """Empty the filter."""
         if self._resampler is not None:
             width = 1 if self._mix else self._channels
-            self._queue.put(self._resampler.resample(np.zeros((0, width), np.float32), last=True))
+            self._feed.put(self._resampler.resample(np.zeros((0, width), np.float32), last=True))
 
-
-class _Source:
-    """What FFmpeg reads from."""
-
-    def __init__(self, pipe: _Pipe) -> None:
-        self._pipe = pipe
-        self.position = 0
-
-    def read(self, size: int) -> bytes:
-        data = self._pipe.take(self.position, size)
-        self.position += len(data)
-        self._release()
-        return data
-
-    def _release(self) -> None:
-        self._pipe.forget(self.position)
-
-
-class _Seekable(_Source):
-    """For an MP4 whose index lies at the end: keeps everything, waits for the end, and seeks."""
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        base = {0: 0, 1: self.position}[whence] if whence != 2 else self._pipe.total()
-        self.position = base + offset
-        return self.position
-
-    def tell(self) -> int:
-        return self.position
-
-    def _release(self) -> None:
-        pass
+    def _begin(self, frame: av.AudioFrame) -> None:
+        self._channels, self._rate = frame.layout.nb_channels, frame.sample_rate
+        if not 1 <= self._channels <= MOST_CHANNELS:
+            raise AudioError(f"{self._channels} channels are not supported: 1 to {MOST_CHANNELS} are")
+        if not LOWEST_MEDIA_RATE <= self._rate <= HIGHEST_MEDIA_RATE:
+            raise AudioError(
+                f"a sample rate of {self._rate} Hz is not supported: {LOWEST_MEDIA_RATE} to {HIGHEST_MEDIA_RATE} Hz are"
+            )
+        self._to_float = av.AudioResampler(format="flt", layout=frame.layout, rate=self._rate)
+        self._resampler = Resampler(self._rate, self._channels, mix=self._mix)

@@ -1,11 +1,10 @@
-"""One connection's audio: the decoder, a session per channel, barriers across the channels, and the events' numbers."""
+"""One connection's audio: a session per channel, barriers across the channels, and the events' numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from myna.streaming.audio import Decoder
 from myna.streaming.engines.base import EngineInfo, Outcome
 from myna.streaming.events import SAMPLE_RATE, Configured, Ended, Event, Flushed, Opened, seconds
 from myna.streaming.policy import Options, Policy
@@ -14,21 +13,19 @@ from myna.streaming.session import Session
 
 
 class Stream:
-    """A live stream, sans-I/O: bytes, voice activity and results in, requests and numbered events out.
+    """A live stream, sans-I/O: samples, voice activity and results in, requests and numbered events out.
 
     `name` must differ from every other live stream's.
     """
 
-    def __init__(self, name: str, decoder: Decoder, policy: Policy, options: Options, engine: EngineInfo) -> None:
+    def __init__(self, name: str, policy: Policy, options: Options, engine: EngineInfo) -> None:
         self.name = name
-        self._decoder = decoder
         self._policy, self._options, self._engine = policy, options, engine
         self._sessions: list[Session] = []
         self._open_tokens: dict[str, int] = {}  # of flushes and changes → channels that have not acknowledged them
         self._ended = 0
         self._number = 0
         self._due = float("-inf")
-        self._ending = False
         self._early: list[Event] = []
 
     @property
@@ -51,28 +48,19 @@ class Stream:
         """Samples of audio in memory, over all channels."""
         return sum(session.audio_held for session in self._sessions)
 
-    def push(self, data: bytes) -> None:
-        """Take the next bytes; `decode` turns them into samples. Raises `AudioError` if they cannot be audio."""
-        self._decoder.feed(data)
-
-    def decode(self) -> list[bytes]:
-        """Return the next portion of each channel, to be handed to `accept`; empty when more bytes are needed.
-
-        Touches nothing but the decoder, so it may run on another thread. Raises `AudioError` if the bytes are not audio
-        of the announced kind.
-        """
-        return self._decoder.read()
-
-    def accept(self, channels: Sequence[bytes], arrived: float) -> None:
-        """Take a decoded portion, whose bytes arrived at this wall time; an empty one after `end` ends the sessions."""
-        if channels:
-            self._push_pcm(channels, arrived)
-        elif self._ending:
-            self._ending = False
-            if not self._sessions:
-                self._early.append(Ended(received=0))
-            for session in self._sessions:
-                session.end()
+    def push(self, channels: Sequence[bytes], arrived: float) -> None:
+        """Take the next int16 samples at 16 kHz of each channel, which arrived at this wall time."""
+        if not self._sessions:
+            self._early.append(Opened(channels=len(channels)))
+        while len(self._sessions) < len(channels):
+            channel = len(self._sessions)
+            session = Session(f"{self.name}/{channel}", self._policy, self._options, self._engine, channel=channel)
+            self._sessions.append(session)
+        # A client that sends faster than real time may fall due at half its audio's duration, no sooner, so that it
+        # cannot crowd out a live one (docs/architecture.md).
+        self._due = max(arrived, self._due + len(channels[0]) / 2 / SAMPLE_RATE / 2)
+        for session, pcm in zip(self._sessions, channels, strict=True):
+            session.push(pcm, self._due)
 
     def flush(self, token: str, channel: int | None = None) -> None:
         """Make everything received final on every channel, or on one, and acknowledge it for each."""
@@ -114,18 +102,12 @@ class Stream:
         for session in self._sessions:
             session.configure(self._policy, options, token)
 
-    def switch(self, decoder: Decoder) -> None:
-        """Decode what comes now with another decoder, what has come with the old one. Raises `AudioError`."""
-        self._decoder.finish()
-        while channels := self._decoder.read():
-            self._push_pcm(channels, self._due)
-        self._decoder.close()
-        self._decoder = decoder
-
     def end(self) -> None:
-        """No bytes follow; `decode` and `accept` until a portion is empty. Raises `AudioError` if what came is no audio."""
-        self._decoder.finish()
-        self._ending = True
+        """Take note that no audio follows."""
+        if not self._sessions:
+            self._early.append(Ended(received=0))
+        for session in self._sessions:
+            session.end()
 
     def on_vad(self, channel: int, start: int, probabilities: Sequence[float]) -> None:
         """Take the answer to a `Detect`."""
@@ -137,8 +119,7 @@ class Stream:
         self._sessions[channel].on_result(job_id, outcome)
 
     def abandon(self) -> list[Request]:
-        """Return the requests that free what this stream still occupies elsewhere, and let go of the decoder."""
-        self._decoder.close()
+        """Return the requests that free what this stream still occupies elsewhere."""
         return [request for session in self._sessions for request in session.abandon()]
 
     def take(self) -> tuple[list[Request], list[Event]]:
@@ -150,19 +131,6 @@ class Stream:
             requests += wanted
             events += told
         return requests, [replace(event, seq=self._next()) for event in map(self._completed, events) if event]
-
-    def _push_pcm(self, channels: Sequence[bytes], arrived: float) -> None:
-        if not self._sessions:
-            self._early.append(Opened(channels=len(channels)))
-        while len(self._sessions) < len(channels):
-            channel = len(self._sessions)
-            session = Session(f"{self.name}/{channel}", self._policy, self._options, self._engine, channel=channel)
-            self._sessions.append(session)
-        # A client that sends faster than real time may fall due at half its audio's duration, no sooner, so that it
-        # cannot crowd out a live one (docs/architecture.md).
-        self._due = max(arrived, self._due + len(channels[0]) / 2 / SAMPLE_RATE / 2)
-        for session, pcm in zip(self._sessions, channels, strict=True):
-            session.push(pcm, self._due)
 
     def _completed(self, event: Event) -> Event | None:
         """Say of a flush whether it is the last channel's; hold back the end, or a change, until the last channel."""

@@ -5,14 +5,18 @@ docs/protocol.md is the prose; a test compares the two. Times are seconds from t
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgpack
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from myna.streaming import strictjson
+from myna.streaming.quoting import quoted, shortened
+
 PATH = "/v1/stream"
+_LONGEST_REASON = 300
+"""Characters of what is wrong with a message: it may name what the client sent."""
 _Message = TypeVar("_Message")
 
 
@@ -44,7 +48,7 @@ class Start(_ClientMessage):
     channels: int = 1
     multichannel: bool = False
     """Transcribe every channel by itself; otherwise they are mixed."""
-    language: str | None = None
+    language: Annotated[str, Field(max_length=100)] | None = None
     keyterms: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=200)], ...], Field(max_length=100, strict=False)
     ] = ()
@@ -231,7 +235,7 @@ def decode_server(frame: str | bytes, form: Format) -> tuple[AnyServerMessage, A
 def _parsed(frame: str | bytes, form: Format) -> Any:
     if form is Format.JSON:
         try:
-            parsed = json.loads(frame)
+            parsed = strictjson.loads(frame)
         except (ValueError, RecursionError) as error:
             raise WireError(f"the message is not JSON: {error}") from error
     else:
@@ -240,7 +244,7 @@ def _parsed(frame: str | bytes, form: Format) -> Any:
         try:
             parsed = msgpack.unpackb(frame, use_list=True, strict_map_key=True)
         except Exception as error:
-            said = str(error) or type(error).__name__
+            said = shortened(str(error), _LONGEST_REASON) or type(error).__name__
             raise WireError(f"the message is not msgpack: {said}") from error
     if not isinstance(parsed, dict):
         raise WireError(f"a message is an object with a 'type', not {type(parsed).__name__}")
@@ -252,10 +256,10 @@ def _validated(adapter: TypeAdapter[_Message], parsed: Any) -> _Message:
         return adapter.validate_python(parsed)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "message"
+        where = shortened(".".join(str(part) for part in first["loc"])) or "message"
         given = (
             ""
             if first["type"] in ("missing", "union_tag_invalid", "union_tag_not_found")
-            else f", not {first['input']!r:.80}"
+            else f", not {quoted(first['input'])}"
         )
-        raise WireError(f"{where}: {first['msg']}{given}") from error
+        raise WireError(f"{where}: {shortened(first['msg'], _LONGEST_REASON)}{given}") from error

@@ -39,8 +39,8 @@ from myna.server.dialects.base import (
 )
 from myna.server.dialects.deepgram import DeepgramDialect
 from myna.server.dialects.deepgram_request import parse
-from myna.server.live import decoder_of
-from myna.streaming.audio import AudioError
+from myna.streaming.audio import AudioError, RawDecoder, RawFormat
+from myna.streaming.container import sniff
 from myna.streaming.engines.catalogue import Model
 from myna.streaming.engines.fake import FakeEngine, FakeSettings, silence, spoken
 from myna.streaming.events import SAMPLE_RATE
@@ -69,6 +69,7 @@ class Conversation:
         self._dialect = dialect(query, engine)
         self.answers: list[str] = []
         self._stream: Stream | None = None
+        self._decoder: RawDecoder | None = None
         self.ended = False
         self._act(self._dialect.begin())
         self._say(self._dialect.opened("s"))
@@ -103,11 +104,16 @@ class Conversation:
     def _carry_out(self, command: Command) -> None:
         match command:
             case Open():
-                decoder = decoder_of(command)
-                self._stream = Stream("s", decoder, command.policy, command.options, self._engine.info)
+                if isinstance(
+                    command.audio, RawFormat
+                ):  # containers are decoded in a process, which has no part in this
+                    self._decoder = RawDecoder(command.audio, mix=command.mix)
+                self._stream = Stream("s", command.policy, command.options, self._engine.info)
             case Audio(data):
-                assert self._stream
-                self._stream.push(data)
+                if self._decoder is None:
+                    assert sniff(data) is None
+                    raise AudioError("these bytes begin no container this server reads")
+                self._decoder.feed(data)
                 self._decode()
             case Flush(token, channel):
                 assert self._stream
@@ -129,15 +135,16 @@ class Conversation:
 
     def _decode(self) -> None:
         assert self._stream
-        while channels := self._stream.decode():
-            self._stream.accept(channels, 0.0)
+        while channels := self._decoder.read() if self._decoder else []:
+            self._stream.push(channels, 0.0)
             self._settle()
 
     def _end(self) -> None:
         assert self._stream
-        self._stream.end()
+        if self._decoder:
+            self._decoder.finish()
         self._decode()
-        self._stream.accept([], 0.0)
+        self._stream.end()
         self._settle()
 
     def _settle(self) -> None:

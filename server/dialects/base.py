@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from myna.streaming import strictjson
 from myna.streaming.audio import Coded, RawFormat
 from myna.streaming.engines.base import EngineInfo
 from myna.streaming.engines.catalogue import Model
@@ -101,8 +101,8 @@ class Frame:
 
 
 def json_frame(message: Mapping[str, object], replaces: str | None = None) -> Frame:
-    """Return a message in JSON, without spaces."""
-    return Frame(json.dumps(message, ensure_ascii=False, separators=(",", ":")), replaces)
+    """Return a message in JSON, without spaces; a text frame can carry it whatever it holds."""
+    return Frame(strictjson.dumps(message, ascii_only=False), replaces)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +231,11 @@ class Entry(Protocol):
         """The stream that the client comes back for, if it does."""
         ...
 
+    @property
+    def takes_client_secrets(self) -> bool:
+        """Whether a client secret of OpenAI's Realtime API lets a client in."""
+        ...
+
     def refused(self, refusal: Refusal) -> Refused:
         """Return the refusal in this dialect's words."""
         ...
@@ -286,6 +291,11 @@ class PlainEntry:
     def resume(self) -> Resume | None:
         """The stream that the client comes back for: none."""
         return None
+
+    @property
+    def takes_client_secrets(self) -> bool:
+        """Whether a client secret of OpenAI's Realtime API lets a client in: it does not."""
+        return False
 
 
 class Unresumable:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, replace
@@ -39,12 +38,13 @@ from myna.server.dialects.deepgram_request import (
     parse,
     spoken,
 )
-from myna.streaming import events, search
+from myna.streaming import events, search, strictjson
 from myna.streaming.audio import RawFormat
 from myna.streaming.engines.base import EngineInfo
 from myna.streaming.engines.catalogue import Model
 from myna.streaming.events import Word, seconds
 from myna.streaming.formatting import formatted, text_of
+from myna.streaming.quoting import quoted
 
 PATH = "/v1/listen"
 _CLOSES = {
@@ -59,6 +59,7 @@ _CLOSES = {
     "overloaded": (1013, "the server cannot keep up with this audio"),
     "too_busy": (1013, "the server is too busy for so many channels"),
     "too_many_streams": (1013, "the key may not have so many channels at a time"),
+    "unauthorized": (1008, "INVALID_AUTH"),
 }
 """How the WebSocket is closed: code and reason, as clients know them; of anything else 1011."""
 _ERROR_NAMES = {"remote_content": "REMOTE_CONTENT_ERROR"}
@@ -175,7 +176,7 @@ class DeepgramDialect(Unresumable):
             self._digest.update(frame)
             return [Audio(frame)]
         try:
-            message = json.loads(frame)
+            message = strictjson.loads(frame)
             kind = message["type"]
         except (ValueError, TypeError, KeyError, RecursionError):
             return [self._schema_error(frame, 'a text message is a JSON object with a "type"')]
@@ -189,7 +190,7 @@ class DeepgramDialect(Unresumable):
             case "Configure":
                 return self._configure(frame, message)
         known = "KeepAlive, Finalize, CloseStream, Configure"
-        return [self._schema_error(frame, f"the message type {str(kind)[:100]!r} is not known; there are: {known}")]
+        return [self._schema_error(frame, f"the message type {quoted(kind)} is not known; there are: {known}")]
 
     def opened(self, stream: str) -> Sequence[Frame]:
         """Return nothing: Deepgram greets nobody."""
@@ -241,7 +242,9 @@ class DeepgramDialect(Unresumable):
         one = isinstance(channel, int) and not isinstance(channel, bool) and channel in range(self._channels)
         if not (one or channel is None):
             last = self._channels - 1
-            return [self._schema_error(frame, f"Finalize: channel must be a number from 0 to {last}, not {channel!r}")]
+            return [
+                self._schema_error(frame, f"Finalize: channel must be a number from 0 to {last}, not {quoted(channel)}")
+            ]
         self._flush_count += 1
         token = str(self._flush_count)
         self._flushes[token] = channel

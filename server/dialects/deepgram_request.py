@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from myna.server.config import Settings
 from myna.server.defaults import default_policy
 from myna.server.dialects.base import Callback, Refusal
-from myna.server.dialects.parameters import Parameters, refused
+from myna.server.dialects.parameters import Parameters, decimal, refused
 from myna.streaming.audio import AudioError, Codec, Coded, Encoding, RawFormat
 from myna.streaming.coverage import fitted
 from myna.streaming.engines.base import EngineInfo
 from myna.streaming.formatting import Formatting
 from myna.streaming.policy import Options, Policy
+from myna.streaming.quoting import quoted
 from myna.streaming.redaction import Redaction
 
 DEFAULT_ENDPOINTING_MS = 10
@@ -40,7 +41,8 @@ UNSERVED = {
     "detect_entities": "there is no model here that detects entities",
 }
 _REDACTIONS = {"true": Redaction.NUMBERS, **{kind.value: kind for kind in Redaction}}
-_METHODS = {"POST": None, "PUT": None, "GET": None, "DELETE": None}
+_METHODS = ("POST", "PUT")
+"""Of a callback: those that carry a result. Any other would let a client act on somebody's server with this one's address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ def options_of(engine: EngineInfo, language: str | None, hints: tuple[str, ...],
     for code in (language, *hints):
         if code not in (None, MULTIPLE) and engine.languages and primary(code) not in engine.languages:
             raise refused(
-                f"No such model/language combination found: {engine.name} does not know the language {code!r}; "
+                f"No such model/language combination found: {engine.name} does not know the language {quoted(code)}; "
                 f"it knows {known}.",
                 "unsupported_language",
             )
@@ -167,7 +169,7 @@ def _endpointing(given: Parameters) -> int | None:
     try:
         return given.number("endpointing", 1, 10_000) or DEFAULT_ENDPOINTING_MS
     except Refusal:
-        raise refused(f"endpointing must be false or milliseconds from 0 to 10000, not {value!r}") from None
+        raise refused(f"endpointing must be false or milliseconds from 0 to 10000, not {quoted(value)}") from None
 
 
 def formatting_of(given: Parameters, language: str | None) -> Formatting:
@@ -189,7 +191,7 @@ def formatting_of(given: Parameters, language: str | None) -> Formatting:
 def _replacement(value: str) -> tuple[str, str]:
     phrase, _, text = value.partition(":")
     if not phrase.strip():
-        raise refused(f"replace must be FIND:REPLACEMENT, not {value!r}")
+        raise refused(f"replace must be FIND:REPLACEMENT, not {quoted(value)}")
     return phrase, text
 
 
@@ -198,7 +200,7 @@ def _redactions(given: Parameters) -> frozenset[Redaction]:
     for kind in kinds:
         if kind not in _REDACTIONS:
             known = ", ".join(_REDACTIONS)
-            raise refused(f"redact={kind} is not supported: there are {known}.", "unsupported_feature")
+            raise refused(f"redact={quoted(kind)} is not supported: there are {known}.", "unsupported_feature")
     return frozenset(_REDACTIONS[kind] for kind in kinds)
 
 
@@ -214,12 +216,11 @@ def keyterms_of(given: Parameters) -> tuple[str, ...]:
     terms = list(given.texts("keyterm"))
     for keyword in given.texts("keywords"):
         term, _, boost = keyword.partition(":")
-        try:
-            strength = float(boost or 1)
-        except ValueError:
-            raise refused(f"keywords must be TERM or TERM:BOOST with a number, not {keyword!r}") from None
-        if strength < 0:
-            raise refused(f"keywords={keyword} is not supported: words can be made likelier, not less likely.")
+        strength = decimal(boost.removeprefix("-") or "1")
+        if strength is None:
+            raise refused(f"keywords must be TERM or TERM:BOOST with a number, not {quoted(keyword)}")
+        if boost.startswith("-") and strength:
+            raise refused(f"keywords={quoted(keyword)} is not supported: words can be made likelier, not less likely.")
         if strength and term:
             terms.append(term)
     return checked_keyterms(terms)
@@ -239,6 +240,6 @@ def callback_of(given: Parameters) -> Callback | None:
     """Return where results are to go, if not back. Raises `Refusal`."""
     method = (given.text("callback_method") or "POST").upper()
     if method not in _METHODS:
-        raise refused(f"callback_method must be one of {', '.join(_METHODS)}, not {method!r}")
+        raise refused(f"callback_method must be one of {', '.join(_METHODS)}, not {quoted(method)}")
     url = given.text("callback", longest=LONGEST_URL)
     return None if url is None else Callback(url, method)

@@ -20,16 +20,16 @@ from myna.server.dialects.deepgram_request import (
     options_of,
     spoken,
 )
-from myna.server.dialects.parameters import Parameters, refused
+from myna.server.dialects.parameters import Parameters, decimal, refused
 from myna.streaming.audio import Coded, RawFormat
 from myna.streaming.engines.base import EngineInfo
 from myna.streaming.engines.catalogue import Model
 from myna.streaming.events import Word
 from myna.streaming.formatting import Formatting, formatted, text_of
 from myna.streaming.policy import Options
+from myna.streaming.quoting import quoted
 
 _TEXT_MODELS = ("summarize", "topics", "intents", "sentiment")
-_METHODS = ("POST", "PUT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +74,6 @@ def parse(query: Collection[tuple[str, str]]) -> FileRequest:
     if given.text("diarize_model"):
         raise refused(f"diarize_model is not supported: {UNSERVED['diarize']}.", "unsupported_feature")
     language = given.text("language")
-    callback = callback_of(given)
-    if callback is not None and callback.method not in _METHODS:
-        raise refused(f"callback_method must be one of {', '.join(_METHODS)}, not {callback.method!r}")
     formatting = formatting_of(given, language)
     return FileRequest(
         model=ModelWanted.of(given.text("model"), PUBLIC_MODELS),
@@ -91,14 +88,14 @@ def parse(query: Collection[tuple[str, str]]) -> FileRequest:
         search=given.texts("search"),
         keyterms=keyterms_of(given),
         tags=given.texts("tag"),
-        callback=callback,
+        callback=callback_of(given),
     )
 
 
 def answer(
     transcript: Transcript, request: FileRequest, model: Model, engine: EngineInfo, request_id: str, sha256: str
 ) -> dict[str, Any]:
-    """Return the response's body."""
+    """Return the response's body; iterators in it are lists."""
     formatting = spoken(request.formatting, request.language, engine)
     punctuated = formatting.punctuated
     channels = [channel.written(lambda words: formatted(words, formatting)) for channel in transcript.channels]
@@ -119,12 +116,13 @@ def answer(
         "channels": [_channel(channel, request, engine, punctuated=punctuated) for channel in channels]
     }
     if request.utterances:
-        results["utterances"] = [
-            _utterance(number, words, punctuated=punctuated)
+        said = [
+            (number, words)
             for number, channel in enumerate(channels)
             for words in utterances(channel.words, request.utterance_gap_s)
         ]
-        results["utterances"].sort(key=lambda utterance: utterance["start"])
+        said.sort(key=lambda utterance: round(utterance[1][0].start, 3))
+        results["utterances"] = (_utterance(number, words, punctuated=punctuated) for number, words in said)
     return {"metadata": metadata, "results": results}
 
 
@@ -133,7 +131,7 @@ def _channel(channel: Channel, request: FileRequest, engine: EngineInfo, *, punc
     alternative: dict[str, Any] = {
         "transcript": text_of(words, punctuated=punctuated),
         "confidence": confidence_of(words),
-        "words": [word_of(word, punctuated=punctuated) for word in words],
+        "words": (word_of(word, punctuated=punctuated) for word in words),
     }
     if request.paragraphs:
         alternative["paragraphs"] = _paragraphs(words, punctuated=punctuated)
@@ -173,7 +171,7 @@ def _utterance(channel: int, words: Sequence[Word], *, punctuated: bool) -> dict
         "confidence": confidence_of(words),
         "channel": channel,
         "transcript": text_of(words, punctuated=punctuated),
-        "words": [word_of(word, punctuated=punctuated) for word in words],
+        "words": (word_of(word, punctuated=punctuated) for word in words),
     }
 
 
@@ -181,10 +179,7 @@ def _seconds(given: Parameters, name: str, default: float) -> float:
     value = given.text(name)
     if value is None:
         return default
-    try:
-        seconds = float(value)
-    except ValueError:
-        seconds = -1.0
-    if not 0 < seconds <= 60:
-        raise refused(f"{name} must be seconds above 0, up to 60, not {value!r}")
+    seconds = decimal(value)
+    if seconds is None or not 0 < seconds <= 60:
+        raise refused(f"{name} must be seconds above 0, up to 60, not {quoted(value)}")
     return seconds

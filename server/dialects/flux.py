@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,13 +33,14 @@ from myna.server.dialects.deepgram import DeepgramEntry
 from myna.server.dialects.deepgram_request import PUBLIC_MODELS, checked_keyterms, options_of, spoken
 from myna.server.dialects.flux_request import MULTILINGUAL, FluxRequest, parse, texts_of, thresholds_of
 from myna.server.dialects.parameters import refused
-from myna.streaming import events
+from myna.streaming import events, strictjson
 from myna.streaming.coverage import fitted
 from myna.streaming.engines.base import EngineInfo
 from myna.streaming.engines.catalogue import Model
 from myna.streaming.events import Trigger, Word, seconds
 from myna.streaming.formatting import Formatting, formatted, text_of
 from myna.streaming.policy import Options, Policy
+from myna.streaming.quoting import quoted
 from myna.streaming.turns import TurnPolicy
 
 PATH = "/v2/listen"
@@ -48,7 +48,7 @@ UPDATE_S = 0.25
 """An `Update` comes so often, in audio."""
 INTERIM_S = 0.5
 """Words are looked for again so often: agents want them sooner than readers do."""
-_ERROR_CODES = {"invalid_message": "UNPARSABLE_CLIENT_MESSAGE"}
+_ERROR_CODES = {"invalid_message": "UNPARSABLE_CLIENT_MESSAGE", "unauthorized": "INVALID_AUTH"}
 
 
 class FluxEntry(PlainEntry):
@@ -122,7 +122,7 @@ class FluxDialect(Unresumable):
         if isinstance(frame, bytes):
             return [Audio(frame)] if frame else [KeepAlive()]
         try:
-            message = json.loads(frame)
+            message = strictjson.loads(frame)
             kind = message["type"]
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise _unparsable('a text message is a JSON object with a "type"') from error
@@ -136,7 +136,7 @@ class FluxDialect(Unresumable):
             case "KeepAlive":  # there is none at Deepgram; clients of its other API send it
                 return [KeepAlive()]
         known = "CloseStream, Configure, ForceEndTurn"
-        raise _unparsable(f"the message type {str(kind)[:100]!r} is not known; there are: {known}")
+        raise _unparsable(f"the message type {quoted(kind)} is not known; there are: {known}")
 
     def opened(self, stream: str) -> Sequence[Frame]:
         """Return `Connected`."""
@@ -274,7 +274,7 @@ class FluxDialect(Unresumable):
             if (value := message.get(name)) is None:
                 continue
             if not isinstance(value, bool):
-                raise refused(f"{name} must be true or false, not {str(value)[:100]!r}.", f"invalid_{name}")
+                raise refused(f"{name} must be true or false, not {quoted(value)}.", f"invalid_{name}")
             formatting = now.formatting
             changed = (
                 replace(formatting, numerals=value) if name == "numerals" else replace(formatting, profanity=not value)

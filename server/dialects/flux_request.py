@@ -9,6 +9,7 @@ from myna.server.dialects.deepgram_request import audio_of, checked_keyterms
 from myna.server.dialects.parameters import Parameters, refused
 from myna.streaming.audio import Coded, RawFormat
 from myna.streaming.formatting import Formatting
+from myna.streaming.quoting import quoted
 from myna.streaming.redaction import Redaction
 from myna.streaming.turns import TurnPolicy
 
@@ -47,7 +48,9 @@ def parse(query: Collection[tuple[str, str]]) -> FluxRequest:
     redactions = [kind for kind in given.texts("redact") if kind != "false"]
     for kind in redactions:
         if kind not in _REDACTIONS:
-            raise refused(f"redact={kind} is not supported: there are {', '.join(_REDACTIONS)}.", "unsupported_feature")
+            raise refused(
+                f"redact={quoted(kind)} is not supported: there are {', '.join(_REDACTIONS)}.", "unsupported_feature"
+            )
     model = given.text("model")
     if given.given("language_hint") and model == MULTILINGUAL and not given.texts("language_hint"):
         raise refused("language_hint must be a language, not empty.")
@@ -71,7 +74,7 @@ def parse(query: Collection[tuple[str, str]]) -> FluxRequest:
 def thresholds_of(given: object, now: TurnPolicy) -> TurnPolicy:
     """Return the thresholds as a `Configure` wants them: those it does not name stay. Raises `Refusal`."""
     if not isinstance(given, dict):
-        raise refused(f"thresholds must be an object, not {str(given)[:100]!r}.", "invalid_thresholds")
+        raise refused(f"thresholds must be an object, not {quoted(given)}.", "invalid_thresholds")
     values: dict[str, float] = {}
     bounds = {"eager_eot_threshold": _EAGER, "eot_threshold": _END, "eot_timeout_ms": _TIMEOUT_MS}
     for name, (low, high) in bounds.items():
@@ -79,7 +82,7 @@ def thresholds_of(given: object, now: TurnPolicy) -> TurnPolicy:
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            raise refused(f"{name} must be from {low:g} to {high:g}, not {str(value)[:100]}.", "invalid_thresholds")
+            raise refused(f"{name} must be from {low:g} to {high:g}, not {quoted(value)}.", "invalid_thresholds")
         values[name] = value
     try:
         return TurnPolicy(
@@ -94,5 +97,5 @@ def thresholds_of(given: object, now: TurnPolicy) -> TurnPolicy:
 def texts_of(name: str, given: object) -> tuple[str, ...]:
     """Return a list of texts out of a message. Raises `Refusal`."""
     if not (isinstance(given, list) and all(isinstance(text, str) and text for text in given)):
-        raise refused(f"{name} must be a list of texts, not {str(given)[:100]!r}.", f"invalid_{name}")
+        raise refused(f"{name} must be a list of texts, not {quoted(given)}.", f"invalid_{name}")
     return tuple(given)

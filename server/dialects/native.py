@@ -28,17 +28,18 @@ from myna.server.dialects.base import (
     Reply,
     Resume,
 )
-from myna.streaming import events, wire
+from myna.server.dialects.parameters import whole
+from myna.streaming import events, strictjson, wire
 from myna.streaming.audio import AudioError, Coded, Encoding, RawFormat
 from myna.streaming.coverage import fitted
 from myna.streaming.engines.base import EngineInfo
 from myna.streaming.engines.catalogue import Model
 from myna.streaming.events import seconds
 from myna.streaming.policy import Options, Policy
+from myna.streaming.quoting import quoted
 
 _MESSAGES_UNTOLD, _BYTES_UNTOLD = 100, 160_000
 """A client that keeps what it has sent learns after so many messages or bytes (about 5 s of audio) that they have come."""
-_LONGEST_NUMBER = 15
 _CLOSE_CODES = {**CLOSE_CODES, "invalid_message": 1007, "undecodable_audio": 1003}
 
 
@@ -53,19 +54,19 @@ class NativeEntry(PlainEntry):
 
     def read(self, query: Collection[tuple[str, str]]) -> ModelWanted:
         """Take the request's parameters; return the model asked for. Raises `Refusal`."""
-        parameters = dict(query)
+        parameters = {name: strictjson.well_formed(value) for name, value in query}
         form = parameters.get("format", self._form)
         if form not in list(wire.Format):
             known = ", ".join(wire.Format)
-            raise Refusal(400, "unknown_format", f"format {form!r} is not known; there are: {known}")
+            raise Refusal(400, "unknown_format", f"format {quoted(form)} is not known; there are: {known}")
         self._form = wire.Format(form)
         if token := parameters.get("resume"):
             after = parameters.get("after", "0")
-            if not (after.isascii() and after.isdecimal() and len(after) <= _LONGEST_NUMBER):
-                raise Refusal(
-                    400, "bad_after", f"after must be the number of the last message received, not {after[:50]!r}"
-                )
-            self._resume = Resume(token, int(after))
+            number = whole(after)
+            if number is None:
+                message = f"after must be the number of the last message received, not {quoted(after)}"
+                raise Refusal(400, "bad_after", message)
+            self._resume = Resume(token, number)
         return ModelWanted(parameters.get("model"))
 
     def dialect(self, model: Model, engine: EngineInfo) -> NativeDialect:
@@ -230,7 +231,8 @@ class NativeDialect:
         if known and self._language not in (*known, "und"):
             raise DialectError(
                 "unsupported_language",
-                f"{self._engine.name} does not know the language {start.language!r}; it knows: " + ", ".join(known),
+                f"{self._engine.name} does not know the language {quoted(start.language)}; it knows: "
+                + ", ".join(known),
             )
         if start.keyterms and not self._engine.keyterms:
             raise DialectError(

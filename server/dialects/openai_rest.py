@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ from myna.server.dialects.parameters import Parameters
 from myna.streaming.engines.base import EngineInfo
 from myna.streaming.events import Word
 from myna.streaming.policy import Options
+from myna.streaming.quoting import quoted
 
 PUBLIC_MODELS = re.compile(
     r"whisper-\d|gpt(-4o|-live)?(-mini)?-transcribe(-\d[\d-]*)?|gpt-realtime-whisper|(distil-)?large(-v[23])?(-turbo)?|nvidia/parakeet-[\w.-]+"
@@ -54,7 +54,7 @@ class TranscriptionRequest:
         if self.language and engine.languages and primary(self.language) not in engine.languages:
             known = ", ".join(engine.languages)
             raise refused(
-                f"The model {engine.name!r} does not know the language {self.language!r}; it knows: {known}.",
+                f"The model {engine.name!r} does not know the language {quoted(self.language)}; it knows: {known}.",
                 "language",
             )
         if self.keywords and not engine.keyterms:
@@ -71,11 +71,11 @@ def parse(fields: Collection[tuple[str, str]]) -> TranscriptionRequest:
     granularities = frozenset(given.texts("timestamp_granularities"))
     if unknown := granularities - set(GRANULARITIES):
         raise refused(
-            f"timestamp_granularities must be word or segment, not {_short(min(unknown))}.", "timestamp_granularities"
+            f"timestamp_granularities must be word or segment, not {quoted(min(unknown))}.", "timestamp_granularities"
         )
     if granularities and response_format not in ("verbose_json", None):
         raise refused("timestamp_granularities take response_format=verbose_json.", "timestamp_granularities")
-    _check_temperature(given)
+    given.fraction("temperature", 0, 1)  # decoding here has none
     return TranscriptionRequest(
         model=ModelWanted.of(given.text("model"), PUBLIC_MODELS),
         language=_language(given),
@@ -104,7 +104,7 @@ def error_body(refusal: Refusal) -> dict[str, object]:
 def answer(
     transcript: Transcript, request: TranscriptionRequest, engine: EngineInfo, filename: str
 ) -> dict[str, Any] | str:
-    """Return the response: a text, or what becomes JSON."""
+    """Return the response: a text, or what becomes JSON; iterators in it are lists."""
     words = transcript.words
     match request.response_format:
         case "text":
@@ -117,7 +117,7 @@ def answer(
             return _verbose(transcript, words, request, engine)
     body: dict[str, Any] = {"text": transcript.text, "usage": _usage(transcript)}
     if request.logprobs:
-        body["logprobs"] = logprobs(words)
+        body["logprobs"] = _logprobs(words)
     if request.response_format is None:  # OpenAI's clients look for no more; Reflector's for these
         body |= {"words": reflector_words(words), "filename": filename}
     return body
@@ -125,23 +125,20 @@ def answer(
 
 def logprobs(words: Sequence[Word], *, first: bool = True) -> list[dict[str, object]]:
     """Return a token for each word, with the logarithm of the model's confidence in it; `first`: nothing goes before them."""
-    tokens = [word.text if first and index == 0 else f" {word.text}" for index, word in enumerate(words)]
-    return [
-        {"token": token, "logprob": round(_log(word), 5), "bytes": list(token.encode())}
-        for token, word in zip(tokens, words, strict=True)
-    ]
+    return list(_logprobs(words, first=first))
 
 
-def reflector_words(words: Sequence[Word], offset_s: float = 0.0) -> list[dict[str, object]]:
-    """Return words as Reflector joins them, without a separator; no word ends after the next begins."""
-    return [
-        {
-            "word": f"{word.text} ",
-            "start": round(word.start + offset_s, 2),
-            "end": round(min(word.end, words[i + 1].start if i + 1 < len(words) else word.end) + offset_s, 2),
-        }
-        for i, word in enumerate(words)
-    ]
+def _logprobs(words: Sequence[Word], *, first: bool = True) -> Iterator[dict[str, object]]:
+    for index, word in enumerate(words):
+        token = word.text if first and index == 0 else f" {word.text}"
+        yield {"token": token, "logprob": round(_log(word), 5), "bytes": list(token.encode())}
+
+
+def reflector_words(words: Sequence[Word], offset_s: float = 0.0) -> Iterator[dict[str, object]]:
+    """Yield words as Reflector joins them, without a separator; no word ends after the next begins."""
+    for i, word in enumerate(words):
+        end = min(word.end, words[i + 1].start if i + 1 < len(words) else word.end)
+        yield {"word": f"{word.text} ", "start": round(word.start + offset_s, 2), "end": round(end + offset_s, 2)}
 
 
 def delta(text: str, *, first: bool) -> dict[str, object]:
@@ -150,10 +147,10 @@ def delta(text: str, *, first: bool) -> dict[str, object]:
 
 
 def done(transcript: Transcript, request: TranscriptionRequest) -> dict[str, object]:
-    """Return the last event of a streamed response."""
+    """Return the last event of a streamed response; iterators in it are lists."""
     event: dict[str, object] = {"type": "transcript.text.done", "text": transcript.text}
     if request.logprobs:
-        event["logprobs"] = logprobs(transcript.words)
+        event["logprobs"] = _logprobs(transcript.words)
     return event
 
 
@@ -168,9 +165,9 @@ def _verbose(
         "text": transcript.text,
     }
     if "word" in request.granularities:
-        body["words"] = [{"word": w.text, "start": round(w.start, 3), "end": round(w.end, 3)} for w in words]
+        body["words"] = ({"word": w.text, "start": round(w.start, 3), "end": round(w.end, 3)} for w in words)
     if "segment" in request.granularities or not request.granularities:
-        body["segments"] = [_segment(number, part) for number, part in enumerate(sentences(words))]
+        body["segments"] = (_segment(number, part) for number, part in enumerate(sentences(words)))
     return body | {"usage": _usage(transcript)}
 
 
@@ -199,20 +196,6 @@ def _log(word: Word) -> float:
     return math.log(min(1.0, max(word.confidence, 1e-6)))
 
 
-def _check_temperature(given: Parameters) -> None:
-    value = given.text("temperature") or "0"
-    try:
-        good = 0 <= float(value) <= 1
-    except ValueError:
-        good = False
-    if not good:
-        raise refused(f"temperature must be a number from 0 to 1, not {_short(value)}.", "temperature")
-
-
 def _language(given: Parameters) -> str | None:
     language = given.text("language") or next(iter(given.texts("languages")), None)
     return None if language is None else _CODES.get(language.lower(), language)
-
-
-def _short(value: str) -> str:
-    return json.dumps(value[:50], ensure_ascii=False)

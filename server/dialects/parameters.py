@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 
 from myna.server.dialects.base import Refusal
+from myna.streaming.quoting import quoted
+from myna.streaming.strictjson import well_formed
 
 LONGEST = 1000
 """Characters of any one value that is read."""
 _TRUE, _FALSE = {"true", "1"}, {"false", "0", ""}
+_WHOLE = re.compile(r"0|[1-9][0-9]{0,14}")
+_DECIMAL = re.compile(r"((0|[1-9][0-9]{0,14})(\.[0-9]{0,20})?|\.[0-9]{1,20})([eE][+-]?[0-9]{1,2})?")
+"""What Python's `int` and `float` read beyond these (leading zeros, underscores, digits of other scripts, spaces, ``nan``,
+``inf``, ``1e400``) no client means."""
+
+
+def whole(text: str) -> int | None:
+    """Return a whole number of at most 15 digits, without sign and leading zeros; None: it is none."""
+    return int(text) if _WHOLE.fullmatch(text) else None
+
+
+def decimal(text: str) -> float | None:
+    """Return a finite number without sign and leading zeros; None: it is none."""
+    return float(text) if _DECIMAL.fullmatch(text) else None
 
 
 class Parameters:
@@ -18,7 +35,7 @@ class Parameters:
         self._code = code
         self._values: dict[str, list[str]] = {}
         for name, value in query:
-            self._values.setdefault(name, []).append(value)
+            self._values.setdefault(name, []).append(well_formed(value))
 
     def text(self, name: str, *, longest: int = LONGEST) -> str | None:
         """Return a parameter that may be given once; empty is as good as absent."""
@@ -48,28 +65,26 @@ class Parameters:
             return True
         if value.lower() in _FALSE:
             return False
-        raise self._wrong(name, f"{name} must be true or false, not {value!r}")
+        raise self._wrong(name, f"{name} must be true or false, not {quoted(value)}")
 
     def number(self, name: str, low: int, high: int) -> int | None:
         """Return a whole number between two bounds."""
         value = self.text(name)
         if value is None:
             return None
-        if not (value.isascii() and value.isdecimal()) or not low <= int(value[:20]) <= high:
-            raise self._wrong(name, f"{name} must be a whole number from {low} to {high}, not {value!r}")
-        return int(value)
+        number = whole(value)
+        if number is None or not low <= number <= high:
+            raise self._wrong(name, f"{name} must be a whole number from {low} to {high}, not {quoted(value)}")
+        return number
 
     def fraction(self, name: str, low: float, high: float) -> float | None:
         """Return a number between two bounds."""
         value = self.text(name)
         if value is None:
             return None
-        try:
-            number = float(value)
-        except ValueError:
-            number = float("nan")
-        if not low <= number <= high:
-            raise self._wrong(name, f"{name} must be a number from {low:g} to {high:g}, not {value!r}")
+        number = decimal(value)
+        if number is None or not low <= number <= high:
+            raise self._wrong(name, f"{name} must be a number from {low:g} to {high:g}, not {quoted(value)}")
         return number
 
     def given(self, name: str) -> bool:
@@ -80,7 +95,7 @@ class Parameters:
         """Return one of these."""
         value = self.text(name)
         if value is not None and value not in choices:
-            raise self._wrong(name, f"{name} must be one of {', '.join(choices)}, not {value!r}")
+            raise self._wrong(name, f"{name} must be one of {', '.join(choices)}, not {quoted(value)}")
         return value
 
     def _wrong(self, name: str, message: str) -> Refusal:

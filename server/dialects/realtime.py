@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import math
 import re
 import secrets
@@ -40,15 +39,18 @@ from myna.server.dialects.base import (
 from myna.server.dialects.openai_rest import PUBLIC_MODELS, error_body, logprobs, refused
 from myna.server.dialects.parameters import Parameters
 from myna.server.dialects.realtime_session import LOGPROBS, Session
-from myna.streaming import events
+from myna.streaming import events, strictjson
 from myna.streaming.audio import Encoding
 from myna.streaming.engines.base import EngineInfo
 from myna.streaming.engines.catalogue import Model
 from myna.streaming.events import Cause, Word, seconds
+from myna.streaming.quoting import quoted
 
 PATH = "/v1/realtime"
 LONGEST_APPEND = 15 << 20
 """Bytes of audio in one append: OpenAI's own limit."""
+LONGEST_EVENT_ID = 512
+"""Characters of an event's id: OpenAI's own limit. A longer one is not sent back with an error."""
 SHORTEST_COMMIT_MS = 100
 _CONVERSATION_MODELS = re.compile(r"gpt-(4o-)?(mini-)?realtime(?!-whisper).*|gpt-4o-mini-realtime.*")
 _TRANSCRIPTION = "conversation.item.input_audio_transcription."
@@ -57,7 +59,10 @@ _CLIENT_EVENTS = (
     "input_audio_buffer.clear",
 )  # fmt: skip
 _SERVER_ERRORS = ("internal_error", "shutting_down", "overloaded", "too_busy")
-_ERROR_TYPES = {**dict.fromkeys(_SERVER_ERRORS, "server_error"), "too_many_streams": "rate_limit_error"}
+_ERROR_TYPES = {
+    **dict.fromkeys(_SERVER_ERRORS, "server_error"),
+    "too_many_streams": "rate_limit_error", "unauthorized": "authentication_error",
+}  # fmt: skip
 
 
 class RealtimeEntry(PlainEntry):
@@ -96,6 +101,11 @@ class RealtimeEntry(PlainEntry):
         if self._granted is None:
             return session
         return session.patched(self._granted["patch"], beta=self._granted["beta"], models=names)
+
+    @property
+    def takes_client_secrets(self) -> bool:
+        """Whether a client secret lets a client in: it was made for this."""
+        return True
 
     def refused(self, refusal: Refusal) -> Refused:
         """Return the refusal as OpenAI's clients read it."""
@@ -159,7 +169,7 @@ class RealtimeDialect(Unresumable):
         try:
             message = _message(frame)
             given = message.get("event_id")
-            event_id = given if isinstance(given, str) else None
+            event_id = given if isinstance(given, str) and len(given) <= LONGEST_EVENT_ID else None
             match message["type"]:
                 case "session.update" | "transcription_session.update" as kind:
                     return self._update(message.get("session"), beta=kind != "session.update")
@@ -171,7 +181,7 @@ class RealtimeDialect(Unresumable):
                     return self._clear()
                 case other:
                     known = ", ".join(_CLIENT_EVENTS)
-                    raise refused(f"type {str(other)[:100]!r} is not supported; there are: {known}.", "type")
+                    raise refused(f"type {quoted(other)} is not supported; there are: {known}.", "type")
         except Refusal as refusal:
             return [Reply((self._error(refusal.code, refusal.message, refusal.param, event_id),))]
 
@@ -371,7 +381,7 @@ def _message(frame: str | bytes) -> Mapping[str, Any]:
     if isinstance(frame, bytes):
         raise refused("Events are texts; audio goes into input_audio_buffer.append.")
     try:
-        message = json.loads(frame)
+        message = strictjson.loads(frame)
     except (ValueError, RecursionError) as error:
         raise refused("The event is no JSON.", code="invalid_json") from error
     if not isinstance(message, dict) or not isinstance(message.get("type"), str):

@@ -14,6 +14,7 @@ from myna.streaming.audio import AudioError, Encoding, RawFormat
 from myna.streaming.coverage import fitted
 from myna.streaming.engines.base import EngineInfo
 from myna.streaming.policy import Options, Policy
+from myna.streaming.quoting import quoted
 from myna.streaming.turns import TurnPolicy
 
 LOGPROBS = "item.input_audio_transcription.logprobs"
@@ -85,7 +86,7 @@ class Session:
             if engine.languages and primary(language) not in engine.languages:
                 known = ", ".join(engine.languages)
                 raise refused(
-                    f"The model {engine.name!r} does not know the language {language!r}; it knows: {known}.",
+                    f"The model {engine.name!r} does not know the language {quoted(language)}; it knows: {known}.",
                     "session.audio.input.transcription.language",
                 )
         keywords = tuple(given.get("keywords") or ()) if engine.keyterms else ()
@@ -130,7 +131,7 @@ class Session:
         else:
             if given.get("type", "transcription") != "transcription":
                 raise refused(
-                    f"session.type must be transcription, not {_short(given['type'])}: nothing is spoken here.",
+                    f"session.type must be transcription, not {quoted(given['type'])}: nothing is spoken here.",
                     "session.type",
                 )
             where = "session.audio.input."
@@ -154,11 +155,11 @@ def _format(session: Session, given: object, where: str) -> Mapping[str, Any]:
     if isinstance(kind, str) and kind in _G711:
         return {"type": kind}
     if kind != "audio/pcm":
-        raise refused(f"{where}.type must be audio/pcm, audio/pcmu or audio/pcma, not {_short(kind)}.", f"{where}.type")
+        raise refused(f"{where}.type must be audio/pcm, audio/pcmu or audio/pcma, not {quoted(kind)}.", f"{where}.type")
     rate = wanted.get("rate", RATE)
     try:
         if not isinstance(rate, int) or isinstance(rate, bool):
-            raise refused(f"{where}.rate must be a whole number, not {_short(rate)}.", f"{where}.rate")
+            raise refused(f"{where}.rate must be a whole number, not {quoted(rate)}.", f"{where}.rate")
         RawFormat(Encoding.LINEAR16, rate)
     except AudioError as error:
         raise refused(f"{where}.rate: {error}.", f"{where}.rate") from error
@@ -174,7 +175,7 @@ def _transcription(session: Session, given: object, where: str) -> Mapping[str, 
         ("languages", list, "a list"), ("keywords", list, "a list"),
     ):  # fmt: skip
         if wanted.get(name) is not None and not isinstance(wanted[name], kind):
-            raise refused(f"{where}.{name} must be {called}, not {_short(wanted[name])}.", f"{where}.{name}")
+            raise refused(f"{where}.{name} must be {called}, not {quoted(wanted[name])}.", f"{where}.{name}")
     for name in ("languages", "keywords"):
         if not all(isinstance(text, str) for text in wanted.get(name) or ()):
             raise refused(f"{where}.{name} must be a list of texts.", f"{where}.{name}")
@@ -188,13 +189,13 @@ def _turn_detection(session: Session, given: object, where: str) -> Mapping[str,
     now = session.turn_detection or {}
     kind = wanted.get("type", now.get("type", "server_vad"))
     if kind not in ("server_vad", "semantic_vad"):
-        raise refused(f"{where}.type must be server_vad or semantic_vad, not {_short(kind)}.", f"{where}.type")
+        raise refused(f"{where}.type must be server_vad or semantic_vad, not {quoted(kind)}.", f"{where}.type")
     base = now if now.get("type") == kind else _SERVER_VAD if kind == "server_vad" else {"eagerness": "auto"}
     merged = {**base, **{name: value for name, value in wanted.items() if value is not None}, "type": kind}
     if kind == "semantic_vad":
         if merged["eagerness"] not in (*_EAGERNESS, "auto"):
             raise refused(
-                f"{where}.eagerness must be low, medium, high or auto, not {_short(merged['eagerness'])}.",
+                f"{where}.eagerness must be low, medium, high or auto, not {quoted(merged['eagerness'])}.",
                 f"{where}.eagerness",
             )
         return merged
@@ -202,7 +203,7 @@ def _turn_detection(session: Session, given: object, where: str) -> Mapping[str,
         value = merged[name]
         whole = name == "threshold" or isinstance(value, int)
         if isinstance(value, bool) or not isinstance(value, int | float) or not whole or not 0 <= value <= most:
-            raise refused(f"{where}.{name} must be from 0 to {most}, not {_short(value)}.", f"{where}.{name}")
+            raise refused(f"{where}.{name} must be from 0 to {most}, not {quoted(value)}.", f"{where}.{name}")
     return merged
 
 
@@ -213,7 +214,7 @@ def _noise_reduction(session: Session, given: object, where: str) -> Mapping[str
 def _check_model(model: str | None, models: frozenset[str], where: str) -> None:
     if model and model not in models and not PUBLIC_MODELS.fullmatch(model):
         raise refused(
-            f"{where}: this connection is served by {min(models)}, not by {_short(model)}: a model is chosen when"
+            f"{where}: this connection is served by {min(models)}, not by {quoted(model)}: a model is chosen when"
             " connecting, with model= in the address.",
             where,
             code="model_not_found",
@@ -232,15 +233,11 @@ def _includes(given: object) -> tuple[str, ...]:
     if given is None:
         return ()
     if not (isinstance(given, list) and all(isinstance(name, str) for name in given)):
-        raise refused(f"session.include must be a list of texts, not {_short(given)}.", "session.include")
+        raise refused(f"session.include must be a list of texts, not {quoted(given)}.", "session.include")
     return tuple(given)
 
 
 def _object(where: str, given: object) -> Mapping[str, Any]:
     if not isinstance(given, dict):
-        raise refused(f"{where} must be an object, not {_short(given)}.", where)
+        raise refused(f"{where} must be an object, not {quoted(given)}.", where)
     return given
-
-
-def _short(value: object) -> str:
-    return repr(value)[:80]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from myna.streaming.engines import registry
 from myna.streaming.engines.base import EngineUnavailableError
+from myna.streaming.quoting import quoted
 
 MOONSHINE = registry.MOONSHINE.name
 _OWN = {engine: kind.own for engine, kind in registry.ENGINES.items() if kind.own is not None}
@@ -109,11 +110,11 @@ class Catalogue:
         if wanted in usable:
             return usable[wanted]
         if wanted in broken:
-            raise UnknownModelError(f"the model {wanted!r} cannot be used: {broken[wanted]}")
+            raise UnknownModelError(f"the model {quoted(wanted)} cannot be used: {broken[wanted]}")
         if or_default:
             return self.find()
         there = ", ".join(sorted({*usable, *(alias for alias, target in self.aliases.items() if target in usable)}))
-        raise UnknownModelError(f"there is no model {name or self._default!r} here; there is: {there or 'none'}")
+        raise UnknownModelError(f"there is no model {quoted(name or self._default)} here; there is: {there or 'none'}")
 
     def _model(self, name: str, target: str) -> Model | None:
         """Return the model a name, path or hub name stands for, or None. Raises `EngineUnavailableError`."""

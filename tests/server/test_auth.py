@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import asyncio
 import base64
+import hashlib
 import json
 import time
 from collections.abc import AsyncIterator
@@ -9,10 +11,11 @@ from typing import Any
 
 import jwt
 import pytest
-from aiohttp import ClientSession, WSServerHandshakeError
-from peer import RAW, connected, listening, settings
+from aiohttp import ClientSession, WSMsgType, WSServerHandshakeError
+from peer import RAW, connected, eventually, listening, settings
 
 from myna.clients.live import LiveClient, StreamError
+from myna.server import revocation
 from myna.server.app import Server, running
 from myna.server.auth import Authentication, Credential, Scope, add_key, credential
 from myna.server.config import ConfigurationError
@@ -251,3 +254,251 @@ async def test_a_server_without_keys_takes_any_credential_and_still_echoes(stric
     async with listening(strict_server, headers=bearer("anything", "Token")) as peer:
         await peer.send({"type": "CloseStream"})
         assert (await peer.rest())[-1]["type"] == "Metadata"
+
+
+def test_a_new_key_of_an_old_name_revives_none_of_the_old_keys_tokens(tmp_path: Path) -> None:
+    file = tmp_path / "keys.toml"
+    here = Authentication(file if add_key(file, "one", ALL) else None)
+    old = here.identify(Credential(_secret_of(file)))
+    tokens = [Credential(here.grant(old, 60)), Credential(here.grant(old, 60, {"patch": {}, "beta": False}))]
+    assert [here.identify(token, client_secrets=True).name for token in tokens] == ["one", "one"]
+    file.write_text("")
+    new = add_key(file, "one", ALL)
+    assert here.identify(Credential(new)).name == "one"
+    assert here.identify(Credential(new)).id != old.id
+    for token in tokens:
+        with pytest.raises(Refusal, match="credentials"):
+            here.identify(token, client_secrets=True)
+
+
+def _secret_of(file: Path) -> str:
+    """Give the one key of a file a secret that is known, and return it."""
+    secret = "s" * 40
+    text = file.read_text()
+    digest = text[text.index('sha256 = "') + 10 :][:64]
+    file.write_text(text.replace(digest, hashlib.sha256(secret.encode()).hexdigest()))
+    return secret
+
+
+def test_a_token_tells_its_bearer_neither_the_name_nor_the_hash_of_its_key(tmp_path: Path) -> None:
+    secret = add_key(tmp_path / "keys.toml", "kitchen", ALL)
+    here = Authentication(tmp_path / "keys.toml")
+    token = here.grant(here.identify(Credential(secret)), 60)
+    claims = str(jwt.decode(token, options={"verify_signature": False}))
+    assert "kitchen" not in claims
+    assert hashlib.sha256(secret.encode()).hexdigest()[:16] not in claims
+
+
+def test_a_token_ends_when_its_key_may_make_none_any_more(tmp_path: Path) -> None:
+    file = tmp_path / "keys.toml"
+    secret = add_key(file, "one", ALL)
+    here = Authentication(file)
+    token = Credential(here.grant(here.identify(Credential(secret)), 60))
+    assert here.identify(token).by_token
+    file.write_text(file.read_text().replace('"transcribe", "grant"', '"transcribe"'))
+    with pytest.raises(Refusal, match="credentials"):
+        here.identify(token)
+
+
+async def test_the_jobs_of_a_removed_key_are_not_those_of_a_new_one_of_its_name(tmp_path: Path) -> None:
+    file = tmp_path / "keys.toml"
+    old = add_key(file, "one", ALL)
+    config = settings(model="fake", keys=file, data=tmp_path / "data", allowed_networks=["127.0.0.0/8"])
+    async with running(config) as server:
+        query = "/v1/listen?callback=http://127.0.0.1:9/&encoding=linear16&sample_rate=16000"
+        code, accepted = await status(server, query, "POST", headers=bearer(old), data=bytes(3200))
+        assert code == 200
+        path = f"/v1/jobs/{accepted['request_id']}"
+        assert (await status(server, path, headers=bearer(old)))[0] == 200
+        file.write_text("")
+        new = add_key(file, "one", ALL)
+        assert (await status(server, path, headers=bearer(new)))[0] == 404
+        assert (await status(server, path, headers=bearer(old)))[0] == 401
+
+
+CLOSE_OF = {
+    "/v1/stream": ("error", "unauthorized"),
+    "/v1/listen": ("Metadata", None),
+    "/v2/listen": ("Error", "INVALID_AUTH"),
+    "/v1/realtime": ("error", "unauthorized"),
+}
+
+
+@pytest.mark.parametrize("shown", ["key", "token"])
+@pytest.mark.parametrize("path", CLOSE_OF)
+async def test_streams_of_a_removed_key_end_with_their_dialects_error_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, shown: str
+) -> None:
+    monkeypatch.setattr(revocation, "LOOK_S", 0.02)
+    file = tmp_path / "keys.toml"
+    stays = add_key(file, "stays", ALL)
+    kept = file.read_text()
+    goes = add_key(file, "goes", ALL)
+    async with running(settings(model="fake", keys=file)) as server:
+        _, granted = await status(server, "/v1/auth/grant", "POST", headers=bearer(goes))
+        secret = goes if shown == "key" else granted["access_token"]
+        query = "?encoding=linear16&sample_rate=16000" if path.endswith("listen") else ""
+        async with (
+            connected(server, query, path, headers=bearer(secret)) as ends,
+            connected(server, headers=bearer(stays)) as goes_on,
+        ):
+            for peer in (ends, goes_on) if path == "/v1/stream" else (goes_on,):
+                await peer.send(RAW)
+                await peer.until("ready")
+            await eventually(lambda: len(server.services.streams) == 2)
+            file.write_text(kept)
+            messages = await ends.rest()
+            kind, code = CLOSE_OF[path]
+            last = next(message for message in reversed(messages) if message["type"] == kind)
+            assert (last.get("error") or last).get("code") == code
+            assert ends.socket.close_code == 1008
+            await goes_on.send({"type": "close"})
+            assert (await goes_on.rest())[-1]["reason"] == "close"
+
+
+async def test_a_stream_that_waits_for_its_client_ends_with_its_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(revocation, "LOOK_S", 0.02)
+    file = tmp_path / "keys.toml"
+    secret = add_key(file, "goes", ALL)
+    async with running(settings(model="fake", keys=file)) as server:
+        async with connected(server, headers=bearer(secret)) as peer:
+            await peer.send({**RAW, "resume": True})
+            await peer.until("ready")
+            peer.drop()
+        await eventually(lambda: bool(server.services.resumable))
+        file.write_text("")
+        await eventually(lambda: not server.services.streams)
+        assert not server.services.resumable
+
+
+OPEN, ANY, TRANSCRIBE, GRANT, REALTIME = "open", "any credential", "transcribe", "grant", "realtime"
+ROUTES = {
+    ("GET", "/"): OPEN,
+    ("GET", "/web/{file}"): OPEN,
+    ("GET", "/openapi.json"): OPEN,
+    ("GET", "/health"): OPEN,
+    ("GET", "/health/live"): OPEN,
+    ("GET", "/health/ready"): OPEN,
+    ("GET", "/metrics"): OPEN,
+    ("GET", "/v1/status"): OPEN,
+    ("GET", "/v1/status/engine"): OPEN,
+    ("GET", "/v1/models"): ANY,
+    ("GET", "/v1/models/{id}"): ANY,
+    ("POST", "/v1/auth/grant"): GRANT,
+    ("POST", "/v1/realtime/client_secrets"): GRANT,
+    ("POST", "/v1/realtime/transcription_sessions"): GRANT,
+    ("GET", "/v1/stream"): TRANSCRIBE,
+    ("GET", "/v1/listen"): TRANSCRIBE,
+    ("GET", "/v2/listen"): TRANSCRIBE,
+    ("POST", "/v1/listen"): TRANSCRIBE,
+    ("GET", "/v1/jobs/{id}"): TRANSCRIBE,
+    ("POST", "/v1/audio/transcriptions"): TRANSCRIBE,
+    ("POST", "/v1/audio/translations"): TRANSCRIBE,
+    ("POST", "/v1/audio/transcriptions-from-url"): TRANSCRIBE,
+    ("GET", "/v1/realtime"): REALTIME,
+}
+"""What each route wants of a client; a route that is missing here fails the test."""
+ANSWERS = {
+    "nothing": {OPEN: 0, ANY: 401, TRANSCRIBE: 401, GRANT: 401, REALTIME: 401},
+    "another server's token": {OPEN: 0, ANY: 401, TRANSCRIBE: 401, GRANT: 401, REALTIME: 401},
+    "bytes that are no UTF-8": {OPEN: 0, ANY: 401, TRANSCRIBE: 401, GRANT: 401, REALTIME: 401},
+    "an expired token": {OPEN: 0, ANY: 401, TRANSCRIBE: 401, GRANT: 401, REALTIME: 401},
+    "a removed key's token": {OPEN: 0, ANY: 401, TRANSCRIBE: 401, GRANT: 401, REALTIME: 401},
+    "key": {OPEN: 0, ANY: 0, TRANSCRIBE: 0, GRANT: 0, REALTIME: 0},
+    "transcriber": {OPEN: 0, ANY: 0, TRANSCRIBE: 0, GRANT: 403, REALTIME: 0},
+    "granter": {OPEN: 0, ANY: 0, TRANSCRIBE: 403, GRANT: 0, REALTIME: 403},
+    "token": {OPEN: 0, ANY: 0, TRANSCRIBE: 0, GRANT: 403, REALTIME: 0},
+    "client secret": {OPEN: 0, ANY: 403, TRANSCRIBE: 403, GRANT: 403, REALTIME: 0},
+    "client secret of the first version": {OPEN: 0, ANY: 403, TRANSCRIBE: 403, GRANT: 403, REALTIME: 0},
+    "client secret without its prefix": {OPEN: 0, ANY: 403, TRANSCRIBE: 403, GRANT: 403, REALTIME: 0},
+}
+"""For each credential the refusal on each kind of route; 0: it is let in."""
+
+
+async def test_every_credential_opens_the_routes_it_is_for_and_no_other(tmp_path: Path) -> None:
+    file = tmp_path / "keys.toml"
+    shown = {"key": add_key(file, "all", ALL), "nothing": ""}
+    shown["transcriber"] = add_key(file, "transcriber", frozenset({Scope.TRANSCRIBE}))
+    shown["granter"] = add_key(file, "granter", frozenset({Scope.GRANT}))
+    kept = file.read_text()
+    gone = add_key(file, "gone", ALL)
+    async with running(settings(model="fake", keys=file)) as server:
+        routes = {
+            (route.method, "/web/{file}" if "/web/" in path else path)
+            for route in server.app.router.routes()
+            if route.method != "HEAD" and (path := route.resource.canonical if route.resource else "")
+        }
+        assert routes == set(ROUTES)
+
+        async def granted(path: str, key: str) -> dict[str, Any]:
+            return (await status(server, path, "POST", headers=bearer(key)))[1]
+
+        shown["token"] = (await granted("/v1/auth/grant", shown["granter"]))["access_token"]
+        shown["client secret"] = (await granted("/v1/realtime/client_secrets", shown["key"]))["value"]
+        beta = await granted("/v1/realtime/transcription_sessions", shown["key"])
+        shown["client secret of the first version"] = beta["client_secret"]["value"]
+        shown["client secret without its prefix"] = shown["client secret"].removeprefix("ek_")
+        shown["a removed key's token"] = (await granted("/v1/auth/grant", gone))["access_token"]
+        file.write_text(kept)
+        shown["an expired token"] = _expired(file, shown["key"])
+        shown["another server's token"] = jwt.encode({"sub": "all", "exp": time.time() + 60}, "x" * 32, "HS256")
+        shown["bytes that are no UTF-8"] = "\xff\xfe\xc3"
+        wrong = []
+        for (method, path), kind in ROUTES.items():
+            target = path.replace("{id}", "fake").replace("{file}", "index.html")
+            for name, answers in ANSWERS.items():
+                code = await _asked(server, method, target, shown[name])
+                good = code == answers[kind] if answers[kind] else code not in (401, 403) and code < 500
+                if not good:
+                    wrong.append((method, path, name, code, answers[kind]))
+    assert not wrong
+
+
+def _expired(file: Path, key: str) -> str:
+    here = Authentication(file)
+    return here.grant(here.identify(Credential(key)), -1)
+
+
+async def _asked(server: Server, method: str, target: str, secret: str) -> int:
+    """Send a request with this credential, byte for byte; return the status."""
+    host, port = server.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    login = f"Authorization: Token {secret}\r\n" if secret else ""
+    head = f"{method} {target} HTTP/1.1\r\nHost: {host}\r\n{login}Content-Length: 0\r\nConnection: close\r\n\r\n"
+    writer.write(head.encode("latin-1"))
+    line = await asyncio.wait_for(reader.readline(), 30)
+    writer.close()
+    return int(line.split()[1])
+
+
+async def test_a_client_secret_opens_no_stream_of_another_dialect(tmp_path: Path) -> None:
+    key = add_key(tmp_path / "keys.toml", "page", ALL)
+    async with running(settings(model="fake", keys=tmp_path / "keys.toml")) as server:
+        _, made = await status(server, "/v1/realtime/client_secrets", "POST", headers=bearer(key))
+        for path in ("/v1/stream", "/v1/listen", "/v2/listen"):
+            for how in ({"headers": bearer(made["value"])}, {"protocols": ("token", made["value"])}):
+                with pytest.raises(WSServerHandshakeError) as refused:
+                    async with connected(server, "", path, **how):
+                        pass
+                assert refused.value.status == 403
+        offered = ("realtime", f"openai-insecure-api-key.{made['value']}")
+        async with connected(server, "", "/v1/realtime", protocols=offered) as peer:
+            assert (await peer.socket.receive(timeout=30)).type is WSMsgType.TEXT
+
+
+async def test_a_credential_that_is_no_utf8_is_refused_wherever_it_is_shown(locked: Server) -> None:
+    host, port = locked.url.removeprefix("http://").split(":")
+    for header in (
+        b"Authorization: Token \xff\xfe",
+        b"Authorization: \xff \xff",
+        b"Authorization: Bearer ek_\xc3.\xff.a",
+        b"Sec-WebSocket-Protocol: token, \xff",
+        b"Sec-WebSocket-Protocol: realtime, openai-insecure-api-key.\xff",
+    ):
+        for path in (b"/v1/stream", b"/v1/listen", b"/v2/listen", b"/v1/realtime", b"/v1/models", b"/v1/jobs/x"):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + header + b"\r\n\r\n")
+            assert b" 401 " in await asyncio.wait_for(reader.readline(), 30), (header, path)
+            writer.close()

@@ -338,7 +338,7 @@ async def test_more_audio_than_is_taken_is_refused_however_small_the_file(files:
 
 async def test_a_body_that_is_too_large_is_refused_at_once_or_as_soon_as_it_is(files: Server) -> None:
     reader, writer = await asyncio.open_connection(*files.url.removeprefix("http://").split(":"))
-    writer.write(b"POST /v1/listen HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000000\r\n\r\n")
+    writer.write(b"POST /v1/listen HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10000000000\r\n\r\n")
     assert b" 413 " in await asyncio.wait_for(reader.readline(), 10)
     writer.close()
 
@@ -356,7 +356,9 @@ async def test_a_body_that_is_too_large_is_refused_at_once_or_as_soon_as_it_is(f
 async def test_a_client_that_leaves_while_it_uploads_leaves_nothing(files: Server, flac: bytes) -> None:
     for path, head in (("/v1/listen", b""), (SOUND, b"Content-Type: multipart/form-data; boundary=x\r\n")):
         _, writer = await asyncio.open_connection(*files.url.removeprefix("http://").split(":"))
-        writer.write(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(flac)}\r\n".encode() + head + b"\r\n")
+        writer.write(
+            f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(flac)}\r\n".encode() + head + b"\r\n"
+        )
         writer.write(b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + flac[:50_000])
         await writer.drain()
         await eventually(lambda: bool(list(Path(tempfile.gettempdir()).glob("myna-*/upload-*"))))
@@ -370,7 +372,7 @@ async def test_a_client_that_leaves_while_it_waits_stops_the_work(
     long = np.tile(recording("two_cities"), 8)
     data = contained([long], "flac", "flac")
     _, writer = await asyncio.open_connection(*files.url.removeprefix("http://").split(":"), limit=1 << 20)
-    writer.write(f"POST /v1/listen HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data)
+    writer.write(f"POST /v1/listen HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data)
     await eventually(lambda: bool(files.transcriber.active))
     writer.transport.abort()
     await eventually(lambda: not files.transcriber.active)
@@ -380,7 +382,7 @@ async def test_a_client_that_leaves_while_it_waits_stops_the_work(
 async def test_a_client_that_stops_sending_is_given_up(files: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uploads, "STALL_S", 0.3)
     reader, writer = await asyncio.open_connection(*files.url.removeprefix("http://").split(":"))
-    writer.write(b"POST /v1/listen HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nfLaC")
+    writer.write(b"POST /v1/listen HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nfLaC")
     assert b" 408 " in await asyncio.wait_for(reader.readline(), 10)
     writer.close()
 

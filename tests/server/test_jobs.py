@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import signal
 import socket
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,8 @@ from aiohttp import ClientSession, web
 from peer import eventually, settings
 from sounds import BECKETT, contained, recording
 
-from myna.batch.jobs import DELIVERIES_S, KEPT_S, MOST_ATTEMPTS, JobStore, State
+from myna.batch.disk import FileWriter
+from myna.batch.jobs import KEPT_S, Job, JobStore, State
 from myna.bench.local import local_server
 from myna.server.app import Server, running
 from myna.server.auth import Scope, add_key
@@ -38,12 +42,14 @@ def store(tmp_path: Path, clock: Clock) -> JobStore:
     return JobStore(tmp_path / "jobs", clock)
 
 
-def added(store: JobStore, job_id: str, audio: Path | None = None) -> None:
-    store.add(job_id, "me", (("callback", "https://example.com"),), upload=audio, sha256="x")
+def added(store: JobStore, job_id: str, audio: Path | None = None) -> Job:
+    job = store.new_job(job_id, "me", "me", (("callback", "https://example.com"),), sha256="x")
+    store.add(job, audio)
+    return job
 
 
-def taken(store: JobStore) -> Any:
-    job, _ = store.next_due()
+def found(store: JobStore, job_id: str) -> Job:
+    job = store.get(job_id)
     assert job is not None
     return job
 
@@ -51,83 +57,107 @@ def taken(store: JobStore) -> Any:
 def test_a_job_goes_from_queue_to_delivery(store: JobStore, tmp_path: Path) -> None:
     upload = tmp_path / "upload"
     upload.write_bytes(b"sound")
-    added(store, "1", upload)
+    job = added(store, "1", upload)
     assert not upload.exists()
     assert store.audio("1").read_bytes() == b"sound"
-    assert taken(store).state is State.QUEUED
-    assert store.next_due() == (None, None)
-    store.heard("1", 12.5)
-    running_job = store.get("1")
-    assert running_job is not None
-    assert (running_job.state, running_job.heard_s) == (State.RUNNING, 12.5)
-    store.done("1", '{"text": "x"}')
+    assert store.open_jobs() == [job]
+    store.started(job)
+    assert (found(store, "1").state, found(store, "1").attempts) == (State.RUNNING, 1)
+    finished = store.finish("1", [b'{"text": ', b'"x"}'], heard_s=12.5)
+    assert (finished.state, finished.heard_s) == (State.DELIVERING, 12.5)
     assert not store.audio("1").exists()
-    assert taken(store).result == '{"text": "x"}'
+    assert store.result("1").read_bytes() == b'{"text": "x"}'
+    store.not_delivered("1", 1, 5.0, "HTTP 500")
+    assert (found(store, "1").due, found(store, "1").error) == (store.now() + 5, "HTTP 500")
     store.delivered("1")
-    finished = store.get("1")
-    assert finished is not None
-    assert finished.state is State.DELIVERED
+    assert found(store, "1").state is State.DELIVERED
+    assert store.open_jobs() == []
     assert store.get("2") is None
 
 
-def test_what_ran_when_the_server_died_is_begun_again_but_not_for_ever(tmp_path: Path, clock: Clock) -> None:
-    for attempt in range(MOST_ATTEMPTS):
-        store = JobStore(tmp_path / "jobs", clock)  # without `close`, as after a crash
-        if attempt == 0:
-            added(store, "1")
-        assert taken(store).attempts == attempt
-    job = JobStore(tmp_path / "jobs", clock).get("1")
-    assert job is not None
-    assert job.state is State.FAILED
-    assert "ended" in (job.error or "")
+def test_a_job_that_was_broken_off_does_not_count_as_begun_but_one_that_is_done_stays_done(store: JobStore) -> None:
+    job = added(store, "1")
+    store.started(job)
+    store.put_back(job)
+    assert found(store, "1") == job
+    store.started(job)
+    store.finish("1", [b"{}"])
+    store.put_back(job)
+    assert found(store, "1").state is State.DELIVERING
 
 
-def test_a_delivery_that_fails_is_tried_again_later_and_later_then_given_up(store: JobStore, clock: Clock) -> None:
+def test_old_results_and_stray_files_are_forgotten(store: JobStore, clock: Clock) -> None:
     added(store, "1")
-    taken(store)
-    store.done("1", "{}")
-    for pause_s in DELIVERIES_S:
-        store.not_delivered(taken(store), "HTTP 500")
-        _, wait_s = store.next_due()
-        assert wait_s == pytest.approx(pause_s)
-        clock.now += pause_s
-    store.not_delivered(taken(store), "HTTP 500")
-    job = store.get("1")
-    assert job is not None
-    assert (job.state, job.error, job.result) == (State.UNDELIVERED, "HTTP 500", "{}")
-    assert store.next_due() == (None, None)
-
-
-def test_a_delivery_cut_off_by_a_crash_is_made_again(tmp_path: Path, clock: Clock) -> None:
-    store = JobStore(tmp_path / "jobs", clock)
-    added(store, "1")
-    taken(store)
-    store.done("1", "{}")
-    assert taken(store).state is State.DELIVERING
-    assert taken(JobStore(tmp_path / "jobs", clock)).state is State.DELIVERING
-
-
-def test_old_results_and_stray_audio_are_forgotten(store: JobStore, clock: Clock) -> None:
-    added(store, "1")
-    taken(store)
-    store.done("1", "{}")
-    stray = store.audio("stray")
-    stray.write_bytes(b"")
-    os.utime(stray, (0, 0))
+    store.finish("1", [b"{}"])
+    strays = [store.audio("stray"), store.result("stray"), store.result("1").with_suffix(".part")]
+    for stray in strays:
+        stray.write_bytes(b"")
     store.forget_old()
-    assert store.get("1") is not None
-    assert not stray.exists()
-    clock.now += KEPT_S + 1
+    assert all(stray.exists() for stray in strays)  # they may be about to become a job's
+    for stray in strays:
+        os.utime(stray, (0, 0))
+    store.forget_old()
+    assert store.result("1").exists()
+    assert not any(stray.exists() for stray in strays)
+    clock.now = max(clock.now, store.result("1").stat().st_mtime) + KEPT_S + 1
     store.forget_old()
     assert store.get("1") is None
+    assert not store.result("1").exists()
 
 
-def test_a_job_that_cannot_begin_now_comes_again(store: JobStore, clock: Clock) -> None:
+def test_a_store_that_an_older_server_made_is_taken_over_with_its_results(tmp_path: Path) -> None:
+    folder = tmp_path / "jobs"
+    folder.mkdir(mode=0o755)
+    with contextlib.closing(sqlite3.connect(folder / "jobs.sqlite3")) as database:
+        database.executescript(
+            "CREATE TABLE jobs (id TEXT PRIMARY KEY, owner TEXT NOT NULL, state TEXT NOT NULL, created REAL NOT NULL,"
+            " due REAL NOT NULL, query TEXT NOT NULL, url TEXT, sha256 TEXT, attempts INTEGER NOT NULL DEFAULT 0,"
+            " deliveries INTEGER NOT NULL DEFAULT 0, heard REAL NOT NULL DEFAULT 0, finished REAL, error TEXT, result TEXT);"
+            "INSERT INTO jobs VALUES ('1', 'me', 'delivering', 1, 2, '[]', NULL, 'x', 1, 3, 4.5, 6, NULL, '{\"a\": 1}')"
+        )
+    for _ in range(2):
+        with contextlib.closing(JobStore(folder)) as store:
+            (job,) = store.open_jobs()
+            assert (job.share, job.deliveries, job.heard_s, job.finished) == ("me", 3, 4.5, 6.0)
+            assert store.result("1").read_text() == '{"a": 1}'
+
+
+def test_reading_a_job_does_not_wait_for_a_write(store: JobStore, tmp_path: Path) -> None:
+    job = added(store, "1")
+    with contextlib.closing(sqlite3.connect(tmp_path / "jobs" / "jobs.sqlite3", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("UPDATE jobs SET error = 'x'")
+        assert store.get("1") == job
+
+
+def test_a_job_that_cannot_be_kept_leaves_nothing(store: JobStore, tmp_path: Path) -> None:
+    upload = tmp_path / "upload"
+    upload.write_bytes(b"sound")
     added(store, "1")
-    store.postpone(taken(store).id, 10)
-    assert store.next_due() == (None, pytest.approx(10))
-    clock.now += 10
-    assert taken(store).id == "1"
+    with pytest.raises(sqlite3.IntegrityError):
+        added(store, "1", upload)
+    assert not list((tmp_path / "jobs").glob("*.audio"))
+
+
+def test_audio_and_the_name_of_its_file_are_on_the_medium_before_the_job_is_kept(
+    store: JobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+
+    def sync(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+        assert store.get("1") is None
+
+    monkeypatch.setattr("os.fsync", sync)
+
+    async def upload() -> Path:
+        async with FileWriter(tmp_path / "upload") as file:
+            await file.write(b"sound")
+            await file.finish(sync=True)
+        return tmp_path / "upload"
+
+    added(store, "1", asyncio.run(upload()))
+    assert synced == [store.audio("1").stat().st_ino, (tmp_path / "jobs").stat().st_ino]
 
 
 class Hook:

@@ -60,6 +60,10 @@ async def exchange(server: Server, head: str) -> tuple[str, dict[str, str], str]
          "Bad Request: there is no model 'é' here; there is: fake, moonshine-tiny-en"),
         ("?encoding=linear16", LOGIN, 400, "Bad Request",
          "Bad Request: encoding linear16 needs a sample_rate, in samples per second."),
+        ("?callback=http://example.com&callback_method=DELETE", LOGIN, 400, "Bad Request",
+         "Bad Request: callback_method must be one of POST, PUT, not 'DELETE'"),
+        ("?callback=http://127.1/", LOGIN, 400, "Bad Request",
+         "Bad Request: callback: '127.1' is no IPv4 address of four decimal numbers without leading zeros."),
     ],
 )  # fmt: skip
 async def test_a_refusal_is_told_before_the_upgrade_in_deepgrams_words(

@@ -1,6 +1,6 @@
-"""Half an hour of real streams that come and go, in every way there is; nothing may stay behind (`make soak`).
+"""Half an hour of real streams that come and go, in every way there is, hostile ones too; nothing may stay behind.
 
-MYNA_SOAK_MINUTES says how long; the limits are those of half an hour.
+Part of `make soak`. MYNA_SOAK_MINUTES says how long; the limits are those of half an hour.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ import random
 import re
 import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
+import hostile_clients as hostile
 import numpy as np
 import psutil
 import pytest
 from aiohttp import ClientSession
+from hostile import wav
 from sounds import RATE, recording
 
 from myna.bench.local import LocalServer, local_server
@@ -28,12 +31,28 @@ WARM_UP = 1 / 3
 """Of the time: onnxruntime's arena meets new shapes, allocators find their size."""
 MOST_MB_A_MINUTE = 0.2
 FRAME_S = 0.1
+WAYS = (
+    ["close"] * 4
+    + ["leave", "vanish", "cut", "deepgram", "deepgram", "file", "nonsense", "container"]
+    + list(hostile.WAYS)
+)
+WAV_HEAD = wav(size=2**31 - 1, data=b"")
 START = wire.Start(encoding="linear16", sample_rate=RATE)
 
 
 @pytest.fixture
-def server() -> Iterator[LocalServer]:
-    with local_server(None, "--resume-s", "2", "--final-target-ms", "0") as started:
+def server(tmp_path: Path) -> Iterator[LocalServer]:
+    with local_server(
+        None,
+        "--resume-s",
+        "2",
+        "--final-target-ms",
+        "0",
+        "--allowed-networks",
+        '["127.0.0.0/8"]',
+        "--data",
+        str(tmp_path),
+    ) as started:
         yield started
 
 
@@ -53,15 +72,21 @@ async def one(server: LocalServer, spoken: np.ndarray, chance: random.Random) ->
     """One client from its coming to its going; returns how it went."""
     begin, length = chance.randrange(len(spoken)), chance.randint(5, 30) * RATE
     pcm = np.roll(spoken, -begin)[:length].tobytes()
-    way = chance.choice(["close", "close", "leave", "vanish", "cut", "deepgram", "file", "nonsense"])
+    way = chance.choice(WAYS)
+    if way in hostile.WAYS:
+        await hostile.WAYS[way](server.url, chance)
+        return way
     async with ClientSession() as session:
         if way == "file":
             address = f"{server.url}/v1/listen?encoding=linear16&sample_rate={RATE}"
             async with session.post(address, data=pcm) as response:
                 assert response.status == 200
-        elif way == "deepgram":
-            address = f"{server.url}/v1/listen?encoding=linear16&sample_rate={RATE}&interim_results=true&model=nova-3"
+        elif way in ("deepgram", "container"):
+            address = f"{server.url}/v1/listen?interim_results=true&model=nova-3"
+            address += f"&encoding=linear16&sample_rate={RATE}" if way == "deepgram" else ""
             async with session.ws_connect(address) as socket:
+                if way == "container":
+                    await socket.send_bytes(WAV_HEAD)
                 async for frame in paced(pcm):
                     await socket.send_bytes(frame)
                 await socket.send_str('{"type":"CloseStream"}')

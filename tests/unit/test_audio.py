@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import wave
+from collections.abc import Iterator
 
 import av
 import numpy as np
@@ -9,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sounds import RATE, contained, recording
 
-from myna.streaming.audio import PORTION, AudioError, Codec, Coded, Decoder, Encoding, RawDecoder, RawFormat
-from myna.streaming.container import ContainerDecoder, sniff
-from myna.streaming.opus import OpusDecoder
+from myna.streaming.audio import AudioError, Codec, Coded, Encoding, RawDecoder, RawFormat
+from myna.streaming.container import decode_container, sniff
+from myna.streaming.opus import decode_opus
 
 CONTAINERS = {
     "wav": ("wav", "pcm_s16le", {}),
@@ -29,7 +31,7 @@ CONTAINERS = {
 }
 
 
-def decode(decoder: Decoder, data: bytes, chunk: int) -> list[np.ndarray]:
+def decode_raw(decoder: RawDecoder, data: bytes, chunk: int) -> list[np.ndarray]:
     parts: list[list[bytes]] = []
     for start in range(0, len(data), chunk):
         decoder.feed(data[start : start + chunk])
@@ -39,7 +41,42 @@ def decode(decoder: Decoder, data: bytes, chunk: int) -> list[np.ndarray]:
     while channels := decoder.read():
         parts.append(channels)
     decoder.close()
+    return joined(parts)
+
+
+def joined(parts: list[list[bytes]]) -> list[np.ndarray]:
     return [np.frombuffer(b"".join(part), np.int16) for part in zip(*parts, strict=True)]
+
+
+class Pieces:
+    """A feed of pieces of bytes, which keeps what is decoded."""
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self._pieces: Iterator[bytes] = iter(pieces)
+        self._rest = b""
+        self.parts: list[list[bytes]] = []
+        self.heard_before_the_end = 0
+
+    def read(self, size: int) -> bytes:
+        self._rest = self._rest or (self.packet() or b"")
+        data, self._rest = self._rest[:size], self._rest[size:]
+        return data
+
+    def packet(self) -> bytes | None:
+        piece = next(self._pieces, None)
+        if piece is None and not self.heard_before_the_end:
+            self.heard_before_the_end = sum(len(part[0]) // 2 for part in self.parts)
+        return piece
+
+    def put(self, channels: list[bytes]) -> None:
+        self.parts.append(channels)
+
+
+def decode(data: bytes, chunk: int, **how: object) -> list[np.ndarray]:
+    """Decode a container that comes in pieces of this size."""
+    feed = Pieces([data[start : start + chunk] for start in range(0, len(data), chunk)])
+    decode_container(feed, **how)  # type: ignore[arg-type]
+    return joined(feed.parts)
 
 
 def tone(seconds: float, rate: int, frequency: float = 440.0) -> np.ndarray:
@@ -53,13 +90,13 @@ def likeness(one: np.ndarray, other: np.ndarray) -> float:
 
 def test_linear16_at_16_khz_passes_unchanged() -> None:
     pcm = recording("beckett")
-    (out,) = decode(RawDecoder(RawFormat(Encoding.LINEAR16, RATE)), pcm.tobytes(), 1001)
+    (out,) = decode_raw(RawDecoder(RawFormat(Encoding.LINEAR16, RATE)), pcm.tobytes(), 1001)
     assert np.array_equal(out, pcm)
 
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 24_000, 44_100, 48_000])
 def test_every_rate_becomes_16_khz_without_shift_in_time(rate: int) -> None:
-    (out,) = decode(RawDecoder(RawFormat(Encoding.LINEAR16, rate)), tone(2, rate).tobytes(), 999)
+    (out,) = decode_raw(RawDecoder(RawFormat(Encoding.LINEAR16, rate)), tone(2, rate).tobytes(), 999)
     expected = tone(2, RATE)
     assert abs(len(out) - len(expected)) <= 2
     assert likeness(out[1000:-1000], expected[1000:]) > 0.999
@@ -71,24 +108,24 @@ def test_g711_follows_the_tables_of_the_standard() -> None:
         (Encoding.MULAW, {0x00: -32124, 0x80: 32124, 0xFF: 0, 0x7F: 0, 0xF0: 120, 0xEF: 132}),
         (Encoding.ALAW, {0x2A: -32256, 0xAA: 32256, 0xD5: 8, 0x55: -8, 0xC5: 264}),
     ):
-        (out,) = decode(RawDecoder(RawFormat(encoding, RATE)), bytes(values), 100)
+        (out,) = decode_raw(RawDecoder(RawFormat(encoding, RATE)), bytes(values), 100)
         assert out.tolist() == list(values.values())
 
 
 def test_float32_is_scaled_and_what_is_no_number_is_silence() -> None:
     audio = np.array([0.0, 0.5, -1.0, 2.0, np.nan, np.inf], "<f4")
-    (out,) = decode(RawDecoder(RawFormat(Encoding.FLOAT32, RATE)), audio.tobytes(), 5)
+    (out,) = decode_raw(RawDecoder(RawFormat(Encoding.FLOAT32, RATE)), audio.tobytes(), 5)
     assert out.tolist() == [0, 16384, -32768, 32767, 0, 0]
 
 
 def test_interleaved_channels_are_taken_apart_or_mixed() -> None:
     left, right = np.full(5000, 1000, np.int16), np.full(5000, 3000, np.int16)
     data = np.stack([left, right], axis=1).tobytes()
-    assert [c.tolist() for c in decode(RawDecoder(RawFormat(Encoding.LINEAR16, RATE, 2)), data, 7)] == [
+    assert [c.tolist() for c in decode_raw(RawDecoder(RawFormat(Encoding.LINEAR16, RATE, 2)), data, 7)] == [
         left.tolist(),
         right.tolist(),
     ]
-    (mixed,) = decode(RawDecoder(RawFormat(Encoding.LINEAR16, RATE, 2), mix=True), data, 7)
+    (mixed,) = decode_raw(RawDecoder(RawFormat(Encoding.LINEAR16, RATE, 2), mix=True), data, 7)
     assert set(mixed.tolist()) == {2000}
 
 
@@ -102,7 +139,7 @@ def test_the_same_raw_bytes_give_the_same_samples_however_they_are_split(
 ) -> None:
     data = np.random.default_rng(0).integers(0, 256, 20_003, np.uint8).tobytes()
     audio = RawFormat(encoding, rate, channels)
-    whole = decode(RawDecoder(audio), data, len(data))
+    whole = decode_raw(RawDecoder(audio), data, len(data))
     decoder, parts, position, index = RawDecoder(audio), [], 0, 0
     while position < len(data):
         size = sizes[index % len(sizes)]
@@ -136,7 +173,7 @@ def test_containers_decode_to_the_sound_that_went_in(kind: str) -> None:
     rate = 48_000 if "opus" in codec else RATE
     source = np.repeat(pcm, rate // RATE) if rate != RATE else pcm
     data = contained([source], container, codec, rate=rate, options=options)
-    (out,) = decode(ContainerDecoder(), data, 1000)
+    (out,) = decode(data, 1000)
     assert abs(len(out) - len(pcm)) < 0.15 * RATE  # codecs pad their edges
     lag = max(range(0, 2400, 8), key=lambda shift: likeness(out[shift : shift + 2 * RATE], pcm[: 2 * RATE]))
     assert likeness(out[lag : lag + 2 * RATE], pcm[: 2 * RATE]) > 0.9
@@ -147,9 +184,9 @@ def test_the_same_container_gives_the_same_samples_however_it_is_split(kind: str
     container, codec, options = CONTAINERS[kind]
     rate = 48_000 if "opus" in codec else RATE
     data = contained([tone(1.5, rate)], container, codec, rate=rate, options=options)
-    whole = decode(ContainerDecoder(), data, len(data))
+    whole = decode(data, len(data))
     for chunk in (113, 4096):
-        assert np.array_equal(decode(ContainerDecoder(), data, chunk), whole)
+        assert np.array_equal(decode(data, chunk), whole)
 
 
 @pytest.mark.parametrize("kind", [k for k in CONTAINERS if k != "m4a, index last"])
@@ -158,35 +195,29 @@ def test_a_growing_container_is_heard_while_it_grows(kind: str) -> None:
     rate = 48_000 if "opus" in codec else RATE
     noise = np.random.default_rng(1).integers(-9000, 9000, 20 * rate).astype(np.int16)
     data = contained([noise], container, codec, rate=rate, options=options)
-    decoder, heard = ContainerDecoder(), 0
     half = len(data) // 2
-    for start in range(0, half, 1000):
-        decoder.feed(data[start : min(half, start + 1000)])
-        while channels := decoder.read():
-            heard += len(channels[0]) // 2
-    decoder.close()
-    assert heard > 5 * RATE
+    feed = Pieces([data[start : min(half, start + 1000)] for start in range(0, half, 1000)])
+    decode_container(feed)
+    assert feed.heard_before_the_end > 5 * RATE
 
 
 def test_two_channels_of_a_container_stay_apart() -> None:
     pcm = [tone(1, RATE, 300), tone(1, RATE, 700)]
-    left, right = decode(ContainerDecoder(), contained(pcm, "flac", "flac"), 999)
+    left, right = decode(contained(pcm, "flac", "flac"), 999)
     assert likeness(left, pcm[0]) > 0.999
     assert likeness(right, pcm[1]) > 0.999
-    (mixed,) = decode(ContainerDecoder(mix=True), contained(pcm, "flac", "flac"), 999)
+    (mixed,) = decode(contained(pcm, "flac", "flac"), 999, mix=True)
     assert likeness(mixed, (pcm[0].astype(int) + pcm[1]) // 2) > 0.999
 
 
 def test_bytes_that_are_no_container_are_refused_at_once() -> None:
     with pytest.raises(AudioError, match="no container"):
-        ContainerDecoder().feed(b"hello, this is no sound")
+        decode(b"hello, this is no sound", 1000)
 
 
 def test_too_few_bytes_to_be_a_container_are_refused_at_the_end() -> None:
-    decoder = ContainerDecoder()
-    decoder.feed(b"RIFF")
     with pytest.raises(AudioError, match="4 bytes"):
-        decoder.finish()
+        decode(b"RIFF", 1000)
 
 
 @pytest.mark.parametrize(
@@ -194,42 +225,58 @@ def test_too_few_bytes_to_be_a_container_are_refused_at_the_end() -> None:
     [b"RIFF\x00\x00\x00\x00WAVE", b"fLaC" + bytes(8), b"OggS" + bytes(8), b"\x1a\x45\xdf\xa3" + bytes(8)],
 )
 def test_a_container_of_rubbish_is_refused(head: bytes) -> None:
-    decoder = ContainerDecoder()
-    decoder.feed(head + np.random.default_rng(0).bytes(300_000))
-    decoder.finish()
     with pytest.raises(AudioError, match=r"cannot be decoded|no audio|damaged"):
-        decoder.read()
-    decoder.close()
+        decode(head + np.random.default_rng(0).bytes(300_000), 65_536)
 
 
 def test_a_truncated_container_gives_what_was_there() -> None:
     data = contained([tone(3, RATE)], "flac", "flac")
-    (out,) = decode(ContainerDecoder(), data[: len(data) // 2], 1000)
+    (out,) = decode(data[: len(data) // 2], 1000)
     assert len(out) > 0.9 * RATE
 
 
-def test_compressed_silence_is_handed_out_in_portions() -> None:
-    data = contained([np.zeros(120 * RATE, np.int16)], "flac", "flac")
-    decoder = ContainerDecoder()
-    decoder.feed(data)
-    portions = []
-    while channels := decoder.read():
-        portions.append(len(channels[0]) // 2)
-    decoder.close()
-    assert len(portions) >= 10
-    assert max(portions) <= PORTION + RATE
+def test_compressed_silence_is_decoded_a_frame_at_a_time() -> None:
+    feed = Pieces([contained([np.zeros(120 * RATE, np.int16)], "flac", "flac")])
+    decode_container(feed)
+    assert sum(len(part[0]) for part in feed.parts) == 2 * 120 * RATE
+    assert max(len(part[0]) for part in feed.parts) <= 2 * RATE
 
 
-def test_a_container_abandoned_half_way_leaves_no_thread() -> None:
-    import threading
+@pytest.mark.parametrize("channels", [1, 2, 6, 7, 8, 9, 16, 20])
+def test_a_wav_of_up_to_twenty_channels_is_heard_channel_by_channel(channels: int) -> None:
+    pcm = np.stack([tone(0.5, RATE, 200 + 50 * number) for number in range(channels)], axis=1)
+    heard = decode(wav(pcm), 5000)
+    assert len(heard) == channels
+    for number, one in enumerate(heard):
+        assert np.array_equal(one, pcm[:, number])
+    (mixed,) = decode(wav(pcm), 5000, mix=True)
+    assert np.abs(mixed - pcm.mean(axis=1)).max() <= 1
 
-    before = threading.active_count()
-    decoder = ContainerDecoder()
-    decoder.feed(contained([tone(2, RATE)], "flac", "flac")[:20_000])
-    decoder.read()
-    assert threading.active_count() == before + 1
-    decoder.close()
-    assert threading.active_count() == before
+
+@pytest.mark.parametrize(
+    ("channels", "rate", "said"),
+    [
+        (21, RATE, "21 channels"),
+        (64, RATE, "64 channels"),
+        (1, 1, "1 Hz"),
+        (1, 3_999, "3999 Hz"),
+        (1, 400_000, "400000 Hz"),
+    ],
+)
+def test_absurd_rates_and_channels_of_containers_are_refused(channels: int, rate: int, said: str) -> None:
+    with pytest.raises(AudioError, match=said):
+        decode(wav(np.zeros((rate // 10 + 10, channels), np.int16), rate), 5000)
+
+
+def wav(pcm: np.ndarray, rate: int = RATE) -> bytes:
+    """Return int16 samples, shape [samples, channels], as a WAV file."""
+    file = io.BytesIO()
+    with wave.open(file, "wb") as writer:
+        writer.setnchannels(pcm.shape[1])
+        writer.setsampwidth(2)
+        writer.setframerate(rate)
+        writer.writeframes(pcm.astype("<i2").tobytes())
+    return file.getvalue()
 
 
 def pitch(pcm: np.ndarray) -> int:
@@ -242,34 +289,29 @@ def packets(container: bytes) -> list[bytes]:
         return [bytes(packet) for packet in file.demux(audio=0) if packet.size]
 
 
-def fed(decoder: Decoder, pieces: list[bytes]) -> np.ndarray:
-    parts = []
-    for piece in pieces:
-        decoder.feed(piece)
-        parts += decoder.read()
-    decoder.finish()
-    parts += decoder.read()
-    decoder.close()
-    return np.frombuffer(b"".join(parts), np.int16)
+def opus(pieces: list[bytes]) -> np.ndarray:
+    feed = Pieces(pieces)
+    decode_opus(feed, 1)
+    return joined(feed.parts)[0]
 
 
 def test_bare_opus_packets_sound_like_the_same_in_ogg() -> None:
     ogg = contained([tone(2, 48_000)], "ogg", "libopus", rate=48_000)
-    bare = fed(OpusDecoder(1), packets(ogg))
+    bare = opus(packets(ogg))
     assert len(bare) / RATE == pytest.approx(2, abs=0.05)
     assert pitch(bare) == pytest.approx(440, abs=3)
     chunks = [ogg[start : start + 999] for start in range(0, len(ogg), 999)]
-    assert len(fed(OpusDecoder(1), chunks)) == pytest.approx(2 * RATE, abs=400)
+    assert len(opus(chunks)) == pytest.approx(2 * RATE, abs=400)
 
 
 def test_a_damaged_opus_packet_costs_itself_and_rubbish_is_refused() -> None:
     good = packets(contained([tone(2, 48_000)], "ogg", "libopus", rate=48_000))
-    heard = fed(OpusDecoder(1), [*good[:20], b"\xff" * 3, *good[20:]])
+    heard = opus([*good[:20], b"\xff" * 3, *good[20:]])
     assert len(heard) / RATE == pytest.approx(2, abs=0.05)
     with pytest.raises(AudioError, match="Opus"):
-        fed(OpusDecoder(1), [b"\xff" * 3] * 3)
+        opus([b"\xff" * 3] * 3)
     with pytest.raises(AudioError, match="in a row"):
-        fed(OpusDecoder(1), [*good, *[b"\xff" * 3] * 60])
+        opus([*good, *[b"\xff" * 3] * 60])
     with pytest.raises(AudioError, match="3 channels"):
         Coded(Codec.OPUS, 3)
 
@@ -278,7 +320,7 @@ def test_a_damaged_opus_packet_costs_itself_and_rubbish_is_refused() -> None:
 def test_amr_is_decoded_with_and_without_its_header(headless: bool) -> None:
     amr = contained([tone(2, 8_000)], "amr", "libopencore_amrnb", rate=8_000)
     data = amr.removeprefix(b"#!AMR\n") if headless else amr
-    (out,) = decode(ContainerDecoder(codec=Codec.AMR_NB), data, 100)
+    (out,) = decode(data, 100, codec=Codec.AMR_NB)
     assert len(out) / RATE == pytest.approx(2, abs=0.05)
     assert pitch(out) == pytest.approx(440, abs=3)
 
@@ -287,7 +329,7 @@ def test_amr_is_decoded_with_and_without_its_header(headless: bool) -> None:
     ("codec", "frame", "frames_a_second"), [(Codec.AMR_WB, b"\x7c", 50), (Codec.G729, bytes(10), 100)]
 )
 def test_other_codecs_of_telephony_keep_time(codec: Codec, frame: bytes, frames_a_second: int) -> None:
-    (out,) = decode(ContainerDecoder(codec=codec), frame * 2 * frames_a_second, 64)
+    (out,) = decode(frame * 2 * frames_a_second, 64, codec=codec)
     assert len(out) / RATE == pytest.approx(2, abs=0.1)
 
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from drive import amplitude_voice
 
-from myna.streaming.audio import Encoding, RawDecoder, RawFormat
 from myna.streaming.engines.fake import FakeEngine, silence, spoken
 from myna.streaming.events import Ended, Event, Final, Flushed, Opened
 from myna.streaming.policy import Options, Policy
@@ -14,9 +13,8 @@ from myna.streaming.stream import Stream
 ENGINE = FakeEngine()
 
 
-def stream(channels: int = 2) -> Stream:
-    decoder = RawDecoder(RawFormat(Encoding.LINEAR16, 16_000, channels))
-    return Stream("s", decoder, Policy(interim_every_s=None), Options(), ENGINE.info)
+def stream() -> Stream:
+    return Stream("s", Policy(interim_every_s=None), Options(), ENGINE.info)
 
 
 def settle(s: Stream, *, only: int | None = None) -> list[Event]:
@@ -36,16 +34,7 @@ def settle(s: Stream, *, only: int | None = None) -> list[Event]:
 
 
 def push(s: Stream, *channels: np.ndarray, arrived: float = 0.0) -> None:
-    s.push(np.stack(channels, axis=1).tobytes())
-    while portion := s.decode():
-        s.accept(portion, arrived)
-
-
-def end(s: Stream) -> None:
-    s.end()
-    while portion := s.decode():
-        s.accept(portion, 0.0)
-    s.accept([], 0.0)
+    s.push([channel.tobytes() for channel in channels], arrived)
 
 
 def test_channels_are_heard_apart_and_events_are_numbered_across_them() -> None:
@@ -53,7 +42,7 @@ def test_channels_are_heard_apart_and_events_are_numbered_across_them() -> None:
     push(s, np.concatenate([spoken(1), silence(1)]), np.concatenate([spoken(2), silence(1)]))
     events = settle(s)
     assert {(e.channel, w.text) for e in events if isinstance(e, Final) for w in e.words} == {(0, "w1"), (1, "w2")}
-    end(s)
+    s.end()
     events += settle(s)
     assert [event.seq for event in events] == list(range(len(events)))
 
@@ -116,11 +105,11 @@ def test_a_flush_before_any_audio_is_acknowledged() -> None:
 
 def test_the_end_is_told_once_and_last_even_without_audio() -> None:
     s = stream()
-    end(s)
+    s.end()
     assert settle(s) == [Ended(received=0, seq=0)]
-    s = stream(8)
+    s = stream()
     push(s, *[spoken(1)] * 8)
-    end(s)
+    s.end()
     events = settle(s)
     assert [type(event) for event in events].count(Ended) == 1
     assert isinstance(events[-1], Ended)
@@ -128,7 +117,7 @@ def test_the_end_is_told_once_and_last_even_without_audio() -> None:
 
 
 def test_audio_sent_faster_than_real_time_falls_due_later_than_live_audio() -> None:
-    fast, live = stream(1), stream(1)
+    fast, live = stream(), stream()
     dues: dict[Stream, list[float]] = {fast: [], live: []}
     for _ in range(20):
         push(fast, np.concatenate([spoken(1), silence(1)]), arrived=0.0)

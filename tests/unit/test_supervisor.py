@@ -52,3 +52,39 @@ def test_pauses_double_up_to_a_bound_and_a_part_that_works_is_forgotten() -> Non
     assert supervisor.failed("jobs", "no") == 0.1
     supervisor.works("jobs")
     assert not supervisor.failing
+
+
+async def test_a_part_whose_awaited_task_is_cancelled_is_started_again() -> None:
+    supervisor, runs = Supervisor(), 0
+
+    async def work() -> None:
+        nonlocal runs
+        runs += 1
+        raise asyncio.CancelledError
+
+    supervisor.run("pulse", work)
+    await eventually(lambda: runs > 1)
+    await supervisor.close()
+
+
+async def test_a_part_that_is_ended_on_purpose_is_not_named_any_more() -> None:
+    supervisor = Supervisor()
+
+    async def work() -> None:
+        raise OSError("disk full")
+
+    task = supervisor.run("jobs", work)
+    await eventually(lambda: bool(supervisor.failing))
+    task.cancel()
+    await asyncio.wait([task])
+    assert not supervisor.failing
+
+
+def test_a_part_that_is_watched_is_named_while_its_check_gives_a_reason() -> None:
+    supervisor, reason = Supervisor(), None
+    supervisor.watch("models", lambda: reason)
+    assert not supervisor.failing
+    reason = "no engine worker for fake"
+    assert supervisor.failing == {"models": "no engine worker for fake"}
+    supervisor.forget("models")
+    assert not supervisor.failing

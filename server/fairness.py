@@ -1,0 +1,195 @@
+"""Owners who share places: whoever has the fewest goes first, and one that has waited longest among equals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Generic, TypeVar
+
+import structlog
+
+log = structlog.get_logger()
+
+SLICE_S = 2.0
+"""An owner keeps a place at least so long before one that has just as few gets it."""
+_Item = TypeVar("_Item")
+_Anything: Callable[[object], bool] = lambda _: True  # noqa: E731
+
+
+class FairQueue(Generic[_Item]):
+    """Items that wait, each an owner's. An owner's items keep their order; owners take turns. Pure."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, deque[_Item]] = {}  # in the order in which the owners' turns come
+
+    def __len__(self) -> int:
+        return sum(map(len, self._waiting.values()))
+
+    def add(self, owner: str, item: _Item, *, first: bool = False) -> None:
+        """Take an item; `first`: ahead of the owner's others."""
+        items = self._waiting.setdefault(owner, deque())
+        items.appendleft(item) if first else items.append(item)
+
+    def discard(self, owner: str, item: _Item) -> None:
+        """Forget an item, if it waits."""
+        items = self._waiting.get(owner, deque())
+        with contextlib.suppress(ValueError):
+            items.remove(item)
+        if not items:
+            self._waiting.pop(owner, None)
+
+    def next_owner(self, taken: Counter[str]) -> str | None:
+        """Return the owner whose turn it is, given how many places each has; None if nobody waits."""
+        return min(self._waiting, key=lambda owner: taken[owner], default=None)  # the first of equals
+
+    def take(
+        self, taken: Counter[str], most_each: float = float("inf"), may: Callable[[_Item], bool] = _Anything
+    ) -> tuple[str, _Item] | None:
+        """Return the next item that may begin, of an owner with fewer places than `most_each`; None if there is none."""
+        for owner in sorted(self._waiting, key=lambda owner: taken[owner]):  # stable
+            if taken[owner] >= most_each:
+                break
+            items = self._waiting[owner]
+            item = next(filter(may, items), None)
+            if item is not None:
+                items.remove(item)
+                del self._waiting[owner]
+                if items:
+                    self._waiting[owner] = items  # behind the others
+                return owner, item
+        return None
+
+
+class Turns:
+    """Places for work that takes long and can pause: an owner that waits gets one as soon as another has more than it."""
+
+    def __init__(self, places: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._free = places
+        self._clock = clock
+        self._taken: Counter[str] = Counter()
+        self._waiting: FairQueue[asyncio.Future[None]] = FairQueue()
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a place."""
+        return len(self._waiting)
+
+    @contextlib.asynccontextmanager
+    async def turn(self, owner: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+        """Wait for a place and hold it. Yields what the work awaits wherever it can pause."""
+        await self._wait(owner)
+        since, held = self._clock(), True
+
+        async def pause() -> None:
+            nonlocal since, held
+            if self._is_due(owner, since):
+                self._leave(owner)
+                held = False
+                await self._wait(owner, first=True)
+                since, held = self._clock(), True
+
+        try:
+            yield pause
+        finally:
+            if held:
+                self._leave(owner)
+
+    def _is_due(self, owner: str, since: float) -> bool:
+        """Return whether the owner, who has held a place since then, is to make room."""
+        rival = self._waiting.next_owner(self._taken)
+        if rival is None:
+            return False
+        more = self._taken[owner] - self._taken[rival]
+        return more > 1 or (more == 1 and self._clock() - since >= SLICE_S)
+
+    async def _wait(self, owner: str, *, first: bool = False) -> None:
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.add(owner, place, first=first)
+        self._give()
+        try:
+            await place
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled():  # given at the same moment
+                self._leave(owner)
+            else:
+                self._waiting.discard(owner, place)
+            raise
+
+    def _leave(self, owner: str) -> None:
+        self._free += 1
+        self._taken[owner] -= 1
+        if not self._taken[owner]:
+            del self._taken[owner]
+        self._give()
+
+    def _give(self) -> None:
+        while self._free and (found := self._waiting.take(self._taken)):
+            owner, place = found
+            if not place.done():
+                self._free -= 1
+                self._taken[owner] += 1
+                place.set_result(None)
+
+
+class Pool(Generic[_Item]):
+    """Works on items, `most` at a time and `most_each` of one owner, owners in turn. `may`: whether an item may begin now.
+
+    `work` handles what goes wrong with an item; an exception that it lets through is logged.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        most: int,
+        most_each: int,
+        work: Callable[[_Item], Awaitable[None]],
+        may: Callable[[_Item], bool] = _Anything,
+    ) -> None:
+        self._name = name
+        self._most, self._most_each = most, most_each
+        self._work = work
+        self._may = may
+        self._taken: Counter[str] = Counter()
+        self._waiting: FairQueue[_Item] = FairQueue()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    def add(self, owner: str, item: _Item) -> None:
+        """Have an item worked on when its turn comes."""
+        self._waiting.add(owner, item)
+        self.fill()
+
+    def fill(self) -> None:
+        """Begin what can begin now."""
+        while not self._closed and len(self._tasks) < self._most:
+            found = self._waiting.take(self._taken, self._most_each, self._may)
+            if found is None:
+                return
+            owner, item = found
+            self._taken[owner] += 1
+            self._tasks.add(asyncio.create_task(self._run(owner, item), name=self._name))
+
+    async def close(self) -> None:
+        """Stop; what waits is forgotten."""
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _run(self, owner: str, item: _Item) -> None:
+        try:
+            await self._work(item)
+        except Exception:
+            log.exception("an item was left undone", pool=self._name)
+        finally:
+            self._taken[owner] -= 1
+            if not self._taken[owner]:
+                del self._taken[owner]
+            task = asyncio.current_task()
+            assert task is not None
+            self._tasks.discard(task)
+            self.fill()

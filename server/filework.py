@@ -1,0 +1,120 @@
+"""What is done with a file once it is on the disk, for requests and for jobs: fetched, transcribed in turn, answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import structlog
+
+from myna.batch.fetch import Fetched, FetchError, Limits, fetch
+from myna.batch.gate import Gate
+from myna.batch.jobs import Job
+from myna.batch.transcript import Transcript
+from myna.server.answers import Answers, json_pieces
+from myna.server.config import Settings
+from myna.server.dialects import deepgram_rest
+from myna.server.dialects.base import ModelWanted, Refusal
+from myna.server.fairness import Turns
+from myna.server.intake import Intake
+from myna.server.models import Models
+from myna.server.serving import engine_for
+from myna.server.transcriber import DecodeFailedError, Listener, Sound, Transcriber
+from myna.streaming.audio import AudioError, Coded, RawFormat
+from myna.streaming.engines.base import EngineInfo
+from myna.streaming.engines.catalogue import Model
+from myna.streaming.policy import Options
+
+log = structlog.get_logger()
+
+FETCH_WITHIN_S = 600.0
+"""A file at an address must be here within this; it is Deepgram's own limit for a whole request."""
+OptionsOf = Callable[[EngineInfo], Options]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A transcript, and what made it."""
+
+    transcript: Transcript
+    model: Model
+    engine: EngineInfo
+
+
+class FileWork:
+    """One server's. Every method raises `Refusal`."""
+
+    def __init__(
+        self, settings: Settings, models: Models, transcriber: Transcriber, gate: Gate, intake: Intake
+    ) -> None:
+        self._settings = settings
+        self._models = models
+        self._transcriber = transcriber
+        self._gate = gate
+        self._intake = intake
+        self._turns = Turns(settings.files_at_once)
+        self.answers = Answers()
+
+    async def fetch_job(self, job: Job, path: Path) -> Job:
+        """Fetch the audio of a request that was accepted before. Raises `Refusal`."""
+        with self._intake.stored(job.share) as grow:
+            fetched = await self.fetched(job.url or "", path, grow)
+        return replace(job, sha256=fetched.sha256, size=fetched.size)
+
+    async def run_job(self, job: Job, path: Path, listener: Listener) -> Callable[[], Iterable[bytes]]:
+        """Return what makes the answer to a request that was accepted before. Raises `Refusal`."""
+        asked = deepgram_rest.parse(job.query)
+        done = await self.transcribe(
+            path,
+            asked.model,
+            asked.options,
+            asked.audio,
+            mix=not asked.multichannel,
+            share=job.share,
+            listener=listener,
+        )
+        return deepgram_answer(done, asked, job.id, job.sha256 or "")
+
+    async def fetched(self, url: str, path: Path, grow: Callable[[int], None]) -> Fetched:
+        """Fetch the file at an address to `path`; `grow` is told of bytes before they are stored."""
+        limits = Limits(self._settings.max_upload_mb << 20, FETCH_WITHIN_S, self._intake.least_free, grow)
+        try:
+            return await fetch(url, path, self._gate, limits)
+        except FetchError as error:
+            status = 404 if error.status == 404 else 400
+            raise Refusal(status, "remote_content", f"The file at the address cannot be had: {error}.") from error
+
+    async def transcribe(
+        self,
+        path: Path,
+        wanted: ModelWanted,
+        options_of: OptionsOf,
+        audio: RawFormat | Coded,
+        *,
+        mix: bool,
+        share: str,
+        listener: Listener = lambda _: None,
+    ) -> Done:
+        """Return what the file says, in the turn of whose share it takes."""
+        sound = Sound(path, audio, mix, self._settings.max_file_hours * 3600)
+        try:
+            async with engine_for(self._models, wanted, unknown="model_not_found") as (model, engine):
+                options = options_of(engine.info)
+                async with self._turns.turn(share) as pause:
+                    transcript = await self._transcriber.transcribe(sound, engine, options, listener, pause)
+                return Done(transcript, model, engine.info)
+        except AudioError as error:
+            raise Refusal(400, "bad_audio", f"failed to process audio: {error}", param="file") from error
+        except DecodeFailedError as error:
+            log.error("a file could not be decoded", reason=str(error))
+            raise Refusal(500, "decode_failed", "The model failed on this file.") from error
+
+
+def deepgram_answer(
+    done: Done, asked: deepgram_rest.FileRequest, request_id: str, sha256: str
+) -> Callable[[], Iterable[bytes]]:
+    """Return what makes Deepgram's answer in pieces."""
+    return lambda: json_pieces(
+        deepgram_rest.answer(done.transcript, asked, done.model, done.engine, request_id, sha256)
+    )

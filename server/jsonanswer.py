@@ -1,0 +1,14 @@
+"""Short JSON answers over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from aiohttp import web
+
+from myna.streaming import strictjson
+
+
+def json_answer(body: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """Return an answer in JSON. Raises `ValueError` if the body holds what JSON has no words for."""
+    return web.json_response(body, status=status, headers=headers, dumps=strictjson.dumps)
