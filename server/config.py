@@ -126,9 +126,11 @@ class Settings(BaseSettings):
     drain_s: float = Field(
         30.0, ge=0, le=3600, description="A server that is told to stop lets streams go on for so long, then ends them."
     )
-    max_streams: int = Field(0, ge=0, description="Live channels a model takes at most; 0: as many as keep the target.")
+    max_streams: int = Field(
+        0, ge=0, description="Live channels a model takes at most, silent ones included; 0: as many as keep the target."
+    )
     key_streams: int = Field(
-        0, ge=0, description="Streams a key may have at a time, unless its entry says; 0: any number."
+        0, ge=0, description="Live channels a key may have at a time, unless its entry says; 0: any number."
     )
     key_requests: int = Field(
         0, ge=0, description="Files a key may have at a time, unless its entry says; 0: any number."

@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
+from myna.server.admission import Place
 from myna.server.auth import Identity
 from myna.server.config import Settings
 from myna.server.dialects.base import (
@@ -24,7 +25,6 @@ from myna.server.dialects.base import (
     Open,
     Stalled,
 )
-from myna.server.engine import EnginePool
 from myna.server.live import LiveStream, failure
 from myna.server.outbox import SlowReaderError
 from myna.server.patience import LAST_LOOK_S, timeout
@@ -137,7 +137,8 @@ Delivery = Callable[[Frame], Awaitable[None]]
 class Connection:
     """One client's stream from its upgrade to its close, over one socket or, if it comes back, several.
 
-    `name` is the stream's and `identity` the client's; frames go to `delivery`, or back over the socket.
+    `name` is the stream's, `identity` the client's, `place` what admission has given it; frames go to `delivery`, or back
+    over the socket.
     """
 
     def __init__(
@@ -145,7 +146,7 @@ class Connection:
         name: str,
         identity: Identity,
         dialect: Dialect,
-        engine: EnginePool,
+        place: Place,
         services: Services,
         settings: Settings,
         *,
@@ -157,7 +158,8 @@ class Connection:
         self._dialect = dialect
         self._services = services
         self._settings = settings
-        self._live = LiveStream(name, dialect, engine, services)
+        self._place = place
+        self._live = LiveStream(name, dialect, place, services)
         self._began = self._heard_at = services.clock()
         self._stall_s: float | None = None
         self._endpoint_s = 0.0
@@ -255,11 +257,11 @@ class Connection:
         if self._dialect.resume_token is None or not self._settings.resume_s:
             return None
         log.info("the connection was lost; the stream waits for its client", resume_s=self._settings.resume_s)
-        ended: list[asyncio.Future[Any]] = [self._next, self._live.broken, self._retired]
-        with contextlib.suppress(TimeoutError):
+        ended: list[asyncio.Future[Any]] = [self._next, self._live.broken, self._retired, self._place.given_up]
+        with self._place.away(), contextlib.suppress(TimeoutError):
             async with timeout(self._settings.resume_s, self._services.clock):
                 await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
-        if not self._next.done():
+        if not self._next.done() or self._place.given_up.done():
             return None
         seat, self._next = self._next.result(), asyncio.get_running_loop().create_future()
         try:
@@ -395,6 +397,8 @@ class Connection:
         for command in commands:
             if isinstance(command, End):
                 return True
+            if isinstance(command, Open):
+                self._place.resize(command.channels)
             await self._live.act(command)
             match command:
                 case Audio():

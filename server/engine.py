@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
+from myna.server.measurement import Measurement, is_measurement
 from myna.server.patience import Clock
 from myna.server.supervisor import Supervisor
 from myna.server.workerprocess import WorkerProcess
@@ -29,6 +30,10 @@ _LOG_EVERY_S = 60.0
 _WATCH_EVERY_S = 0.25
 _SLOW_STEP = 8.0
 """A batch may take so many times what its audio is expected to cost before its lane counts as stuck."""
+_MEASURE_EVERY_S, _MEASURE_WITHIN_S = 5.0, 1.0
+"""The cost is measured at most so often, and waited for at most so long."""
+_MEASURE_AHEAD_S = 0.001
+"""A measurement is due so much before the files that wait."""
 
 OnResult = Callable[[str, Outcome], None]
 
@@ -56,12 +61,14 @@ class _UnderWay:
     sent_at: float
     began: float  # on the pool's clock
     late_s: list[float]
+    measures: bool
 
     @classmethod
     def of(cls, jobs: tuple[Job, ...], began: float) -> _UnderWay:
         now = time.monotonic()
         audio_s = sum(seconds(job.length) for job in jobs)
-        return cls({job.id: job for job in jobs}, len(jobs), audio_s, min(job.due for job in jobs), now, began, [])
+        by_id, measures = {job.id: job for job in jobs}, all(map(is_measurement, jobs))
+        return cls(by_id, len(jobs), audio_s, min(job.due for job in jobs), now, began, [], measures)
 
 
 class EnginePool:
@@ -98,6 +105,7 @@ class EnginePool:
         self._tasks: list[asyncio.Task[None]] = []
         self._info: EngineInfo | None = None
         self._memory: dict[int, int] = {}
+        self._measurement: Measurement | None = None
         self.restarts = 0
         """How often a worker had to be replaced."""
         self.on_step: Callable[[Step], None] = lambda _: None
@@ -196,9 +204,34 @@ class EnginePool:
             await worker.end()
         self._workers.clear()
 
+    async def measure(self) -> None:
+        """Learn what the work costs now, if nothing shows it and that was not measured lately; return within a second."""
+        self.start_measurement(_MEASURE_EVERY_S)
+        if self._measurement is not None:
+            await asyncio.wait([self._measurement.done], timeout=_MEASURE_WITHIN_S)
+
+    def start_measurement(self, every_s: float) -> None:
+        """Begin to measure what the work costs now, if too few finals show it and that was not measured within `every_s`."""
+        assert self._dispatcher is not None
+        now = time.monotonic()
+        shown = self.headroom.p95(now) is not None or self.headroom.unmeasured_s(now) < every_s
+        if shown or self._measurement is not None or not self.complete:
+            return
+        oldest = self._dispatcher.oldest(Kind.FILE)  # files may wait for minutes
+        due = now if oldest is None else oldest - _MEASURE_AHEAD_S
+        self._measurement = measurement = Measurement(self.info, self.lanes, due)
+        measurement.done.add_done_callback(lambda _: self._on_measured(measurement))
+        for job in measurement.jobs:
+            self.submit(job, measurement.on_result)
+
+    def _on_measured(self, measurement: Measurement) -> None:
+        self._measurement = None
+        self.headroom.measured(time.monotonic(), measurement.cost)
+
     def submit(self, job: Job, on_result: OnResult) -> None:
         """Have the job decoded, now or as soon as there is a worker; the result is called back once, unless cancelled."""
         assert self._dispatcher is not None
+        self.headroom.claims.asked(job.source, time.monotonic())
         self._waiting[job.id] = (on_result, time.monotonic())
         if replaced := self._dispatcher.submit(job):
             self._waiting.pop(replaced.id, None)
@@ -234,6 +267,7 @@ class EnginePool:
         self._workers[number], self._memory[number] = worker, hello.memory
         self._troubles.pop(number, None)
         self._dispatcher.up(number, self._lanes)
+        self.headroom.lanes = len(self._workers) * self._lanes
         self._assign()
 
     async def _keep(self, number: int) -> None:
@@ -303,6 +337,9 @@ class EnginePool:
                     self._count_step(now, job.kind, batch, message.step_s)
 
     def _count_step(self, now: float, kind: Kind, batch: _UnderWay, took_s: float) -> None:
+        if batch.measures and self._measurement is not None:
+            self._measurement.step_done(batch.audio_s, took_s)
+            return
         self.headroom.step_done(now, kind, batch.audio_s, took_s, batch.due - now)
         self.on_step(
             Step(kind, batch.count, batch.audio_s, took_s, max(0.0, batch.sent_at - batch.due), tuple(batch.late_s))
@@ -312,6 +349,7 @@ class EnginePool:
         assert self._dispatcher is not None
         self.restarts += 1
         self._workers.pop(number, None)
+        self.headroom.lanes = len(self._workers) * self._lanes
         at = [batch for place, batch in self._batches.items() if place[0] == number]
         log.error(
             "an engine worker died; starting another", model=self._options.name, number=number, killed=killed,

@@ -9,6 +9,7 @@ from collections import deque
 
 import structlog
 
+from myna.server.admission import Place
 from myna.server.decoding.source import DecoderLostError, RawSource, Source
 from myna.server.dialects.base import (
     Audio,
@@ -26,7 +27,6 @@ from myna.server.dialects.base import (
     Reply,
     Stalled,
 )
-from myna.server.engine import EnginePool
 from myna.server.outbox import Outbox, SlowReaderError
 from myna.server.pump import Pump, Services
 from myna.streaming.audio import STEP_BYTES, AudioError, RawFormat
@@ -51,9 +51,10 @@ class LiveStream:
     asks for meanwhile behind it. While there is a spool the client is read from slowly, so that its sends block.
     """
 
-    def __init__(self, name: str, dialect: Dialect, engine: EnginePool, services: Services) -> None:
+    def __init__(self, name: str, dialect: Dialect, place: Place, services: Services) -> None:
         self.name = name
-        self.engine = engine
+        self.engine = place.pool
+        self._place = place
         self.outbox = Outbox()
         self.broken: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         self._dialect = dialect
@@ -70,7 +71,6 @@ class LiveStream:
         self._end_asked = False
         self._ending = False
         self._ended = False
-        self._channels = 1
 
     @property
     def is_open(self) -> bool:
@@ -115,8 +115,6 @@ class LiveStream:
 
     async def close(self) -> None:
         """Free everything: audio, jobs that wait, the decoder once nobody reads from it."""
-        self.engine.headroom.join(1 - self._channels)
-        self._channels = 1
         if self._feeding is not None:
             self._feeding.cancel()
             await asyncio.wait([self._feeding])
@@ -274,7 +272,7 @@ class LiveStream:
         pump.run()
         length_s = sum(map(len, channels)) / 2 / SAMPLE_RATE
         self._services.metrics.audio_in(length_s)
-        self.engine.headroom.heard(time.monotonic(), length_s)
+        self._place.heard(length_s)
 
     async def _until(self, backlog_s: float) -> None:
         """Wait until no more audio than this waits for the engine."""
@@ -297,12 +295,17 @@ class LiveStream:
             case Ended():
                 self._ended = True
             case Opened(channels=channels):
-                self.engine.headroom.join(channels - self._channels)
-                self._channels = channels
+                self._resize(channels)
         if self.broken.done():  # its client has been, or is being, told the reason: nothing may follow that
             return
         for frame in self._dialect.emit(event):
             self.outbox.put(frame)
+
+    def _resize(self, channels: int) -> None:
+        try:
+            self._place.resize(channels)
+        except DialectError as error:
+            self.break_off(error)
 
     def fail(self, error: Exception) -> None:
         """End the stream for an error of the server's own, which is logged; a client that does not read is no such error."""

@@ -53,12 +53,14 @@ class Upgrade:
                     raise Refusal(400, "bad_callback", f"callback: {error}.") from error
                 delivery = (await stack.enter_async_context(sender)).send
             model, engine = await stack.enter_async_context(engine_for(self.models, wanted))
-            stack.enter_context(self.admission.stream(identity, engine))
+            place = await stack.enter_async_context(
+                self.admission.stream(entry.name, identity, request.remote or "", engine, entry.channels)
+            )
             connection = Connection(
                 entry.name,
                 identity,
                 entry.dialect(model, engine.info),
-                engine,
+                place,
                 self.services,
                 self.settings,
                 subprotocol=shown.subprotocol if shown else None,

@@ -34,6 +34,7 @@ from myna.streaming.engines.base import (
     Outcome,
 )
 from myna.streaming.events import samples
+from myna.streaming.headroom import MEASURED_S
 from myna.streaming.link import (
     STATUS_EVERY_S,
     Batch,
@@ -52,8 +53,6 @@ _NICENESS = 10
 """Of workers that decode on the CPU: the front answers pings and sends words out while every core decodes."""
 _THREAD_DIED = 70
 """Exit status of a worker one of whose threads has died: EX_SOFTWARE of sysexits.h."""
-_COST_OF_S = 5.0
-"""Audio on which the cost of a second is first estimated: about a segment."""
 
 
 def run_batch(engine: Engine, batch: list[Job]) -> list[Result]:
@@ -151,7 +150,7 @@ class _Lane(threading.Thread):
 
 def _cost(engine: Engine) -> float:
     """Return the seconds that a second of audio costs, as far as silence shows it."""
-    length = min(_COST_OF_S, engine.info.longest_segment_s)
+    length = min(MEASURED_S, engine.info.longest_segment_s)
     began = time.perf_counter()
     engine.transcribe([Job("cost", "cost", Kind.FILE, bytes(2 * samples(length)), 0.0)])
     return (time.perf_counter() - began) / length

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from drive import amplitude_voice
 
+from myna.streaming.claims import Claim
 from myna.streaming.dispatcher import BLAME, KILLED_BLAME, Assignment, Dispatcher
 from myna.streaming.engines.base import Engine, Job, JobError, Kind, Outcome
 from myna.streaming.engines.fake import FakeEngine, silence, spoken
@@ -33,10 +34,13 @@ def per_second(cost: float) -> Cost:
 class Speaker:
     """One stream: what it said is `codes`, what came of it the events with the time they came at."""
 
+    name: str
     session: Session
     audio: np.ndarray
     codes: list[int]
     began: float
+    owner: str = "anybody"
+    claim: Claim | None = None
     events: list[tuple[float, Event]] = field(default_factory=list)
 
     @property
@@ -93,7 +97,10 @@ class Simulation:
         """Words at which an engine dies."""
         self.on_assignment: Callable[[Assignment], None] = lambda _: None
         self.on_result: Callable[[Job], None] = lambda _: None
+        self.slowness = 1.0
+        """How many times longer everything takes, since other programs have the cores."""
         self._cost = cost
+        self._silence_costs = silence_costs
         self._lanes = lanes
         self._lives = dict.fromkeys(range(workers), 0)
         self._alive = set(range(workers))
@@ -112,16 +119,34 @@ class Simulation:
             self.now, _, what = heapq.heappop(self._events)
             what()
 
+    def admits(self, target_s: float, owner: str = "anybody") -> bool:
+        """Return whether another stream would be let in now, as server/admission.py decides it."""
+        if self._keeps(target_s, owner):
+            return True
+        if self.headroom.p95(self.now) is None:
+            self.headroom.measured(self.now, self.slowness * self._silence_costs)
+        return self._keeps(target_s, owner)
+
+    def open_silently(self, owner: str = "anybody") -> Claim:
+        """Have a stream begin now that never sends anything."""
+        return self.headroom.claims.join(f"silent{next(self._order)}", owner, 1, self.now)
+
     def speak(
-        self, began: float, phrases: list[list[int]], pause_s: float = 0.7, policy: Policy | None = None
+        self,
+        began: float,
+        phrases: list[list[int]],
+        pause_s: float = 0.7,
+        policy: Policy | None = None,
+        owner: str = "anybody",
     ) -> Speaker:
         """Have a stream begin at this time, with phrases of these words and pauses between them."""
         speaker = self._speaker(began, phrases, pause_s, policy or Policy())
+        speaker.owner = owner
         self.speakers.append(speaker)
         if began <= self.now:
-            self.headroom.join(1)
+            self._join(speaker)
         else:
-            self.at(began, lambda: self.headroom.join(1))
+            self.at(began, lambda: self._join(speaker))
         size = round(FRAME_S * SAMPLE_RATE)
         for number, start in enumerate(range(0, len(speaker.audio), size), start=1):
             part = speaker.audio[start : start + size]
@@ -152,24 +177,31 @@ class Simulation:
     def final_delays(self, after: float = 0.0) -> list[float]:
         return sorted(d for speaker in self.speakers if speaker.began >= after for d in speaker.final_delays)
 
+    def _keeps(self, target_s: float, owner: str) -> bool:
+        alone = self.headroom.claims.weight(self.now, owner) < 1
+        return alone or self.headroom.predicted_p95(self.now, 1, owner) <= target_s
+
     def _speaker(self, began: float, phrases: list[list[int]], pause_s: float, policy: Policy) -> Speaker:
-        name = f"s{len(self.speakers) + len(self.files)}/0"
+        name = f"s{len(self.speakers) + len(self.files)}"
         parts = [part for phrase in phrases for part in (*map(spoken, phrase), silence(pause_s))]
         codes = [code for phrase in phrases for code in phrase]
-        session = Session(name, policy, Options(), self.engine.info)
-        return Speaker(session, np.concatenate([silence(0.2), *parts]), codes, began)
+        session = Session(f"{name}/0", policy, Options(), self.engine.info)
+        return Speaker(name, session, np.concatenate([silence(0.2), *parts]), codes, began)
 
     def _push(self, speaker: Speaker, part: np.ndarray) -> None:
-        if speaker in self.speakers:
-            self.headroom.heard(self.now, len(part) / SAMPLE_RATE)
+        if speaker.claim is not None:
+            self.headroom.heard(self.now, speaker.claim, len(part) / SAMPLE_RATE)
         speaker.session.push(part.tobytes(), self.now)
         self._pump(speaker)
 
     def _end(self, speaker: Speaker) -> None:
         speaker.session.end()
         self._pump(speaker)
-        if speaker in self.speakers:
-            self.headroom.join(-1)
+        if speaker.claim is not None:
+            self.headroom.claims.leave(speaker.claim)
+
+    def _join(self, speaker: Speaker) -> None:
+        speaker.claim = self.headroom.claims.join(speaker.name, speaker.owner, 1, self.now)
 
     def _pump(self, speaker: Speaker) -> None:
         while True:
@@ -182,6 +214,7 @@ class Simulation:
                     case Detect(channel, start, pcm):
                         speaker.session.on_vad(start, amplitude_voice(channel, pcm))
                     case Submit(job):
+                        self.headroom.claims.asked(job.source, self.now)
                         self._owners[job.id] = speaker
                         self._asked[job.id] = self.now
                         if replaced := self.dispatcher.submit(job):
@@ -195,7 +228,7 @@ class Simulation:
     def _assign(self) -> None:
         for assignment in self.dispatcher.assign():
             life = self._lives[assignment.worker]
-            took_s = self._cost(assignment)
+            took_s = self.slowness * self._cost(assignment)
             self.at(self.now + took_s, lambda a=assignment, n=life, s=took_s: self._finish(a, n, s))
             self.on_assignment(assignment)
 
@@ -234,3 +267,15 @@ def phrases(random: random.Random, count: int) -> list[list[int]]:
     """Return so many phrases of 3 to 20 words (1 to 6 s), numbered so that none is like another nearby."""
     codes = itertools.count(random.randrange(1000))
     return [[next(codes) % 1400 for _ in range(random.randint(3, 20))] for _ in range(count)]
+
+
+def p95(values: list[float]) -> float:
+    return float(np.quantile(values, 0.95)) if values else 0.0
+
+
+def assert_nothing_lost(simulation: Simulation) -> None:
+    for speaker in [*simulation.speakers, *simulation.files]:
+        assert speaker.words == speaker.said
+        assert speaker.over
+    assert simulation.dispatcher.waiting == 0
+    assert simulation.dispatcher.under_way == 0

@@ -24,6 +24,11 @@ class Open:
     policy: Policy
     options: Options
 
+    @property
+    def channels(self) -> int:
+        """Channels that are transcribed separately, as far as the client has announced them: a container will say."""
+        return 1 if self.mix else self.audio.channels
+
 
 @dataclass(frozen=True, slots=True)
 class Audio:
@@ -124,6 +129,8 @@ CLOSE_CODES = {
     "message_too_big": 1009,
     "slow_reader": 1013,
     "overloaded": 1013,
+    "too_busy": 1013,
+    "too_many_streams": 1013,
     "shutting_down": 1001,
     "internal_error": 1011,
 }
@@ -215,6 +222,11 @@ class Entry(Protocol):
         ...
 
     @property
+    def channels(self) -> int:
+        """Channels that the request announces to be transcribed separately; 1: the client or its audio will say."""
+        ...
+
+    @property
     def resume(self) -> Resume | None:
         """The stream that the client comes back for, if it does."""
         ...
@@ -269,6 +281,11 @@ class PlainEntry:
     def callback(self) -> Callback | None:
         """Where the client wants its results sent instead: nowhere."""
         return None
+
+    @property
+    def channels(self) -> int:
+        """Channels that the request announces: one, or the client will say later."""
+        return 1
 
     @property
     def resume(self) -> Resume | None:

@@ -57,6 +57,8 @@ _CLOSES = {
     "shutting_down": (1001, "the server is stopping"),
     "slow_reader": (1013, "the client does not read what it is sent"),
     "overloaded": (1013, "the server cannot keep up with this audio"),
+    "too_busy": (1013, "the server is too busy for so many channels"),
+    "too_many_streams": (1013, "the key may not have so many channels at a time"),
     "unauthorized": (1008, "INVALID_AUTH"),
 }
 """How the WebSocket is closed: code and reason, as clients know them; of anything else 1011."""
@@ -104,6 +106,11 @@ class DeepgramEntry(PlainEntry):
     def callback(self) -> Callback | None:
         """Where the client wants its results sent instead."""
         return None if self._request is None else self._request.callback
+
+    @property
+    def channels(self) -> int:
+        """Channels that the request announces to be transcribed separately; 1 if the container will say."""
+        return 1 if self._request is None else self._request.channels or 1
 
     def refused(self, refusal: Refusal) -> Refused:
         """Return ``{"err_code", "err_msg", "request_id"}``; ``dg-error`` says the same."""

@@ -58,9 +58,10 @@ _CLIENT_EVENTS = (
     "session.update", "transcription_session.update", "input_audio_buffer.append", "input_audio_buffer.commit",
     "input_audio_buffer.clear",
 )  # fmt: skip
+_SERVER_ERRORS = ("internal_error", "shutting_down", "overloaded", "too_busy")
 _ERROR_TYPES = {
-    "internal_error": "server_error", "shutting_down": "server_error", "overloaded": "server_error",
-    "unauthorized": "authentication_error",
+    **dict.fromkeys(_SERVER_ERRORS, "server_error"),
+    "too_many_streams": "rate_limit_error", "unauthorized": "authentication_error",
 }  # fmt: skip
 
 

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
+import io
+import time
+import wave
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import ClientSession, FormData, WSServerHandshakeError
-from peer import RAW, connected, eventually, listening
+from peer import RAW, Peer, connected, eventually, listening
 from speakers import phrases, running_fake
 
 from myna.clients.live import LiveClient, StreamError
 from myna.server.app import Server
+from myna.server.pulse import Pulse
 from myna.streaming import wire
+from myna.streaming.engines.base import Kind
+from myna.streaming.headroom import Headroom
 
 START = wire.Start(encoding="linear16", sample_rate=16_000)
 
@@ -60,9 +69,7 @@ async def test_a_stream_of_several_channels_takes_as_many_places() -> None:
 
 
 async def test_without_headroom_streams_are_refused_but_for_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    from myna.streaming.headroom import Headroom
-
-    monkeypatch.setattr(Headroom, "predicted_p95", lambda self, now, more: 0.8)
+    monkeypatch.setattr(Headroom, "predicted_p95", lambda self, now, more, owner: 0.8)
     async with running_fake(final_target_ms=700) as server, connected(server) as peer:
         await peer.send(RAW)
         await peer.until("ready")
@@ -134,3 +141,254 @@ async def test_a_refused_handshake_is_counted_by_its_reason() -> None:
                     pass
         async with session.get(server.url + "/metrics") as response:
             assert 'myna_refusals_total{reason="max_streams"} 1.0' in await response.text()
+
+
+def places(server: Server) -> int:
+    return server.models.pools[0].headroom.streams
+
+
+def wav(channels: int) -> bytes:
+    """Return four seconds of silence."""
+    file = io.BytesIO()
+    with wave.open(file, "wb") as writer:
+        writer.setnchannels(channels)
+        writer.setsampwidth(2)
+        writer.setframerate(16_000)
+        writer.writeframes(bytes(4 * 2 * channels * 16_000))
+    return file.getvalue()
+
+
+MANY = "/v1/listen?encoding=linear16&sample_rate=16000&channels=20&multichannel=true"
+
+
+async def test_a_stream_that_announces_more_channels_than_there_is_room_for_is_refused_before_the_upgrade(
+    keys: Path,
+) -> None:
+    async with running_fake(max_streams=4) as server:
+        status, headers, body = await refused(server, MANY)
+        assert (status, headers["Retry-After"], body["err_code"]) == (503, "5", "SERVICE_UNAVAILABLE")
+        async with connected(server, MANY.removeprefix("/v1/listen").replace("20", "4"), "/v1/listen"):
+            await eventually(lambda: places(server) == 4)
+            assert (await refused(server, "/v1/stream"))[0] == 503
+    async with running_fake(keys=keys) as server:
+        status, headers, body = await refused(server, MANY, headers={"Authorization": "Token one"})
+        assert (status, headers["Retry-After"], body["err_code"]) == (429, "5", "TOO_MANY_REQUESTS")
+        assert "asks for 20" in body["err_msg"]
+        assert places(server) == 0
+
+
+@pytest.mark.parametrize("path", ["/v1/listen", "/v2/listen"])
+async def test_channels_that_are_mixed_into_one_take_one_place(path: str) -> None:
+    async with (
+        running_fake(max_streams=1) as server,
+        connected(server, "?encoding=linear16&sample_rate=16000&channels=20", path) as peer,
+    ):
+        await peer.socket.send_bytes(bytes(64_000))
+        await eventually(lambda: bool(server.services.streams))
+        assert places(server) == 1
+
+
+async def test_a_start_message_that_asks_for_more_channels_than_there_is_room_for_ends_the_stream(keys: Path) -> None:
+    start = {**RAW, "channels": 3, "multichannel": True}
+    async with running_fake(max_streams=2) as server, connected(server) as peer:
+        await peer.send(start)
+        await peer.rest()
+        assert [message["type"] for message in peer.messages] == ["error", "closed"]
+        assert (peer.messages[0]["code"], peer.socket.close_code) == ("too_busy", 1013)
+        await eventually(lambda: places(server) == 0)
+    bearer = {"Authorization": "Bearer one"}
+    async with running_fake(keys=keys) as server, connected(server, headers=bearer) as peer:
+        await peer.send(start)
+        await peer.rest()
+        assert (peer.messages[0]["code"], peer.socket.close_code) == ("too_many_streams", 1013)
+
+
+async def test_a_container_that_holds_more_channels_than_there_is_room_for_ends_its_stream_in_each_dialects_words() -> (
+    None
+):
+    async with running_fake(max_streams=2) as server:
+        async with listening(server, "multichannel=true") as peer:
+            await peer.socket.send_bytes(wav(2))
+            await eventually(lambda: places(server) == 2)
+        await eventually(lambda: places(server) == 0)
+        async with listening(server, "multichannel=true") as peer:
+            await peer.socket.send_bytes(wav(3))
+            await peer.rest()
+            assert (peer.socket.close_code, peer.messages[-1]["type"]) == (1013, "Metadata")
+        async with connected(server) as peer:
+            await peer.send({"type": "start", "multichannel": True})
+            await peer.socket.send_bytes(wav(3))
+            await peer.rest()
+            assert (peer.of("error")[0]["code"], peer.socket.close_code) == ("too_busy", 1013)
+        await eventually(lambda: places(server) == 0)
+        async with listening(server, "") as peer:
+            await peer.socket.send_bytes(wav(3))
+            await peer.send({"type": "CloseStream"})
+            await peer.rest()
+            assert peer.socket.close_code == 1000
+
+
+@pytest.fixture
+def slow_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models are loaded while other programs have the cores: a second of audio costs five."""
+    monkeypatch.setattr("myna.server.engine.Headroom", lambda lanes, cost: Headroom(lanes, 5.0 + cost))
+
+
+async def open_streams(server: Server, count: int) -> None:
+    """Open so many streams that say nothing, one beside the other, and close them."""
+    async with asyncio.TaskGroup() as group:
+        barrier = asyncio.Barrier(count)
+
+        async def one() -> None:
+            async with connected(server) as peer:
+                await peer.send(RAW)
+                await peer.until("ready")
+                await barrier.wait()
+
+        for _ in range(count):
+            group.create_task(one())
+
+
+@pytest.mark.usefixtures("slow_start")
+async def test_a_server_started_on_a_busy_machine_lets_everybody_in_once_it_is_idle() -> None:
+    async with running_fake(final_target_ms=700) as server:
+        await open_streams(server, 24)
+
+
+async def test_a_server_that_was_slow_once_lets_everybody_in_once_it_is_idle() -> None:
+    async with running_fake(final_target_ms=700) as server:
+        headroom = server.models.pools[0].headroom
+        for number in range(200):  # other programs had the cores, a minute ago
+            headroom.step_done(time.monotonic() - 100 + 0.2 * number, Kind.FINAL, 1.0, 5.0)
+            headroom.final_out(time.monotonic() - 100 + 0.2 * number, 4.0, 0.2)
+        await open_streams(server, 24)
+
+
+@pytest.mark.usefixtures("slow_start")
+async def test_the_gauge_of_room_heals_when_it_is_looked_at() -> None:
+    async with running_fake(final_target_ms=700) as server, ClientSession() as session:
+        room = 1
+        async with asyncio.timeout(10):
+            while room <= 24:
+                async with session.get(server.url + "/metrics") as response:
+                    text = await response.text()
+                room = int(float(text.split('myna_headroom_streams{model="fake"} ')[1].split()[0]))
+
+
+async def test_the_gauge_of_room_knows_the_limit() -> None:
+    async with running_fake(max_streams=2) as server, ClientSession() as session:
+
+        async def room() -> str:
+            async with session.get(server.url + "/metrics") as response:
+                return (await response.text()).split('myna_headroom_streams{model="fake"} ')[1].split()[0]
+
+        assert await room() == "2.0"
+        async with connected(server) as peer:
+            await peer.send({**RAW, "channels": 2, "multichannel": True})
+            await peer.until("ready")
+            assert await room() == "0.0"
+
+
+@pytest.mark.parametrize(("busy", "status"), [(0.6, 101), (0.89, 503)])
+async def test_what_files_take_of_the_front_is_not_taken_for_that_of_streams(
+    busy: float, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_fake(final_target_ms=700) as server, connected(server) as peer:
+        await peer.send(RAW)
+        await peer.until("ready")
+        monkeypatch.setattr(Pulse, "busy", busy)
+        if status == 503:
+            assert (await refused(server, "/v1/stream"))[0] == 503
+        else:
+            async with connected(server):
+                pass
+
+
+@pytest.fixture
+def unkept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The place of a client that has lost its connection is anybody's at once."""
+    monkeypatch.setattr("myna.server.admission.KEPT_S", 0.0, raising=False)
+
+
+async def left_alone(server: Server, **how: Any) -> str:
+    """Open a stream and lose its connection; return the token to come back with."""
+    async with connected(server, **how) as peer:
+        await peer.send({**RAW, "resume": True})
+        token = (await peer.until("ready"))["resume"]
+        peer.drop()
+    return str(token)
+
+
+@contextlib.asynccontextmanager
+async def connected_at_last(server: Server, **how: Any) -> AsyncIterator[Peer]:
+    """Connect as soon as that is not refused any more."""
+    async with contextlib.AsyncExitStack() as stack:
+        async with asyncio.timeout(5):
+            while True:
+                try:
+                    peer = await stack.enter_async_context(connected(server, **how))
+                    break
+                except WSServerHandshakeError:
+                    await asyncio.sleep(0.01)
+        yield peer
+
+
+@pytest.mark.usefixtures("unkept")
+async def test_a_stream_that_waits_for_its_client_makes_room_when_the_server_is_full(keys: Path) -> None:
+    async with running_fake(max_streams=1, resume_s=60.0) as server:
+        token = await left_alone(server)
+        async with connected_at_last(server) as peer:
+            await peer.send(RAW)
+            await peer.until("ready")
+            assert places(server) == 1
+            await eventually(lambda: len(server.services.streams) == 1)
+            with pytest.raises(WSServerHandshakeError) as gone:
+                async with connected(server, f"?resume={token}&after=0"):
+                    pass
+            assert gone.value.status == 404
+    bearer = {"Authorization": "Bearer one"}
+    async with running_fake(keys=keys, resume_s=60.0) as server:
+        await left_alone(server, headers=bearer)
+        async with connected_at_last(server, headers=bearer) as peer:
+            await peer.send(RAW)
+            await peer.until("ready")
+
+
+async def test_a_client_that_comes_back_soon_finds_its_place() -> None:
+    async with running_fake(max_streams=1, resume_s=60.0) as server:
+        token = await left_alone(server)
+        claims = server.models.pools[0].headroom.claims
+        await eventually(lambda: claims.weight(time.monotonic()) < 1)
+        assert (await refused(server, "/v1/stream"))[0] == 503
+        async with connected(server, f"?resume={token}&after=0") as peer:
+            await peer.until("ready")
+            assert places(server) == 1
+
+
+@pytest.mark.usefixtures("unkept")
+async def test_a_stream_that_waits_is_not_given_up_where_that_makes_too_little_room() -> None:
+    async with running_fake(max_streams=4, resume_s=60.0) as server:
+        token = await left_alone(server)
+        claims = server.models.pools[0].headroom.claims
+        await eventually(lambda: claims.weight(time.monotonic()) < 1)
+        assert (await refused(server, MANY))[0] == 503
+        async with connected(server, f"?resume={token}&after=0") as peer:
+            await peer.until("ready")
+
+
+async def test_every_way_a_stream_ends_frees_its_places() -> None:
+    async with running_fake(max_streams=20) as server:
+        async with ClientSession() as session, session.get(server.url + "/v1/stream") as response:
+            assert response.status == 426
+        async with listening(server, MANY.partition("?")[2]) as peer:
+            await peer.socket.send_bytes(bytes(64_000))
+            peer.drop()
+        async with listening(server, "multichannel=true") as peer:
+            await peer.socket.send_bytes(b"no audio at all, not even a little")
+            await peer.rest()
+        async with listening(server, MANY.partition("?")[2]) as peer:
+            await peer.send({"type": "CloseStream"})
+            await peer.rest()
+        await eventually(lambda: places(server) == 0)
+        async with listening(server, MANY.partition("?")[2]):
+            pass

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import random
 
-import numpy as np
 import pytest
-from simulation import Simulation, per_second, phrases
+from simulation import Simulation, assert_nothing_lost, p95, per_second, phrases
 
 from myna.streaming.dispatcher import BLAME, Assignment
 from myna.streaming.engines.base import Job, Kind
@@ -14,22 +13,10 @@ from myna.streaming.engines.fake import FakeEngine, FakeSettings
 from myna.streaming.events import SAMPLE_RATE
 
 
-def p95(values: list[float]) -> float:
-    return float(np.quantile(values, 0.95)) if values else 0.0
-
-
 def crowd(simulation: Simulation, count: int, seed: int = 0, *, spread_s: float = 2.0, length: int = 4) -> None:
     source = random.Random(seed)
     for number in range(count):
         simulation.speak(spread_s * number / count, phrases(source, length))
-
-
-def assert_nothing_lost(simulation: Simulation) -> None:
-    for speaker in [*simulation.speakers, *simulation.files]:
-        assert speaker.words == speaker.said
-        assert speaker.over
-    assert simulation.dispatcher.waiting == 0
-    assert simulation.dispatcher.under_way == 0
 
 
 @pytest.mark.parametrize("spread_s", [2.0, 0.0], ids=["staggered", "in phase"])
@@ -140,7 +127,7 @@ def test_of_three_times_the_capacity_those_let_in_keep_their_target(lanes: int, 
 
     def ask() -> None:
         nonlocal refused
-        if simulation.headroom.streams < 1 or simulation.headroom.predicted_p95(simulation.now, 1) <= target_s:
+        if simulation.admits(target_s):
             simulation.speak(simulation.now, phrases(source, 8))
         else:
             refused += 1

@@ -1,0 +1,229 @@
+"""How many streams a model is taken to hold, in virtual time: what makes the figure wrong must not make it wrong for ever."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+
+import pytest
+from simulation import Simulation, assert_nothing_lost, p95, per_second, phrases
+
+from myna.streaming.claims import QUIET_S, Claim
+from myna.streaming.engines.base import Kind
+from myna.streaming.headroom import WINDOW_S, Headroom
+
+TARGET_S = 0.7
+COST = 0.018
+"""Of a second of silence."""
+UTTERANCE_S, DECODED_S = 3.0, 6.0
+"""A final each so often, which hears its context again."""
+lanes = pytest.mark.parametrize("lanes", [1, 2, 8])
+
+
+def join(headroom: Headroom, now: float, count: int, owner: str = "anybody") -> list[Claim]:
+    return [headroom.claims.join(f"{owner} {now} {number}", owner, 1, now) for number in range(count)]
+
+
+def serve(
+    headroom: Headroom,
+    now: float,
+    length_s: float,
+    streams: int,
+    *,
+    slower: float = 1.0,
+    late_s: float = 0.1,
+    silent: Sequence[Claim] = (),
+) -> float:
+    """Have so many streams speak for a while; return when they have gone."""
+    claims = join(headroom, now, streams)
+    for second in range(round(length_s)):
+        at = now + second
+        for claim in silent:
+            headroom.heard(at, claim, 1.0)
+        for number, claim in enumerate(claims):
+            headroom.heard(at, claim, 1.0)
+            headroom.claims.asked(f"{claim.name}/0", at)
+            if (second + number) % UTTERANCE_S == 0:
+                headroom.step_done(at, Kind.FINAL, DECODED_S, slower * 1.6 * COST * DECODED_S)
+                headroom.final_out(at, late_s, 0.2)
+    for claim in claims:
+        headroom.claims.leave(claim)
+    return now + length_s
+
+
+def ask(headroom: Headroom, now: float, cost: float = COST) -> int:
+    """Return the room as admission learns it: what is idle is measured first."""
+    if headroom.p95(now) is None:
+        headroom.measured(now, cost)
+    return headroom.room(now, TARGET_S)
+
+
+@lanes
+def test_a_machine_that_was_slow_takes_as_many_streams_as_a_new_one_once_it_is_idle(lanes: int) -> None:
+    headroom, fresh = Headroom(lanes, COST), Headroom(lanes, COST)
+    now = serve(headroom, 0.0, 60.0, 2, slower=40.0, late_s=4.0)
+    assert headroom.room(now, TARGET_S) == 0
+    now += WINDOW_S + 1.0
+    join(headroom, now, 1)  # it says nothing
+    assert ask(headroom, now) >= fresh.room(0.0, TARGET_S) - 1 > 2
+
+
+@lanes
+def test_a_model_that_was_loaded_on_a_busy_machine_is_judged_by_what_it_costs_later(lanes: int) -> None:
+    headroom, fresh = Headroom(lanes, 15 * COST), Headroom(lanes, COST)
+    assert headroom.room(0.0, TARGET_S) == 0
+    assert ask(headroom, 1.0) == fresh.room(0.0, TARGET_S)
+
+
+def test_a_machine_that_stays_slow_is_believed_after_some_measurements() -> None:
+    headroom = Headroom(2, COST)
+    assert ask(headroom, 10.0, 15 * COST) > 0  # other programs may have had the cores
+    for now in (20.0, 30.0):
+        ask(headroom, now, 15 * COST)
+    assert headroom.room(30.0, TARGET_S) == 0
+
+
+@lanes
+def test_an_idle_machine_takes_as_many_streams_as_it_served_when_it_was_busy(lanes: int) -> None:
+    headroom = Headroom(lanes, COST)
+    many = 2 * headroom.room(0.0, TARGET_S)
+    now = serve(headroom, 0.0, 90.0, many)
+    assert ask(headroom, now + 3600.0) >= 0.95 * many
+
+
+def test_what_it_served_once_counts_no_longer_when_as_many_have_come_late() -> None:
+    headroom, fresh = Headroom(2, COST), Headroom(2, COST)
+    now = serve(headroom, 0.0, 90.0, 30)
+    assert ask(headroom, now + 60.0) >= 28
+    now = serve(headroom, now + 60.0, 90.0, 29, slower=2.0, late_s=3.0)
+    assert ask(headroom, now + 60.0) == fresh.room(0.0, TARGET_S) < 28
+
+
+def test_of_what_was_served_once_nothing_holds_while_finals_come_late() -> None:
+    headroom = Headroom(2, COST)
+    now = serve(headroom, 0.0, 90.0, 30) + 60.0
+    for second in range(3):
+        headroom.step_done(now + second, Kind.FINAL, DECODED_S, 2.0)
+        headroom.final_out(now + second, 2.5, 0.2)
+    assert headroom.room(now + 3.0, TARGET_S) == 0
+
+
+def test_streams_that_say_nothing_leave_most_of_the_room_to_others() -> None:
+    headroom = Headroom(8, COST)
+    empty = headroom.room(0.0, TARGET_S)
+    join(headroom, 0.0, 23, "silent")
+    assert headroom.room(1.0, TARGET_S) == empty - 23  # they have only just come
+    assert headroom.room(QUIET_S, TARGET_S) >= empty - 2
+
+
+def test_one_owner_cannot_hold_every_place_with_streams_that_say_nothing() -> None:
+    headroom, now, opened = Headroom(8, COST), 0.0, 0
+    empty = headroom.room(0.0, TARGET_S)
+    while headroom.predicted_p95(now, 1, "silent") <= TARGET_S:
+        join(headroom, now, 1, "silent")
+        now += QUIET_S
+        opened += 1
+    assert empty < opened <= 4 * (empty + 1)
+    assert headroom.room(now, TARGET_S) >= 3 / 4 * empty
+
+
+def test_a_quiet_channel_counts_in_full_as_soon_as_it_speaks_again() -> None:
+    headroom = Headroom(8, COST)
+    empty = headroom.room(0.0, TARGET_S)
+    claim = headroom.claims.join("a", "anybody", 20, 0.0)
+    assert headroom.room(0.0, TARGET_S) == empty - 20
+    assert headroom.room(QUIET_S, TARGET_S) == empty - 1
+    for channel in (1, 3, 20):  # there is no twenty-first
+        headroom.claims.asked(f"a/{channel}", QUIET_S)
+    assert claim.speaking(QUIET_S) == 2
+    assert headroom.room(QUIET_S, TARGET_S) == empty - 3
+
+
+def test_a_stream_whose_client_is_away_weighs_no_more_than_a_quiet_one() -> None:
+    headroom = Headroom(8, COST)
+    empty = headroom.room(0.0, TARGET_S)
+    claims = join(headroom, 0.0, 10)
+    for claim in claims:
+        claim.away = True
+    assert headroom.room(0.0, TARGET_S) == empty - 1
+    for claim in claims:
+        claim.back(0.0)
+    assert headroom.room(0.0, TARGET_S) == empty - 10
+
+
+def test_streams_that_send_silence_do_not_make_speech_seem_cheap() -> None:
+    talk, mixed = Headroom(8, COST), Headroom(8, COST)
+    silent = join(mixed, -QUIET_S, 200, "silent")
+    serve(talk, 0.0, 60.0, 8)
+    now = serve(mixed, 0.0, 60.0, 8, silent=silent)
+    for claim in silent:
+        mixed.claims.leave(claim)
+    assert mixed.room(now, TARGET_S) == talk.room(now, TARGET_S)
+
+
+def test_one_step_that_took_for_ever_is_forgotten_within_half_a_minute() -> None:
+    headroom, spared = Headroom(2, COST), Headroom(2, COST)
+    headroom.step_done(9.0, Kind.FINAL, DECODED_S, 300.0)
+    headroom.final_out(9.0, 300.0, 0.2)
+    for one in (headroom, spared):
+        serve(one, 10.0, 60.0, 4)
+    assert headroom.room(70.0, TARGET_S) == spared.room(70.0, TARGET_S)
+    assert headroom.cost < 2 * spared.cost
+
+
+@pytest.mark.parametrize("cost", [math.nan, math.inf, -1.0, 0.0])
+def test_a_measurement_that_is_no_number_does_no_harm(cost: float) -> None:
+    headroom = Headroom(2, cost)
+    headroom.step_done(0.0, Kind.FINAL, DECODED_S, cost)
+    headroom.measured(1.0, cost)
+    assert ask(headroom, 2.0) == Headroom(2, COST).room(0.0, TARGET_S)
+
+
+def test_nobody_is_let_in_while_no_worker_lives() -> None:
+    headroom = Headroom(2, COST)
+    headroom.lanes = 0
+    assert headroom.room(0.0, TARGET_S) == 0
+    headroom.lanes = 2
+    assert headroom.room(0.0, TARGET_S) > 0
+
+
+def test_a_stream_that_has_gone_takes_its_whole_claim_along() -> None:
+    headroom = Headroom(2, COST)
+    claim = headroom.claims.join("a", "anybody", 1, 0.0)
+    claim.resize(20, 0.0)
+    assert headroom.streams == 20
+    claim.resize(2, 0.0)
+    assert headroom.streams == 2
+    for _ in range(2):
+        headroom.claims.leave(claim)
+    assert headroom.streams == headroom.claims.weight(0.0) == 0
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_a_crowd_that_comes_to_a_machine_which_was_slow_keeps_its_target(lanes: int) -> None:
+    simulation, source = Simulation(per_second(0.03), lanes=lanes, silence_costs=COST), random.Random(3)
+
+    def ask() -> None:
+        if simulation.admits(TARGET_S):
+            simulation.speak(simulation.now, phrases(source, 6))
+
+    def speed(slowness: float) -> None:
+        simulation.slowness = slowness
+
+    for number in range(12 * lanes):  # quick and busy
+        simulation.at(2.0 * number / lanes, ask)
+    simulation.at(60.0, lambda: speed(12.0))  # other programs have the cores
+    for number in range(4):
+        simulation.at(62.0 + 4 * number, ask)
+    simulation.run()
+    before, idle = len(simulation.speakers), simulation.now + 60.0
+    simulation.at(idle - QUIET_S, lambda: simulation.open_silently())
+    simulation.at(idle, lambda: speed(1.0))
+    for _ in range(28 * lanes):
+        simulation.at(idle, ask)
+    simulation.run()
+    assert_nothing_lost(simulation)
+    crowd = simulation.speakers[before:]
+    assert len(crowd) >= 4 * lanes
+    assert p95([delay for speaker in crowd for delay in speaker.final_delays]) <= TARGET_S
