@@ -342,7 +342,8 @@ def confidence_of(words: Sequence[Word]) -> float:
 
 def search_results(words: Sequence[Word], queries: Sequence[str]) -> list[dict[str, object]]:
     """Say where each of the queries was said."""
-    return [{"query": query, "hits": [_hit(hit) for hit in search.hits(words, query)]} for query in queries]
+    found = search.hits(words, queries)
+    return [{"query": query, "hits": list(map(_hit, hits))} for query, hits in zip(queries, found, strict=True)]
 
 
 def word_of(word: Word, *, punctuated: bool) -> dict[str, object]:
