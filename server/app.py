@@ -12,6 +12,7 @@ import signal
 import socket
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 
 import structlog
 import uvloop
@@ -30,6 +31,7 @@ from myna.server.dialects.base import DialectError, Refusal
 from myna.server.dialects.native import NativeEntry
 from myna.server.files import Files
 from myna.server.http import REQUEST_ID, Pages, error_answer
+from myna.server.intake import Intake, Limits, descriptor_limit, raise_descriptor_limit
 from myna.server.jobrunner import JobRunner
 from myna.server.look import Look
 from myna.server.metrics import Metrics
@@ -49,8 +51,6 @@ log = structlog.get_logger()
 _DRAINED_LOOK_S = 0.05
 _STOPPED_AT_ONCE = 130
 """Exit status of a server that was told twice to stop: that of a program ended by SIGINT."""
-MOST_HEADER_BYTES = 65_536
-"""Of a request's first line, and of each header: a hundred keyterms fit in an address."""
 
 
 class Server:
@@ -174,16 +174,25 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         stack.push_async_callback(pulse.close)
         server.jobs.start()
         stack.push_async_callback(server.jobs.close)
-        runner = web.AppRunner(
-            server.app,
-            access_log=None,
-            shutdown_timeout=5.0,
-            max_line_size=MOST_HEADER_BYTES,
-            max_field_size=MOST_HEADER_BYTES,
-        )
+        runner = web.AppRunner(server.app, shutdown_timeout=5.0)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
-        await web.SockSite(runner, listener).start()
+        assert runner.server is not None
+        intake = Intake(
+            Limits(
+                settings.request_timeout_s,
+                settings.keepalive_s,
+                settings.max_unauthenticated,
+                settings.max_unfinished_mb << 20,
+                descriptor_limit(),
+            ),
+            metrics.connection_dropped,
+        )
+        intake.start()
+        stack.callback(intake.close)
+        protocol = partial(intake.protocol, runner.server)
+        listening = await asyncio.get_running_loop().create_server(protocol, sock=listener)
+        stack.callback(listening.close)
         log.info("listening", url=server.url, model=catalogue.default, version=__version__)
         if settings.keys is None:
             log.info("no API keys: whoever reaches this address may transcribe; `myna keys add NAME` makes one")
@@ -200,6 +209,7 @@ def serve(settings: Settings) -> None:
     """Run a server until SIGINT or SIGTERM."""
     logs.configure(settings.log_level, settings.log_format)
     keep_steady()
+    raise_descriptor_limit()
     uvloop.run(_serve(settings))
 
 

@@ -24,6 +24,7 @@ from myna.server.dialects import deepgram_rest, openai_rest
 from myna.server.dialects.base import ModelWanted, Refusal
 from myna.server.dialects.deepgram import DeepgramEntry
 from myna.server.http import REQUEST_ID, answer, openai_refusal
+from myna.server.intake import authenticated
 from myna.server.jobrunner import JobRunner
 from myna.server.models import Models
 from myna.server.serving import engine_for
@@ -143,6 +144,7 @@ class Files:
         """Say how far a request is that was accepted before."""
         try:
             identity = self._authentication.identify(credential(request.headers))
+            authenticated(request)
             job = await self._jobs.get(request.match_info["id"])
             if job is None or job.owner != identity.name:
                 raise Refusal(404, "job_not_found", "There is no such job; results are kept for seven days.")
@@ -265,6 +267,7 @@ class Files:
     async def _let_in(self, request: web.Request) -> AsyncIterator[tuple[Identity, Receiver, Path]]:
         """Yield who asks, what reads the body, and a folder for it, gone afterwards. Raises `Refusal`."""
         identity = self._authentication.identify(credential(request.headers), Scope.TRANSCRIBE)
+        authenticated(request)
         async with self._admission.request(identity, self._jobs.unfinished), _folder() as folder:
             yield identity, Receiver(request, folder, self._most_bytes), folder
 

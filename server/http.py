@@ -18,6 +18,7 @@ from myna.server.dialects.base import Entry, Refusal
 from myna.server.dialects.deepgram import DeepgramEntry
 from myna.server.dialects.openai_rest import error_body
 from myna.server.dialects.realtime_session import Session
+from myna.server.intake import authenticated
 from myna.server.look import Look
 from myna.server.metrics import CONTENT_TYPE
 from myna.server.models import Models
@@ -142,6 +143,7 @@ class Pages:
         """List the models: OpenAI's clients read `data`, Deepgram's `stt`."""
         try:
             self._authentication.identify(credential(request.headers))
+            authenticated(request)
         except Refusal as refusal:
             return error_answer(refusal, request)
         usable, broken = await asyncio.to_thread(self._models.catalogue.models)
@@ -160,6 +162,7 @@ class Pages:
         wanted = request.match_info["id"]
         try:
             self._authentication.identify(credential(request.headers))
+            authenticated(request)
             usable, _ = await asyncio.to_thread(self._models.catalogue.models)
             by_uuid = {model.uuid: model for model in usable.values() if model.uuid}
             found = by_uuid.get(wanted)
@@ -175,6 +178,7 @@ class Pages:
         """Make a short-lived token."""
         try:
             identity = self._authentication.identify(credential(request.headers), Scope.GRANT)
+            authenticated(request)
             ttl_s = _ttl(await request.read())
         except Refusal as refusal:
             return error_answer(refusal, request)
@@ -199,6 +203,7 @@ class Pages:
     async def _session_token(self, request: web.Request, *, beta: bool) -> tuple[dict[str, object], dict[str, Any]]:
         """Return a token, and the session that it is made for as it is told. Raises `Refusal`."""
         identity = self._authentication.identify(credential(request.headers), Scope.GRANT)
+        authenticated(request)
         asked = _json_object(await request.read())
         ttl_s = BETA_GRANT_S if beta else realtime_ttl(asked.get("expires_after"))
         patch = asked if beta else asked.get("session") or {}

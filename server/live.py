@@ -42,6 +42,9 @@ _READ_BETWEEN_HALTS = 256 * 1024
 _DECODED_INLINE = 65_536
 """Raw audio up to so many bytes is decoded on the event loop (well under a millisecond); more goes to a thread."""
 
+_WAITING_BYTES = 256
+"""A command in the spool takes so many bytes besides its audio."""
+
 
 class LiveStream:
     """One connection's stream. `outbox` fills with frames; `broken` is set when it cannot go on.
@@ -167,16 +170,15 @@ class LiveStream:
         return isinstance(command, Audio) and (self._coded or len(command.data) > _DECODED_INLINE)
 
     def _put_by(self, command: Command, arrived: float) -> None:
-        if isinstance(command, Audio):
-            most = self._services.spool_bytes
-            if self._spooled and self._spooled + len(command.data) > most:
-                raise DialectError(
-                    "overloaded",
-                    f"{self._spooled} bytes of audio wait to be decoded, and the server keeps {most} of a client: send it"
-                    " more slowly",
-                    finals_first=True,
-                )
-            self._spooled += len(command.data)
+        most, size = self._services.spool_bytes, _size(command)
+        if self._spooled and self._spooled + size > most:
+            raise DialectError(
+                "overloaded",
+                f"{self._spooled} bytes of audio wait to be decoded, and the server keeps {most} of a client: send it"
+                " more slowly",
+                finals_first=True,
+            )
+        self._spooled += size
         self._spool.append((command, arrived))
 
     def _begin(self, command: Command, arrived: float) -> None:
@@ -221,8 +223,7 @@ class LiveStream:
                 if not self._spool or self.broken.done():
                     return
                 command, arrived = self._spool.popleft()
-                if isinstance(command, Audio):
-                    self._spooled -= len(command.data)
+                self._spooled -= _size(command)
                 self._begin(command, arrived)
         except AudioError as error:
             self.break_off(_undecodable(error))
@@ -267,6 +268,17 @@ class LiveStream:
             log.error("a stream failed", stream=self.name, exc_info=error)
             error = DialectError("internal_error", "the server failed on this stream")
         self.break_off(error)
+
+
+def _size(command: Command) -> int:
+    """Return the bytes that a client's command takes in the spool."""
+    match command:
+        case Audio(data):
+            return _WAITING_BYTES + len(data)
+        case End() | Stalled():  # the server's own
+            return 0
+        case _:
+            return _WAITING_BYTES
 
 
 def _undecodable(error: AudioError) -> DialectError:

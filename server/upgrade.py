@@ -15,6 +15,7 @@ from myna.server.config import Settings
 from myna.server.connection import Connection, Delivery
 from myna.server.dialects.base import Entry, Refusal, Resume
 from myna.server.http import answer
+from myna.server.intake import authenticated
 from myna.server.models import Models
 from myna.server.pump import Services
 from myna.server.serving import engine_for
@@ -41,6 +42,7 @@ class Upgrade:
     async def _serve(self, request: web.Request, entry: Entry) -> web.StreamResponse:
         shown = credential(request.headers)
         identity = self.authentication.identify(shown, Scope.TRANSCRIBE)
+        authenticated(request)
         wanted = entry.read(request.query.items())
         if entry.resume is not None:
             return await self._resume(request, entry.resume, identity)

@@ -52,6 +52,13 @@ class Receiver:
         self._most_bytes = most_bytes
         self._left = most_bytes
         self._count = 0
+        coding = request.headers.get("Content-Encoding", "identity")
+        if coding.strip().lower() != "identity":
+            raise Refusal(
+                415,
+                "unsupported_encoding",
+                f"Content-Encoding must be absent or identity, not {coding[:50]!r}: audio is sent as it is.",
+            )
         announced = request.content_length
         if announced is not None and announced > most_bytes + (1 << 20):
             raise self._too_large()

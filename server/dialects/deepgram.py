@@ -29,6 +29,7 @@ from myna.server.dialects.base import (
     Refused,
     Reply,
     Unresumable,
+    check_control,
     json_frame,
 )
 from myna.server.dialects.deepgram_request import (
@@ -160,13 +161,14 @@ class DeepgramDialect(Unresumable):
         return [Open(self._request.audio, not self._request.multichannel, self._policy, self._options)]
 
     def receive(self, frame: str | bytes) -> Sequence[Command]:
-        """Return what a client's frame asks for."""
+        """Return what a client's frame asks for. Raises `DialectError`."""
         if isinstance(frame, bytes):
             if not frame:
                 return [End()]  # as older clients end a stream
             self._heard = True
             self._digest.update(frame)
             return [Audio(frame)]
+        check_control(frame)
         try:
             message = json.loads(frame)
             kind = message["type"]
