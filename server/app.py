@@ -26,12 +26,12 @@ from myna.server.admission import Admission
 from myna.server.auth import Authentication, credential
 from myna.server.config import ConfigurationError, Settings
 from myna.server.connection import FAREWELL_S, FINALS_S
+from myna.server.connections import Connections, Limits, descriptor_limit, raise_descriptor_limit
 from myna.server.dialects import deepgram, flux, realtime
 from myna.server.dialects.base import DialectError, Refusal
 from myna.server.dialects.native import NativeEntry
 from myna.server.files import Files
 from myna.server.http import REQUEST_ID, Pages, error_answer
-from myna.server.intake import Intake, Limits, descriptor_limit, raise_descriptor_limit
 from myna.server.jobrunner import JobRunner
 from myna.server.look import Look
 from myna.server.metrics import Metrics
@@ -178,7 +178,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         assert runner.server is not None
-        intake = Intake(
+        connections = Connections(
             Limits(
                 settings.request_timeout_s,
                 settings.keepalive_s,
@@ -188,9 +188,9 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
             ),
             metrics.connection_dropped,
         )
-        intake.start()
-        stack.callback(intake.close)
-        protocol = partial(intake.protocol, runner.server)
+        connections.start()
+        stack.callback(connections.close)
+        protocol = partial(connections.protocol, runner.server)
         listening = await asyncio.get_running_loop().create_server(protocol, sock=listener)
         stack.callback(listening.close)
         log.info("listening", url=server.url, model=catalogue.default, version=__version__)

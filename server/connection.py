@@ -12,6 +12,7 @@ import structlog
 from aiohttp import WebSocketError, WSCloseCode, WSMessage, WSMsgType, web
 
 from myna.server.config import Settings
+from myna.server.connections import on_excess
 from myna.server.dialects.base import (
     Audio,
     Command,
@@ -25,7 +26,6 @@ from myna.server.dialects.base import (
     Stalled,
 )
 from myna.server.engine import EnginePool
-from myna.server.intake import on_excess
 from myna.server.live import LiveStream
 from myna.server.outbox import SlowReaderError
 from myna.server.pump import Services

@@ -20,11 +20,11 @@ from myna.batch.transcript import Transcript
 from myna.server.admission import Admission
 from myna.server.auth import Authentication, Identity, Scope, credential
 from myna.server.config import Settings
+from myna.server.connections import authenticated
 from myna.server.dialects import deepgram_rest, openai_rest
 from myna.server.dialects.base import ModelWanted, Refusal
 from myna.server.dialects.deepgram import DeepgramEntry
 from myna.server.http import REQUEST_ID, answer, openai_refusal
-from myna.server.intake import authenticated
 from myna.server.jobrunner import JobRunner
 from myna.server.models import Models
 from myna.server.serving import engine_for

@@ -13,12 +13,12 @@ from aiohttp import web
 from myna import __version__
 from myna.server.admission import Admission
 from myna.server.auth import LONGEST_GRANT_S, Authentication, Scope, credential
+from myna.server.connections import authenticated
 from myna.server.dialects import flux
 from myna.server.dialects.base import Entry, Refusal
 from myna.server.dialects.deepgram import DeepgramEntry
 from myna.server.dialects.openai_rest import error_body
 from myna.server.dialects.realtime_session import Session
-from myna.server.intake import authenticated
 from myna.server.look import Look
 from myna.server.metrics import CONTENT_TYPE
 from myna.server.models import Models

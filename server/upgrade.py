@@ -13,9 +13,9 @@ from myna.server.auth import Authentication, Identity, Scope, credential
 from myna.server.callback import CallbackSender
 from myna.server.config import Settings
 from myna.server.connection import Connection, Delivery
+from myna.server.connections import authenticated
 from myna.server.dialects.base import Entry, Refusal, Resume
 from myna.server.http import answer
-from myna.server.intake import authenticated
 from myna.server.models import Models
 from myna.server.pump import Services
 from myna.server.serving import engine_for

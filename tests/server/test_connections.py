@@ -23,10 +23,10 @@ from aiohttp import ClientConnectionError, ClientSession, WSMsgType, web
 from peer import connected, eventually, listening, settings
 from sockets import ASKS, frame, raw, upgraded
 
-from myna.server import intake
+from myna.server import connections
 from myna.server.app import Server, running
 from myna.server.auth import Scope, add_key
-from myna.server.intake import Intake, Limits
+from myna.server.connections import Connections, Limits
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ async def test_headers_that_never_end_are_refused_after_128_kib(fake: Server) ->
 
 
 async def test_unfinished_headers_of_all_together_have_a_bound(hasty: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake, "MOST_HEADS_BYTES", 150_000)
+    monkeypatch.setattr(connections, "MOST_HEADS_BYTES", 150_000)
     async with raw(hasty.url) as small, raw(hasty.url) as large:
         await small.send(b"GET /health/live HTTP/1.1\r\nHost: a\r\nX-A: " + b"a" * 30_000)
         for number in range(4):
@@ -94,7 +94,7 @@ async def test_a_connection_that_asks_for_nothing_more_is_closed_in_time(hasty: 
 async def test_of_one_address_the_oldest_silent_sockets_make_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(intake, "GRACE_S", 0.0)
+    monkeypatch.setattr(connections, "GRACE_S", 0.0)
     async with running(settings(model="fake", max_unauthenticated=16)) as small, contextlib.AsyncExitStack() as stack:
         known = await stack.enter_async_context(raw(small.url))
         await known.send(
@@ -197,7 +197,7 @@ async def test_a_body_of_any_size_and_the_next_request_are_no_headers(tmp_path: 
 
 
 async def test_bodies_that_come_too_slowly_are_given_up(hasty: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake, "PACE_S", 0.4)
+    monkeypatch.setattr(connections, "PACE_S", 0.4)
     async with raw(hasty.url) as client:
         await client.send(b"POST /v1/listen HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n")
 
@@ -229,12 +229,12 @@ async def test_unfinished_messages_of_all_clients_together_have_a_bound(hasty: S
 async def test_a_message_in_endless_empty_pieces_is_given_up(hasty: Server) -> None:
     async with raw(hasty.url) as client:
         await upgraded(client)
-        await client.send(frame(2, b"", final=False) + frame(0, b"", final=False) * (intake.MOST_PIECES + 1))
+        await client.send(frame(2, b"", final=False) + frame(0, b"", final=False) * (connections.MOST_PIECES + 1))
         assert struct.pack("!H", 1009) in await client.rest()
 
 
 async def test_a_message_that_comes_too_slowly_is_given_up(hasty: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake, "PACE_S", 0.4)
+    monkeypatch.setattr(connections, "PACE_S", 0.4)
     async with raw(hasty.url) as client:
         await upgraded(client, "/v1/realtime")
         await client.send(frame(1, b"{", length=1_000_000))
@@ -274,7 +274,7 @@ async def answering(size: int, limits: Limits) -> AsyncIterator[tuple[str, list[
     async def handler(_request: web.BaseRequest) -> web.StreamResponse:
         return web.Response(body=bytes(size))
 
-    watch = Intake(limits, dropped.append)
+    watch = Connections(limits, dropped.append)
     server = web.Server(handler)
     listener = await asyncio.get_running_loop().create_server(lambda: watch.protocol(server), "127.0.0.1", 0)
     watch.start()
@@ -287,14 +287,14 @@ async def answering(size: int, limits: Limits) -> AsyncIterator[tuple[str, list[
 
 
 async def test_who_reads_an_answer_too_slowly_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake, "PACE_S", 0.4)
+    monkeypatch.setattr(connections, "PACE_S", 0.4)
     async with answering(32 << 20, Limits(0.4, 5, 10, 1 << 20, 1000)) as (url, dropped), raw(url, 65_536) as client:
         await client.send(ASKS)
         await eventually(lambda: "slow_reader" in dropped)
 
 
 async def test_large_answers_are_read_to_their_end_by_who_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake, "PACE_S", 0.4)
+    monkeypatch.setattr(connections, "PACE_S", 0.4)
     async with answering(32 << 20, Limits(0.4, 5, 10, 1 << 20, 1000)) as (url, dropped), ClientSession() as session:
         for _ in range(3):
             async with session.get(url) as answer:

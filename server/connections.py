@@ -98,7 +98,7 @@ def on_excess(request: web.Request, stop: Callable[[], None]) -> None:
         request.protocol.stop = stop
 
 
-class Intake:
+class Connections:
     """Watches the connections of one server. `dropped` is told the reason for each that is given up."""
 
     def __init__(self, limits: Limits, dropped: Callable[[str], None]) -> None:
@@ -230,7 +230,7 @@ class _Pace:
 class Watched(web.RequestHandler):
     """aiohttp's connection, which answers one request after the other, with bounds."""
 
-    def __init__(self, intake: Intake, server: web.Server) -> None:
+    def __init__(self, connections: Connections, server: web.Server) -> None:
         super().__init__(
             server,
             loop=asyncio.get_running_loop(),
@@ -245,7 +245,7 @@ class Watched(web.RequestHandler):
         self.head_bytes = 0
         self.waits_since = 0.0
         self.stop: Callable[[], None] | None = None
-        self._intake = intake
+        self._intake = connections
         self._peer = ""
         self._wire: asyncio.Transport | None = None  # ours: aiohttp forgets its own when it closes
         self._born = 0.0
