@@ -25,6 +25,7 @@ from myna.server.admission import Admission
 from myna.server.auth import Authentication, credential
 from myna.server.config import ConfigurationError, Settings
 from myna.server.connection import FAREWELL_S, FINALS_S
+from myna.server.connections import Connections, Limits, descriptor_limit, raise_descriptor_limit
 from myna.server.crosssite import only_own_sites
 from myna.server.decoding.pool import DecoderPool
 from myna.server.descriptors import descriptors_left
@@ -57,8 +58,6 @@ log = structlog.get_logger()
 _DRAINED_LOOK_S = 0.05
 _STOPPED_AT_ONCE = 130
 """Exit status of a server that was told twice to stop: that of a program ended by SIGINT."""
-MOST_HEADER_BYTES = 65_536
-"""Of a request's first line, and of each header: a hundred keyterms fit in an address."""
 
 
 class Server:
@@ -178,16 +177,25 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
             supervisor.run("keys", lambda: watch(authentication, services))
         server.jobs.start()
         stack.push_async_callback(server.jobs.close)
-        runner = web.AppRunner(
-            server.app,
-            access_log=None,
-            shutdown_timeout=5.0,
-            max_line_size=MOST_HEADER_BYTES,
-            max_field_size=MOST_HEADER_BYTES,
-        )
+        runner = web.AppRunner(server.app, shutdown_timeout=5.0)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
-        await web.SockSite(runner, listener).start()
+        assert runner.server is not None
+        connections = Connections(
+            Limits(
+                settings.request_timeout_s,
+                settings.keepalive_s,
+                settings.max_unauthenticated,
+                settings.max_unfinished_mb << 20,
+                descriptor_limit(),
+            ),
+            metrics.connection_dropped,
+        )
+        connections.start()
+        stack.callback(connections.close)
+        protocol = functools.partial(connections.protocol, runner.server)
+        listening = await asyncio.get_running_loop().create_server(protocol, sock=listener)
+        stack.callback(listening.close)
         log.info("listening", url=server.url, model=catalogue.default, version=__version__)
         if settings.keys is None:
             log.info("no API keys: whoever reaches this address may transcribe; `myna keys add NAME` makes one")
@@ -211,6 +219,7 @@ def serve(settings: Settings) -> None:
     os.umask(0o077)  # what the server and its workers write is for their user alone
     logs.configure(settings.log_level, settings.log_format)
     keep_steady(trimming=False)
+    raise_descriptor_limit()
     uvloop.run(_serve(settings))
 
 

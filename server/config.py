@@ -179,6 +179,23 @@ class Settings(BaseSettings):
         le=64 * 1024 * 1024,
         description="Largest WebSocket message taken from a client.",
     )
+    max_unfinished_mb: int = Field(
+        256, ge=1, le=65_536, description="Unfinished WebSocket messages of all clients together, in MiB."
+    )
+    request_timeout_s: float = Field(
+        10.0, gt=0, le=600, description="A request's first byte must come within this, and its headers within as much."
+    )
+    keepalive_s: float = Field(
+        75.0,
+        gt=0,
+        le=3600,
+        description="A connection is kept for another request so long; longer than your proxy does.",
+    )
+    max_unauthenticated: int = Field(
+        512,
+        ge=4,
+        description="Connections that have not shown a key, or asked for anything; a quarter of them of one address.",
+    )
     max_backlog_s: float = Field(
         30.0,
         ge=5,

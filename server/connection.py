@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 import structlog
-from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
+from aiohttp import WebSocketError, WSCloseCode, WSMessage, WSMsgType, web
 
 from myna.server.admission import Place
 from myna.server.auth import Identity
 from myna.server.config import Settings
+from myna.server.connections import on_excess
 from myna.server.dialects.base import (
     Audio,
     Command,
@@ -29,6 +30,8 @@ from myna.server.live import LiveStream, failure
 from myna.server.outbox import SlowReaderError
 from myna.server.patience import LAST_LOOK_S, timeout
 from myna.server.pump import Services
+from myna.server.share import Share
+from myna.streaming.audio import Codec, Coded
 
 log = structlog.get_logger()
 
@@ -50,6 +53,14 @@ _LATE_S = 1.0
 """A timer that runs so late finds that the event loop stood still."""
 _STALL_S = 1.0
 """Beyond its endpoint, a stream without audio for so long counts as silent: a network that stumbles is seldom away longer."""
+
+
+_JOINED_BYTES = 16_384
+"""Audio that waits in the socket in small messages is taken together, up to so many bytes: half a second of PCM."""
+
+
+_DATA = (WSMsgType.TEXT, WSMsgType.BINARY)
+_CONTROL = (WSMsgType.PING, WSMsgType.PONG)
 
 
 class _Gone(Exception):  # noqa: N818 - not an error: clients may leave
@@ -78,6 +89,7 @@ class _Socket(web.WebSocketResponse):
             heartbeat=HEARTBEAT_S,
             compress=False,
             autoclose=False,
+            autoping=False,  # whoever receives answers, and counts what that costs
             protocols=[subprotocol] if subprotocol else (),
         )
         self._too_big = too_big
@@ -89,7 +101,7 @@ class _Socket(web.WebSocketResponse):
         """
         try:
             return await self.receive(within_s)
-        except ConnectionError as error:  # a ping of the client's, which cannot be answered any more
+        except ConnectionError as error:
             return WSMessage(WSMsgType.ERROR, error, None)
 
     def _pong_not_received(self) -> None:
@@ -100,6 +112,32 @@ class _Socket(web.WebSocketResponse):
             self._pong_response_cb = asyncio.get_running_loop().call_later(HEARTBEAT_S / 2, self._pong_not_received)
         else:
             super()._pong_not_received()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether another text or binary message has come already."""
+        if self._reader is None or not self._reader._buffer:
+            return False
+        message, _ = self._reader._buffer[0]
+        return message.type in (WSMsgType.TEXT, WSMsgType.BINARY)
+
+    def overflow(self) -> None:
+        """Refuse the message that is under way, as one over the limit is."""
+        if self._reader is not None:
+            self._reader.set_exception(WebSocketError(WSCloseCode.MESSAGE_TOO_BIG, "there is no room for the message"))
+
+    async def answer(self, ping: bytes) -> None:
+        """Answer a ping; that the connection is broken the next read tells. Raises `SlowReaderError` if the client does not read."""
+        try:
+            async with asyncio.timeout(FAREWELL_S):
+                with contextlib.suppress(ConnectionError):
+                    await self.pong(ping)
+        except TimeoutError:
+            raise SlowReaderError from None
+
+    async def say_goodbye(self, farewell: Farewell) -> None:
+        """Close, its frames having been sent."""
+        await super().close(code=farewell.close_code, message=_short_reason(farewell.reason))
 
     async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
         if code == WSCloseCode.MESSAGE_TOO_BIG and not self.closed:
@@ -169,6 +207,9 @@ class Connection:
         self._next: asyncio.Future[_Seat] = asyncio.get_running_loop().create_future()
         self._retired: asyncio.Future[DialectError] = asyncio.get_running_loop().create_future()
         self._over = False
+        self._share = Share()
+        self._joins = True
+        self._held: list[bytes] = []
         self._farewell: Farewell | None = None
 
     async def run(self, request: web.Request) -> web.WebSocketResponse:
@@ -227,7 +268,8 @@ class Connection:
     async def _prepared(self, request: web.Request, after: int = 0) -> _Seat:
         too_big = DialectError(
             "message_too_big",
-            f"a message was larger than {self._settings.max_frame_bytes} bytes, the most this server takes",
+            f"a message was larger than {self._settings.max_frame_bytes} bytes, the most this server takes, or there was"
+            " no room for it besides the unfinished messages of others",
         )
         socket = _Socket(
             self._settings.max_frame_bytes,
@@ -235,6 +277,7 @@ class Connection:
             self._subprotocol,
         )
         await socket.prepare(request)
+        on_excess(request, socket.overflow)
         return _Seat(socket, request, after)
 
     @contextlib.asynccontextmanager
@@ -282,9 +325,8 @@ class Connection:
                 seat.abort()
         finally:
             await _stopped(writer)
-            said = self._last_words
             with contextlib.suppress(ConnectionError):
-                await socket.close(code=said.close_code, message=_short_reason(said.reason))
+                await socket.say_goodbye(self._last_words)
         if socket.close_code == WSCloseCode.ABNORMAL_CLOSURE:  # nobody has confirmed the end: it may not have arrived
             raise _Gone(lost=True)
 
@@ -324,13 +366,13 @@ class Connection:
 
     async def _until_over(self, socket: _Socket) -> None:
         if not self._over:
-            await self._unless_broken(self._receive(socket))
+            await self._unless_broken(self._share.of(self._receive(socket)))
             self._over = True
         await self._last_finals(socket)
 
     async def _last_finals(self, socket: _Socket) -> None:
         """Wait for what is left, while pings are answered and nothing else is."""
-        listener = asyncio.create_task(self._listen(socket), name=f"listener {self._live.name}")
+        listener = asyncio.create_task(self._share.of(self._listen(socket)), name=f"listener {self._live.name}")
         ending = asyncio.create_task(self._live.end(), name=f"last finals {self._live.name}")
         try:
             await asyncio.wait([ending, listener], return_when=asyncio.FIRST_COMPLETED)
@@ -341,8 +383,10 @@ class Connection:
             raise self._live.broken.result()
 
     async def _listen(self, socket: _Socket) -> None:
-        while (message := await socket.heard()).type in (WSMsgType.TEXT, WSMsgType.BINARY):
-            pass
+        while (message := await socket.heard()).type in (*_DATA, *_CONTROL):
+            if message.type is WSMsgType.PING:
+                await socket.answer(message.data)
+            await self._take_turn()
         if self._delivery is not None:
             await asyncio.Event().wait()  # what is left goes elsewhere: the client may leave
         raise _Gone.saying(message)
@@ -368,8 +412,7 @@ class Connection:
 
     def _say_farewell(self, error: DialectError | None) -> Farewell:
         farewell = self._dialect.closing(error, self._live.heard_s)
-        for frame in farewell.frames:
-            self._live.outbox.put(frame)
+        self._live.outbox.put_last(farewell.frames)
         self._services.metrics.stream_ended("close" if error is None else error.code)
         return farewell
 
@@ -378,6 +421,7 @@ class Connection:
             await self._act(self._dialect.begin())
         said_at, last_look = self._services.clock(), False
         while True:
+            await self._take_turn()
             try:
                 message = await socket.heard(LAST_LOOK_S if last_look else self._patience_s(said_at))
             except TimeoutError:
@@ -386,28 +430,67 @@ class Connection:
                 last_look = not last_look
                 continue
             last_look = False
-            if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
+            if message.type is WSMsgType.PING:
+                await socket.answer(message.data)
+            if message.type in _CONTROL:
+                continue
+            if message.type not in _DATA:
                 raise _Gone.saying(message)
             said_at = self._services.clock()
-            if await self._act(self._dialect.receive(message.data)):
+            try:
+                over = await self._act(self._dialect.receive(message.data))
+            except DialectError:
+                await self._hand_over()
+                raise
+            if over:
                 return
+            if not socket.waiting or self._share.is_due:
+                await self._hand_over()
 
-    async def _act(self, commands: Sequence[Command]) -> bool:
-        """Carry the commands out; return whether the last was the end."""
+    async def _take_turn(self) -> None:
+        """Let others have their turn. Raises `DialectError` if the client takes too much of the event loop for too long."""
+        alone = len(self._services.streams) < 2
+        if await self._share.turn(self._live.heard_s, alone=alone):
+            raise DialectError(
+                "overloaded",
+                "the messages of this client cost far more time than its audio: send fewer and larger ones",
+                finals_first=True,
+            )
+
+    async def _hand_over(self) -> None:
+        """Hand over the audio that was held back to be joined."""
+        if self._held:
+            audio, self._held = Audio(b"".join(self._held)), []
+            await self._live.act(audio)
+            self._heard_at = self._services.clock()
+            self._stall_s = self._endpoint_s + _STALL_S
+
+    async def _act(self, commands: Iterable[Command]) -> bool:
+        """Carry the commands out, but hold audio back; return whether the last was the end."""
         for command in commands:
+            if isinstance(command, Audio):
+                if sum(map(len, self._held)) + len(command.data) > _JOINED_BYTES:
+                    await self._hand_over()
+                self._held.append(command.data)
+                if not self._joins:
+                    await self._hand_over()
+                continue
+            await self._hand_over()
             if isinstance(command, End):
                 return True
+            if self._share.is_due:
+                await self._take_turn()
             if isinstance(command, Open):
                 self._place.resize(command.channels)
             await self._live.act(command)
             match command:
-                case Audio():
-                    self._heard_at = self._services.clock()
-                    self._stall_s = self._endpoint_s + _STALL_S
                 case Configure(policy=policy) if policy is not None:
                     self._endpoint_s = policy.patience_s
-                case Open(policy=policy):
+                case Open(policy=policy, audio=audio):
                     self._endpoint_s = policy.patience_s
+                    self._joins = not (
+                        isinstance(audio, Coded) and audio.codec is Codec.OPUS
+                    )  # each message is a packet
                     if self._dialect.resume_token is not None:
                         self._services.resumable[self._dialect.resume_token] = self
         return False

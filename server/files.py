@@ -22,6 +22,7 @@ from myna.server.answers import Answer, abort, json_pieces, send
 from myna.server.auth import Authentication, Identity, Scope, credential
 from myna.server.bodies import files_of, is_several, json_object, reflector, url_in
 from myna.server.config import Settings
+from myna.server.connections import authenticated
 from myna.server.dialects import deepgram_rest, openai_rest
 from myna.server.dialects.base import Refusal
 from myna.server.dialects.deepgram import DeepgramEntry
@@ -155,6 +156,7 @@ class Files:
 
     async def _job(self, request: web.Request) -> web.StreamResponse:
         identity = self._authentication.identify(credential(request.headers), Scope.TRANSCRIBE)
+        authenticated(request)
         found = await self._jobs.get(request.match_info["id"])
         if found is None or found[0].owner != identity.id:
             raise Refusal(404, "job_not_found", "There is no such job; results are kept for seven days.")
@@ -272,6 +274,7 @@ class Files:
         """Say that nothing here translates."""
         try:
             self._authentication.identify(credential(request.headers), Scope.TRANSCRIBE)
+            authenticated(request)
         except Refusal as refusal:
             return openai_refusal(refusal)
         message = "No model of this server translates; /v1/audio/transcriptions transcribes in the language spoken."
@@ -331,6 +334,7 @@ class Files:
     async def _let_in(self, request: web.Request) -> AsyncIterator[Guest]:
         """Yield who asks. Raises `Refusal`."""
         identity = self._authentication.identify(credential(request.headers), Scope.TRANSCRIBE)
+        authenticated(request)
         share = share_of(identity, request, self._authentication)
         async with self._admission.request(identity, self._jobs.unfinished):
             with self._intake.file(share) as grow:

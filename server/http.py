@@ -12,6 +12,7 @@ from aiohttp import web
 from myna import __version__
 from myna.server.admission import Admission
 from myna.server.auth import LONGEST_GRANT_S, Authentication, Scope, credential
+from myna.server.connections import authenticated
 from myna.server.dialects import flux
 from myna.server.dialects.base import Entry, Refusal
 from myna.server.dialects.deepgram import DeepgramEntry
@@ -147,6 +148,7 @@ class Pages:
         """List the models: OpenAI's clients read `data`, Deepgram's `stt`."""
         try:
             self._authentication.identify(credential(request.headers))
+            authenticated(request)
         except Refusal as refusal:
             return error_answer(refusal, request)
         usable, broken = await asyncio.to_thread(self._models.catalogue.models)
@@ -165,6 +167,7 @@ class Pages:
         wanted = request.match_info["id"]
         try:
             self._authentication.identify(credential(request.headers))
+            authenticated(request)
             usable, _ = await asyncio.to_thread(self._models.catalogue.models)
             by_uuid = {model.uuid: model for model in usable.values() if model.uuid}
             found = by_uuid.get(wanted)
@@ -180,6 +183,7 @@ class Pages:
         """Make a short-lived token."""
         try:
             identity = self._authentication.identify(credential(request.headers), Scope.GRANT)
+            authenticated(request)
             ttl_s = _ttl(await request.read())
         except Refusal as refusal:
             return error_answer(refusal, request)
@@ -204,6 +208,7 @@ class Pages:
     async def _session_token(self, request: web.Request, *, beta: bool) -> tuple[dict[str, object], dict[str, Any]]:
         """Return a token, and the session that it is made for as it is told. Raises `Refusal`."""
         identity = self._authentication.identify(credential(request.headers), Scope.GRANT)
+        authenticated(request)
         asked = _json_object(await request.read())
         ttl_s = BETA_GRANT_S if beta else realtime_ttl(asked.get("expires_after"))
         patch = asked if beta else asked.get("session") or {}

@@ -43,6 +43,9 @@ _HEARD_S = 20.0
 _READ_BETWEEN_HALTS = 256 * 1024
 """Bytes read after each halt: as many as a connection buffers, so that a ping is found among them."""
 
+_WAITING_BYTES = 256
+"""A command in the spool takes so many bytes besides its audio."""
+
 
 class LiveStream:
     """One connection's stream. `outbox` fills with frames; `broken` is set when it cannot go on.
@@ -180,16 +183,15 @@ class LiveStream:
         return isinstance(command, Audio) and (self._coded or len(command.data) > STEP_BYTES)
 
     def _put_by(self, command: Command, arrived: float) -> None:
-        if isinstance(command, Audio):
-            most = self._services.spool_bytes
-            if self._spooled and self._spooled + len(command.data) > most:
-                raise DialectError(
-                    "overloaded",
-                    f"{self._spooled} bytes of audio wait to be decoded, and the server keeps {most} of a client: send it"
-                    " more slowly",
-                    finals_first=True,
-                )
-            self._spooled += len(command.data)
+        most, size = self._services.spool_bytes, _size(command)
+        if self._spooled and self._spooled + size > most:
+            raise DialectError(
+                "overloaded",
+                f"{self._spooled} bytes of audio wait to be decoded, and the server keeps {most} of a client: send it"
+                " more slowly",
+                finals_first=True,
+            )
+        self._spooled += size
         self._spool.append((command, arrived))
 
     async def _begin(self, command: Command, arrived: float) -> None:
@@ -240,8 +242,7 @@ class LiveStream:
                 if not self._spool or self.broken.done():
                     return
                 command, arrived = self._spool.popleft()
-                if isinstance(command, Audio):
-                    self._spooled -= len(command.data)
+                self._spooled -= _size(command)
                 await self._begin(command, arrived)
         except AudioError as error:
             await self._tell_what_was_heard()
@@ -318,6 +319,17 @@ class LiveStream:
 def failure() -> DialectError:
     """Return how a client is told of an error of the server's own."""
     return DialectError("internal_error", "the server failed on this stream")
+
+
+def _size(command: Command) -> int:
+    """Return the bytes that a client's command takes in the spool."""
+    match command:
+        case Audio(data):
+            return _WAITING_BYTES + len(data)
+        case End() | Stalled():  # the server's own
+            return 0
+        case _:
+            return _WAITING_BYTES
 
 
 def _undecodable(error: AudioError) -> DialectError:

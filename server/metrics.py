@@ -43,6 +43,11 @@ class Metrics:
         self._refusals = Counter(
             "myna_refusals_total", "Requests refused for want of room.", ["reason"], registry=self._registry
         )
+        self._dropped = Counter(
+            "myna_connections_dropped_total", "Connections, or their messages, given up.", ["reason"],
+            registry=self._registry,
+        )  # fmt: skip
+        self._dropped.labels("unauthenticated")  # is shown before there is one
         self._steps = Histogram(
             "myna_step_seconds", "A batch on a lane.", ["model", "kind"], registry=self._registry, buckets=_DELAYS
         )
@@ -76,6 +81,10 @@ class Metrics:
     def refused(self, reason: str) -> None:
         """A request was refused for want of room."""
         self._refusals.labels(reason).inc()
+
+    def connection_dropped(self, reason: str) -> None:
+        """A connection was closed, or its message given up, for what it cost."""
+        self._dropped.labels(reason).inc()
 
     def lagged(self, seconds: float) -> None:
         """The event loop came to a timer so late."""

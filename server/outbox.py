@@ -41,6 +41,12 @@ class Outbox:
         if self._size > LARGEST:
             raise SlowReaderError
 
+    def put_last(self, frames: Sequence[Frame]) -> None:
+        """Queue what is said last: there is always room for it, however much waits."""
+        self._frames.extend(frames)
+        self._size += sum(len(frame.payload) for frame in frames)
+        self._changed.set()
+
     def clear(self) -> None:
         """Drop what is queued, and what was kept: the client will not read it."""
         self._frames.clear()

@@ -13,6 +13,7 @@ from myna.server.auth import Authentication, Identity, Scope, credential
 from myna.server.callback import CallbackSender
 from myna.server.config import Settings
 from myna.server.connection import Connection, Delivery
+from myna.server.connections import authenticated
 from myna.server.dialects.base import Entry, Refusal, Resume
 from myna.server.http import answer
 from myna.server.models import Models
@@ -41,6 +42,7 @@ class Upgrade:
     async def _serve(self, request: web.Request, entry: Entry) -> web.StreamResponse:
         shown = credential(request.headers)
         identity = self.authentication.identify(shown, Scope.TRANSCRIBE, client_secrets=entry.takes_client_secrets)
+        authenticated(request)
         wanted = entry.read(request.query.items())
         if entry.resume is not None:
             return await self._resume(request, entry.resume, identity)

@@ -14,6 +14,7 @@ from myna.batch.disk import FileWriter
 from myna.batch.pace import Pace, TooSlowError
 from myna.server.dialects.base import Refusal
 from myna.server.patience import CLOCK, timeout
+from myna.streaming.quoting import quoted
 
 _Read = TypeVar("_Read")
 
@@ -67,6 +68,13 @@ class Receiver:
         self._pace = Pace()
         self._left = most_bytes
         self._count = 0
+        coding = request.headers.get("Content-Encoding", "identity")
+        if coding.strip().lower() != "identity":
+            raise Refusal(
+                415,
+                "unsupported_encoding",
+                f"Content-Encoding must be absent or identity, not {quoted(coding)}: audio is sent as it is.",
+            )
         announced = request.content_length
         if announced is not None and announced > most_bytes + (1 << 20):
             raise self._too_large()

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 SAMPLE_RATE = 16_000
 """Samples per second everywhere behind the audio decoder: what Silero, Moonshine and Parakeet are trained on."""
@@ -33,6 +34,10 @@ class Trigger(StrEnum):
 
 
 _AROUND = re.compile(r"^\W+|\W+$")
+_TEXTS_KNOWN = 8192
+"""Word texts whose parts are remembered: a language's common words, each looked at many times for one result."""
+_PHRASES_KNOWN = 1024
+"""Phrases whose words are remembered: clients look for the same ones in every result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +52,7 @@ class Word:
     @property
     def bare(self) -> str:
         """The word without the punctuation around it, in lower case; what is punctuation only stays as it is."""
-        return _AROUND.sub("", self.text).lower() or self.text
+        return _bare(self.text)
 
     @property
     def parts(self) -> tuple[str, str, str]:
@@ -71,6 +76,17 @@ class Word:
     def middle(self) -> float:
         """The point that decides on which side of a cut the word falls."""
         return (self.start + self.end) / 2
+
+
+@lru_cache(_TEXTS_KNOWN)
+def _bare(text: str) -> str:
+    return _AROUND.sub("", text).lower() or text
+
+
+@lru_cache(_PHRASES_KNOWN)
+def bare_words(phrase: str) -> tuple[str, ...]:
+    """Return a phrase's words without the punctuation around them, in lower case."""
+    return tuple(map(_bare, phrase.split()))
 
 
 @dataclass(frozen=True, slots=True)

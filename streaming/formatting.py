@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from myna.streaming import profanity
-from myna.streaming.events import Word
+from myna.streaming.events import Word, bare_words
 from myna.streaming.numerals import numbers
 from myna.streaming.redaction import Redaction, redacted
 from myna.streaming.written import written
@@ -28,6 +28,11 @@ _MARKS = {
 """Spoken marks, each attached to the word before it."""
 _OPENING = {("open", "parenthesis"): "(", ("open", "quote"): "“"}
 _CLOSING = {("close", "parenthesis"): ")", ("close", "quote"): "”"}
+_SPOKEN_MARKS: dict[str, list[tuple[tuple[str, ...], str, str]]] = {}
+"""The phrases that begin with a word, each with its mark and its kind."""
+for _kind, _table in (("mark", _MARKS), ("opening", _OPENING), ("closing", _CLOSING)):
+    for _phrase, _mark in _table.items():
+        _SPOKEN_MARKS.setdefault(_phrase[0], []).append((_phrase, _mark, _kind))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +70,8 @@ def formatted(words: Sequence[Word], wanted: Formatting, *, open_ended: bool = F
         result = _without_fillers(result)
     if wanted.dictation:
         result = _dictated(result)
-    for phrase, text in wanted.replacements:
-        result = _replaced(result, phrase, text)
+    if wanted.replacements:
+        result = _all_replaced(result, wanted.replacements)
     if wanted.redactions:
         result = redacted(result, wanted.redactions, wanted.language, open_ended=open_ended)
     if wanted.smart or wanted.numerals or wanted.measurements:
@@ -126,22 +131,31 @@ def _dictated(words: Sequence[Word]) -> list[Word]:
 
 
 def _spoken_mark(words: Sequence[Word], index: int) -> tuple[int, str, str]:
-    for kind, table in (("mark", _MARKS), ("opening", _OPENING), ("closing", _CLOSING)):
-        for phrase, mark in table.items():
-            if tuple(word.bare for word in words[index : index + len(phrase)]) == phrase:
-                return len(phrase), mark, kind
+    for phrase, mark, kind in _SPOKEN_MARKS.get(words[index].bare, ()):
+        if tuple(word.bare for word in words[index : index + len(phrase)]) == phrase:
+            return len(phrase), mark, kind
     return 0, "", ""
 
 
-def _replaced(words: Sequence[Word], phrase: str, text: str) -> list[Word]:
-    wanted = [Word(part, 0.0, 0.0, 0.0).bare for part in phrase.split()]
+def _all_replaced(words: list[Word], replacements: Sequence[tuple[str, str]]) -> list[Word]:
+    """Return the words after each replacement in turn; a phrase is looked for only where all its words are there."""
+    there = {word.bare for word in words}
+    for phrase, text in replacements:
+        wanted = bare_words(phrase)
+        if wanted and there.issuperset(wanted):
+            words = _replaced(words, wanted, text)
+            there = {word.bare for word in words}
+    return words
+
+
+def _replaced(words: Sequence[Word], wanted: Sequence[str], text: str) -> list[Word]:
+    bares = [word.bare for word in words]
     result: list[Word] = []
     index = 0
     while index < len(words):
-        piece = words[index : index + len(wanted)]
-        if wanted and [word.bare for word in piece] == wanted:
+        if bares[index] == wanted[0] and tuple(bares[index : index + len(wanted)]) == tuple(wanted):
             if text:
-                result.append(Word.joined(piece, text))
+                result.append(Word.joined(words[index : index + len(wanted)], text))
             index += len(wanted)
         else:
             result.append(words[index])

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rapidfuzz import fuzz
+import numpy as np
+import numpy.typing as npt
+from rapidfuzz import fuzz, process
 
-from myna.streaming.events import Word
+from myna.streaming.events import Word, bare_words
 
 LEAST = 0.6
 """Likeness from which something is a hit; 1 is the same text."""
@@ -24,22 +26,56 @@ class Hit:
     snippet: str
 
 
-def hits(words: Sequence[Word], query: str) -> list[Hit]:
-    """Return the best places for the query, none overlapping, best first."""
-    wanted = " ".join(Word(part, 0.0, 0.0, 0.0).bare for part in query.split())
-    size = len(wanted.split())
-    places = []
-    for count in {max(1, size - 1), size, size + 1}:
-        for start in range(len(words) - count + 1):
-            snippet = " ".join(word.bare for word in words[start : start + count])
-            likeness = fuzz.ratio(wanted, snippet) / 100
-            if likeness >= LEAST:
-                places.append((likeness, -abs(count - size), -start, count, snippet))
+def hits(words: Sequence[Word], queries: Sequence[str]) -> list[list[Hit]]:
+    """Return for each query its best places, none overlapping, best first.
+
+    Queries of one length are compared with all windows of a length in one call of compiled code.
+    """
+    bares = [word.bare for word in words]
+    sizes: dict[int, list[int]] = {}  # words of a query → the queries
+    wanted = [bare_words(query) for query in queries]
+    for number, query in enumerate(wanted):
+        sizes.setdefault(len(query), []).append(number)
+    found: list[list[Hit]] = [[] for _ in queries]
+    windows: dict[int, list[str]] = {}
+    for size, numbers in sizes.items():
+        texts = [" ".join(wanted[number]) for number in numbers]
+        parts = []
+        for count in sorted({max(1, size - 1), size, size + 1}) if size else ():
+            if count not in windows:
+                starts = range(len(bares) - count + 1)
+                windows[count] = [" ".join(bares[start : start + count]) for start in starts]
+            if windows[count]:
+                parts.append((count, _likeness(texts, windows[count])))
+        for row, number in enumerate(numbers):
+            found[number] = _best(words, bares, size, [(count, likeness[row]) for count, likeness in parts])
+    return found
+
+
+_Numbers = npt.NDArray[np.float64]
+
+
+def _likeness(texts: Sequence[str], windows: Sequence[str]) -> _Numbers:
+    """Return how much each text is like each window, from `LEAST` to 1; 0 below that."""
+    return process.cdist(texts, windows, scorer=fuzz.ratio, score_cutoff=100 * LEAST, dtype=np.float64) / 100
+
+
+def _best(words: Sequence[Word], bares: Sequence[str], size: int, parts: Sequence[tuple[int, _Numbers]]) -> list[Hit]:
+    """Return the best of the windows: the most alike, then the nearest to the query's size, then the first."""
+    starts = [np.flatnonzero(likeness >= LEAST) for _, likeness in parts]
+    if not any(map(len, starts)):
+        return []
+    counts = np.concatenate([np.full(len(at), count) for (count, _), at in zip(parts, starts, strict=True)])
+    likeness = np.concatenate([likeness[at] for (_, likeness), at in zip(parts, starts, strict=True)])
+    start = np.concatenate(starts)
     taken: set[int] = set()
     found: list[Hit] = []
-    for likeness, _, minus_start, count, snippet in sorted(places, reverse=True):
-        span = range(-minus_start, -minus_start + count)
-        if taken.isdisjoint(span) and len(found) < MOST_HITS:
+    for place in np.lexsort((-counts, start, np.abs(counts - size), -likeness)).tolist():
+        span = range(int(start[place]), int(start[place] + counts[place]))
+        if taken.isdisjoint(span):
             taken.update(span)
-            found.append(Hit(likeness, words[span[0]].start, words[span[-1]].end, snippet))
+            snippet = " ".join(bares[span[0] : span[-1] + 1])
+            found.append(Hit(float(likeness[place]), words[span[0]].start, words[span[-1]].end, snippet))
+            if len(found) == MOST_HITS:
+                break
     return found

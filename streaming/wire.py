@@ -27,8 +27,23 @@ class Format(StrEnum):
     MSGPACK = "msgpack"
 
 
+LONGEST_CONTROL = 65_536
+"""Bytes, or in JSON characters, of a client's message without its audio."""
+_MOST_FIELDS = 32
+"""Of a client's message; `start`, the largest, has ten."""
+_AUDIO_WITHIN = 1024
+"""Bytes of a large message within which its audio begins."""
+_NO_AUDIO = msgpack.packb(b"")
+_LARGE_AUDIO = msgpack.packb("audio") + b"\xc6"
+"""The key of a large message's audio, and what begins binary data of more than 65,535 bytes; four bytes of length follow."""
+
+
 class WireError(ValueError):
     """A frame is no message of the protocol; the text says what is wrong with it."""
+
+
+class TooLargeError(WireError):
+    """A message has more than `LONGEST_CONTROL` bytes besides audio."""
 
 
 class _ClientMessage(BaseModel):
@@ -216,10 +231,13 @@ def encode(message: AnyClientMessage | AnyServerMessage, form: Format, account: 
 
 
 def decode_client(frame: str | bytes, form: Format) -> AnyClientMessage:
-    """Return the message a client sent; a binary frame in JSON is audio. Raises `WireError`."""
+    """Return the message a client sent; a binary frame in JSON is audio. Raises `WireError`, `TooLargeError`."""
     if form is Format.JSON and isinstance(frame, bytes):
         return Audio.model_construct(audio=frame)
-    message = _validated(_CLIENT, _parsed(frame, form))
+    parsed = _parsed_around_audio(frame) if len(frame) > LONGEST_CONTROL else _parsed(frame, form)
+    if len(parsed) > _MOST_FIELDS:
+        raise WireError(f"a message has at most {_MOST_FIELDS} fields, not {len(parsed)}")
+    message = _validated(_CLIENT, parsed)
     if form is Format.JSON and isinstance(message, Audio):
         raise WireError("in JSON, audio is sent as binary frames, not as an 'audio' message")
     return message
@@ -230,6 +248,17 @@ def decode_server(frame: str | bytes, form: Format) -> tuple[AnyServerMessage, A
     parsed = _parsed(frame, form)
     account = _validated(_ACCOUNT, parsed) if "number" in parsed else None
     return _validated(_SERVER, parsed), account
+
+
+def _parsed_around_audio(frame: str | bytes) -> Any:
+    """Return a large msgpack message: only its audio may make it large, and only what is around that is parsed."""
+    at = frame.find(_LARGE_AUDIO, 0, _AUDIO_WITHIN) if isinstance(frame, bytes) else -1
+    begin = at + len(_LARGE_AUDIO) + 4
+    length = int.from_bytes(frame[begin - 4 : begin]) if isinstance(frame, bytes) and at >= 0 else 0
+    if isinstance(frame, str) or len(frame) - length > LONGEST_CONTROL:
+        raise TooLargeError(f"a message has at most {LONGEST_CONTROL} bytes besides audio; this one has {len(frame)}")
+    around = _parsed(frame[: begin - 5] + _NO_AUDIO + frame[begin + length :], Format.MSGPACK)
+    return {**around, "audio": frame[begin : begin + length]}
 
 
 def _parsed(frame: str | bytes, form: Format) -> Any:

@@ -105,6 +105,11 @@ class DecoderPool:
         self.active = 0
         """Processes at a stream or a file."""
 
+    @property
+    def pid(self) -> int | None:
+        """The nursery's process, while there is one."""
+        return self._nursery.pid if self._nursery else None
+
     async def start(self) -> None:
         """Start the nursery and wait until processes are ready. Raises `TimeoutError`."""
         self._supervisor.run("decoders", self._keep)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -138,6 +138,17 @@ CLOSE_CODES = {
 (RFC 6455, 7.4.1, and its registry)."""
 
 
+LONGEST_CONTROL = 65_536
+"""Characters or bytes of a client's message that is no audio: what is in it is parsed at once, on the event loop."""
+LONGEST_MESSAGE = 1000
+"""Characters of a message for a person; it may quote what a client has sent."""
+
+
+def shortened(message: str) -> str:
+    """Return the message, cut where it is too long."""
+    return message if len(message) <= LONGEST_MESSAGE else f"{message[: LONGEST_MESSAGE - 1]}…"
+
+
 class DialectError(Exception):
     """The stream cannot go on: a machine's `code`, a message for a person. Each dialect has its own words for the codes.
 
@@ -145,10 +156,19 @@ class DialectError(Exception):
     """
 
     def __init__(self, code: str, message: str, *, finals_first: bool = False) -> None:
-        super().__init__(message)
+        super().__init__(shortened(message))
         self.code = code
-        self.message = message
+        self.message = shortened(message)
         self.finals_first = finals_first
+
+
+def check_control(frame: str | bytes) -> None:
+    """Refuse a message that is no audio and larger than control messages are. Raises `DialectError`."""
+    if len(frame) > LONGEST_CONTROL:
+        what = "characters" if isinstance(frame, str) else "bytes"
+        raise DialectError(
+            "message_too_big", f"a message that is no audio had {len(frame)} {what}; {LONGEST_CONTROL} are possible"
+        )
 
 
 class Refusal(Exception):  # noqa: N818 - the answer, not a fault of ours
@@ -157,10 +177,10 @@ class Refusal(Exception):  # noqa: N818 - the answer, not a fault of ours
     def __init__(
         self, status: int, code: str, message: str, *, retry_after_s: int | None = None, param: str | None = None
     ) -> None:
-        super().__init__(message)
+        super().__init__(shortened(message))
         self.status = status
         self.code = code
-        self.message = message
+        self.message = shortened(message)
         self.retry_after_s = retry_after_s
         self.param = param
 
@@ -253,8 +273,8 @@ class Dialect(Protocol):
         """Return what is to be done before anything has been received."""
         ...
 
-    def receive(self, frame: str | bytes) -> Sequence[Command]:
-        """Return what a client's frame asks for. Raises `DialectError`."""
+    def receive(self, frame: str | bytes) -> Iterable[Command]:
+        """Return what a client's frame asks for; more of it is read where the commands are taken. Raises `DialectError`."""
         ...
 
     def opened(self, stream: str) -> Sequence[Frame]:

@@ -28,6 +28,7 @@ from myna.server.dialects.base import (
     Refused,
     Reply,
     Unresumable,
+    check_control,
     json_frame,
 )
 from myna.server.dialects.deepgram_request import (
@@ -168,13 +169,14 @@ class DeepgramDialect(Unresumable):
         return [Open(self._request.audio, not self._request.multichannel, self._policy, self._options)]
 
     def receive(self, frame: str | bytes) -> Sequence[Command]:
-        """Return what a client's frame asks for."""
+        """Return what a client's frame asks for. Raises `DialectError`."""
         if isinstance(frame, bytes):
             if not frame:
                 return [End()]  # as older clients end a stream
             self._heard = True
             self._digest.update(frame)
             return [Audio(frame)]
+        check_control(frame)
         try:
             message = strictjson.loads(frame)
             kind = message["type"]
@@ -352,7 +354,8 @@ def confidence_of(words: Sequence[Word]) -> float:
 
 def search_results(words: Sequence[Word], queries: Sequence[str]) -> list[dict[str, object]]:
     """Say where each of the queries was said."""
-    return [{"query": query, "hits": [_hit(hit) for hit in search.hits(words, query)]} for query in queries]
+    found = search.hits(words, queries)
+    return [{"query": query, "hits": list(map(_hit, hits))} for query, hits in zip(queries, found, strict=True)]
 
 
 def word_of(word: Word, *, punctuated: bool) -> dict[str, object]:

@@ -23,7 +23,17 @@ DEFAULT_ENDPOINTING_MS = 10
 SILENCE_S = 5.0
 """In silence, an empty final result comes so often: clients follow by it how far the server has heard."""
 MOST_KEYTERMS = 100
+MOST_GIVEN = 1000
+"""Keyterms and keywords that are looked at: of the latter, those without strength do not count."""
 LONGEST_KEYTERM = 200
+MOST_SEARCHES = 50
+"""Deepgram takes 25."""
+LONGEST_SEARCH = 2500
+"""Characters of all texts to search for. With both at their most, a result of 250 words takes about 5 ms."""
+MOST_REPLACEMENTS = 200
+"""As many as Deepgram takes."""
+LONGEST_REPLACEMENT = 200
+"""Characters of either side: what is written again and again makes answers long."""
 LONGEST_URL = 2048
 PUBLIC_MODELS = re.compile(r"(nova(-[23])?|enhanced|base|whisper|custom|flux)(-[a-z0-9-]+)?")
 """Deepgram's names, which no model here bears: they stand for the default, unless the configuration gives them one."""
@@ -137,7 +147,7 @@ def parse(query: Collection[tuple[str, str]]) -> ListenRequest:
         utterance_end_ms=given.number("utterance_end_ms", 0, 10_000) or None,
         vad_events=given.flag("vad_events"),
         formatting=formatting_of(given, language),
-        search=given.texts("search"),
+        search=searches_of(given),
         keyterms=keyterms_of(given),
         callback=callback_of(given),
     )
@@ -183,7 +193,7 @@ def formatting_of(given: Parameters, language: str | None) -> Formatting:
         dictation=given.flag("dictation"),
         fillers=given.flag("filler_words"),
         profanity=not given.flag("profanity_filter"),
-        replacements=tuple(_replacement(value) for value in given.texts("replace")),
+        replacements=tuple(map(_replacement, given.texts("replace", most=MOST_REPLACEMENTS))),
         redactions=_redactions(given),
     )
 
@@ -192,7 +202,17 @@ def _replacement(value: str) -> tuple[str, str]:
     phrase, _, text = value.partition(":")
     if not phrase.strip():
         raise refused(f"replace must be FIND:REPLACEMENT, not {quoted(value)}")
+    if (longest := max(len(phrase), len(text))) > LONGEST_REPLACEMENT:
+        raise refused(f"replace has {longest} characters on one side; {LONGEST_REPLACEMENT} are possible")
     return phrase, text
+
+
+def searches_of(given: Parameters) -> tuple[str, ...]:
+    """Return the texts to search for. Raises `Refusal`."""
+    texts = given.texts("search", most=MOST_SEARCHES)
+    if (total := sum(map(len, texts))) > LONGEST_SEARCH:
+        raise refused(f"search was given with {total} characters in all; {LONGEST_SEARCH} are possible")
+    return texts
 
 
 def _redactions(given: Parameters) -> frozenset[Redaction]:
@@ -213,8 +233,8 @@ def spoken(formatting: Formatting, language: str | None, engine: EngineInfo) -> 
 
 def keyterms_of(given: Parameters) -> tuple[str, ...]:
     """Return the keyterms, and the keywords as such. Raises `Refusal`."""
-    terms = list(given.texts("keyterm"))
-    for keyword in given.texts("keywords"):
+    terms = list(given.texts("keyterm", most=MOST_GIVEN))
+    for keyword in given.texts("keywords", most=MOST_GIVEN):
         term, _, boost = keyword.partition(":")
         strength = decimal(boost.removeprefix("-") or "1")
         if strength is None:

@@ -18,6 +18,7 @@ from myna.server.dialects.deepgram_request import (
     formatting_of,
     keyterms_of,
     options_of,
+    searches_of,
     spoken,
 )
 from myna.server.dialects.parameters import Parameters, decimal, refused
@@ -85,7 +86,7 @@ def parse(query: Collection[tuple[str, str]]) -> FileRequest:
         paragraphs=given.flag("paragraphs") or formatting.smart,
         utterances=given.flag("utterances"),
         utterance_gap_s=_seconds(given, "utt_split", UTTERANCE_GAP_S),
-        search=given.texts("search"),
+        search=searches_of(given),
         keyterms=keyterms_of(given),
         tags=given.texts("tag"),
         callback=callback_of(given),

@@ -27,6 +27,7 @@ from myna.server.dialects.base import (
     Refused,
     Reply,
     Unresumable,
+    check_control,
     json_frame,
 )
 from myna.server.dialects.deepgram import DeepgramEntry
@@ -37,7 +38,7 @@ from myna.streaming import events, strictjson
 from myna.streaming.coverage import fitted
 from myna.streaming.engines.base import EngineInfo
 from myna.streaming.engines.catalogue import Model
-from myna.streaming.events import Trigger, Word, seconds
+from myna.streaming.events import Trigger, Word, samples, seconds
 from myna.streaming.formatting import Formatting, formatted, text_of
 from myna.streaming.policy import Options, Policy
 from myna.streaming.quoting import quoted
@@ -46,6 +47,8 @@ from myna.streaming.turns import TurnPolicy
 PATH = "/v2/listen"
 UPDATE_S = 0.25
 """An `Update` comes so often, in audio."""
+_UPDATE_WORDS = 500
+"""Each holds all words of its turn. In a turn of more words than these they come less often, in proportion."""
 INTERIM_S = 0.5
 """Words are looked for again so often: agents want them sooner than readers do."""
 _ERROR_CODES = {"invalid_message": "UNPARSABLE_CLIENT_MESSAGE", "unauthorized": "INVALID_AUTH"}
@@ -111,6 +114,7 @@ class FluxDialect(Unresumable):
         self._said: list[Word] = []
         self._open: tuple[Word, ...] = ()
         self._eager: str | None = None
+        self._update_due = 0  # sample before which no `Update` is told
         self._told = False  # whether a state of the turn has been told since the last update
 
     def begin(self) -> Sequence[Command]:
@@ -121,6 +125,7 @@ class FluxDialect(Unresumable):
         """Return what a client's frame asks for. Raises `DialectError`."""
         if isinstance(frame, bytes):
             return [Audio(frame)] if frame else [KeepAlive()]
+        check_control(frame)
         try:
             message = strictjson.loads(frame)
             kind = message["type"]
@@ -173,7 +178,7 @@ class FluxDialect(Unresumable):
                 self._now, self._pending = self._pending, None
                 return [self._frame("ConfigureSuccess", self._configuration())]
             case events.Ended() if self._in_turn:
-                self._told = False
+                self._told, self._update_due = False, 0
                 return self._update(0.0)
         return ()
 
@@ -212,6 +217,11 @@ class FluxDialect(Unresumable):
         if self._told:
             self._told = False
             return ()
+        if self._heard < self._update_due:
+            return ()
+        count = len(self._said) + len(self._open)
+        if count > _UPDATE_WORDS:
+            self._update_due = self._heard + samples(UPDATE_S * count / _UPDATE_WORDS)
         return [self._turn_info("Update", confidence)]
 
     def _words(self) -> Sequence[Word]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from myna.server.dialects.deepgram_request import audio_of, checked_keyterms
-from myna.server.dialects.parameters import Parameters, refused
+from myna.server.dialects.deepgram_request import MOST_GIVEN, audio_of, checked_keyterms
+from myna.server.dialects.parameters import LONGEST, MOST_VALUES, Parameters, refused
 from myna.streaming.audio import Coded, RawFormat
 from myna.streaming.formatting import Formatting
 from myna.streaming.quoting import quoted, shortened
@@ -58,7 +58,7 @@ def parse(query: Collection[tuple[str, str]]) -> FluxRequest:
         model=model,
         audio=audio_of(given),
         turns=turns,
-        keyterms=checked_keyterms(given.texts("keyterm")),
+        keyterms=checked_keyterms(given.texts("keyterm", most=MOST_GIVEN)),
         language_hints=given.texts("language_hint") if model == MULTILINGUAL else (),
         formatting=Formatting(
             language="en",
@@ -98,4 +98,8 @@ def texts_of(name: str, given: object) -> tuple[str, ...]:
     """Return a list of texts out of a message. Raises `Refusal`."""
     if not (isinstance(given, list) and all(isinstance(text, str) and text for text in given)):
         raise refused(f"{name} must be a list of texts, not {quoted(given)}.", f"invalid_{name}")
+    if len(given) > MOST_VALUES:
+        raise refused(f"{name} has {len(given)} values; {MOST_VALUES} are possible.", f"invalid_{name}")
+    if (longest := max(map(len, given), default=0)) > LONGEST:
+        raise refused(f"{name} has a text of {longest} characters; {LONGEST} are possible.", f"invalid_{name}")
     return tuple(given)

@@ -112,6 +112,8 @@ class NativeDialect:
         """Return what a client's frame asks for. Raises `DialectError`."""
         try:
             message = wire.decode_client(frame, self._form)
+        except wire.TooLargeError as error:
+            raise DialectError("message_too_big", str(error)) from error
         except wire.WireError as error:
             raise DialectError("invalid_message", str(error)) from error
         self._received += 1

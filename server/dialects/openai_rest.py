@@ -12,7 +12,7 @@ from typing import Any
 from myna.batch.subtitles import srt, vtt
 from myna.batch.transcript import Transcript, sentences
 from myna.server.dialects.base import ModelWanted, Refusal
-from myna.server.dialects.deepgram_request import primary
+from myna.server.dialects.deepgram_request import LONGEST_KEYTERM, MOST_KEYTERMS, primary
 from myna.server.dialects.parameters import Parameters
 from myna.streaming.engines.base import EngineInfo
 from myna.streaming.events import Word
@@ -79,7 +79,7 @@ def parse(fields: Collection[tuple[str, str]]) -> TranscriptionRequest:
     return TranscriptionRequest(
         model=ModelWanted.of(given.text("model"), PUBLIC_MODELS),
         language=_language(given),
-        keywords=given.texts("keywords"),
+        keywords=_keywords(given),
         response_format="verbose_json" if granularities else response_format,
         granularities=granularities,
         stream=given.flag("stream"),
@@ -194,6 +194,13 @@ def _usage(transcript: Transcript) -> dict[str, object]:
 
 def _log(word: Word) -> float:
     return math.log(min(1.0, max(word.confidence, 1e-6)))
+
+
+def _keywords(given: Parameters) -> tuple[str, ...]:
+    keywords = given.texts("keywords", most=MOST_KEYTERMS)
+    if (longest := max(map(len, keywords), default=0)) > LONGEST_KEYTERM:
+        raise refused(f"keywords has a text of {longest} characters; {LONGEST_KEYTERM} are possible.", "keywords")
+    return keywords
 
 
 def _language(given: Parameters) -> str | None:

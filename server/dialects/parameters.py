@@ -11,6 +11,8 @@ from myna.streaming.strictjson import well_formed
 
 LONGEST = 1000
 """Characters of any one value that is read."""
+MOST_VALUES = 100
+"""Values of any one parameter that may be repeated."""
 _TRUE, _FALSE = {"true", "1"}, {"false", "0", ""}
 _WHOLE = re.compile(r"0|[1-9][0-9]{0,14}")
 _DECIMAL = re.compile(r"((0|[1-9][0-9]{0,14})(\.[0-9]{0,20})?|\.[0-9]{1,20})([eE][+-]?[0-9]{1,2})?")
@@ -48,9 +50,11 @@ class Parameters:
             raise self._wrong(name, f"{name} is {len(value)} characters long; {longest} are possible")
         return value or None
 
-    def texts(self, name: str) -> tuple[str, ...]:
+    def texts(self, name: str, *, most: int = MOST_VALUES) -> tuple[str, ...]:
         """Return a parameter that may be repeated, without repetitions."""
         values = tuple(dict.fromkeys(value for value in self._values.get(name, ()) if value))
+        if len(values) > most:
+            raise self._wrong(name, f"{name} was given with {len(values)} values; {most} are possible")
         for value in values:
             if len(value) > LONGEST:
                 raise self._wrong(name, f"{name} is {len(value)} characters long; {LONGEST} are possible")

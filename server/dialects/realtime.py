@@ -8,13 +8,14 @@ import math
 import re
 import secrets
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from myna.server.config import Settings
 from myna.server.dialects.base import (
     CLOSE_CODES,
+    LONGEST_CONTROL,
     POLICY_VIOLATION,
     Audio,
     Command,
@@ -51,6 +52,9 @@ LONGEST_APPEND = 15 << 20
 """Bytes of audio in one append: OpenAI's own limit."""
 LONGEST_EVENT_ID = 512
 """Characters of an event's id: OpenAI's own limit. A longer one is not sent back with an error."""
+_SLICE = 131_072
+"""Characters of base64 that are decoded at once: half a millisecond of the event loop. A multiple of 4."""
+_AUDIO = re.compile(r'"audio"\s*:\s*"')
 SHORTEST_COMMIT_MS = 100
 _CONVERSATION_MODELS = re.compile(r"gpt-(4o-)?(mini-)?realtime(?!-whisper).*|gpt-4o-mini-realtime.*")
 _TRANSCRIPTION = "conversation.item.input_audio_transcription."
@@ -163,13 +167,15 @@ class RealtimeDialect(Unresumable):
         policy, options = session.policy(self._settings, self._engine), session.options(self._engine)
         return [Open(session.audio, mix=True, policy=policy, options=options)]
 
-    def receive(self, frame: str | bytes) -> Sequence[Command]:
+    def receive(self, frame: str | bytes) -> Iterable[Command]:
         """Return what a client's frame asks for; what it gets wrong costs it no more than an `error`."""
         event_id: str | None = None
         try:
+            if isinstance(frame, str) and len(frame) > LONGEST_CONTROL:
+                message, audio = _large_append(frame)
+                return self._append_slowly(audio, _event_id(message))
             message = _message(frame)
-            given = message.get("event_id")
-            event_id = given if isinstance(given, str) and len(given) <= LONGEST_EVENT_ID else None
+            event_id = _event_id(message)
             match message["type"]:
                 case "session.update" | "transcription_session.update" as kind:
                     return self._update(message.get("session"), beta=kind != "session.update")
@@ -234,15 +240,29 @@ class RealtimeDialect(Unresumable):
         self._beta = beta
         return [*commands, Reply((self._session_frame("updated"),))]
 
+    def _append_slowly(self, audio: str, event_id: str | None) -> Iterator[Command]:
+        """Decode a large append in slices, others having their turns between them; all of it is taken or nothing."""
+        try:
+            if 3 * len(audio) // 4 > LONGEST_APPEND:
+                raise refused(f"audio must be at most {LONGEST_APPEND} bytes, not {3 * len(audio) // 4}.", "audio")
+            if "\\" in audio:
+                audio = audio.replace("\\/", "/")  # some encoders write slashes in JSON so
+            pieces = []
+            for start in range(0, len(audio), _SLICE):
+                last = start + _SLICE >= len(audio)
+                pieces.append(_decoded(audio[start : start + _SLICE], last=last))
+                yield KeepAlive()
+        except Refusal as refusal:
+            yield Reply((self._error(refusal.code, refusal.message, refusal.param, event_id),))
+            return
+        yield from self._heard(b"".join(pieces))
+
     def _append(self, audio: object) -> Sequence[Command]:
         if not isinstance(audio, str):
             raise refused("audio must be a text in base64.", "audio")
-        try:
-            data = base64.b64decode(audio, validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise refused(f"audio is no base64: {error}.", "audio") from error
-        if len(data) > LONGEST_APPEND:
-            raise refused(f"audio must be at most {LONGEST_APPEND} bytes, not {len(data)}.", "audio")
+        return self._heard(_decoded(audio, last=True))
+
+    def _heard(self, data: bytes) -> Sequence[Command]:
         if not data:
             return [KeepAlive()]
         form = self._session.audio
@@ -375,6 +395,39 @@ class RealtimeDialect(Unresumable):
 
 def _new_id(kind: str) -> str:
     return f"{kind}_{secrets.token_hex(12)}"
+
+
+def _decoded(audio: str, *, last: bool) -> bytes:
+    """Return the bytes of a text in base64, or of a slice of one that is not its `last`. Raises `Refusal`."""
+    try:
+        data = base64.b64decode(audio, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise refused(f"audio is no base64: {error}.", "audio") from error
+    if not last and "=" in audio:
+        raise refused("audio is no base64: there is padding within.", "audio")
+    return data
+
+
+def _large_append(frame: str) -> tuple[Mapping[str, Any], str]:
+    """Return a large event without its audio, and the audio: only an append may be large. Raises `Refusal`."""
+    found = _AUDIO.search(frame, 0, LONGEST_CONTROL)
+    begin = found.end() if found else 0
+    end = max(begin, frame.find('"', begin))
+    if len(frame) - (end - begin) > LONGEST_CONTROL:
+        raise refused(
+            f"An event without audio has at most {LONGEST_CONTROL} characters; this one has {len(frame)}.",
+            code="event_too_large",
+        )
+    message = _message(frame[:begin] + frame[end:])
+    if message["type"] != "input_audio_buffer.append" or message.get("audio") != "":
+        raise refused("Of the events only input_audio_buffer.append may be so large, by its audio.", "type")
+    return message, frame[begin:end]
+
+
+def _event_id(message: Mapping[str, Any]) -> str | None:
+    """Return the id that an error of the event is sent back with."""
+    given = message.get("event_id")
+    return given if isinstance(given, str) and len(given) <= LONGEST_EVENT_ID else None
 
 
 def _message(frame: str | bytes) -> Mapping[str, Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from myna.server.config import Settings
 from myna.server.defaults import default_policy
-from myna.server.dialects.deepgram_request import primary
+from myna.server.dialects.deepgram_request import LONGEST_KEYTERM, MOST_KEYTERMS, primary
 from myna.server.dialects.openai_rest import PUBLIC_MODELS, refused
 from myna.streaming.audio import AudioError, Encoding, RawFormat
 from myna.streaming.coverage import fitted
@@ -32,6 +33,9 @@ _EAGERNESS = {
 }
 """OpenAI's longest waits, and the thresholds that go with them here (docs/turns.md)."""
 _LONGEST_MS = 60_000
+LONGEST_SESSION = 16_384
+"""Characters of a session in JSON, which a client is told at each change. Fields that nobody here knows count, too: they are
+kept and told again."""
 _NEVER_ZERO = 0.01
 """A threshold of 0 or 1 would make everything, or nothing, speech."""
 
@@ -144,7 +148,10 @@ class Session:
             _check_model(parts["transcription"].get("model"), models, f"{where}transcription.model")
         if "include" in given:
             parts["include"] = _includes(given["include"])
-        return replace(self, **parts)
+        changed = replace(self, **parts)
+        if (size := len(json.dumps(changed.told("", beta=False)))) > LONGEST_SESSION:
+            raise refused(f"The session would have {size} characters; {LONGEST_SESSION} are possible.", "session")
+        return changed
 
 
 def _format(session: Session, given: object, where: str) -> Mapping[str, Any]:
@@ -179,6 +186,12 @@ def _transcription(session: Session, given: object, where: str) -> Mapping[str, 
     for name in ("languages", "keywords"):
         if not all(isinstance(text, str) for text in wanted.get(name) or ()):
             raise refused(f"{where}.{name} must be a list of texts.", f"{where}.{name}")
+        if (count := len(wanted.get(name) or ())) > MOST_KEYTERMS:
+            raise refused(f"{where}.{name} has {count} texts; {MOST_KEYTERMS} are possible.", f"{where}.{name}")
+        if (longest := max(map(len, wanted.get(name) or ()), default=0)) > LONGEST_KEYTERM:
+            raise refused(
+                f"{where}.{name} has a text of {longest} characters; {LONGEST_KEYTERM} are possible.", f"{where}.{name}"
+            )
     return {**(session.transcription or {}), **wanted}
 
 

@@ -40,13 +40,14 @@ async def server() -> AsyncIterator[Server]:
         yield started
 
 
-def decoders() -> list[psutil.Process]:
+def decoders(server: Server) -> list[psutil.Process]:
     """The processes that the nursery has forked, those that are kept ready included."""
-    return [child for one in nurseries() for child in one.children()]
+    return nursery_of(server).children()
 
 
-def nurseries() -> list[psutil.Process]:
-    return [p for p in psutil.Process().children() if "myna.server.decoding.nursery" in p.cmdline()]
+def nursery_of(server: Server) -> psutil.Process:
+    assert server.services.decoders.pid is not None
+    return psutil.Process(server.services.decoders.pid)
 
 
 async def send(peer: Peer, data: bytes, chunk: int = 4096) -> None:
@@ -82,7 +83,7 @@ async def test_a_decoder_that_dies_ends_its_stream_after_what_it_heard_and_no_ot
         await peer.send({"type": "start"})
         await send(peer, WAV[: len(WAV) // 2])
         await peer.until("final")
-        victim = oldest(decoders())
+        victim = oldest(decoders(server))
         await other.send({"type": "start"})
         await send(other, WAV[: len(WAV) // 2])
         await other.until("final")
@@ -99,7 +100,7 @@ async def test_a_decoder_that_dies_ends_its_stream_after_what_it_heard_and_no_ot
 
 
 async def test_a_decoder_that_died_before_it_was_needed_costs_nobody_anything(server: Server) -> None:
-    for process in decoders():
+    for process in decoders(server):
         process.kill()
         process.wait()
     assert await heard(server, WAV) == WORDS_SAID
@@ -110,25 +111,25 @@ async def test_the_nursery_is_replaced_when_it_dies_and_streams_go_on(server: Se
         await peer.send({"type": "start"})
         await send(peer, WAV[: len(WAV) // 2])
         await peer.until("final")
-        (nursery,) = nurseries()
+        nursery = nursery_of(server)
         nursery.kill()
         await send(peer, WAV[len(WAV) // 2 :])
         await peer.send({"type": "close"})
         await peer.rest()
         assert words(peer) == WORDS_SAID
     assert await heard(server, WAV) == WORDS_SAID
-    assert nursery not in nurseries()
+    assert nursery != nursery_of(server)
 
 
 async def test_a_nursery_that_hangs_is_found_when_a_process_is_wanted_and_replaced(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool, "_FORK_S", 0.3)
-    (nursery,) = nurseries()
+    nursery = nursery_of(server)
     nursery.suspend()
     for _ in range(pool.AHEAD):  # those that were ready
         assert await heard(server, WAV) == WORDS_SAID
-    await eventually(lambda: nursery not in nurseries())
+    await eventually(lambda: server.services.decoders.pid not in (None, nursery.pid))
     assert await heard(server, WAV) == WORDS_SAID
 
 
@@ -138,7 +139,7 @@ async def test_a_decoder_that_does_not_answer_is_given_up(server: Server, monkey
         await peer.send({"type": "start"})
         await send(peer, WAV[: len(WAV) // 2])
         await peer.until("final")
-        oldest(decoders()).suspend()
+        oldest(decoders(server)).suspend()
         await send(peer, WAV[len(WAV) // 2 :])
         messages = await peer.rest()
     assert next(m["code"] for m in messages if m["type"] == "error") == "undecodable_audio"
@@ -182,12 +183,12 @@ async def test_a_client_that_leaves_at_any_moment_of_a_decode_leaves_nothing_beh
         assert words(honest) == WORDS_SAID
     await eventually(lambda: not server.services.streams)
     assert server.services.decoders.active == 0
-    await eventually(lambda: len(decoders()) <= pool.AHEAD)
+    await eventually(lambda: len(decoders(server)) <= pool.AHEAD)
 
 
 async def test_readiness_says_that_decoders_cannot_be_started(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.executable", "/nonexistent/python")
-    (nursery,) = nurseries()
+    nursery = nursery_of(server)
     nursery.kill()
     await eventually(lambda: "decoders" in server.supervisor.failing)
     async with ClientSession() as session, session.get(f"{server.url}/health/ready") as response:

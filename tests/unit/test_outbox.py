@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from myna.server.dialects.base import Frame
+from myna.server.dialects.base import LONGEST_MESSAGE, DialectError, Frame, Refusal
 from myna.server.outbox import LARGEST, Outbox, SlowReaderError
 
 
@@ -71,3 +71,16 @@ async def test_what_is_kept_is_bounded_and_what_is_not_kept_is_known() -> None:
     await outbox.get()
     outbox.rewind(2, [])
     assert [(await outbox.get()).number for _ in range(2)] == [3, 4]  # type: ignore[union-attr]
+
+
+async def test_what_is_said_last_has_room_in_a_full_outbox() -> None:
+    outbox = Outbox()
+    outbox.put(Frame("x" * LARGEST))
+    outbox.put_last([Frame("error"), Frame("closed")])
+    assert (await drained(outbox))[1:] == ["error", "closed"]
+
+
+def test_a_message_that_quotes_something_huge_is_cut() -> None:
+    for error in (DialectError("invalid_message", "x" * 10_000_000), Refusal(400, "bad_request", "x" * 10_000_000)):
+        assert len(error.message) == LONGEST_MESSAGE
+        assert len(str(error)) == LONGEST_MESSAGE

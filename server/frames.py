@@ -1,0 +1,69 @@
+"""Follows the frames of a WebSocket client (RFC 6455, 5.2), to know what its unfinished message takes."""
+
+from __future__ import annotations
+
+_READ_BYTES = 64
+"""Memory that each read of an unfinished message takes besides its bytes."""
+_LENGTHS = {126: 2, 127: 8}
+"""Bytes of the longer forms of a frame's length."""
+
+
+class FrameMeter:
+    """One socket's. `held` is the memory of the message that is not complete, in bytes; `pieces` its complete frames."""
+
+    def __init__(self) -> None:
+        self.held = 0
+        self.pieces = 0
+        self.total = 0
+        """Bytes fed."""
+        self._head = b""
+        self._left = 0  # bytes of the frame's payload that have not come
+        self._in_frame = False
+        self._is_data = False
+        self._is_last = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a frame or a message has begun and is not complete."""
+        return bool(self.held or self.pieces or self._in_frame or self._head)
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes."""
+        self.total += len(data)
+        at = 0
+        while at < len(data):
+            if not self._in_frame:
+                at = self._begin(data, at)
+            if self._in_frame:
+                step = min(self._left, len(data) - at)
+                at += step
+                self._left -= step
+                if self._is_data:
+                    self.held += step
+                if not self._left:
+                    self._end()
+        if self._in_frame and self._is_data:
+            self.held += _READ_BYTES
+
+    def _begin(self, data: bytes, at: int) -> int:
+        """Read a frame's head, or as much of it as there is; return where the rest begins."""
+        before = len(self._head)
+        head = self._head + data[at : at + 14 - before]
+        size = 2 if len(head) < 2 else 2 + _LENGTHS.get(head[1] & 0x7F, 0) + (4 if head[1] & 0x80 else 0)
+        if len(head) < size or len(head) < 2:
+            self._head = head
+            return len(data)
+        self._head = b""
+        length, more = head[1] & 0x7F, _LENGTHS.get(head[1] & 0x7F, 0)
+        self._left = int.from_bytes(head[2 : 2 + more]) if more else length
+        self._in_frame, self._is_data, self._is_last = True, not head[0] & 0x08, bool(head[0] & 0x80)
+        return at + size - before
+
+    def _end(self) -> None:
+        self._in_frame = False
+        if not self._is_data:
+            return
+        if self._is_last:
+            self.held = self.pieces = 0
+        else:
+            self.pieces += 1

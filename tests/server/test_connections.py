@@ -1,0 +1,318 @@
+"""What connections may cost that have not shown who they are, and those that have: raw sockets against a running server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import io
+import json
+import os
+import re
+import resource
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from aiohttp import ClientConnectionError, ClientSession, WSMsgType, web
+from peer import connected, eventually, listening, settings
+from sockets import ASKS, frame, raw, upgraded
+
+from myna.server import connections
+from myna.server.app import Server, running
+from myna.server.auth import Scope, add_key
+from myna.server.connections import Connections, Limits
+
+
+@pytest.fixture(scope="module")
+async def hasty() -> AsyncIterator[Server]:
+    """A server that waits for nothing, with little room."""
+    changes = {"request_timeout_s": 0.5, "keepalive_s": 0.5, "max_unauthenticated": 16, "max_unfinished_mb": 1}
+    async with running(settings(model="fake", **changes)) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+async def fake() -> AsyncIterator[Server]:
+    async with running(settings(model="fake")) as started:
+        yield started
+
+
+async def test_headers_that_never_end_are_refused_after_128_kib(fake: Server) -> None:
+    async with raw(fake.url) as client:
+        sent = 0
+        await client.send(b"GET /health/live HTTP/1.1\r\nHost: a\r\n")
+        with contextlib.suppress(ConnectionError):
+            while sent < 2_000_000 and not client.reader.at_eof():
+                await client.send(b"X-%d: %s\r\n" % (sent, b"a" * 8000))
+                sent += 8000
+                await asyncio.sleep(0)
+        assert (await client.rest()).startswith((b"HTTP/1.1 431 ", b"HTTP/1.1 400 "))
+
+
+async def test_unfinished_headers_of_all_together_have_a_bound(hasty: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "MOST_HEADS_BYTES", 150_000)
+    async with raw(hasty.url) as small, raw(hasty.url) as large:
+        await small.send(b"GET /health/live HTTP/1.1\r\nHost: a\r\nX-A: " + b"a" * 30_000)
+        for number in range(4):
+            await large.send(b"GET / HTTP/1.1\r\n" * (not number) + b"X-%d: %s\r\n" % (number, b"a" * 31_000))
+        assert (await large.rest()).startswith(b"HTTP/1.1 431 ")
+        await small.send(b"\r\n\r\n")
+        assert (await small.reader.readline()).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_a_socket_that_says_nothing_is_closed_in_time(hasty: Server) -> None:
+    async with raw(hasty.url) as client:
+        assert await client.rest() == b""
+
+
+async def test_headers_that_come_byte_by_byte_must_be_complete_in_time(hasty: Server) -> None:
+    async with raw(hasty.url) as client:
+
+        async def trickle() -> None:
+            with contextlib.suppress(ConnectionError):
+                for byte in b"GET / HTTP/1.1\r\nX: " + b"a" * 1000:
+                    await client.send(bytes([byte]))
+                    await asyncio.sleep(0.02)
+
+        trickling = asyncio.create_task(trickle())
+        assert (await client.rest()).startswith(b"HTTP/1.1 408 ")
+        trickling.cancel()
+
+
+async def test_a_connection_that_asks_for_nothing_more_is_closed_in_time(hasty: Server) -> None:
+    async with raw(hasty.url) as client:
+        await client.send(ASKS)
+        assert (await client.rest()).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_of_one_address_the_oldest_silent_sockets_make_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connections, "GRACE_S", 0.0)
+    async with running(settings(model="fake", max_unauthenticated=16)) as small, contextlib.AsyncExitStack() as stack:
+        known = await stack.enter_async_context(raw(small.url))
+        await known.send(
+            b"GET /v1/models HTTP/1.1\r\nHost: a\r\n\r\n"
+        )  # asks for what takes a key, where there are keys
+        await known.reader.readuntil(b"\r\n\r\n")
+        silent = [await stack.enter_async_context(raw(small.url)) for _ in range(12)]
+        await eventually(lambda: silent[0].reader.at_eof() and silent[7].reader.at_eof())
+        assert not silent[-1].reader.at_eof()
+        assert not known.reader.at_eof()
+        async with ClientSession() as session, session.get(f"{small.url}/health/live") as answer:
+            assert answer.status == 200
+
+
+@contextlib.contextmanager
+def of_few_descriptors(limit: int, *flags: str) -> Iterator[str]:
+    """A server in a process that may have no more descriptors than these."""
+    command = [sys.executable, "-m", "myna", "serve", "--port", "0", "--model", "fake", "--log-format", "json", *flags]
+    few = ["prlimit", f"--nofile={limit // 2}:{limit}"]
+    with subprocess.Popen([*few, *command], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            said = []
+            for line in process.stderr:
+                said.append(line)
+                if found := re.search(r'"url": "([^"]+)"', line):
+                    yield found[1]
+                    return
+            raise AssertionError(said)
+        finally:
+            process.terminate()
+            process.stderr.read()
+
+
+async def test_silent_sockets_lock_nobody_out_when_descriptors_run_short(tmp_path: Path) -> None:
+    with of_few_descriptors(256, "--lanes", "1", "--data", str(tmp_path)) as url:
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(400):
+                await stack.enter_async_context(raw(url))
+            served = 0
+            async with asyncio.timeout(20):
+                while served < 3:  # a burst may be turned away; nobody is for long
+                    with contextlib.suppress(ClientConnectionError):
+                        async with ClientSession() as session, session.get(f"{url}/health/live") as answer:
+                            served += answer.status == 200
+
+
+async def test_the_server_raises_its_limit_of_descriptors_at_the_start(tmp_path: Path) -> None:
+    with of_few_descriptors(512, "--lanes", "1", "--data", str(tmp_path)) as url:
+        async with ClientSession() as session, session.get(f"{url}/metrics") as answer:
+            assert "process_max_fds 512.0" in await answer.text()
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 512
+
+
+async def test_the_body_of_a_refused_request_is_not_unzipped(tmp_path: Path) -> None:
+    add_key(tmp_path / "keys.toml", "kitchen", frozenset(Scope))
+    async with running(settings(model="fake", keys=tmp_path / "keys.toml")) as locked, ClientSession() as session:
+
+        async def cost(body: bytes, **headers: str) -> float:
+            began = time.thread_time()
+            async with session.post(f"{locked.url}/v1/listen", data=io.BytesIO(body), headers=headers) as answer:
+                assert answer.status == 401
+            await asyncio.sleep(0.2)
+            return time.thread_time() - began
+
+        zipped = zlib.compressobj(wbits=31)
+        pieces = [zipped.compress(bytes(1 << 24)) + zipped.flush(zlib.Z_FULL_FLUSH) for _ in range(2)]
+        bomb = pieces[0] + 120 * pieces[1]  # 2 GB
+        plain = await cost(os.urandom(len(bomb)))
+        assert await cost(bomb, **{"Content-Encoding": "gzip"}) < 5 * plain + 0.2
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br"])
+async def test_compressed_uploads_are_refused(hasty: Server, coding: str) -> None:
+    async with ClientSession() as session:
+        headers = {"Content-Encoding": coding, "Content-Type": "audio/wav"}
+        async with session.post(f"{hasty.url}/v1/listen", data=gzip.compress(b"audio"), headers=headers) as answer:
+            assert answer.status == 415
+            assert coding in (await answer.json())["err_msg"]
+
+
+async def test_a_client_that_does_not_wait_for_its_answers_gets_one(fake: Server) -> None:
+    async with raw(fake.url) as client:
+        await client.send(ASKS * 5000)
+        assert (await client.rest()).count(b"HTTP/1.1 200 ") == 1
+
+
+async def test_a_body_of_any_size_and_the_next_request_are_no_headers(tmp_path: Path) -> None:
+    add_key(tmp_path / "keys.toml", "kitchen", frozenset(Scope))
+    async with running(settings(model="fake", keys=tmp_path / "keys.toml")) as locked, raw(locked.url) as client:
+        for _ in range(3):
+            await client.send(
+                b"POST /v1/listen HTTP/1.1\r\nHost: a\r\nContent-Length: 3000000\r\n\r\n" + bytes(3_000_000)
+            )
+            async with asyncio.timeout(10):
+                assert b" 401 " in await client.reader.readuntil(b"request_id")
+        await client.send(ASKS)
+        async with asyncio.timeout(10):
+            await client.reader.readuntil(b"HTTP/1.1 200 ")
+
+
+async def test_bodies_that_come_too_slowly_are_given_up(hasty: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "PACE_S", 0.4)
+    async with raw(hasty.url) as client:
+        await client.send(b"POST /v1/listen HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n")
+
+        async def trickle() -> None:
+            with contextlib.suppress(ConnectionError):
+                for _ in range(200):
+                    await client.send(b"a")
+                    await asyncio.sleep(0.05)
+
+        trickling = asyncio.create_task(trickle())
+        await client.rest()
+        trickling.cancel()
+
+
+async def test_unfinished_messages_of_all_clients_together_have_a_bound(hasty: Server) -> None:
+    async with raw(hasty.url) as small, raw(hasty.url) as large:
+        await upgraded(small)
+        await upgraded(large)
+        await small.send(frame(2, bytes(400_000), length=500_000))
+        await large.send(frame(2, bytes(350_000), final=False) + frame(0, bytes(350_000), length=20_000_000))
+        async with asyncio.timeout(10):
+            await large.reader.readuntil(b"Metadata")
+            await large.reader.readuntil(struct.pack("!H", 1009))
+        await small.send(bytes(100_000) + frame(1, json.dumps({"type": "CloseStream"}).encode()))
+        async with asyncio.timeout(10):
+            await small.reader.readuntil(b'"duration":15.6')
+
+
+async def test_a_message_in_endless_empty_pieces_is_given_up(hasty: Server) -> None:
+    async with raw(hasty.url) as client:
+        await upgraded(client)
+        await client.send(frame(2, b"", final=False) + frame(0, b"", final=False) * (connections.MOST_PIECES + 1))
+        assert struct.pack("!H", 1009) in await client.rest()
+
+
+async def test_a_message_that_comes_too_slowly_is_given_up(hasty: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "PACE_S", 0.4)
+    async with raw(hasty.url) as client:
+        await upgraded(client, "/v1/realtime")
+        await client.send(frame(1, b"{", length=1_000_000))
+
+        async def trickle() -> None:
+            with contextlib.suppress(ConnectionError):
+                for _ in range(200):
+                    await client.send(b" ")
+                    await asyncio.sleep(0.05)
+
+        trickling = asyncio.create_task(trickle())
+        assert struct.pack("!H", 1009) in await client.rest()
+        trickling.cancel()
+
+
+async def test_pings_are_answered_and_do_not_keep_a_stream_alive(strict_server: Server) -> None:
+    async with asyncio.timeout(20), listening(strict_server, autoping=False) as peer:
+        answers = 0
+        while True:
+            await peer.socket.ping(b"there?")
+            message = await peer.socket.receive(timeout=10)
+            if message.type is not WSMsgType.PONG:
+                break
+            answers += 1
+            await asyncio.sleep(0.05)
+        assert answers > 3
+        assert message.type is WSMsgType.TEXT
+        assert (await peer.rest())[-1:] == []
+        assert peer.socket.close_code == 1011
+
+
+@contextlib.asynccontextmanager
+async def answering(size: int, limits: Limits) -> AsyncIterator[tuple[str, list[str]]]:
+    """A server whose answers are so large; yields its address and why connections were dropped."""
+    dropped: list[str] = []
+
+    async def handler(_request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(body=bytes(size))
+
+    watch = Connections(limits, dropped.append)
+    server = web.Server(handler)
+    listener = await asyncio.get_running_loop().create_server(lambda: watch.protocol(server), "127.0.0.1", 0)
+    watch.start()
+    try:
+        yield f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}", dropped
+    finally:
+        watch.close()
+        listener.close()
+        await server.shutdown(1)
+
+
+async def test_who_reads_an_answer_too_slowly_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "PACE_S", 0.4)
+    async with answering(32 << 20, Limits(0.4, 5, 10, 1 << 20, 1000)) as (url, dropped), raw(url, 65_536) as client:
+        await client.send(ASKS)
+        await eventually(lambda: "slow_reader" in dropped)
+
+
+async def test_large_answers_are_read_to_their_end_by_who_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "PACE_S", 0.4)
+    async with answering(32 << 20, Limits(0.4, 5, 10, 1 << 20, 1000)) as (url, dropped), ClientSession() as session:
+        for _ in range(3):
+            async with session.get(url) as answer:
+                assert len(await answer.read()) == 32 << 20
+        assert dropped == []
+
+
+async def test_what_is_no_http_is_answered(hasty: Server) -> None:
+    async with raw(hasty.url) as client:
+        await client.send(b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\r\n\r\n")
+        assert (await client.rest()).startswith(b"HTTP/1.0 400 ")
+
+
+async def test_a_stream_goes_on_for_longer_than_a_request_may_take(hasty: Server) -> None:
+    async with connected(hasty) as peer:
+        await peer.send({"type": "start", "encoding": "linear16", "sample_rate": 16_000})
+        await peer.until("ready")
+        await asyncio.sleep(0.7)
+        await peer.socket.send_bytes(bytes(32_000))
+        await peer.send({"type": "close"})
+        assert (await peer.rest())[-1]["seconds"] == 1.0
