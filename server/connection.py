@@ -127,7 +127,7 @@ class _Socket(web.WebSocketResponse):
             self._reader.set_exception(WebSocketError(WSCloseCode.MESSAGE_TOO_BIG, "there is no room for the message"))
 
     async def answer(self, ping: bytes) -> None:
-        """Answer a ping; that the connection is broken the next read tells. Raises `SlowReaderError` if the client does not read."""
+        """Answer a ping, unless the connection is broken: the next read tells that. Raises `SlowReaderError`."""
         try:
             async with asyncio.timeout(FAREWELL_S):
                 with contextlib.suppress(ConnectionError):
