@@ -8,7 +8,6 @@ from drive import amplitude_voice
 from speakers import phrases
 
 from myna.server.fairness import SLICE_S, FairQueue, Pool, Turns
-from myna.streaming.audio import Encoding, RawDecoder, RawFormat
 from myna.streaming.engines.base import Job
 from myna.streaming.engines.fake import FakeEngine
 from myna.streaming.policy import Options, Policy
@@ -157,11 +156,10 @@ async def test_a_pool_works_on_so_much_at_a_time_and_survives_what_fails(capsys:
 def jobs_of(name: str, times: int, arrived: float) -> list[Job]:
     """Return what a file asks to have decoded that was read at this time, as many times ten words long."""
     policy = Policy(live=False, endpoint_ms=None, interim_every_s=None)
-    decoder = RawDecoder(RawFormat(Encoding.LINEAR16, 16_000, 1))
-    stream = Stream(name, decoder, policy, Options(), FakeEngine().info)
+    stream = Stream(name, policy, Options(), FakeEngine().info)
     jobs: list[Job] = []
     for _ in range(times):
-        stream.accept([phrases(range(10), 5)], arrived)
+        stream.push([phrases(range(10), 5)], arrived)
         while requests := stream.take()[0]:
             for request in requests:
                 match request:

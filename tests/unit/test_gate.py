@@ -14,7 +14,7 @@ from aiohttp import ClientSession
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from myna.batch import gate as gates
-from myna.batch.fetch import FetchError, fetch
+from myna.batch.fetch import FetchError, Limits, fetch
 from myna.batch.gate import Gate
 
 
@@ -172,7 +172,9 @@ async def test_a_name_that_exists_inside_is_refused_as_one_that_does_not_exist(
         gate.session = session  # type: ignore[method-assign]
         began = asyncio.get_running_loop().time()
         with pytest.raises(FetchError) as refused:
-            await fetch(f"http://files.corp.example:{inside.port}/", tmp_path / "x", gate, most_bytes=10, within_s=5)
+            await fetch(
+                f"http://files.corp.example:{inside.port}/", tmp_path / "x", gate, Limits(most_bytes=10, within_s=5)
+            )
         said.append((str(refused.value), refused.value.status))
         took.append(asyncio.get_running_loop().time() - began)
     assert len(set(said)) == 1, said
@@ -210,7 +212,7 @@ async def test_a_redirect_to_a_broken_or_forbidden_target_is_an_error_of_the_fil
     inside.answer = b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: " + location + b"\r\n\r\n"
     gate = Gate(["127.0.0.1/32"])
     with pytest.raises(FetchError) as refused:
-        await fetch(f"http://127.0.0.1:{inside.port}/", tmp_path / "x", gate, most_bytes=10, within_s=5)
+        await fetch(f"http://127.0.0.1:{inside.port}/", tmp_path / "x", gate, Limits(most_bytes=10, within_s=5))
     str(refused.value).encode()
     assert inside.connections <= 6
 
@@ -229,7 +231,7 @@ async def test_a_broken_answer_is_an_error_of_the_file(inside: Listener, tmp_pat
     inside.answer = answer
     address = f"http://127.0.0.1:{inside.port}/"
     try:
-        await fetch(address, tmp_path / "x", Gate(["127.0.0.1/32"]), most_bytes=10, within_s=5)
+        await fetch(address, tmp_path / "x", Gate(["127.0.0.1/32"]), Limits(most_bytes=10, within_s=5))
     except FetchError as error:
         assert len(str(error)) < 500
         str(error).encode()
@@ -242,5 +244,8 @@ async def test_a_user_and_password_that_no_header_can_hold_are_an_error_of_the_f
     inside.answer = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
     with pytest.raises(FetchError):
         await fetch(
-            f"http://{user}@127.0.0.1:{inside.port}/", tmp_path / "x", Gate(["127.0.0.0/8"]), most_bytes=10, within_s=5
+            f"http://{user}@127.0.0.1:{inside.port}/",
+            tmp_path / "x",
+            Gate(["127.0.0.0/8"]),
+            Limits(most_bytes=10, within_s=5),
         )
