@@ -51,6 +51,8 @@ _SPOOL_FINALS_S = 600.0
 """The same where the stream itself is the reason: a spool full of audio is decoded first."""
 _LATE_S = 1.0
 """A timer that runs so late finds that the event loop stood still."""
+_NONE_S = 0.001
+"""Left of a limit that has run out: what waits in the socket is still read."""
 _STALL_S = 1.0
 """Beyond its endpoint, a stream without audio for so long counts as silent: a network that stumbles is seldom away longer."""
 
@@ -419,24 +421,22 @@ class Connection:
     async def _receive(self, socket: _Socket) -> None:
         if not self._live.is_open:
             await self._act(self._dialect.begin())
-        said_at, last_look = self._services.clock(), False
+        said_at, look_until = self._services.clock(), None
         while True:
             await self._take_turn()
-            try:
-                message = await socket.heard(LAST_LOOK_S if last_look else self._patience_s(said_at))
-            except TimeoutError:
-                if last_look:
-                    await self._on_silence(said_at)
-                last_look = not last_look
-                continue
-            last_look = False
-            if message.type is WSMsgType.PING:
+            message: WSMessage | None = None
+            with contextlib.suppress(TimeoutError):
+                message = await socket.heard(self._patience_s(said_at) if look_until is None else LAST_LOOK_S)
+            if message is not None and message.type is WSMsgType.PING:
                 await socket.answer(message.data)
+            if message is None or (message.type in _CONTROL and self._patience_s(said_at) <= _NONE_S):
+                look_until = await self._look_once_more(said_at, look_until)
+                continue
             if message.type in _CONTROL:
                 continue
             if message.type not in _DATA:
                 raise _Gone.saying(message)
-            said_at = self._services.clock()
+            said_at, look_until = self._services.clock(), None
             try:
                 over = await self._act(self._dialect.receive(message.data))
             except DialectError:
@@ -446,6 +446,16 @@ class Connection:
                 return
             if not socket.waiting or self._share.is_due:
                 await self._hand_over()
+
+    async def _look_once_more(self, said_at: float, look_until: float | None) -> float | None:
+        """Act on a silence that lasts too long once what has arrived is read; return until when that is read."""
+        now = self._services.clock()
+        if look_until is None:
+            return now + LAST_LOOK_S
+        if now < look_until:
+            return look_until
+        await self._on_silence(said_at)
+        return None
 
     async def _take_turn(self) -> None:
         """Let others have their turn. Raises `DialectError` if the client takes too much of the event loop for too long."""

@@ -7,7 +7,7 @@ import contextlib
 import struct
 from collections.abc import AsyncIterator
 
-ASKS = b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n"
+ASKS = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 class Raw:
@@ -51,7 +51,7 @@ def frame(opcode: int, payload: bytes, *, final: bool = True, length: int | None
 
 async def upgraded(client: Raw, path: str = "/v1/listen?encoding=linear16&sample_rate=16000") -> None:
     await client.send(
-        f"GET {path} HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"
+        f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"
         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
     )
     assert (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")

@@ -46,7 +46,7 @@ async def fake() -> AsyncIterator[Server]:
 async def test_headers_that_never_end_are_refused_after_128_kib(fake: Server) -> None:
     async with raw(fake.url) as client:
         sent = 0
-        await client.send(b"GET /health/live HTTP/1.1\r\nHost: a\r\n")
+        await client.send(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n")
         with contextlib.suppress(ConnectionError):
             while sent < 2_000_000 and not client.reader.at_eof():
                 await client.send(b"X-%d: %s\r\n" % (sent, b"a" * 8000))
@@ -58,7 +58,7 @@ async def test_headers_that_never_end_are_refused_after_128_kib(fake: Server) ->
 async def test_unfinished_headers_of_all_together_have_a_bound(hasty: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "MOST_HEADS_BYTES", 150_000)
     async with raw(hasty.url) as small, raw(hasty.url) as large:
-        await small.send(b"GET /health/live HTTP/1.1\r\nHost: a\r\nX-A: " + b"a" * 30_000)
+        await small.send(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nX-A: " + b"a" * 30_000)
         for number in range(4):
             await large.send(b"GET / HTTP/1.1\r\n" * (not number) + b"X-%d: %s\r\n" % (number, b"a" * 31_000))
         assert (await large.rest()).startswith(b"HTTP/1.1 431 ")
@@ -98,7 +98,7 @@ async def test_of_one_address_the_oldest_silent_sockets_make_room(
     async with running(settings(model="fake", max_unauthenticated=16)) as small, contextlib.AsyncExitStack() as stack:
         known = await stack.enter_async_context(raw(small.url))
         await known.send(
-            b"GET /v1/models HTTP/1.1\r\nHost: a\r\n\r\n"
+            b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n"
         )  # asks for what takes a key, where there are keys
         await known.reader.readuntil(b"\r\n\r\n")
         silent = [await stack.enter_async_context(raw(small.url)) for _ in range(12)]
@@ -187,7 +187,7 @@ async def test_a_body_of_any_size_and_the_next_request_are_no_headers(tmp_path: 
     async with running(settings(model="fake", keys=tmp_path / "keys.toml")) as locked, raw(locked.url) as client:
         for _ in range(3):
             await client.send(
-                b"POST /v1/listen HTTP/1.1\r\nHost: a\r\nContent-Length: 3000000\r\n\r\n" + bytes(3_000_000)
+                b"POST /v1/listen HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3000000\r\n\r\n" + bytes(3_000_000)
             )
             async with asyncio.timeout(10):
                 assert b" 401 " in await client.reader.readuntil(b"request_id")
@@ -199,7 +199,7 @@ async def test_a_body_of_any_size_and_the_next_request_are_no_headers(tmp_path: 
 async def test_bodies_that_come_too_slowly_are_given_up(hasty: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "PACE_S", 0.4)
     async with raw(hasty.url) as client:
-        await client.send(b"POST /v1/listen HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n")
+        await client.send(b"POST /v1/listen HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n")
 
         async def trickle() -> None:
             with contextlib.suppress(ConnectionError):
