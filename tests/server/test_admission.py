@@ -383,6 +383,7 @@ async def test_every_way_a_stream_ends_frees_its_places() -> None:
         async with listening(server, MANY.partition("?")[2]) as peer:
             await peer.socket.send_bytes(bytes(64_000))
             peer.drop()
+        await eventually(lambda: places(server) == 0)
         async with listening(server, "multichannel=true") as peer:
             await peer.socket.send_bytes(b"no audio at all, not even a little")
             await peer.rest()

@@ -44,7 +44,7 @@ def test_every_parameter_that_is_read_is_in_the_table(monkeypatch: pytest.Monkey
     read: set[str] = set()
     text, texts = Parameters.text, Parameters.texts
     monkeypatch.setattr(Parameters, "text", lambda self, name, **how: (read.add(name), text(self, name, **how))[1])
-    monkeypatch.setattr(Parameters, "texts", lambda self, name: (read.add(name), texts(self, name))[1])
+    monkeypatch.setattr(Parameters, "texts", lambda self, name, **how: (read.add(name), texts(self, name, **how))[1])
     for query in ("", "encoding=linear16&sample_rate=16000", "encoding=opus", "language=multi"):
         parse(parse_qsl(query))
     documented = {name: answer for name, _, answer in EXAMPLES if name}
