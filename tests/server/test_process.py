@@ -94,7 +94,7 @@ async def test_a_server_without_descriptors_says_so_and_recovers_when_there_are_
                     await asyncio.sleep(0.02)
             status, failing = await health()
             assert status == 503
-            assert set(failing) == {"models", "descriptors"}
+            assert set(failing) == {"models", "descriptors", "decoders"}
             resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (soft, hard))
             async with asyncio.timeout(30):
                 while (await health())[0] != 200:
