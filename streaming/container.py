@@ -107,7 +107,7 @@ def decode_container(feed: Feed, *, mix: bool = False, codec: Codec | None = Non
         if late:
             decode_media(_whole_mp4(feed, head), name, feed, mix=mix, options=PROBING)
             return
-    decode_media(_Rest(feed, head), name, feed, mix=mix, options=PROBING)
+    decode_media(Begun(feed, head), name, feed, mix=mix, options=PROBING)
 
 
 def _read_to(feed: Feed, data: bytes, size: int) -> bytes:
@@ -131,14 +131,17 @@ def _whole_mp4(feed: Feed, head: bytes) -> io.BytesIO:
     return whole
 
 
-class _Rest:
-    """What FFmpeg reads from: a head that has been looked at already, and what follows."""
+class Begun:
+    """A feed whose first bytes, `head`, have been looked at already: they are read once more."""
 
     def __init__(self, feed: Feed, head: bytes) -> None:
         self._feed = feed
         self._head = head
+        self.packet = feed.packet
+        self.put = feed.put
 
     def read(self, size: int) -> bytes:
+        """Return the next bytes, waiting for them; none at the end."""
         if self._head:
             data, self._head = self._head[:size], self._head[size:]
             return data

@@ -5,7 +5,7 @@ from __future__ import annotations
 import av
 
 from myna.streaming.audio import AudioError
-from myna.streaming.container import Feed, FrameResampler, decode_container
+from myna.streaming.container import Begun, Feed, FrameResampler, decode_container
 
 _RATE = 48_000
 """Opus decodes to this whatever went in (RFC 6716, 2)."""
@@ -17,7 +17,7 @@ def decode_opus(feed: Feed, channels: int, *, mix: bool = False) -> None:
     """Decode packets to their end; if they turn out to be an Ogg stream, as that. Raises `AudioError`."""
     packet = feed.packet()
     if packet is not None and packet.startswith(b"OggS"):
-        decode_container(_Ogg(feed, packet), mix=mix)
+        decode_container(Begun(feed, packet), mix=mix)
         return
     codec = av.CodecContext.create("libopus", "r")
     assert isinstance(codec, av.AudioCodecContext)
@@ -40,19 +40,3 @@ def decode_opus(feed: Feed, channels: int, *, mix: bool = False) -> None:
     if bad and not resampler.heard:
         raise AudioError("these are no Opus packets")
     resampler.finish()
-
-
-class _Ogg:
-    """A feed whose first bytes have been looked at already."""
-
-    def __init__(self, feed: Feed, head: bytes) -> None:
-        self._feed = feed
-        self._head = head
-        self.put = feed.put
-        self.packet = feed.packet
-
-    def read(self, size: int) -> bytes:
-        if self._head:
-            data, self._head = self._head[:size], self._head[size:]
-            return data
-        return self._feed.read(size)

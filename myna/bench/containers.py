@@ -61,13 +61,13 @@ def measure(file: Path, streams: int, seconds: float, model: str | None, *, as_j
 async def _measured(server: LocalServer, kind: str, pcm: np.ndarray, seconds: float, streams: int) -> Figures:
     how = _KINDS[kind]
     data = pcm.tobytes() if how is None else _contained(pcm, *how)
-    before, idle, most = _cpu_s(server), _memory(server), list[int]()
+    before, idle, most = _cpu_s(server), memory(server), list[int]()
     await _speak(server, kind, data, seconds, streams, most)
     cpu_s = _cpu_s(server) - before
     return Figures(kind, streams, 1000 * cpu_s / (streams * seconds), (max(most) - idle) / (1 << 20) / streams)
 
 
-async def _speak(server: LocalServer, kind: str, data: bytes, seconds: float, streams: int, memory: list[int]) -> None:
+async def _speak(server: LocalServer, kind: str, data: bytes, seconds: float, streams: int, taken: list[int]) -> None:
     query = {"model": "nova-3", "interim_results": "true"}
     if kind == "linear16":
         query |= {"encoding": "linear16", "sample_rate": str(SAMPLE_RATE)}
@@ -83,7 +83,7 @@ async def _speak(server: LocalServer, kind: str, data: bytes, seconds: float, st
                 await asyncio.sleep(began + number * _FRAME_S - loop.time())
                 begin, end = (len(data) * (number + step) // frames // 2 * 2 for step in (0, 1))
                 await socket.send(data[begin:end])
-            memory.append(await asyncio.to_thread(_memory, server))
+            taken.append(await asyncio.to_thread(memory, server))
             await socket.send('{"type":"CloseStream"}')
             await reading
 
@@ -110,7 +110,7 @@ def _cpu_s(server: LocalServer) -> float:
     return total
 
 
-def _memory(server: LocalServer) -> int:
+def memory(server: LocalServer) -> int:
     """Return the bytes that the processes have to themselves."""
     total = 0
     for process in _processes(server):

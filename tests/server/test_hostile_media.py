@@ -14,6 +14,7 @@ from hostile import constant_frame, flac, wav, with_count, zoo
 from peer import connected, transcript
 from sounds import BECKETT, RATE, bare, contained, recording
 
+from myna.bench.containers import memory
 from myna.bench.local import LocalServer, local_server
 
 ZOO = zoo()
@@ -27,15 +28,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
     data = tmp_path_factory.mktemp("data")
     with local_server("fake", "--final-target-ms", "0", "--data", str(data)) as started:
         yield started
-
-
-def memory(server: LocalServer) -> int:
-    """Return the bytes that front and all its processes have to themselves."""
-    total = 0
-    for process in (psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            total += process.memory_full_info().uss
-    return total
 
 
 @contextlib.asynccontextmanager
