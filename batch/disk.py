@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import hashlib
 import os
@@ -10,6 +9,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
+
+from myna.batch.threads import on_thread
 
 _BUFFER = 1 << 20
 """Bytes collected in memory before a thread writes them."""
@@ -68,17 +69,14 @@ class FileWriter:
         self._digest = hashlib.sha256()
         self._next_look = 0
         self._file: BinaryIO | None = None
-        self._working: asyncio.Future[None] | None = None
 
     async def __aenter__(self) -> FileWriter:
-        await self._on_thread(self._open)
+        self._file = await on_thread(self._opened, unclaimed=lambda file: file.close())
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._working is not None and not self._working.done():  # cancelled: the thread is still at the file
-            await asyncio.wait([self._working])
-        if self._file is not None:
-            self._file.close()
+        assert self._file is not None
+        self._file.close()
 
     async def write(self, data: bytes) -> None:
         """Take the next bytes. Raises `OSError`."""
@@ -91,21 +89,17 @@ class FileWriter:
         """Return the SHA-256 of the whole file, which then is written; with `sync` also to the medium. Raises `OSError`."""
         await self._flush()
         if sync:
-            await self._on_thread(self._sync)
+            await on_thread(self._sync)
         return self._digest.hexdigest()
 
     async def _flush(self) -> None:
         self._grow(len(self._buffer))
         data, self._buffer = self._buffer, bytearray()
-        await self._on_thread(lambda: self._put(data))
+        await on_thread(lambda: self._put(data))
 
-    async def _on_thread(self, work: Callable[[], None]) -> None:
-        self._working = asyncio.ensure_future(asyncio.to_thread(work))
-        await asyncio.shield(self._working)
-
-    def _open(self) -> None:
+    def _opened(self) -> BinaryIO:
         check_free(self._path.parent, self._least_free)
-        self._file = private_file(self._path)
+        return private_file(self._path)
 
     def _put(self, data: bytearray) -> None:
         assert self._file is not None

@@ -89,7 +89,11 @@ class JobStore:
         database.chmod(0o600)  # SQLite gives its other files the same mode
         self._writing, self._reading = threading.Lock(), threading.Lock()
         self._writer = _connected(database)
-        self._reader = _connected(database)
+        try:
+            self._reader = _connected(database)
+        except BaseException:
+            self._writer.close()
+            raise
         try:
             self._writer.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;" + _SCHEMA)
             self._upgrade()

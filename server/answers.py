@@ -7,13 +7,15 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from aiohttp import web
 
 from myna.batch.disk import private_file
+from myna.batch.threads import on_thread, settled
 
 _AT_ONCE = 2
 """Threads: each takes the interpreter from the event loop for some milliseconds at a time."""
@@ -93,7 +95,7 @@ class Answers:
 
     async def run(self, make: Callable[[], _Made]) -> _Made:
         """Return what `make` does, on one of the threads."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, make)
+        return await settled(asyncio.get_running_loop().run_in_executor(self._threads, make))
 
     async def made(self, make: Callable[[], Iterable[bytes]], folder: Path, kind: str = "application/json") -> Answer:
         """Return the answer that `make` gives in pieces; `folder` holds a long one. Raises `OSError`."""
@@ -125,8 +127,8 @@ class Answer:
         await send(request, response, self._before)
         if self._path is not None:
             try:
-                with await asyncio.to_thread(self._path.open, "rb") as file:
-                    while piece := await asyncio.to_thread(file.read, _PIECE):
+                with await on_thread(partial(_opened, self._path), lambda file: file.close()) as file:
+                    while piece := await on_thread(lambda: file.read(_PIECE)):
                         await send(request, response, piece)
             except ConnectionError:
                 raise
@@ -151,6 +153,10 @@ def abort(request: web.Request) -> None:
     """Break a request's connection: its answer has begun and cannot be ended."""
     if request.transport is not None:
         request.transport.abort()
+
+
+def _opened(path: Path) -> BinaryIO:
+    return path.open("rb")
 
 
 def _collected(pieces: Iterable[bytes], path: Path, kind: str) -> Answer:

@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ import structlog
 
 from myna.batch.gate import Gate
 from myna.batch.jobs import MOST_ATTEMPTS, Job, JobStore, State
+from myna.batch.threads import on_thread
 from myna.server.answers import json_pieces
 from myna.server.deliveries import Deliveries
 from myna.server.dialects.base import Refusal
@@ -93,7 +95,7 @@ class JobRunner:
         await self._running.close()
         await self._deliveries.close()
         if self._store is not None:
-            await asyncio.to_thread(self._end, self._store, list(self._begun.values()))
+            await on_thread(partial(self._end, self._store, list(self._begun.values())))
 
     @property
     def folder(self) -> Path:
@@ -110,7 +112,7 @@ class JobRunner:
         if self._store is None and not self._folder.is_dir():
             return None
         store = await self._opened()
-        job = await asyncio.to_thread(store.get, job_id)
+        job = await on_thread(partial(store.get, job_id))
         return None if job is None else (job, self._heard_s.get(job_id, job.heard_s), store.result(job_id))
 
     async def unfinished(self, owner: str | None = None) -> int:
@@ -131,7 +133,8 @@ class JobRunner:
             store = await self._opened()
             size, sha256 = (upload.size, upload.sha256) if upload else (0, None)
             job = store.new_job(job_id, owner, share, query, url=url, sha256=sha256, size=size)
-            await asyncio.to_thread(store.add, job, upload.path if upload else None)
+            path = upload.path if upload else None
+            await on_thread(partial(store.add, job, path), unclaimed=lambda _: self._take(job))
         except (OSError, sqlite3.Error) as error:
             self._doubt(error)
             raise
@@ -142,18 +145,18 @@ class JobRunner:
 
     async def _serve(self) -> None:
         while True:
-            if self._store is not None or await asyncio.to_thread(self._folder.is_dir):
+            if self._store is not None or await on_thread(self._folder.is_dir):
                 store = await self._opened()
-                await asyncio.to_thread(store.forget_old)
+                await on_thread(store.forget_old)
             await asyncio.sleep(_TIDY_S)
 
     async def _opened(self) -> JobStore:
         """Return the store, opened and its jobs taken up."""
         async with self._opening:
             if self._store is None:
-                store = await asyncio.to_thread(JobStore, self._folder)
+                store = await on_thread(partial(JobStore, self._folder), unclaimed=JobStore.close)
                 try:
-                    jobs = await asyncio.to_thread(store.open_jobs)
+                    jobs = await on_thread(store.open_jobs)
                 except BaseException:
                     store.close()
                     raise
@@ -167,7 +170,7 @@ class JobRunner:
         """Carry out a call of the store until it succeeds."""
         while True:
             try:
-                result = await asyncio.to_thread(call, *arguments)
+                result = await on_thread(partial(call, *arguments))
             except (OSError, sqlite3.Error) as error:
                 await asyncio.sleep(self._supervisor.failed(_STORAGE, error))
             else:
@@ -183,14 +186,11 @@ class JobRunner:
             task.add_done_callback(self._tasks.discard)
 
     async def _try_store(self) -> None:
-        async def probe() -> None:
-            store = await self._opened()
-            await asyncio.to_thread(store.probe)
-
         while True:
             try:
-                await probe()
-            except (OSError, sqlite3.Error) as error:
+                store = await self._opened()
+                await on_thread(store.probe)
+            except Exception as error:  # whatever it is, the store does not work
                 await asyncio.sleep(self._supervisor.failed(_STORAGE, error))
             else:
                 self._supervisor.works(_STORAGE)
