@@ -164,7 +164,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         supervisor.run("pulse", pulse.beat)
         supervisor.run("memory", _give_memory_back)
         decoders = DecoderPool(supervisor, pulse.awake)
-        await decoders.start()
+        decoders.start()
         voice = VoiceActivity(SileroVad(), supervisor, pulse.awake)
         stack.push_async_callback(voice.close)
         services = Services(voice, metrics, decoders, settings.max_backlog_s, settings.spool_mb << 20, pulse.awake)
@@ -172,6 +172,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         models = Models(catalogue, settings, metrics, supervisor, pulse.awake)
         stack.push_async_callback(models.close)
         await models.start()
+        await decoders.ready()
         server = Server(settings, listener, services, models, authentication, pulse, supervisor)
         if authentication.required:
             supervisor.run("keys", lambda: watch(authentication, services))

@@ -28,6 +28,7 @@ from myna.server.dialects.base import (
     Stalled,
 )
 from myna.server.outbox import Outbox, SlowReaderError
+from myna.server.patience import timeout
 from myna.server.pump import Pump, Services
 from myna.streaming.audio import STEP_BYTES, AudioError, RawFormat
 from myna.streaming.events import SAMPLE_RATE, Ended, Event, Opened, seconds
@@ -244,6 +245,7 @@ class LiveStream:
                 command, arrived = self._spool.popleft()
                 self._spooled -= _size(command)
                 await self._begin(command, arrived)
+                await asyncio.sleep(0)  # a spool may hold tens of thousands of commands that wait for nothing
         except AudioError as error:
             await self._tell_what_was_heard()
             self.break_off(_undecodable(error))
@@ -285,7 +287,7 @@ class LiveStream:
     async def _tell_what_was_heard(self) -> None:
         """Have what was decoded before the audio broke off made final."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_HEARD_S):
+            async with timeout(_HEARD_S, self._services.clock):
                 await self._until(self._services.max_backlog_s)
                 self._opened.stream.stall()
                 self._opened.run()

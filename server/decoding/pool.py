@@ -110,9 +110,12 @@ class DecoderPool:
         """The nursery's process, while there is one."""
         return self._nursery.pid if self._nursery else None
 
-    async def start(self) -> None:
-        """Start the nursery and wait until processes are ready. Raises `TimeoutError`."""
+    def start(self) -> None:
+        """Start the nursery."""
         self._supervisor.run("decoders", self._keep)
+
+    async def ready(self) -> None:
+        """Wait until processes are ready. Raises `TimeoutError`."""
         async with asyncio.timeout(_START_S):
             await self._up.wait()
 

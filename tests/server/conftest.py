@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
+from aiohttp import web
+from hook import Hook
 from peer import settings
 
 from myna.server.app import Server, running
@@ -22,3 +25,20 @@ async def strict_server() -> AsyncIterator[Server]:
     changes |= {"max_frame_bytes": 65_536}
     async with running(settings(**changes)) as started:
         yield started
+
+
+@pytest.fixture
+async def hook() -> AsyncIterator[Hook]:
+    """A client's own server."""
+    made = Hook()
+    app = web.Application()
+    app.router.add_post("/hook", made.take)
+    app.router.add_get("/sound", made.sound)
+    app.router.add_get("/drip", made.drip)
+    runner = web.AppRunner(app, handler_cancellation=True)
+    await runner.setup()
+    listener = socket.create_server(("127.0.0.1", 0))
+    await web.SockSite(runner, listener).start()
+    made.url = f"http://127.0.0.1:{listener.getsockname()[1]}/hook"
+    yield made
+    await runner.cleanup()

@@ -9,16 +9,16 @@ import resource
 import socket
 import stat
 import threading
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from aiohttp import ClientSession, FormData, web
+from aiohttp import ClientSession, FormData
+from hook import SOUND, Hook
 from peer import eventually
 from sounds import contained
-from speakers import phrases, running_fake
+from speakers import running_fake
 
 from myna.batch import pace
 from myna.batch.jobs import MOST_ATTEMPTS, Job, JobStore, State
@@ -28,60 +28,7 @@ from myna.server.app import Server
 
 RAW = "encoding=linear16&sample_rate=16000"
 QUERY = (("encoding", "linear16"), ("sample_rate", "16000"))
-SOUND = phrases([1, 2])
 LOOPBACK = {"allowed_networks": ["127.0.0.0/8"]}
-
-
-class Hook:
-    """A client's own server: it takes results, and has files to fetch, some of which never end."""
-
-    def __init__(self) -> None:
-        self.taken: list[dict[str, Any]] = []
-        self.fail = 0
-        self.asked = 0
-        self.dripping = 0
-        self.held = asyncio.Event()
-        self.held.set()
-        self.url = ""
-
-    async def take(self, request: web.Request) -> web.Response:
-        self.asked += 1
-        await self.held.wait()
-        if self.fail:
-            self.fail -= 1
-            return web.Response(status=500)
-        self.taken.append(await request.json())
-        return web.Response()
-
-    async def sound(self, _request: web.Request) -> web.Response:
-        return web.Response(body=SOUND)
-
-    async def drip(self, request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse()
-        await response.prepare(request)
-        self.dripping += 1
-        try:
-            while True:
-                await response.write(b"x")
-                await asyncio.sleep(0.01)
-        finally:
-            self.dripping -= 1
-
-
-@pytest.fixture
-async def hook() -> AsyncIterator[Hook]:
-    made = Hook()
-    app = web.Application()
-    app.router.add_post("/hook", made.take)
-    app.router.add_get("/sound", made.sound)
-    app.router.add_get("/drip", made.drip)
-    runner = web.AppRunner(app, handler_cancellation=True)
-    await runner.setup()
-    listener = socket.create_server(("127.0.0.1", 0))
-    await web.SockSite(runner, listener).start()
-    made.url = f"http://127.0.0.1:{listener.getsockname()[1]}/hook"
-    yield made
-    await runner.cleanup()
 
 
 class DeadEnd:

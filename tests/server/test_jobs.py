@@ -4,14 +4,13 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import sqlite3
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import ClientSession, web
+from aiohttp import ClientSession
+from hook import Hook
 from peer import eventually, settings
 from sounds import BECKETT, contained, recording
 
@@ -158,34 +157,6 @@ def test_audio_and_the_name_of_its_file_are_on_the_medium_before_the_job_is_kept
 
     added(store, "1", asyncio.run(upload()))
     assert synced == [store.audio("1").stat().st_ino, (tmp_path / "jobs").stat().st_ino]
-
-
-class Hook:
-    def __init__(self) -> None:
-        self.taken: list[dict[str, Any]] = []
-        self.fail = 0
-        self.url = ""
-
-    async def take(self, request: web.Request) -> web.Response:
-        if self.fail:
-            self.fail -= 1
-            return web.Response(status=500)
-        self.taken.append(await request.json())
-        return web.Response()
-
-
-@pytest.fixture
-async def hook() -> AsyncIterator[Hook]:
-    made = Hook()
-    app = web.Application()
-    app.router.add_post("/hook", made.take)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    listener = socket.create_server(("127.0.0.1", 0))
-    await web.SockSite(runner, listener).start()
-    made.url = f"http://127.0.0.1:{listener.getsockname()[1]}/hook"
-    yield made
-    await runner.cleanup()
 
 
 async def accepted(server: Server, hook: Hook, data: bytes, query: str = "", **how: Any) -> str:
