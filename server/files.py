@@ -18,7 +18,7 @@ from aiohttp import web
 from myna.batch.disk import check_free, private_folder
 from myna.batch.gate import Gate
 from myna.server.admission import Admission
-from myna.server.answers import Answer, abort, json_pieces, send
+from myna.server.answers import Answer, abort, json_pieces
 from myna.server.auth import Authentication, Identity, Scope, credential
 from myna.server.bodies import files_of, is_several, json_object, reflector, url_in
 from myna.server.config import Settings
@@ -139,7 +139,7 @@ class Files:
     async def _listen_to_address(
         self, asked: deepgram_rest.FileRequest, url: str, folder: Path, guest: Guest, request_id: str
     ) -> Answer:
-        fetched = await self._work.fetched(url, folder / "fetched", guest.grow)
+        fetched = await self._work.fetched(url, folder / "fetched", guest.grow, guest.share)
         return await self._listen_to_file(asked, fetched.path, fetched.sha256, folder, guest.share, request_id)
 
     async def _listen_to_file(
@@ -245,14 +245,14 @@ class Files:
                 response = response or await _events(request)
                 if final.words:
                     text = " ".join(word.text for word in final.words)
-                    await send(request, response, b"".join(_event(openai_rest.delta(text, first=first))))
+                    await response.write(b"".join(_event(openai_rest.delta(text, first=first))))
                     first = False
             try:
                 done = await working
             except Refusal as refusal:
                 if response is None:
                     raise
-                await send(request, response, b"".join(_event({"type": "error", **openai_rest.error_body(refusal)})))
+                await response.write(b"".join(_event({"type": "error", **openai_rest.error_body(refusal)})))
             else:
                 last = await self._work.answers.made(lambda: _event(openai_rest.done(done.transcript, asked)), folder)
                 response = response or await _events(request)
@@ -294,7 +294,7 @@ class Files:
     async def _from_url(
         self, asked: openai_rest.TranscriptionRequest, url: str, offset_s: float, folder: Path, guest: Guest
     ) -> Answer:
-        fetched = await self._work.fetched(url, folder / "fetched", guest.grow)
+        fetched = await self._work.fetched(url, folder / "fetched", guest.grow, guest.share)
         done = await self._work.transcribe(
             fetched.path, asked.model, asked.options, Coded(), mix=True, share=guest.share
         )

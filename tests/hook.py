@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import numpy as np
 from aiohttp import web
+from sounds import contained
 from speakers import phrases
 
 SOUND = phrases([1, 2])
+FLAC = contained([np.frombuffer(SOUND, np.int16)], "flac", "flac")
 
 
 class Hook:
@@ -19,6 +22,7 @@ class Hook:
         self.fail = 0
         self.asked = 0
         self.dripping = 0
+        self.fetched = 0
         self.held = asyncio.Event()
         self.held.set()
         self.url = ""
@@ -34,6 +38,10 @@ class Hook:
 
     async def sound(self, _request: web.Request) -> web.Response:
         return web.Response(body=SOUND)
+
+    async def flac(self, _request: web.Request) -> web.Response:
+        self.fetched += 1
+        return web.Response(body=FLAC)
 
     async def drip(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
