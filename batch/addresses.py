@@ -77,3 +77,14 @@ def looks_numeric(host: str) -> bool:
     """
     last = host.removesuffix(".").rpartition(".")[2].lower()
     return last.isdecimal() or (last.startswith("0x") and all(digit in "0123456789abcdef" for digit in last[2:]))
+
+
+def network_of(host: str) -> str:
+    """Return what stands for a client that comes from this address: of IPv6 the network, for each has 2^64 addresses."""
+    try:
+        address = parsed(host.partition("%")[0])
+    except ValueError:
+        return host
+    if not isinstance(address, IPv6Address):
+        return str(address or host)
+    return str(IPv6Network((address, 64), strict=False))

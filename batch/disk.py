@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 import shutil
+import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -34,6 +37,15 @@ def private_folder(path: Path) -> Path:
 def private_file(path: Path) -> BinaryIO:
     """Open a new file for writing, for this user alone (0600); one that is there is emptied."""
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb")
+
+
+def remove_strays(folder: Path, prefix: str, older_s: float) -> None:
+    """Delete folders of this user whose names begin so and that have not changed for so long: their server has crashed."""
+    for path in folder.glob(f"{prefix}*"):
+        with contextlib.suppress(OSError):
+            found = path.lstat()
+            if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and time.time() - found.st_mtime > older_s:
+                shutil.rmtree(path)
 
 
 def sync_folder(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -11,7 +12,8 @@ _Made = TypeVar("_Made")
 
 async def on_thread(work: Callable[[], _Made], unclaimed: Callable[[_Made], object] = lambda _: None) -> _Made:
     """Return what `work` returns, done on one of the event loop's threads; see `settled`."""
-    return await settled(asyncio.ensure_future(asyncio.to_thread(work)), unclaimed)
+    context = contextvars.copy_context()  # so that what is logged there names the stream or request
+    return await settled(asyncio.get_running_loop().run_in_executor(None, context.run, work), unclaimed)
 
 
 async def settled(working: asyncio.Future[_Made], unclaimed: Callable[[_Made], object] = lambda _: None) -> _Made:

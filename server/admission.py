@@ -10,7 +10,7 @@ import contextlib
 import math
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import structlog
 
@@ -124,11 +124,11 @@ class Admission:
             self._give_up(other)
 
     @contextlib.asynccontextmanager
-    async def request(self, identity: Identity, waiting: Callable[[str], Awaitable[int]]) -> AsyncIterator[None]:
+    async def request(self, identity: Identity, waiting: Callable[[str], int]) -> AsyncIterator[None]:
         """Let a file in; `waiting` tells how many of a key's have been accepted and are not done. Raises `Refusal`."""
         self._check_open()
         if limit := identity.requests or self._settings.key_requests:
-            accepted = await waiting(identity.id)
+            accepted = waiting(identity.id)
             taken = self._requests[identity.name] + accepted
             if taken >= limit:
                 message = f"This key may have {limit} requests at a time, and it has {taken}."

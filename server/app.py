@@ -11,13 +11,16 @@ import os
 import secrets
 import signal
 import socket
+import tempfile
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import structlog
 import uvloop
 from aiohttp import web
 
 from myna import __version__
+from myna.batch.disk import remove_strays
 from myna.batch.gate import Gate
 from myna.batch.threads import on_thread
 from myna.server import log as logs
@@ -45,7 +48,7 @@ from myna.server.patience import CLOCK
 from myna.server.pulse import Pulse
 from myna.server.pump import Services
 from myna.server.revocation import watch
-from myna.server.storage import Doubt, probe_uploads
+from myna.server.storage import STRAY_S, UPLOADS, Doubt, probe_uploads
 from myna.server.supervisor import Supervisor
 from myna.server.transcriber import Transcriber
 from myna.server.upgrade import Upgrade
@@ -182,6 +185,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         server = Server(settings, listener, services, models, authentication, pulse, supervisor)
         if authentication.required:
             supervisor.run("keys", lambda: watch(authentication, services))
+        await on_thread(functools.partial(remove_strays, Path(tempfile.gettempdir()), UPLOADS, STRAY_S))
         server.jobs.start()
         stack.push_async_callback(server.jobs.close)
         stack.push_async_callback(server.disk.close)

@@ -163,7 +163,9 @@ class Authentication:
             raise Refusal(403, "forbidden", message)
         if scope is not None and scope not in identity.scopes:
             raise Refusal(
-                403, "forbidden", f"The key {identity.name!r} has not the scope {scope.value!r} that this takes."
+                403,
+                "forbidden",
+                f"The key {identity.name!r} lacks the scope {scope.value!r}, which this request needs.",
             )
         return identity
 

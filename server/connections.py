@@ -18,6 +18,7 @@ from aiohttp import web
 from aiohttp.http_websocket import WebSocketReader
 from aiohttp.web_request import BaseRequest
 
+from myna.batch.addresses import network_of
 from myna.batch.pace import TOO_SLOW, Pace
 from myna.server.frames import FrameMeter
 from myna.server.patience import Clock
@@ -268,7 +269,7 @@ class Watched(web.RequestHandler):
         self._wire = cast("asyncio.Transport", transport)  # uvloop's is none by its class
         self._born = self.waits_since = self._intake.clock()
         peer, end = transport.get_extra_info("peername"), transport.get_extra_info("socket")
-        self._peer = str(peer[0]) if peer else ""
+        self._peer = network_of(str(peer[0])) if peer else ""
         if end is not None:
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MOST_UNSENT_BYTES)
         self._intake.arrived(self, self._peer, end.fileno() if end is not None else -1)

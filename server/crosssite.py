@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import time
 from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
@@ -27,6 +28,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 PROBED = ("/health/live", "/health/ready")
 """Load balancers ask these by whatever name; the answers tell one state."""
+_LOG_EVERY_S = 60.0
+"""A page may ask again and again, each time with another name: the log says so often that it is refused."""
 _ANY = "*"
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]@/\s]*)(:[0-9]{1,5})?")
 
@@ -34,13 +37,17 @@ _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]@/\s]*)(:[0-9]{1,5})?")
 def only_own_sites(settings: Settings, listener: str) -> Middleware:
     """Return the check for a server that listens on this address and has no keys."""
     site = _Site(settings.host, listener, settings.allowed_hosts, settings.allowed_origins)
+    logged_at = float("-inf")
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        nonlocal logged_at
         refusal = None if request.path in PROBED else site.refusal(request)
         if refusal is None:
             return await handler(request)
-        log.warning("a request of another site was refused", path=request.path, reason=refusal.message)
+        if time.monotonic() - logged_at >= _LOG_EVERY_S:
+            logged_at = time.monotonic()
+            log.warning("requests of another site are refused", path=request.path, reason=refusal.message)
         return in_dialect(refusal, request)
 
     return check

@@ -359,8 +359,8 @@ class EnginePool:
         failed = self._dispatcher.down(number, KILLED_BLAME if killed else BLAME)
         self._assign()
         for job in failed:
-            log.error("a job is given up: workers died of it again and again", job=job.id)
-            _answer(self._waiting.pop(job.id, None), job.id, JobError("the engine died of it, again and again"))
+            log.error("a job is given up: each worker that decoded it died", job=job.id)
+            _answer(self._waiting.pop(job.id, None), job.id, JobError("each worker that decoded this audio died"))
 
     async def _watch(self) -> None:
         """Kill workers that are silent or stuck; `_keep` replaces them."""

@@ -32,7 +32,7 @@ from myna.server.intake import Intake, share_of
 from myna.server.jobrunner import JobRunner
 from myna.server.jsonanswer import json_answer
 from myna.server.models import Models
-from myna.server.storage import refusal_of
+from myna.server.storage import UPLOADS, refusal_of
 from myna.server.transcriber import Listener, Transcriber
 from myna.server.uploads import Receiver, Upload
 from myna.streaming.audio import Coded
@@ -347,7 +347,7 @@ class Files:
 @contextlib.asynccontextmanager
 async def _folder(parent: Path | None = None) -> AsyncIterator[Path]:
     """Yield a folder for this user alone that is gone afterwards, whatever happens. Raises `OSError`."""
-    made = tempfile.TemporaryDirectory(prefix="myna-", dir=parent, ignore_cleanup_errors=True)
+    made = tempfile.TemporaryDirectory(prefix=UPLOADS, dir=parent, ignore_cleanup_errors=True)
     try:
         yield Path(made.name)
     finally:

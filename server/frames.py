@@ -14,8 +14,6 @@ class FrameMeter:
     def __init__(self) -> None:
         self.held = 0
         self.pieces = 0
-        self.total = 0
-        """Bytes fed."""
         self._head = b""
         self._left = 0  # bytes of the frame's payload that have not come
         self._in_frame = False
@@ -29,7 +27,6 @@ class FrameMeter:
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes."""
-        self.total += len(data)
         at = 0
         while at < len(data):
             if not self._in_frame:

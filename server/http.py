@@ -125,7 +125,6 @@ class Pages:
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """Write everything down for Prometheus."""
-        await self._look.refresh()
         return web.Response(body=self._services.metrics.written(), headers={"Content-Type": CONTENT_TYPE})
 
     async def status(self, _request: web.Request) -> web.Response:

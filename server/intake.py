@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 import structlog
 from aiohttp import web
 
+from myna.batch.addresses import network_of
 from myna.server.auth import Authentication, Identity
 from myna.server.config import Settings
 from myna.server.dialects.base import Refusal
@@ -33,7 +34,7 @@ Taken = Callable[[str | None], tuple[int, int]]
 
 def share_of(identity: Identity, request: web.Request, authentication: Authentication) -> str:
     """Return whose share a request takes: its key's, or its address's where there are no keys."""
-    return identity.name if authentication.required else f"@{request.remote or ''}"
+    return identity.name if authentication.required else f"@{network_of(request.remote or '')}"
 
 
 class Intake:

@@ -118,7 +118,7 @@ class JobRunner:
         job = await on_thread(partial(store.get, job_id))
         return None if job is None else (job, self._heard_s.get(job_id, job.heard_s), store.result(job_id))
 
-    async def unfinished(self, owner: str | None = None) -> int:
+    def unfinished(self, owner: str | None = None) -> int:
         """Return how many jobs, all or one client's, are waiting or under way."""
         return sum(job.finished is None and owner in (None, job.owner) for job in self._open.values())
 

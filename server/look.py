@@ -20,7 +20,7 @@ from myna.streaming.engines.base import Kind
 
 @dataclass(slots=True)
 class Look:
-    """At one server. `refresh` comes before `gauges`: what lies on the disk is not looked up on the event loop."""
+    """At one server."""
 
     services: Services
     models: Models
@@ -29,11 +29,6 @@ class Look:
     pulse: Pulse
     jobs: JobRunner
     supervisor: Supervisor
-    unfinished_jobs: int = 0
-
-    async def refresh(self) -> None:
-        """Look up what takes a while."""
-        self.unfinished_jobs = await self.jobs.unfinished()
 
     @property
     def failing(self) -> dict[str, str]:
@@ -44,7 +39,7 @@ class Look:
         """Return every gauge."""
         yield GaugeMetricFamily("myna_streams", "Live streams.", value=len(self.services.streams))
         yield GaugeMetricFamily("myna_files", "Files being transcribed.", value=self.transcriber.active)
-        yield GaugeMetricFamily("myna_jobs_unfinished", "Jobs waiting or under way.", value=self.unfinished_jobs)
+        yield GaugeMetricFamily("myna_jobs_unfinished", "Jobs waiting or under way.", value=self.jobs.unfinished())
         yield GaugeMetricFamily("myna_loop_busy", "Share of a core the event loop uses.", value=self.pulse.busy)
         voice = self.services.voice
         yield CounterMetricFamily("myna_vad_windows", "Windows of voice activity looked at.", value=voice.windows)

@@ -257,7 +257,7 @@ def _from_url() -> _Schema:
             "text/plain": {"schema": text},
         },
     }
-    errors = {str(status): _ref("OpenAIError") for status in (400, 404, 408, 413, 422, 500, 503, 507)}
+    errors = {str(status): _ref("OpenAIError") for status in (400, 404, 408, 413, 415, 422, 500, 503, 507)}
     return _operation(
         "Transcribe the file at an address, as Reflector does.",
         {"200": ok, **errors},

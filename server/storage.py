@@ -14,6 +14,10 @@ from myna.batch.disk import check_free, is_shortage
 from myna.server.dialects.base import Refusal
 from myna.server.supervisor import Supervisor
 
+UPLOADS = "myna-upload-"
+"""So begin the names of folders in the system's temporary folder that hold uploads while their requests last."""
+STRAY_S = 24 * 3600.0
+"""Such a folder that has not changed for so long is of a server that has crashed: no request lasts as long."""
 RETRY_S = 30
 """When to come again: somebody has to make room first."""
 _PROBE_BYTES = 1 << 16
@@ -74,7 +78,7 @@ class Doubt:
 
 def probe_uploads(least_free: int) -> None:
     """Write a file where uploads lie while they are worked on. Raises `OSError` if that is not possible."""
-    with tempfile.NamedTemporaryFile(prefix="myna-") as file:
+    with tempfile.NamedTemporaryFile(prefix=UPLOADS) as file:
         check_free(Path(file.name).parent, least_free)
         file.write(bytes(_PROBE_BYTES))
         file.flush()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from myna.batch.addresses import network_of
 from myna.batch.gate import Gate
 from myna.server.admission import Admission
 from myna.server.auth import Authentication, Identity, Scope, credential
@@ -59,7 +60,7 @@ class Upgrade:
                 delivery = (await stack.enter_async_context(sender)).send
             model, engine = await stack.enter_async_context(engine_for(self.models, wanted))
             place = await stack.enter_async_context(
-                self.admission.stream(entry.name, identity, request.remote or "", engine, entry.channels)
+                self.admission.stream(entry.name, identity, network_of(request.remote or ""), engine, entry.channels)
             )
             connection = Connection(
                 entry.name,
@@ -94,4 +95,8 @@ def _check_upgrade(request: web.Request) -> None:
     except ValueError:  # a header that is no UTF-8, which aiohttp would quote
         ready = False
     if not ready:
-        raise Refusal(426, "upgrade_required", "Everything is in order; but this is a WebSocket: ask for an upgrade.")
+        raise Refusal(
+            426,
+            "upgrade_required",
+            "This address is a WebSocket: the request must have the headers of an upgrade.",
+        )

@@ -14,6 +14,7 @@ from myna.batch.disk import FileWriter
 from myna.server.connections import SlowBodyError
 from myna.server.dialects.base import Refusal
 from myna.streaming.quoting import quoted
+from myna.streaming.strictjson import well_formed
 
 _Read = TypeVar("_Read")
 
@@ -101,7 +102,7 @@ class Receiver:
                 if part.filename is not None:
                     if len(form.files) == MOST_FILES:
                         raise Refusal(400, "too_many_files", f"A request may have {MOST_FILES} files, not more.")
-                    form.files.append((part.name, await self._store(part.read_chunk, part.filename)))
+                    form.files.append((part.name, await self._store(part.read_chunk, well_formed(part.filename))))
                 else:
                     if len(form.fields) == MOST_FIELDS:
                         raise Refusal(400, "too_many_fields", f"A form may have {MOST_FIELDS} fields, not more.")
@@ -117,7 +118,9 @@ class Receiver:
         while chunk := await self._patiently(part.read_chunk()):
             data += chunk
             if len(data) > LONGEST_FIELD:
-                raise Refusal(400, "field_too_long", f"The field {part.name} has more than {LONGEST_FIELD} bytes.")
+                raise Refusal(
+                    400, "field_too_long", f"The field {quoted(part.name)} has more than {LONGEST_FIELD} bytes."
+                )
         return data.decode(errors="replace")
 
     async def _store(self, read: Callable[[], Awaitable[bytes]], name: str, *, sync: bool = False) -> Upload:

@@ -62,7 +62,7 @@ class _Step:
 
 @dataclass(frozen=True, slots=True)
 class _Out:
-    """A final that has come: so long after it was due, having been asked for so long before that."""
+    """When a final came, how late it was, and how long before it was due it had been asked for; in seconds."""
 
     at: float
     late_s: float

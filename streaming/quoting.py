@@ -24,5 +24,6 @@ def quoted(value: object) -> str:
 
 
 def shortened(text: str, longest: int = MOST_QUOTED) -> str:
-    """Return a text, or its beginning and how long it is."""
-    return text if len(text) <= longest else f"{text[:longest]}… ({len(text)} characters)"
+    """Return a text, or, in at most `longest` characters, its beginning and how long it is."""
+    told = f"… ({len(text)} characters)"
+    return text if len(text) <= longest else text[: longest - len(told)] + told

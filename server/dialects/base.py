@@ -13,6 +13,7 @@ from myna.streaming.engines.base import EngineInfo
 from myna.streaming.engines.catalogue import Model
 from myna.streaming.events import Event
 from myna.streaming.policy import Options, Policy
+from myna.streaming.quoting import shortened
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +145,6 @@ LONGEST_MESSAGE = 1000
 """Characters of a message for a person; it may quote what a client has sent."""
 
 
-def shortened(message: str) -> str:
-    """Return the message, cut where it is too long."""
-    return message if len(message) <= LONGEST_MESSAGE else f"{message[: LONGEST_MESSAGE - 1]}…"
-
-
 class DialectError(Exception):
     """The stream cannot go on: a machine's `code`, a message for a person. Each dialect has its own words for the codes.
 
@@ -156,9 +152,9 @@ class DialectError(Exception):
     """
 
     def __init__(self, code: str, message: str, *, finals_first: bool = False) -> None:
-        super().__init__(shortened(message))
+        super().__init__(shortened(message, LONGEST_MESSAGE))
         self.code = code
-        self.message = shortened(message)
+        self.message = shortened(message, LONGEST_MESSAGE)
         self.finals_first = finals_first
 
 
@@ -177,10 +173,10 @@ class Refusal(Exception):  # noqa: N818 - the answer, not a fault of ours
     def __init__(
         self, status: int, code: str, message: str, *, retry_after_s: int | None = None, param: str | None = None
     ) -> None:
-        super().__init__(shortened(message))
+        super().__init__(shortened(message, LONGEST_MESSAGE))
         self.status = status
         self.code = code
-        self.message = shortened(message)
+        self.message = shortened(message, LONGEST_MESSAGE)
         self.retry_after_s = retry_after_s
         self.param = param
 

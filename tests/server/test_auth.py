@@ -173,7 +173,7 @@ def test_keys_are_rotated_without_a_restart_and_a_broken_file_changes_nothing(tm
 def test_a_scope_that_is_not_there_is_named(tmp_path: Path) -> None:
     file = tmp_path / "keys.toml"
     secret = add_key(file, "door", frozenset({Scope.TRANSCRIBE}))
-    with pytest.raises(Refusal, match="'door' has not the scope 'grant'") as refused:
+    with pytest.raises(Refusal, match="'door' lacks the scope 'grant'") as refused:
         Authentication(file).identify(Credential(secret), Scope.GRANT)
     assert refused.value.status == 403
 

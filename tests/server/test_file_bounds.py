@@ -136,7 +136,7 @@ async def test_nothing_is_taken_below_the_floor_of_free_space(tmp_path: Path, ca
         assert int(headers["Retry-After"]) > 0
         status, body, _ = await post(server, FORM, form())
         assert (status, body["error"]["type"], body["error"]["code"]) == (507, "server_error", "insufficient_storage")
-        assert await server.jobs.unfinished() == 0
+        assert server.jobs.unfinished() == 0
 
 
 async def test_the_floor_is_looked_at_while_a_file_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,7 +170,7 @@ async def test_a_callback_that_cannot_be_a_host_is_refused(tmp_path: Path, url: 
         status, body = await send(server, url)
         assert (status, body["err_code"]) == (400, "Bad Request")
         assert "callback" in body["err_msg"]
-        assert await server.jobs.unfinished() == 0
+        assert server.jobs.unfinished() == 0
 
 
 async def test_a_delivery_that_can_never_succeed_is_one_failed_attempt_and_waits_for_the_next(

@@ -48,7 +48,7 @@ async def exchange(server: Server, head: str) -> tuple[str, dict[str, str], str]
         ("", "X: y", 401, "INVALID_AUTH", "Invalid credentials."),
         ("", "Authorization: Token wrong", 401, "INVALID_AUTH", "Invalid credentials."),
         ("", "Authorization: Token {granter}", 403, "INSUFFICIENT_PERMISSIONS",
-         "The key 'granter' has not the scope 'transcribe' that this takes."),
+         "The key 'granter' lacks the scope 'transcribe', which this request needs."),
         ("?diarize=true", LOGIN, 400, "Bad Request",
          "Bad Request: diarize is not supported: there is no speaker diarization here."),
         ("?punctuate=7", LOGIN, 400, "Bad Request", "Bad Request: punctuate must be true or false, not '7'"),

@@ -128,6 +128,16 @@ async def tasks(server: LocalServer) -> int:
     return int(float(found[1]))
 
 
+async def working(server: LocalServer) -> bool:
+    """Return whether every long-lived thread and task is alive, and none had to be started again."""
+    async with ClientSession() as session:
+        async with session.get(server.url + "/health/ready") as response:
+            ready = response.status == 200
+        async with session.get(server.url + "/metrics") as response:
+            found = re.search(r"^myna_part_restarts_total (\S+)$", await response.text(), re.MULTILINE)
+    return ready and found is not None and float(found[1]) == 0
+
+
 def resident_mb(process: psutil.Process) -> list[float]:
     """Return the resident memory of the front and of each worker."""
     workers = sorted(process.children(), key=lambda worker: worker.pid)
@@ -175,6 +185,7 @@ async def test_memory_is_flat_and_nothing_is_left_behind(server: LocalServer) ->
         print(memory[round(share * (len(memory) - 1))].round(1))
     print(slopes.round(3), f"together {slopes.sum():+.3f}")
     print(f"files and sockets, tasks: {before} → {after}")
+    assert await working(server)
     assert after[0] <= before[0]
     assert after[1] <= before[1]
     assert slopes.sum() <= MOST_MB_A_MINUTE

@@ -82,5 +82,6 @@ async def test_what_is_said_last_has_room_in_a_full_outbox() -> None:
 
 def test_a_message_that_quotes_something_huge_is_cut() -> None:
     for error in (DialectError("invalid_message", "x" * 10_000_000), Refusal(400, "bad_request", "x" * 10_000_000)):
-        assert len(error.message) == LONGEST_MESSAGE
-        assert len(str(error)) == LONGEST_MESSAGE
+        assert len(error.message) <= LONGEST_MESSAGE
+        assert len(str(error)) <= LONGEST_MESSAGE
+        assert "10000000 characters" in error.message
