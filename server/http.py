@@ -18,7 +18,7 @@ from myna.server.dialects.base import Entry, Refusal
 from myna.server.dialects.deepgram import DeepgramEntry
 from myna.server.dialects.openai_rest import error_body
 from myna.server.dialects.realtime_session import Session
-from myna.server.jsonanswer import json_answer
+from myna.server.jsonanswer import compact_answer, json_answer
 from myna.server.look import Look
 from myna.server.metrics import CONTENT_TYPE
 from myna.server.models import Models
@@ -128,11 +128,12 @@ class Pages:
         return web.Response(body=self._services.metrics.written(), headers={"Content-Type": CONTENT_TYPE})
 
     async def status(self, _request: web.Request) -> web.Response:
-        """Say the same as Deepgram's own servers do."""
+        """Say the same as Deepgram's own servers do: `Critical` is one that serves nothing new."""
         turning = sum(stream.path == flux.PATH for stream in self._services.streams.values())
-        return json_answer(
+        health = "Critical" if self._admission.draining else "Degraded" if self._look.failing else "Healthy"
+        return compact_answer(
             {
-                "system_health": "Degraded" if self._look.failing else "Healthy",
+                "system_health": health,
                 "active_batch_requests": self._transcriber.active,
                 "active_stream_requests": len(self._services.streams) - turning,
                 "active_listen_v2_stream_requests": turning,
@@ -140,9 +141,9 @@ class Pages:
         )
 
     async def engine_status(self, _request: web.Request) -> web.Response:
-        """Say whether engines answer; probes look for the first key."""
-        status = "Disconnected" if self._models.why_not() else "Connected"
-        return json_answer({"engine_connection_status": status})
+        """Say whether engines serve what comes; Deepgram's readiness probe compares the answer's text."""
+        status = "Disconnected" if self._admission.draining or self._models.why_not() else "Connected"
+        return compact_answer({"engine_connection_status": status})
 
     async def models(self, request: web.Request) -> web.Response:
         """List the models: OpenAI's clients read `data`, Deepgram's `stt`."""

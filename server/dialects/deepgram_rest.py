@@ -9,7 +9,7 @@ from typing import Any
 
 from myna.batch.transcript import UTTERANCE_GAP_S, Channel, Transcript, paragraphs, utterances
 from myna.server.dialects.base import Callback, ModelWanted
-from myna.server.dialects.deepgram import confidence_of, model_metadata, now, search_results, word_of
+from myna.server.dialects.deepgram import confidence_of, model_metadata, models_used, now, search_results, word_of
 from myna.server.dialects.deepgram_request import (
     PUBLIC_MODELS,
     UNSERVED,
@@ -100,7 +100,6 @@ def answer(
     formatting = spoken(request.formatting, request.language, engine)
     punctuated = formatting.punctuated
     channels = [channel.written(lambda words: formatted(words, formatting)) for channel in transcript.channels]
-    described = model_metadata(model, engine)
     metadata: dict[str, Any] = {
         "transaction_key": "deprecated",
         "request_id": request_id,
@@ -108,8 +107,7 @@ def answer(
         "created": now(),
         "duration": round(transcript.duration_s, 3),
         "channels": len(channels),
-        "models": [described["model_uuid"]],
-        "model_info": {described["model_uuid"]: described["model_info"]},
+        **models_used(model_metadata(model, engine)),
     }
     if request.tags:
         metadata["tags"] = list(request.tags)
