@@ -150,6 +150,10 @@ class Settings(BaseSettings):
     allowed_networks: list[str] = Field(
         [], description="Private networks that callbacks and fetched files may reach, such as `10.0.0.0/8`."
     )
+    without_diarizer: Literal["answer", "refuse"] = Field(
+        "answer",
+        description="What Deepgram's `diarize` gets: `answer`, as from Deepgram's own servers, without speakers; `refuse`: 400.",
+    )
     data: Path = Field(
         Path("data"), description="Folder of what must survive a restart: requests to be answered later."
     )

@@ -96,7 +96,7 @@ class Files:
     async def _listen(self, request: web.Request) -> web.StreamResponse:
         async with self._let_in(request) as guest:
             query = tuple(request.query.items())
-            asked = deepgram_rest.parse(query)
+            asked = self._work.deepgram_request(query)
             if asked.callback is not None:
                 return await self._accept(request, query, asked.callback.url, guest)
             async with _folder() as folder:

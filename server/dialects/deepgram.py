@@ -95,7 +95,7 @@ class DeepgramEntry(PlainEntry):
 
     def read(self, query: Collection[tuple[str, str]]) -> ModelWanted:
         """Take the request's parameters; return the model asked for. Raises `Refusal`."""
-        self._request = parse(query)
+        self._request = parse(query, refuse_speakers=self._settings.without_diarizer == "refuse")
         return ModelWanted.of(self._request.model, PUBLIC_MODELS)
 
     def dialect(self, model: Model, engine: EngineInfo) -> DeepgramDialect:

@@ -15,6 +15,7 @@ from myna.server.dialects.deepgram_request import (
     UNSERVED,
     audio_of,
     callback_of,
+    check_speakers,
     formatting_of,
     keyterms_of,
     options_of,
@@ -61,8 +62,8 @@ class FileRequest:
         return options_of(engine, self.language, (), self.keyterms)
 
 
-def parse(query: Collection[tuple[str, str]]) -> FileRequest:
-    """Read the parameters. Raises `Refusal`."""
+def parse(query: Collection[tuple[str, str]], *, refuse_speakers: bool = False) -> FileRequest:
+    """Read the parameters. Raises `Refusal`, also for a request for speakers if `refuse_speakers`."""
     given = Parameters(query)
     for name, reason in UNSERVED.items():
         if given.flag(name):
@@ -72,8 +73,7 @@ def parse(query: Collection[tuple[str, str]]) -> FileRequest:
             raise refused(
                 f"{name} is not supported: there is no model here that understands text.", "unsupported_feature"
             )
-    if given.text("diarize_model"):
-        raise refused(f"diarize_model is not supported: {UNSERVED['diarize']}.", "unsupported_feature")
+    check_speakers(given, refuse=refuse_speakers)
     language = given.text("language")
     formatting = formatting_of(given, language)
     return FileRequest(

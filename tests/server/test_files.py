@@ -454,7 +454,7 @@ async def test_nothing_translates_and_says_so(files: Server, flac: bytes) -> Non
 
 @pytest.mark.parametrize(
     "query",
-    ["summarize=v2", "topics=true", "intents=true", "sentiment=true", "diarize=true", "detect_entities=true", "redact=phi",
+    ["summarize=v2", "topics=true", "intents=true", "sentiment=true", "diarize_model=v3", "detect_entities=true", "redact=phi",
      "utt_split=never", "callback=http://10.0.0.1/", "callback=https://example.com&callback_method=GET", "language=fi",
      "keyterm=Myna", "model=parrot", "encoding=linear16"],
 )  # fmt: skip
