@@ -19,11 +19,18 @@ from myna.streaming.events import Word
 from myna.streaming.policy import Options
 from myna.streaming.quoting import quoted
 
+_SIZE = r"(tiny|base|small|medium|large|turbo)(-v\d(\.\d)?)?(-turbo)?"
+_VARIANT = r"([.-](en|multi|ct2|mlx|onnx|ggml|gguf|int8|fp16|float16|q\d\w*|\dbit|latest))*"
 PUBLIC_MODELS = re.compile(
-    r"whisper-\d|gpt(-4o|-live)?(-mini)?-transcribe(-\d[\d-]*)?|gpt-realtime-whisper|(distil-)?large(-v[23])?(-turbo)?|nvidia/parakeet-[\w.-]+"
-    r"|tiny|base|small|medium|[Ss]ystran/[\w.-]+"
+    r"whisper-\d|gpt(-4o|-live|-realtime)?(-mini)?-(transcribe|whisper)(-diarize)?(-\d[\d-]*|-latest)?"
+    rf"|([\w.-]+/)?((faster-|distil-)*whisper-)?(distil-)?{_SIZE}{_VARIANT}"
+    r"|[Ss]ystran/[\w.-]+|([\w.-]+/)?(parakeet|canary|voxtral)-[\w.-]+",
+    re.IGNORECASE,
 )
-"""Names of others' models, which stand for the default unless a model here bears them: OpenAI's and Reflector's."""
+"""Names of others' speech models, which stand for the default unless a model here bears them: OpenAI's (`whisper-1`,
+`gpt-4o-transcribe-diarize`), Whisper's by size, with or without an owner (`turbo`, `distil-large-v3`, `openai/whisper-large-v3-turbo`,
+`Systran/faster-whisper-small.en`), and those that other servers of OpenAI's API serve. A name that somebody has given to
+a model of their own (`acme/whisper-of-ours`) stands for nothing."""
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
 GRANULARITIES = ("word", "segment")
 _LANGUAGES = {
@@ -73,14 +80,14 @@ def parse(fields: Collection[tuple[str, str]]) -> TranscriptionRequest:
         raise refused(
             f"timestamp_granularities must be word or segment, not {quoted(min(unknown))}.", "timestamp_granularities"
         )
-    if granularities and response_format not in ("verbose_json", None):
+    if "word" in granularities and response_format not in ("verbose_json", None):
         raise refused("timestamp_granularities take response_format=verbose_json.", "timestamp_granularities")
     given.fraction("temperature", 0, 1)  # decoding here has none
     return TranscriptionRequest(
         model=ModelWanted.of(given.text("model"), PUBLIC_MODELS),
         language=_language(given),
         keywords=_keywords(given),
-        response_format="verbose_json" if granularities else response_format,
+        response_format=response_format or ("verbose_json" if granularities else None),
         granularities=granularities,
         stream=given.flag("stream"),
         logprobs="logprobs" in given.texts("include"),

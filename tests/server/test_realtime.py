@@ -396,11 +396,55 @@ def test_an_item_that_cannot_be_decoded_fails_and_the_next_does_not() -> None:
     assert told[2]["transcript"] == "hello"
 
 
-@pytest.mark.parametrize("query", ["?intent=conversation", "?model=gpt-realtime", "?model=gpt-4o-realtime-preview"])
-async def test_sessions_that_would_speak_are_refused_before_the_upgrade(server: Server, query: str) -> None:
-    async with ClientSession() as session, session.get(server.url + PATH + query) as response:
+async def test_an_intent_to_converse_is_refused_before_the_upgrade(server: Server) -> None:
+    async with ClientSession() as session, session.get(f"{server.url}{PATH}?intent=conversation") as response:
         assert response.status == 400
         assert "transcription" in (await response.json())["error"]["message"]
+
+
+CONVERSING = ["", "?model=gpt-realtime", "?model=gpt-4o-realtime-preview", "?model=gpt-realtime-mini-2025-10-06"]
+ASKED = {"model": "gpt-4o-transcribe", "language": "en"}
+
+
+@pytest.mark.parametrize("query", CONVERSING)
+async def test_a_session_of_type_realtime_that_asks_for_input_transcription_gets_it(server: Server, query: str) -> None:
+    async with talking(server, query) as talker:
+        await talker.until("session.created")
+        session = {
+            "type": "realtime", "model": "gpt-realtime", "instructions": "Be kind.", "output_modalities": ["text"],
+            "audio": {"input": {"transcription": ASKED, "turn_detection": None}, "output": {"voice": "marin"}},
+        }  # fmt: skip
+        await talker.send({"type": "session.update", "session": session})
+        updated = (await talker.until("session.updated"))["session"]
+        assert (updated["type"], updated["object"]) == ("realtime", "realtime.session")
+        assert updated["audio"]["input"]["transcription"]["model"] == "gpt-4o-transcribe"
+        again = {"type": "realtime", "audio": {"input": {"noise_reduction": {"type": "near_field"}}}}
+        await talker.send({"type": "session.update", "session": again})
+        assert (await talker.until("session.updated"))["session"]["type"] == "realtime"
+        await talker.append(said(1, 2))
+        await talker.commit()
+        assert (await talker.until(f"{T}completed"))["transcript"] == "w1 w2"
+
+
+async def test_a_conversation_of_the_first_version_that_asks_for_input_transcription_gets_it(server: Server) -> None:
+    async with talking(server, "?model=gpt-4o-realtime-preview", headers={"OpenAI-Beta": "realtime=v1"}) as talker:
+        asked = {"input_audio_transcription": {"model": "whisper-1"}, "turn_detection": None, "modalities": ["text"]}
+        await talker.send({"type": "session.update", "session": asked})
+        updated = (await talker.until("session.updated"))["session"]
+        assert updated["input_audio_transcription"]["model"] == "whisper-1"
+        assert updated["turn_detection"] is None
+        await talker.append(said(1, 2))
+        await talker.commit()
+        assert (await talker.until(f"{T}completed"))["transcript"] == "w1 w2"
+
+
+async def test_a_session_that_wants_only_speech_is_told_that_there_is_none(server: Server) -> None:
+    async with talking(server, "?model=gpt-realtime") as talker:
+        await talker.send({"type": "session.update", "session": {"type": "realtime", "instructions": "Be kind."}})
+        error = (await talker.until("error"))["error"]
+        assert error["param"] == "session.audio.input.transcription"
+        await talker.send({"type": "response.create"})
+        assert "response.create" in (await talker.until("error"))["error"]["message"]
 
 
 async def test_a_browsers_key_is_taken_from_its_subprotocols(tmp_path: Any) -> None:
