@@ -21,6 +21,7 @@ from myna import __version__
 from myna.batch.gate import Gate
 from myna.server import log as logs
 from myna.server import openapi, page
+from myna.server.addresses import ADDRESSES, Addresses
 from myna.server.admission import Admission
 from myna.server.auth import Authentication, credential
 from myna.server.config import ConfigurationError, Settings
@@ -103,6 +104,7 @@ class Server:
         self.app.router.add_get(flux.PATH, self._flux)
         self.app.router.add_get(realtime.PATH, self._realtime)
         answer_expectations(self.app)
+        self.app[ADDRESSES] = Addresses(self.app)
 
     async def drain(self) -> None:
         """Take nothing new, let streams and files come to their end, and end those that have not in time, finals first."""

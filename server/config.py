@@ -152,7 +152,7 @@ class Settings(BaseSettings):
     )
     without_diarizer: Literal["answer", "refuse"] = Field(
         "answer",
-        description="What Deepgram's `diarize` gets: `answer`, as from Deepgram's own servers, without speakers; `refuse`: 400.",
+        description="What `diarize` gets: `answer`, as from Deepgram's own servers, words without speakers; `refuse`: 400.",
     )
     data: Path = Field(
         Path("data"), description="Folder of what must survive a restart: requests to be answered later."

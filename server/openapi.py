@@ -74,7 +74,7 @@ def describe() -> _Schema:
             },
             "/v1/models/{id}": {
                 "get": _operation(
-                    "One model, by name, alias or uuid.",
+                    "One model, by name, alias, uuid, or a vendor's name that stands for the default.",
                     {"200": _ref("Model"), "404": _ref("Error")},
                     parameters=[_path("id")],
                 )
@@ -231,7 +231,7 @@ def _transcriptions() -> _Schema:
             "text/event-stream": {"schema": text},
         },
     }
-    errors = {str(status): _ref("OpenAIError") for status in (400, 408, 413, 415, 500, 503, 507)}
+    errors = {str(status): _ref("OpenAIError") for status in (400, 404, 408, 413, 415, 500, 503, 507)}
     return _operation(
         "Transcribe a form's file as OpenAI does, or its files as Reflector does.",
         {"200": ok, **errors},

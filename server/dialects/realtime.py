@@ -87,9 +87,12 @@ class RealtimeEntry(PlainEntry):
         self._asked = given.text("model")
         if (intent := given.text("intent") or "transcription") != "transcription":
             raise refused(
-                f"intent must be transcription, not {quoted(intent)}: this server transcribes, and does not speak.", "intent"
+                f"intent must be transcription, not {quoted(intent)}: this server transcribes, and does not speak.",
+                "intent",
             )
-        if self._asked is None or _CONVERSATION_MODELS.fullmatch(self._asked):  # a session's, not what transcribes in it
+        if self._asked is None or _CONVERSATION_MODELS.fullmatch(
+            self._asked
+        ):  # a session's, not what transcribes in it
             self._asked = (self._begun(Session()).transcription or {}).get("model")
         return ModelWanted.of(self._asked, PUBLIC_MODELS)
 

@@ -392,7 +392,6 @@ async def test_a_client_that_stops_sending_is_given_up(files: Server, monkeypatc
     [
         ([("response_format", "yaml")], "response_format"),
         ([("response_format", "diarized_json")], "response_format"),
-        ([("model", "parrot")], "model"),
         ([("language", "fr")], "language"),
         ([("keywords[]", "Myna")], "keywords"),
         ([("temperature", "hot")], "temperature"),
@@ -409,6 +408,13 @@ async def test_a_wrong_field_is_named(files: Server, flac: bytes, fields: list[t
     status, body, headers = await post(files, SOUND, data=form(flac, *fields))
     assert (status, body["error"]["param"]) == (400, param)
     assert body["detail"] == body["error"]["message"]
+    assert headers["x-should-retry"] == "false"
+
+
+async def test_an_unknown_model_is_not_found(files: Server, flac: bytes) -> None:
+    status, body, headers = await post(files, SOUND, data=form(flac, ("model", "parrot")))
+    assert (status, body["error"]["code"], body["error"]["type"]) == (404, "model_not_found", "invalid_request_error")
+    assert "'parrot'" in body["error"]["message"]
     assert headers["x-should-retry"] == "false"
 
 
@@ -454,9 +460,9 @@ async def test_nothing_translates_and_says_so(files: Server, flac: bytes) -> Non
 
 @pytest.mark.parametrize(
     "query",
-    ["summarize=v2", "topics=true", "intents=true", "sentiment=true", "diarize_model=v3", "detect_entities=true", "redact=phi",
-     "utt_split=never", "callback=http://10.0.0.1/", "callback=https://example.com&callback_method=GET", "language=fi",
-     "keyterm=Myna", "model=parrot", "encoding=linear16"],
+    ["summarize=v2", "topics=true", "intents=true", "sentiment=true", "diarize_model=v3", "detect_entities=true",
+     "redact=phi", "utt_split=never", "callback=http://10.0.0.1/", "callback=https://example.com&callback_method=GET",
+     "language=fi", "keyterm=Myna", "model=parrot", "encoding=linear16"],
 )  # fmt: skip
 async def test_deepgrams_parameters_that_cannot_be_are_refused(files: Server, flac: bytes, query: str) -> None:
     status, body, _ = await post(files, f"/v1/listen?{query}", data=flac)

@@ -43,7 +43,9 @@ async def test_a_stream_whose_speakers_are_asked_for_is_answered_without_them(qu
         await peer.rest()
         assert peer.said == "w1 w2"
         assert peer.socket.close_code == 1000
-        assert not any("speaker" in word for final in peer.finals for word in final["channel"]["alternatives"][0]["words"])
+        assert not any(
+            "speaker" in word for final in peer.finals for word in final["channel"]["alternatives"][0]["words"]
+        )
 
 
 @pytest.mark.parametrize("query", ASKING)
