@@ -27,7 +27,7 @@ from myna.server.auth import Authentication, credential
 from myna.server.config import ConfigurationError, Settings
 from myna.server.connection import FAREWELL_S, FINALS_S
 from myna.server.connections import Connections, Limits, descriptor_limit, raise_descriptor_limit
-from myna.server.crosssite import only_own_sites
+from myna.server.crosssite import CrossSite
 from myna.server.decoding.pool import DecoderPool
 from myna.server.descriptors import descriptors_left
 from myna.server.dialects import deepgram, flux, realtime
@@ -89,8 +89,7 @@ class Server:
         self._upgrade = Upgrade(settings, services, models, authentication, self.admission, gate)
         self.app = web.Application(middlewares=[answered])
         self.app[CLOCK] = services.clock
-        if not authentication.required:
-            self.app.middlewares.append(only_own_sites(settings, host))
+        CrossSite(settings, host, keyless=not authentication.required).add_to(self.app)
         self.app.on_response_prepare.append(say_request_id)
         look = Look(services, models, transcriber, self.admission, pulse, self.jobs, supervisor)
         services.metrics.look_up(look.gauges)

@@ -145,7 +145,7 @@ class Settings(BaseSettings):
         [], description="Names, besides `localhost` and `host`, that a server without keys answers to; `*`: any."
     )
     allowed_origins: list[str] = Field(
-        [], description="Origins whose pages may use a server without keys, such as `https://example.com`; `*`: any."
+        [], description="Origins whose pages may use this server besides its own, such as `https://example.com`; `*`: any."
     )
     allowed_networks: list[str] = Field(
         [], description="Private networks that callbacks and fetched files may reach, such as `10.0.0.0/8`."
