@@ -145,7 +145,12 @@ class Settings(BaseSettings):
         [], description="Names, besides `localhost` and `host`, that a server without keys answers to; `*`: any."
     )
     allowed_origins: list[str] = Field(
-        [], description="Origins whose pages may use this server besides its own, such as `https://example.com`; `*`: any."
+        [],
+        description="Origins whose pages may use this server besides its own, such as `https://example.com`; `*`: any.",
+    )
+    reflector_hosts: list[str] = Field(
+        ["transcription"],
+        description="Names by which Reflector calls this server; the words of such requests carry their spaces. `*`: any.",
     )
     allowed_networks: list[str] = Field(
         [], description="Private networks that callbacks and fetched files may reach, such as `10.0.0.0/8`."
@@ -214,7 +219,7 @@ class Settings(BaseSettings):
     )
     log_format: Literal["console", "json"] = Field("console", description="How log lines are written.")
 
-    @field_validator("allowed_hosts")
+    @field_validator("allowed_hosts", "reflector_hosts")
     @classmethod
     def _check_hosts(cls, hosts: list[str]) -> list[str]:
         for host in hosts:

@@ -22,10 +22,10 @@ from myna.server import eventstream
 from myna.server.admission import Admission
 from myna.server.answers import Answer, json_pieces
 from myna.server.auth import Authentication, Identity, Scope, credential
-from myna.server.bodies import files_of, is_several, json_object, reflector, url_in
+from myna.server.bodies import files_of, is_several, json_object, reflector_request, url_in
 from myna.server.config import Settings
 from myna.server.connections import authenticated
-from myna.server.dialects import deepgram_rest, openai_rest
+from myna.server.dialects import deepgram_rest, openai_rest, reflector
 from myna.server.dialects.base import Refusal
 from myna.server.dialects.deepgram import DeepgramEntry
 from myna.server.filework import Done, FileWork, deepgram_answer
@@ -87,6 +87,8 @@ class Files:
         app.router.add_post("/v1/audio/transcriptions", self.transcriptions)
         app.router.add_post("/v1/audio/translations", self.translations)
         app.router.add_post("/v1/audio/transcriptions-from-url", self.from_url)
+        app.router.add_post(f"{reflector.PREFIX}/v1/audio/transcriptions", self.transcriptions)
+        app.router.add_post(f"{reflector.PREFIX}/v1/audio/transcriptions-from-url", self.from_url)
         app.router.add_get("/v1/jobs/{id}", self.job)
         app.on_cleanup.append(self._close)
 
@@ -187,7 +189,9 @@ class Files:
     async def _form(self, request: web.Request) -> web.StreamResponse:
         async with self._let_in(request) as guest, _folder() as folder:
             form = await self._receiver(request, folder, guest).form()
-            asked = openai_rest.parse(form.fields)
+            names = self._settings.reflector_hosts
+            spaced = reflector.is_theirs(request.path, request.headers.get("Host", ""), names)
+            asked = openai_rest.parse(form.fields, spaced=spaced)
             uploads = files_of(form, asked)
             if asked.stream:
                 work = partial(self._one, uploads[0], asked, guest.share)
@@ -253,7 +257,7 @@ class Files:
     async def _address(self, request: web.Request) -> web.StreamResponse:
         async with self._let_in(request) as guest, _folder() as folder:
             receiver = self._receiver(request, folder, guest)
-            asked, url, offset_s = reflector(json_object(await receiver.text(LONGEST_JSON)))
+            asked, url, offset_s = reflector_request(json_object(await receiver.text(LONGEST_JSON)))
             work = self._from_url(asked, url, offset_s, folder, guest)
             return await (await _unless_gone(request, work)).send(request)
 

@@ -13,7 +13,7 @@ from myna import __version__
 from myna.server.admission import Admission
 from myna.server.auth import LONGEST_GRANT_S, Authentication, Scope, credential
 from myna.server.connections import authenticated
-from myna.server.dialects import deepgram_request, flux, openai_rest
+from myna.server.dialects import deepgram_request, flux, openai_rest, reflector
 from myna.server.dialects.base import Entry, Refusal
 from myna.server.dialects.deepgram import DeepgramEntry
 from myna.server.dialects.openai_rest import error_body
@@ -273,7 +273,7 @@ def error_answer(refusal: Refusal, request: web.Request) -> web.Response:
 
 def in_dialect(refusal: Refusal, request: web.Request, path: str | None = None) -> web.Response:
     """Return a refusal as the clients of an address read it, the request's unless another is named."""
-    if (path or request.path).startswith(("/v1/audio/", "/v1/realtime")):
+    if (path or request.path).startswith(("/v1/audio/", "/v1/realtime", f"{reflector.PREFIX}/")):
         return openai_refusal(refusal)
     return error_answer(refusal, request)
 

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from myna import __version__
 from myna.server.auth import LONGEST_GRANT_S
+from myna.server.dialects import reflector
 from myna.server.dialects.openai_rest import FORMATS, GRANULARITIES
 from myna.server.jsonanswer import json_answer
 
@@ -100,6 +101,8 @@ def describe() -> _Schema:
                 )
             },
             "/v1/audio/transcriptions-from-url": {"post": _from_url()},
+            f"{reflector.PREFIX}/v1/audio/transcriptions": {"post": _transcriptions()},
+            f"{reflector.PREFIX}/v1/audio/transcriptions-from-url": {"post": _from_url()},
         },
         "components": {
             "securitySchemes": {

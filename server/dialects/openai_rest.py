@@ -55,6 +55,8 @@ class TranscriptionRequest:
     logprobs: bool = False
     batch: bool = False
     """Reflector: several files."""
+    spaced: bool = False
+    """Reflector: each word carries the space behind it, in every format that has words."""
 
     def options(self, engine: EngineInfo) -> Options:
         """Return what it asks of the engine. Raises `Refusal` if the engine cannot do it."""
@@ -69,8 +71,8 @@ class TranscriptionRequest:
         return Options(self.language, self.keywords)
 
 
-def parse(fields: Collection[tuple[str, str]]) -> TranscriptionRequest:
-    """Read a form's fields. Raises `Refusal`."""
+def parse(fields: Collection[tuple[str, str]], *, spaced: bool = False) -> TranscriptionRequest:
+    """Read a form's fields; `spaced`: it is Reflector's. Raises `Refusal`."""
     given = Parameters([(name.removesuffix("[]"), value) for name, value in fields], "invalid_value")
     if given.text("response_format") == "diarized_json":
         raise refused("There is no speaker diarization here: ask for another response_format.", "response_format")
@@ -92,6 +94,7 @@ def parse(fields: Collection[tuple[str, str]]) -> TranscriptionRequest:
         stream=given.flag("stream"),
         logprobs="logprobs" in given.texts("include"),
         batch=given.flag("batch"),
+        spaced=spaced,
     )
 
 
@@ -125,7 +128,7 @@ def answer(
     body: dict[str, Any] = {"text": transcript.text, "usage": _usage(transcript)}
     if request.logprobs:
         body["logprobs"] = _logprobs(words)
-    if request.response_format is None:  # OpenAI's clients look for no more; Reflector's for these
+    if request.response_format is None or request.spaced:  # OpenAI's clients look for no more; Reflector's for these
         body |= {"words": reflector_words(words), "filename": filename}
     return body
 
@@ -171,8 +174,9 @@ def _verbose(
         "duration": round(transcript.duration_s, 3),
         "text": transcript.text,
     }
-    if "word" in request.granularities:
-        body["words"] = ({"word": w.text, "start": round(w.start, 3), "end": round(w.end, 3)} for w in words)
+    if "word" in request.granularities or request.spaced:
+        plain = ({"word": w.text, "start": round(w.start, 3), "end": round(w.end, 3)} for w in words)
+        body["words"] = reflector_words(words) if request.spaced else plain
     if "segment" in request.granularities or not request.granularities:
         body["segments"] = (_segment(number, part) for number, part in enumerate(sentences(words)))
     return body | {"usage": _usage(transcript)}

@@ -229,6 +229,39 @@ async def test_reflectors_shapes(files: Server, flac: bytes, web_files: str) -> 
     assert fetched["words"][0]["start"] == pytest.approx(one["words"][0]["start"] + 100)
 
 
+LIVE = (  # byte for byte what Reflector's live client has OpenAI's SDK send
+    ("model", "whisper-1"), ("language", "en"), ("response_format", "verbose_json"), ("timestamp_granularities[]", "word"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [(SOUND, {"Host": "transcription:8000"}), (SOUND, {"Host": "TRANSCRIPTION"}), (f"/reflector{SOUND}", {})],
+)
+async def test_reflectors_live_client_joins_its_words_to_the_text(
+    flac: bytes, path: str, headers: dict[str, str]
+) -> None:
+    async with running(settings(allowed_hosts=["transcription"])) as server:
+        status, body, _ = await post(server, path, data=form(flac, *LIVE), headers=headers)
+        assert (status, body["task"], body["language"]) == (200, "transcribe", "english")
+        assert "".join(word["word"] for word in body["words"]).strip() == body["text"]
+        ends, starts = [word["end"] for word in body["words"]], [word["start"] for word in body["words"]]
+        assert all(end <= start for end, start in zip(ends, starts[1:], strict=False))
+
+
+async def test_other_clients_that_ask_the_same_get_words_without_spaces(files: Server, flac: bytes) -> None:
+    for host in ("localhost:8000", "127.0.0.1"):
+        _, body, _ = await post(files, SOUND, data=form(flac, *LIVE), headers={"Host": host})
+        assert " ".join(word["word"] for word in body["words"]) == body["text"]
+
+
+async def test_the_names_by_which_reflector_calls_can_be_set(flac: bytes) -> None:
+    for names, spaced in ((["*"], True), (["speech"], False)):
+        async with running(settings(reflector_hosts=names)) as server:
+            _, body, _ = await post(server, SOUND, data=form(flac, *LIVE))
+            assert all(word["word"].endswith(" ") is spaced for word in body["words"])
+
+
 @pytest.fixture(scope="module")
 async def web_files(flac: bytes) -> AsyncIterator[str]:
     """A web server with a file, and with traps."""
