@@ -12,7 +12,7 @@ from yarl import URL
 
 from myna.batch.disk import FileWriter
 from myna.batch.gate import FAILURES, Gate, explained
-from myna.batch.pace import Pace, TooSlowError
+from myna.batch.pace import TOO_SLOW, Pace
 from myna.streaming.quoting import quoted
 
 MOST_REDIRECTS = 5
@@ -43,19 +43,20 @@ class Fetched:
 class Limits:
     """What one file may take: bytes in all, seconds in all, and bytes that stay free of the disk.
 
-    `grow` is told of bytes that are about to be written, and may raise.
+    `share` is the client who wants it. `grow` is told of bytes that are about to be written, and may raise.
     """
 
     most_bytes: int
     within_s: float
     least_free: int = 0
     grow: Callable[[int], None] = lambda _: None
+    share: str = ""
 
 
 async def fetch(url: str, path: Path, gate: Gate, limits: Limits) -> Fetched:
     """Fetch a file to `path`, synced. Raises `FetchError`, and `OSError` if the file cannot be written."""
     try:
-        async with asyncio.timeout(limits.within_s), gate.session(limits.within_s) as session:
+        async with asyncio.timeout(limits.within_s), gate.session(limits.within_s, limits.share) as session:
             return await _follow(session, url, path, gate, limits)
     except TimeoutError:
         raise FetchError(
@@ -88,13 +89,12 @@ async def _follow(session: ClientSession, url: str, path: Path, gate: Gate, limi
 
 
 async def _stored(response: ClientResponse, path: Path, limits: Limits) -> Fetched:
-    pace = Pace()
+    pace = Pace(asyncio.get_running_loop().time)
+    pace.is_slow(0)
     async with FileWriter(path, limits.grow, limits.least_free) as file:
         while data := await _next(response):
-            try:
-                pace.note(len(data))
-            except TooSlowError as error:
-                raise FetchError(f"its server is too slow: {error}") from error
+            if pace.is_slow(file.size + len(data)):
+                raise FetchError(f"its server is too slow: it sends {TOO_SLOW}")
             if file.size + len(data) > limits.most_bytes:
                 raise FetchError(f"the file has more than {limits.most_bytes} bytes, the most that are possible")
             await file.write(data)

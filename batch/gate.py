@@ -83,9 +83,12 @@ class Gate:
             raise ValueError(f"{quoted(host)} is no host name")
         return address
 
-    def session(self, timeout_s: float) -> ClientSession:
-        """Return an HTTP client that connects only where it may; close it. It follows no redirect unless told to."""
-        connector = _Connector(self)
+    def session(self, timeout_s: float, share: str = "") -> ClientSession:
+        """Return an HTTP client that connects only where it may; close it. It follows no redirect unless told to.
+
+        `share` is the client on whose behalf it connects.
+        """
+        connector = _Connector(self, share)
         return ClientSession(
             connector=connector, timeout=ClientTimeout(total=timeout_s), auto_decompress=False, trust_env=False
         )
@@ -112,8 +115,8 @@ class Gate:
 class _Connector(TCPConnector):
     """Checks each address when its socket is made, which is right before it connects, and each peer once it has."""
 
-    def __init__(self, gate: Gate) -> None:
-        super().__init__(resolver=_Checked(gate), use_dns_cache=False, socket_factory=self._socket)
+    def __init__(self, gate: Gate, share: str) -> None:
+        super().__init__(resolver=_Checked(gate, share), use_dns_cache=False, socket_factory=self._socket)
         self._gate = gate
 
     def _socket(self, target: AddrInfoType) -> socket.socket:
@@ -139,9 +142,9 @@ class _Connector(TCPConnector):
 
 
 class _Checked(AbstractResolver):
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, share: str) -> None:
         self._gate = gate
-        self._resolver = Names()
+        self._resolver = Names(share)
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET

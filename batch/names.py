@@ -6,22 +6,32 @@ import asyncio
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from weakref import WeakValueDictionary
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-_AT_ONCE = 32
+_AT_ONCE = 64
 """Threads, which are made when they are needed. The system gives a name up after some ten seconds."""
+OF_ONE_SHARE = 8
+"""Names of one client's that are looked up at a time: those whose name servers are dead must not keep all threads."""
 _THREADS = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="names")
+_SLOTS: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
 
 class Names(AbstractResolver):
-    """Resolves names as the system does."""
+    """Resolves names as the system does, those of one client `OF_ONE_SHARE` at a time."""
+
+    def __init__(self, share: str) -> None:
+        self._slots = _SLOTS.setdefault(share, asyncio.Semaphore(OF_ONE_SHARE))
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
         """Return the addresses of a host. Raises `OSError`, and `UnicodeError` for what can be no name."""
-        found = await asyncio.get_running_loop().run_in_executor(_THREADS, _looked_up, host, port, family)
+        await self._slots.acquire()
+        looking = asyncio.get_running_loop().run_in_executor(_THREADS, _looked_up, host, port, family)
+        looking.add_done_callback(self._looked_up)
+        found = await asyncio.shield(looking)  # who is cancelled leaves the thread at work, and the place taken
         return [
             ResolveResult(
                 hostname=host,
@@ -33,6 +43,11 @@ class Names(AbstractResolver):
             )
             for kind, protocol, address, port in found
         ]
+
+    def _looked_up(self, looking: asyncio.Future[list[tuple[int, int, str, int]]]) -> None:
+        self._slots.release()
+        if not looking.cancelled():
+            looking.exception()  # seen, whoever still waits for it
 
     async def close(self) -> None:
         """Do nothing: the threads are everybody's."""

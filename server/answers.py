@@ -24,8 +24,6 @@ _SLICE = 64
 _IN_MEMORY = 1 << 20
 """Longer answers lie in a file until the client has read them."""
 _PIECE = 1 << 16
-STALL_S = 30.0
-"""A client that reads nothing of its answer for so long is given up."""
 _SCALARS = (str, int, float, type(None))
 _Made = TypeVar("_Made")
 
@@ -124,29 +122,19 @@ class Answer:
 
     async def send_into(self, request: web.Request, response: web.StreamResponse) -> None:
         """Send it as the next part of a response. Raises `ConnectionError` if that cannot be done to its end."""
-        await send(request, response, self._before)
+        await response.write(self._before)
         if self._path is not None:
             try:
                 with await on_thread(partial(_opened, self._path), lambda file: file.close()) as file:
                     while piece := await on_thread(lambda: file.read(_PIECE)):
-                        await send(request, response, piece)
+                        await response.write(piece)
             except ConnectionError:
                 raise
             except OSError as error:
                 abort(request)
                 raise ConnectionResetError(f"the answer cannot be read from the disk: {error}") from error
         if self._after:
-            await send(request, response, self._after)
-
-
-async def send(request: web.Request, response: web.StreamResponse, piece: bytes) -> None:
-    """Send the next part of a response. Raises `ConnectionError` if the client has left, or reads nothing."""
-    try:
-        async with asyncio.timeout(STALL_S):
-            await response.write(piece)
-    except TimeoutError:
-        abort(request)
-        raise ConnectionResetError(f"the client has read nothing for {STALL_S:g} s") from None
+            await response.write(self._after)
 
 
 def abort(request: web.Request) -> None:

@@ -19,6 +19,7 @@ from aiohttp import web
 
 from myna import __version__
 from myna.batch.gate import Gate
+from myna.batch.threads import on_thread
 from myna.server import log as logs
 from myna.server import openapi, page
 from myna.server.addresses import ADDRESSES, Addresses
@@ -39,12 +40,13 @@ from myna.server.intake import Intake
 from myna.server.jobrunner import JobRunner
 from myna.server.look import Look
 from myna.server.metrics import Metrics
-from myna.server.middlewares import answer_expectations, answered, say_request_id
+from myna.server.middlewares import Router, answered, say_request_id
 from myna.server.models import Models
 from myna.server.patience import CLOCK
 from myna.server.pulse import Pulse
 from myna.server.pump import Services
 from myna.server.revocation import watch
+from myna.server.storage import Doubt, probe_uploads
 from myna.server.supervisor import Supervisor
 from myna.server.transcriber import Transcriber
 from myna.server.upgrade import Upgrade
@@ -88,13 +90,17 @@ class Server:
         self._authentication = authentication
         self._upgrade = Upgrade(settings, services, models, authentication, self.admission, gate)
         self.app = web.Application(middlewares=[answered])
+        self.app._router = Router()  # the argument for it is deprecated, without another way
         self.app[CLOCK] = services.clock
         CrossSite(settings, host, keyless=not authentication.required).add_to(self.app)
         self.app.on_response_prepare.append(say_request_id)
         look = Look(services, models, transcriber, self.admission, pulse, self.jobs, supervisor)
         services.metrics.look_up(look.gauges)
         Pages(services, models, transcriber, authentication, self.admission, look).add_to(self.app)
-        intake = Intake(settings, services.metrics, self.jobs.taken)
+        self.disk = Doubt(
+            "disk", lambda: on_thread(functools.partial(probe_uploads, settings.min_free_mb << 20)), supervisor
+        )
+        intake = Intake(settings, services.metrics, self.jobs.taken, self.disk)
         Files(settings, models, transcriber, authentication, gate, self.jobs, self.admission, intake).add_to(self.app)
         page.add_to(self.app)
         self.app.router.add_get(openapi.PATH, openapi.handler)
@@ -102,7 +108,6 @@ class Server:
         self.app.router.add_get(deepgram.PATH, self._deepgram)
         self.app.router.add_get(flux.PATH, self._flux)
         self.app.router.add_get(realtime.PATH, self._realtime)
-        answer_expectations(self.app)
         self.app[ADDRESSES] = Addresses(self.app)
 
     async def drain(self) -> None:
@@ -150,7 +155,8 @@ class Server:
 async def running(settings: Settings) -> AsyncIterator[Server]:
     """Run a server on the current event loop.
 
-    Raises `ConfigurationError` if it cannot listen, `EngineUnavailableError` if a model is missing.
+    Raises `ConfigurationError` if it cannot listen, `EngineUnavailableError` if a model is missing, `DecoderLostError` if no
+    process that decodes media can be started.
     """
     authentication = Authentication(settings.keys)
     listener = _listen(settings)
@@ -179,6 +185,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
             supervisor.run("keys", lambda: watch(authentication, services))
         server.jobs.start()
         stack.push_async_callback(server.jobs.close)
+        stack.push_async_callback(server.disk.close)
         runner = web.AppRunner(server.app, shutdown_timeout=5.0)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
@@ -192,6 +199,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
                 descriptor_limit(),
             ),
             metrics.connection_dropped,
+            pulse.awake,
         )
         connections.start()
         stack.callback(connections.close)

@@ -27,11 +27,11 @@ _MOST_LOST = 3
 class CallbackSender:
     """Sends frames to a callback address. Use as an async context manager. Raises `ValueError` if it is no such address."""
 
-    def __init__(self, callback: Callback, gate: Gate, key_name: str) -> None:
+    def __init__(self, callback: Callback, gate: Gate, key_name: str, share: str) -> None:
         self._callback = callback
         self._url = gate.check(callback.url)
         self._headers = {"Content-Type": "application/json", "dg-token": key_name}
-        self._session = gate.session(TIMEOUT_S)
+        self._session = gate.session(TIMEOUT_S, share)
         self._lost = 0
 
     async def __aenter__(self) -> CallbackSender:

@@ -19,6 +19,8 @@ from pydantic_settings import (
 
 CONFIG_VARIABLE = "MYNA_CONFIG"
 DEFAULT_FILE = "myna.toml"
+SHORTEST_UTTERANCE_S = 2.0
+"""The native protocol's lower bound of `max_utterance_s`, too."""
 
 
 class ConfigurationError(Exception):
@@ -50,7 +52,10 @@ class Settings(BaseSettings):
     languages: dict[str, list[str]] = Field({}, description="What models know, by name, where their files do not say.")
     preload: list[str] = Field([], description="Models loaded at start besides the default; others are at first use.")
     models_memory_mb: int = Field(
-        0, ge=0, description="Memory that loaded models may take; the least used is unloaded for another. 0: no limit."
+        0,
+        ge=0,
+        le=1 << 30,
+        description="Memory that loaded models may take; the least used is unloaded for another. 0: no limit.",
     )
     device: str = Field("auto", description="Where Parakeet runs: `auto`, `cpu`, `cuda`, `cuda:1` …")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
@@ -94,7 +99,7 @@ class Settings(BaseSettings):
         0.0,
         ge=0,
         le=60,
-        description="Length at which speech without a pause is cut, unless the client says; 0: what suits the model.",
+        description="Length at which speech without a pause is cut (2 s or more) if no client says; 0: what suits the model.",
     )
     context_s: float = Field(
         10.0,
@@ -105,16 +110,17 @@ class Settings(BaseSettings):
     interim_every_s: float = Field(
         0.8, ge=0.1, le=10, description="Speech after which a new partial transcript is due."
     )
-    start_timeout_s: float = Field(10.0, gt=0, description="A client must send its start message within this.")
+    start_timeout_s: float = Field(10.0, gt=0, le=3600, description="A client must send its start message within this.")
     idle_timeout_s: float = Field(
-        30.0, gt=0, description="A client must send audio or a keepalive at least this often."
+        30.0, gt=0, le=86_400, description="A client must send audio or a keepalive at least this often."
     )
     deepgram_idle_timeout_s: float = Field(
-        10.0, gt=0, description="The same for Deepgram's clients, which count on Deepgram's 10 s."
+        10.0, gt=0, le=86_400, description="The same for Deepgram's clients, which count on Deepgram's 10 s."
     )
     realtime_idle_timeout_s: float = Field(
         3600.0,
         gt=0,
+        le=86_400,
         description="The same for clients of OpenAI's Realtime API, which may be silent while nobody speaks.",
     )
     resume_s: float = Field(
@@ -127,13 +133,19 @@ class Settings(BaseSettings):
         30.0, ge=0, le=3600, description="A server that is told to stop lets streams go on for so long, then ends them."
     )
     max_streams: int = Field(
-        0, ge=0, description="Live channels a model takes at most, silent ones included; 0: as many as keep the target."
+        0,
+        ge=0,
+        le=1_000_000,
+        description="Live channels a model takes at most, silent ones included; 0: as many as keep the target.",
     )
     key_streams: int = Field(
-        0, ge=0, description="Live channels a key may have at a time, unless its entry says; 0: any number."
+        0,
+        ge=0,
+        le=1_000_000,
+        description="Live channels a key may have at a time, unless its entry says; 0: any number.",
     )
     key_requests: int = Field(
-        0, ge=0, description="Files a key may have at a time, unless its entry says; 0: any number."
+        0, ge=0, le=1_000_000, description="Files a key may have at a time, unless its entry says; 0: any number."
     )
     keys: Path | None = Field(
         None, description="File of API keys (`myna keys add`); without one everybody may come in, from this machine."
@@ -203,6 +215,7 @@ class Settings(BaseSettings):
     max_unauthenticated: int = Field(
         512,
         ge=4,
+        le=1_000_000,
         description="Connections that have not shown a key, or asked for anything; a quarter of them of one address.",
     )
     max_backlog_s: float = Field(
@@ -218,6 +231,13 @@ class Settings(BaseSettings):
         "info", description="Least severe log line written."
     )
     log_format: Literal["console", "json"] = Field("console", description="How log lines are written.")
+
+    @field_validator("max_utterance_s")
+    @classmethod
+    def _check_utterance(cls, length_s: float) -> float:
+        if 0 < length_s < SHORTEST_UTTERANCE_S:
+            raise ValueError(f"it must be 0, or from {SHORTEST_UTTERANCE_S:g} s: shorter pieces hold no whole words")
+        return length_s
 
     @field_validator("allowed_hosts", "reflector_hosts")
     @classmethod

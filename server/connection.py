@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -43,6 +44,8 @@ _LONGEST_REASON = 123
 """Bytes of a close frame's reason (RFC 6455, 5.5)."""
 FAREWELL_S = 5.0
 """A client may take so long to read what is left when a stream ends, then the connection is dropped."""
+_CLOSING_S = 2 * FAREWELL_S
+"""What was sent before may take so long to go out, and the client's close frame to come; then the connection is dropped."""
 DELIVERY_S = 60.0
 """Where results go elsewhere, they may take so long at the end; then those that are left are dropped."""
 FINALS_S = 20.0
@@ -51,8 +54,6 @@ _SPOOL_FINALS_S = 600.0
 """The same where the stream itself is the reason: a spool full of audio is decoded first."""
 _LATE_S = 1.0
 """A timer that runs so late finds that the event loop stood still."""
-_NONE_S = 0.001
-"""Left of a limit that has run out: what waits in the socket is still read."""
 _STALL_S = 1.0
 """Beyond its endpoint, a stream without audio for so long counts as silent: a network that stumbles is seldom away longer."""
 
@@ -143,15 +144,26 @@ class _Socket(web.WebSocketResponse):
 
     async def say_goodbye(self, farewell: Farewell) -> None:
         """Close, its frames having been sent."""
-        await super().close(code=farewell.close_code, message=_short_reason(farewell.reason))
+        await self._close_within(replace(farewell, frames=()), drain=True)
 
     async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
+        """Close as aiohttp does, which calls this for a message over the limit, too: that is told first."""
+        farewell = Farewell((), code, message.decode("utf-8", "replace"))
         if code == WSCloseCode.MESSAGE_TOO_BIG and not self.closed:
             farewell = self._too_big()
-            for frame in farewell.frames:
-                await _send(self, frame)
-            code, message = farewell.close_code, _short_reason(farewell.reason)
-        return await super().close(code=code, message=message, drain=drain)
+        return await self._close_within(farewell, drain=drain)
+
+    async def _close_within(self, farewell: Farewell, *, drain: bool) -> bool:
+        """Close; a client that reads nothing does not hold this up for long."""
+        try:
+            async with asyncio.timeout(_CLOSING_S):
+                for frame in farewell.frames:
+                    await _send(self, frame)
+                reason = _short_reason(farewell.reason)
+                return await super().close(code=farewell.close_code, message=reason, drain=drain)
+        except TimeoutError:
+            self._set_code_close_transport(WSCloseCode.ABNORMAL_CLOSURE)
+            return True
 
 
 class _Seat:
@@ -363,11 +375,6 @@ class Connection:
         except SlowReaderError:
             self._live.outbox.clear()  # room for the reason
             return self._refuse(DialectError("slow_reader", "the client does not read what it is sent"))
-        except _Gone:
-            raise
-        except Exception as error:
-            log.error("a stream failed", exc_info=error)
-            return self._refuse(DialectError("internal_error", "the server failed on this stream"))
         return self._say_farewell(None)
 
     async def _until_over(self, socket: _Socket) -> None:
@@ -433,7 +440,7 @@ class Connection:
                 message = await socket.heard(self._patience_s(said_at) if look_until is None else LAST_LOOK_S)
             if message is not None and message.type is WSMsgType.PING:
                 await socket.answer(message.data)
-            if message is None or (message.type in _CONTROL and self._patience_s(said_at) <= _NONE_S):
+            if message is None or (message.type in _CONTROL and self._patience_s(said_at) <= _SHORTEST_S):
                 look_until = await self._look_once_more(said_at, look_until)
                 continue
             if message.type in _CONTROL:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -17,7 +18,9 @@ from aiohttp import web
 from aiohttp.http_websocket import WebSocketReader
 from aiohttp.web_request import BaseRequest
 
+from myna.batch.pace import TOO_SLOW, Pace
 from myna.server.frames import FrameMeter
+from myna.server.patience import Clock
 
 log = structlog.get_logger()
 
@@ -32,10 +35,8 @@ MOST_HEADS_BYTES = 16 << 20
 """Of all requests together whose headers are not complete."""
 MOST_PIECES = 16_384
 """Frames of one message."""
-SLOWEST_BYTES_S = 500
-"""A client that sends a body or a message, or reads an answer, more slowly is given up: a telephone's modem is faster."""
-PACE_S = 30.0
-"""It is looked at over so long."""
+MOST_UNSENT_BYTES = 65_536
+"""The system takes no more ahead of what it can send: megabytes there would hide for minutes how fast a client reads."""
 CLOSING_S = 10.0
 """A connection that is being closed has so long to take what was written."""
 LINGERING_S = 5.0
@@ -101,8 +102,9 @@ def on_excess(request: web.Request, stop: Callable[[], None]) -> None:
 class Connections:
     """Watches the connections of one server. `dropped` is told the reason for each that is given up."""
 
-    def __init__(self, limits: Limits, dropped: Callable[[str], None]) -> None:
+    def __init__(self, limits: Limits, dropped: Callable[[str], None], clock: Clock) -> None:
         self.limits = limits
+        self.clock = clock
         self.dropped = dropped
         self.connections: dict[Watched, None] = {}  # oldest first
         self.strangers: dict[Watched, None] = {}
@@ -206,25 +208,8 @@ class Connections:
             self.start()
 
 
-class _Pace:
-    """Whether something that is to go on goes on too slowly."""
-
-    def __init__(self) -> None:
-        self._since: float | None = None
-        self._count = 0
-
-    def is_slow(self, now: float, count: int | None, within_s: float) -> bool:
-        """Return whether too few bytes have passed; `count` is how many have until now, None: there is nothing to do."""
-        if count is None:
-            self._since = None
-            return False
-        if self._since is None:
-            self._since, self._count = now, count
-        if now - self._since < within_s:
-            return False
-        slow = count - self._count < SLOWEST_BYTES_S * within_s
-        self._since, self._count = now, count
-        return slow
+class SlowBodyError(web.HTTPRequestTimeout):
+    """The body of a request comes too slowly; whoever reads it is told."""
 
 
 class Watched(web.RequestHandler):
@@ -259,12 +244,13 @@ class Watched(web.RequestHandler):
         self._ignores = False
         self._closing_since: float | None = None
         self._told_at: float | None = None  # why it is given up
-        self._receiving, self._sending = _Pace(), _Pace()
+        self._receiving, self._sending = Pace(connections.clock), Pace(connections.clock)
+        self._given = 0  # bytes of answers, those of the present one not counted
 
     @property
     def age_s(self) -> float:
         """How long ago the connection was made."""
-        return self._loop.time() - self._born
+        return self._intake.clock() - self._born
 
     @property
     def is_idle(self) -> bool:
@@ -280,10 +266,12 @@ class Watched(web.RequestHandler):
         """Begin to watch."""
         super().connection_made(transport)
         self._wire = cast("asyncio.Transport", transport)  # uvloop's is none by its class
-        self._born = self.waits_since = self._loop.time()
-        peer, socket = transport.get_extra_info("peername"), transport.get_extra_info("socket")
+        self._born = self.waits_since = self._intake.clock()
+        peer, end = transport.get_extra_info("peername"), transport.get_extra_info("socket")
         self._peer = str(peer[0]) if peer else ""
-        self._intake.arrived(self, self._peer, socket.fileno() if socket else -1)
+        if end is not None:
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MOST_UNSENT_BYTES)
+        self._intake.arrived(self, self._peer, end.fileno() if end is not None else -1)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget the connection."""
@@ -336,14 +324,19 @@ class Watched(web.RequestHandler):
         self, request: BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Send an answer; the next request is waited for then."""
+        given = request.writer.output_size  # by its handler
+        self._given += given
         try:
             return await super().finish_response(request, resp, start_time)
         finally:
+            self._given += request.writer.output_size - given
+            if isinstance(request.content.exception(), SlowBodyError):
+                self.force_close()  # aiohttp would read the rest of the body, and find the error
             self._rest = None if request.content.is_eof() else request.content
             self._lingered = 0
             self._answered = True
             self._busy = bool(self._messages)
-            self.waits_since = self._loop.time()
+            self.waits_since = self._intake.clock()
             self._head_since = self.waits_since if self.head_bytes else None
             if self._busy:  # aiohttp has found it behind an upgrade that was declined
                 self.close()
@@ -391,13 +384,13 @@ class Watched(web.RequestHandler):
         if told and self._wire is not None:  # what has come and is not read would make the system drop the answer
             self._wire.write(f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".encode())
             self._wire.write_eof()
-            self._told_at, self._lingered = self._loop.time(), 0
+            self._told_at, self._lingered = self._intake.clock(), 0
         else:
             self.force_close()
 
     def look(self) -> None:
         """Give the connection up if it takes too long for something."""
-        now, wire, limits = self._loop.time(), self._wire, self._intake.limits
+        now, wire, limits = self._intake.clock(), self._wire, self._intake.limits
         if wire is None:
             return
         if wire.is_closing():
@@ -409,14 +402,15 @@ class Watched(web.RequestHandler):
             if now - self._told_at >= GRACE_S:
                 self.force_close()
             return
-        unsent = -wire.get_write_buffer_size() if self._meter is None and self.writing_paused else None
-        if self._sending.is_slow(now, unsent, PACE_S):
+        if self._sending.is_slow(self._read(wire)):
             self.give_up("slow_reader", at_once=True)
-        elif self._receiving.is_slow(now, self._awaited(wire), PACE_S):
-            if self._meter is None:
-                self.give_up("slow_body", at_once=True)
-            else:
+        elif self._receiving.is_slow(self._awaited(wire)):
+            if self._meter is not None:
                 self.overflow("slow_message")
+            elif self._current_request is not None:
+                self._intake.dropped("slow_body")
+                error = SlowBodyError(text=f"The body comes too slowly: {TOO_SLOW}.")
+                self._current_request.content.set_exception(error)
         elif not self._busy:
             began = self._head_since or self.waits_since
             idle = self._answered and self._head_since is None
@@ -424,6 +418,14 @@ class Watched(web.RequestHandler):
                 self.force_close()
             elif not idle and now - began >= limits.request_within_s:
                 self.give_up("slow_request")
+
+    def _read(self, wire: asyncio.Transport) -> int | None:
+        """Return how much of its answers the client has taken if there is more for it to take now."""
+        unsent = wire.get_write_buffer_size()
+        if self._meter is not None or not unsent:
+            return None
+        request = self._current_request
+        return self._given + (request.writer.output_size if request is not None else 0) - unsent
 
     def _awaited(self, wire: asyncio.Transport) -> int | None:
         """Return how much the client has sent if it is to send more now."""
@@ -454,7 +456,7 @@ class Watched(web.RequestHandler):
         if not size:
             return
         if self._head_since is None and not self._busy:
-            self._head_since = self._loop.time()
+            self._head_since = self._intake.clock()
         self._count_head(self.head_bytes + size)
         if self.head_bytes > MOST_HEAD_BYTES:
             self.give_up("headers")

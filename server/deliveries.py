@@ -16,7 +16,7 @@ from myna.batch.jobs import Job, JobStore
 from myna.server.auth import name_of
 from myna.server.callback import CallbackSender
 from myna.server.dialects import deepgram_rest
-from myna.server.fairness import Pool
+from myna.server.fairness import FairQueue, Pool
 
 log = structlog.get_logger()
 
@@ -55,12 +55,11 @@ class Deliveries:
         self._gate = gate
         self._keep = keep
         self._ended = ended
-        self._busy: Counter[str] = Counter()  # by host
+        self._busy: Counter[str] = Counter()  # by host: under way, or next in its pool
+        self._parked: dict[str, FairQueue[_Delivery]] = {}  # by host, while that has as many as it may
         self._failing: dict[str, float] = {}  # host → when it was logged, by the monotonic clock
-        self._quick = Pool("delivery", AT_ONCE, OF_ONE_OWNER, self._deliver, self._may)
-        self._slow = Pool(
-            "delivery to a failing host", AT_ONCE_TO_FAILING, OF_ONE_OWNER_TO_FAILING, self._deliver, self._may
-        )
+        self._quick = Pool("delivery", AT_ONCE, OF_ONE_OWNER, self._deliver)
+        self._slow = Pool("delivery to a failing host", AT_ONCE_TO_FAILING, OF_ONE_OWNER_TO_FAILING, self._deliver)
         self._timers: set[asyncio.TimerHandle] = set()
         self._store: JobStore | None = None
 
@@ -97,34 +96,42 @@ class Deliveries:
         self._timers.add(timer)
 
     def _due(self, delivery: _Delivery) -> None:
+        if self._busy[delivery.host] >= TO_ONE_HOST:
+            self._parked.setdefault(delivery.host, FairQueue()).add(delivery.job.share, delivery)
+        else:
+            self._line_up(delivery)
+
+    def _line_up(self, delivery: _Delivery) -> None:
+        self._busy[delivery.host] += 1
         pool = self._slow if delivery.host in self._failing else self._quick
         pool.add(delivery.job.share, delivery)
 
-    def _may(self, delivery: _Delivery) -> bool:
-        return self._busy[delivery.host] < TO_ONE_HOST
+    def _leave(self, host: str) -> None:
+        """Note that a delivery to this host is over; the next one may begin."""
+        self._busy[host] -= 1
+        if not self._busy[host]:
+            del self._busy[host]
+        if host in self._parked:
+            found = self._parked[host].take(Counter())
+            if found is None:
+                del self._parked[host]
+            else:
+                self._line_up(found[1])
 
     async def _deliver(self, delivery: _Delivery) -> None:
-        self._busy[delivery.host] += 1
         try:
             reason = await self._attempt(delivery.job)
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"[:200]
         finally:
-            self._busy[delivery.host] -= 1
-            if not self._busy[delivery.host]:
-                del self._busy[delivery.host]
-            asyncio.get_running_loop().call_soon(self._fill)
+            self._leave(delivery.host)
         await self._note(delivery, reason)
-
-    def _fill(self) -> None:
-        self._quick.fill()
-        self._slow.fill()
 
     async def _attempt(self, job: Job) -> str | None:
         assert self._store is not None
         callback = deepgram_rest.parse(job.query).callback
         assert callback is not None
-        async with CallbackSender(callback, self._gate, name_of(job.owner)) as sender:
+        async with CallbackSender(callback, self._gate, name_of(job.owner), job.share) as sender:
             return await sender.attempt_file(self._store.result(job.id))
 
     async def _note(self, delivery: _Delivery, reason: str | None) -> None:
@@ -138,7 +145,7 @@ class Deliveries:
             return
         self._log(delivery, reason)
         if attempts > len(PAUSES_S):
-            await self._keep(self._store.undelivered, job.id, delivery.attempts, reason)
+            await self._keep(self._store.undelivered, job.id, attempts, reason)
             log.warning("job given up: nobody takes its result", job=job.id, host=delivery.host, reason=reason)
             self._ended(job)
             return

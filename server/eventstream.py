@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from myna.server.answers import Answers, abort, json_pieces, send
+from myna.server.answers import Answers, abort, json_pieces
 from myna.server.dialects import openai_rest
 from myna.server.dialects.base import Refusal
 from myna.server.filework import Done
@@ -95,10 +95,10 @@ async def _told(
         first = True
         async for final in beaten(heard):
             if final is None:
-                await send(request, response, _COMMENT)
+                await response.write(_COMMENT)
             elif final.words:
                 text = " ".join(word.text for word in final.words)
-                await send(request, response, b"".join(_event(openai_rest.delta(text, first=first))))
+                await response.write(b"".join(_event(openai_rest.delta(text, first=first))))
                 first = False
         last = await _last(working, asked)
         await (await answers.made(lambda: _event(last), folder)).send_into(request, response)

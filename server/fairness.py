@@ -16,7 +16,10 @@ log = structlog.get_logger()
 SLICE_S = 2.0
 """An owner keeps a place at least so long before one that has just as few gets it."""
 _Item = TypeVar("_Item")
-_Anything: Callable[[object], bool] = lambda _: True  # noqa: E731
+
+
+def _anybody(_owner: str) -> bool:
+    return True
 
 
 class FairQueue(Generic[_Item]):
@@ -24,9 +27,6 @@ class FairQueue(Generic[_Item]):
 
     def __init__(self) -> None:
         self._waiting: dict[str, deque[_Item]] = {}  # in the order in which the owners' turns come
-
-    def __len__(self) -> int:
-        return sum(map(len, self._waiting.values()))
 
     def add(self, owner: str, item: _Item, *, first: bool = False) -> None:
         """Take an item; `first`: ahead of the owner's others."""
@@ -46,17 +46,15 @@ class FairQueue(Generic[_Item]):
         return min(self._waiting, key=lambda owner: taken[owner], default=None)  # the first of equals
 
     def take(
-        self, taken: Counter[str], most_each: float = float("inf"), may: Callable[[_Item], bool] = _Anything
+        self, taken: Counter[str], most_each: float = float("inf"), may: Callable[[str], bool] = _anybody
     ) -> tuple[str, _Item] | None:
-        """Return the next item that may begin, of an owner with fewer places than `most_each`; None if there is none."""
+        """Return the next item, of an owner who may and has fewer places than `most_each`; None if there is none."""
         for owner in sorted(self._waiting, key=lambda owner: taken[owner]):  # stable
             if taken[owner] >= most_each:
                 break
-            items = self._waiting[owner]
-            item = next(filter(may, items), None)
-            if item is not None:
-                items.remove(item)
-                del self._waiting[owner]
+            if may(owner):
+                items = self._waiting.pop(owner)
+                item = items.popleft()
                 if items:
                     self._waiting[owner] = items  # behind the others
                 return owner, item
@@ -71,11 +69,6 @@ class Turns:
         self._clock = clock
         self._taken: Counter[str] = Counter()
         self._waiting: FairQueue[asyncio.Future[None]] = FairQueue()
-
-    @property
-    def waiting(self) -> int:
-        """How many wait for a place."""
-        return len(self._waiting)
 
     @contextlib.asynccontextmanager
     async def turn(self, owner: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
@@ -135,7 +128,7 @@ class Turns:
 
 
 class Pool(Generic[_Item]):
-    """Works on items, `most` at a time and `most_each` of one owner, owners in turn. `may`: whether an item may begin now.
+    """Works on items, `most` at a time and `most_each` of one owner, owners in turn; `may`: whether one may begin now.
 
     `work` handles what goes wrong with an item; an exception that it lets through is logged.
     """
@@ -146,7 +139,7 @@ class Pool(Generic[_Item]):
         most: int,
         most_each: int,
         work: Callable[[_Item], Awaitable[None]],
-        may: Callable[[_Item], bool] = _Anything,
+        may: Callable[[str], bool] = _anybody,
     ) -> None:
         self._name = name
         self._most, self._most_each = most, most_each

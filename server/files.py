@@ -144,7 +144,7 @@ class Files:
     async def _listen_to_address(
         self, asked: deepgram_rest.FileRequest, url: str, folder: Path, guest: Guest, request_id: str
     ) -> Answer:
-        fetched = await self._work.fetched(url, folder / "fetched", guest.grow)
+        fetched = await self._work.fetched(url, folder / "fetched", guest.grow, guest.share)
         return await self._listen_to_file(asked, fetched.path, fetched.sha256, folder, guest.share, request_id)
 
     async def _listen_to_file(
@@ -264,7 +264,7 @@ class Files:
     async def _from_url(
         self, asked: openai_rest.TranscriptionRequest, url: str, offset_s: float, folder: Path, guest: Guest
     ) -> Answer:
-        fetched = await self._work.fetched(url, folder / "fetched", guest.grow)
+        fetched = await self._work.fetched(url, folder / "fetched", guest.grow, guest.share)
         done = await self._work.transcribe(
             fetched.path, asked.model, asked.options, Coded(), mix=True, share=guest.share
         )

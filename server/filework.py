@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,10 +14,11 @@ from myna.batch.jobs import Job
 from myna.batch.transcript import Transcript
 from myna.server.answers import Answers, json_pieces
 from myna.server.config import Settings
+from myna.server.decoding.source import DecoderLostError
 from myna.server.dialects import deepgram_rest
 from myna.server.dialects.base import ModelWanted, Refusal
 from myna.server.fairness import Turns
-from myna.server.intake import Intake
+from myna.server.intake import RETRY_S, Intake
 from myna.server.models import Models
 from myna.server.serving import engine_for
 from myna.server.transcriber import DecodeFailedError, Listener, Sound, Transcriber
@@ -59,10 +60,12 @@ class FileWork:
     async def fetch_job(self, job: Job, path: Path) -> Job:
         """Fetch the audio of a request that was accepted before. Raises `Refusal`."""
         with self._intake.stored(job.share) as grow:
-            fetched = await self.fetched(job.url or "", path, grow)
+            fetched = await self.fetched(job.url or "", path, grow, job.share)
         return replace(job, sha256=fetched.sha256, size=fetched.size)
 
-    async def run_job(self, job: Job, path: Path, listener: Listener) -> Callable[[], Iterable[bytes]]:
+    async def run_job(
+        self, job: Job, path: Path, listener: Listener, begin: Callable[[], Awaitable[None]]
+    ) -> Callable[[], Iterable[bytes]]:
         """Return what makes the answer to a request that was accepted before. Raises `Refusal`."""
         asked = self.deepgram_request(job.query)
         done = await self.transcribe(
@@ -73,6 +76,7 @@ class FileWork:
             mix=not asked.multichannel,
             share=job.share,
             listener=listener,
+            begin=begin,
         )
         return deepgram_answer(done, asked, job.id, job.sha256 or "")
 
@@ -80,9 +84,9 @@ class FileWork:
         """Return what a query in Deepgram's words asks for. Raises `Refusal`."""
         return deepgram_rest.parse(query, refuse_speakers=self._settings.without_diarizer == "refuse")
 
-    async def fetched(self, url: str, path: Path, grow: Callable[[int], None]) -> Fetched:
-        """Fetch the file at an address to `path`; `grow` is told of bytes before they are stored."""
-        limits = Limits(self._settings.max_upload_mb << 20, FETCH_WITHIN_S, self._intake.least_free, grow)
+    async def fetched(self, url: str, path: Path, grow: Callable[[int], None], share: str) -> Fetched:
+        """Fetch the file at an address to `path` for this share; `grow` is told of bytes before they are stored."""
+        limits = Limits(self._settings.max_upload_mb << 20, FETCH_WITHIN_S, self._intake.least_free, grow, share)
         try:
             return await fetch(url, path, self._gate, limits)
         except FetchError as error:
@@ -99,17 +103,24 @@ class FileWork:
         mix: bool,
         share: str,
         listener: Listener = lambda _: None,
+        begin: Callable[[], Awaitable[None]] | None = None,
     ) -> Done:
-        """Return what the file says, in the turn of whose share it takes."""
+        """Return what the file says, in the turn of whose share it takes; `begin` is awaited when that has come."""
         sound = Sound(path, audio, mix, self._settings.max_file_hours * 3600)
         try:
             async with engine_for(self._models, wanted, unknown="model_not_found") as (model, engine):
                 options = options_of(engine.info)
                 async with self._turns.turn(share) as pause:
+                    if begin is not None:
+                        await begin()
                     transcript = await self._transcriber.transcribe(sound, engine, options, listener, pause)
                 return Done(transcript, model, engine.info)
         except AudioError as error:
             raise Refusal(400, "bad_audio", f"failed to process audio: {error}", param="file") from error
+        except DecoderLostError as error:
+            log.error("a file has lost its decoder", reason=str(error))
+            message = "The process that decodes this audio has ended, or cannot be started."
+            raise Refusal(503, "decoder_lost", message, retry_after_s=RETRY_S) from error
         except DecodeFailedError as error:
             log.error("a file could not be decoded", reason=str(error))
             raise Refusal(500, "decode_failed", "The model failed on this file.") from error

@@ -58,7 +58,8 @@ def openai_refusal(refusal: Refusal) -> web.Response:
     """Return a refusal as OpenAI's clients read it; they try again what is not told to be permanent."""
     if refusal.code == "model_not_found":
         refusal = Refusal(404, refusal.code, refusal.message, param=refusal.param)
-    headers = refusal_headers(refusal) | {"x-should-retry": "false" if refusal.status < 500 else "true"}
+    passes = refusal.status >= 500 or refusal.retry_after_s is not None
+    headers = refusal_headers(refusal) | {"x-should-retry": "true" if passes else "false"}
     return json_answer(error_body(refusal), status=refusal.status, headers=headers)
 
 

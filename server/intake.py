@@ -17,6 +17,7 @@ from myna.server.auth import Authentication, Identity
 from myna.server.config import Settings
 from myna.server.dialects.base import Refusal
 from myna.server.metrics import Metrics
+from myna.server.storage import Doubt
 
 log = structlog.get_logger()
 
@@ -38,10 +39,11 @@ def share_of(identity: Identity, request: web.Request, authentication: Authentic
 class Intake:
     """One server's. Every method raises `Refusal`: 429 for a number, 507 for a size."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, jobs: Taken) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, jobs: Taken, disk: Doubt) -> None:
         self._settings = settings
         self._metrics = metrics
         self._jobs = jobs
+        self._disk = disk
         self._files: Counter[str] = Counter()
         self._bytes: Counter[str] = Counter()
         self._logged_at = float("-inf")
@@ -85,6 +87,7 @@ class Intake:
     def disk_failed(self, error: Exception) -> None:
         """Note that a request was refused since the disk is full or broken."""
         self._metrics.refused("disk")
+        self._disk.raise_(error)
         now = time.monotonic()
         if now - self._logged_at >= _LOG_EVERY_S:
             self._logged_at = now

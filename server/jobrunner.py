@@ -20,7 +20,7 @@ from myna.server.deliveries import Deliveries
 from myna.server.dialects.base import Refusal
 from myna.server.dialects.deepgram import DeepgramEntry
 from myna.server.fairness import Pool
-from myna.server.storage import refusal_of
+from myna.server.storage import Doubt, refusal_of
 from myna.server.supervisor import Supervisor
 from myna.server.transcriber import Listener
 from myna.server.uploads import Upload
@@ -53,7 +53,9 @@ class Work(Protocol):
         """Fetch the job's audio to `path`; return the job with its hash and size."""
         ...
 
-    async def run_job(self, job: Job, path: Path, listener: Listener) -> Callable[[], Pieces]:
+    async def run_job(
+        self, job: Job, path: Path, listener: Listener, begin: Callable[[], Awaitable[None]]
+    ) -> Callable[[], Pieces]:
         """Transcribe the job's audio; return what makes the answer in pieces, on a thread."""
         ...
 
@@ -64,6 +66,7 @@ class JobRunner:
     def __init__(self, folder: Path, gate: Gate, supervisor: Supervisor) -> None:
         self._folder = folder
         self._supervisor = supervisor
+        self._doubt = Doubt(_STORAGE, self._probe, supervisor)
         self._store: JobStore | None = None
         self._opening = asyncio.Lock()
         self.work: Work | None = None
@@ -77,20 +80,20 @@ class JobRunner:
         self._fetched: Counter[str] = Counter()  # by share: jobs whose audio was fetched and not yet transcribed
         self._finishing = asyncio.Semaphore()  # writing a result takes the interpreter now and then
         self._timers: set[asyncio.TimerHandle] = set()
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._serving: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin to run what there is, and what will come."""
-        self._tasks.add(self._supervisor.run("jobs", self._serve))
+        self._serving = self._supervisor.run("jobs", self._serve)
 
     async def close(self) -> None:
         """Stop; what was under way is begun again at the next start."""
         for timer in self._timers:
             timer.cancel()
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._doubt.close()
+        if self._serving is not None:
+            self._serving.cancel()
+            await asyncio.wait([self._serving])
         await self._fetching.close()
         await self._running.close()
         await self._deliveries.close()
@@ -136,7 +139,7 @@ class JobRunner:
             path = upload.path if upload else None
             await on_thread(partial(store.add, job, path), unclaimed=lambda _: self._take(job))
         except (OSError, sqlite3.Error) as error:
-            self._doubt(error)
+            self._doubt.raise_(error)
             raise
         self._supervisor.works(_STORAGE)
         self._take(job)
@@ -177,24 +180,9 @@ class JobRunner:
                 self._supervisor.works(_STORAGE)
                 return result
 
-    def _doubt(self, error: Exception) -> None:
-        """Have readiness say that the store cannot be written, until it can."""
-        if _STORAGE not in self._supervisor.failing:
-            self._supervisor.failed(_STORAGE, error)
-            task = asyncio.create_task(self._try_store(), name="job storage probe")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-    async def _try_store(self) -> None:
-        while True:
-            try:
-                store = await self._opened()
-                await on_thread(store.probe)
-            except Exception as error:  # whatever it is, the store does not work
-                await asyncio.sleep(self._supervisor.failed(_STORAGE, error))
-            else:
-                self._supervisor.works(_STORAGE)
-                return
+    async def _probe(self) -> None:
+        store = await self._opened()
+        await on_thread(store.probe)
 
     @staticmethod
     def _end(store: JobStore, begun: list[Job]) -> None:
@@ -212,7 +200,7 @@ class JobRunner:
         if job.state is State.DELIVERING:
             assert self._store is not None
             self._deliveries.add(job, job.due - self._store.now())
-        elif job.url is not None:
+        elif job.url is not None and job.sha256 is None:
             self._fetching.add(job.share, job)
         else:
             self._running.add(job.share, job)
@@ -223,18 +211,14 @@ class JobRunner:
     async def _run(self, job: Job) -> None:
         await self._guarded(job, self._transcribe)
 
-    def _may_fetch(self, job: Job) -> bool:
-        return self._fetched[job.share] < FETCHED_AHEAD
+    def _may_fetch(self, share: str) -> bool:
+        return self._fetched[share] < FETCHED_AHEAD
 
     async def _guarded(self, job: Job, work: Callable[[Job], Awaitable[None]]) -> None:
         """Take a job on, whatever happens in it."""
-        assert self._store is not None
         try:
-            if job.id not in self._begun:
-                if job.attempts >= MOST_ATTEMPTS:
-                    raise Refusal(500, "internal_error", f"the server ended {MOST_ATTEMPTS} times while it ran")
-                await self._keep(self._store.started, job)
-                self._begun[job.id] = job
+            if job.attempts >= MOST_ATTEMPTS:
+                raise Refusal(500, "internal_error", f"the server ended {MOST_ATTEMPTS} times while it ran")
             await work(job)
         except Refusal as refusal:
             await self._refused(job, refusal)
@@ -261,9 +245,15 @@ class JobRunner:
         def note(final: Final) -> None:
             self._heard_s[job.id] = seconds(final.span.end)
 
-        answer = await self.work.run_job(job, self._store.audio(job.id), note)
+        answer = await self.work.run_job(job, self._store.audio(job.id), note, lambda: self._begin(job))
         await self._finish(job, answer)
         log.info("job done", job=job.id)
+
+    async def _begin(self, job: Job) -> None:
+        """Count an attempt: a job whose turn has come may be the reason why the server ends, one that waits is not."""
+        assert self._store is not None
+        await self._keep(self._store.started, job)
+        self._begun[job.id] = job
 
     async def _refused(self, job: Job, refusal: Refusal) -> None:
         """Put a job back if it may succeed later, or end it."""
@@ -283,13 +273,13 @@ class JobRunner:
         async with self._finishing:
             finished = await self._keep(lambda: store.finish(job.id, answer(), heard_s=heard_s, error=error))
         self._let_go(job)
-        self._busy.pop(job.id, None)
         self._take(finished)
 
     def _let_go(self, job: Job) -> None:
         """Forget that a job was under way."""
         self._begun.pop(job.id, None)
         self._heard_s.pop(job.id, None)
+        self._busy.pop(job.id, None)
         if job.url is not None and job.sha256 is not None:
             self._fetched[job.share] -= 1
             self._fetching.fill()
@@ -297,15 +287,15 @@ class JobRunner:
     async def _postpone(self, job: Job) -> None:
         """Put a job back: it could not be begun now."""
         assert self._store is not None
-        await self._keep(self._store.put_back, job)
-        begun = self._begun[job.id]
-        self._let_go(job)
+        if self._begun.pop(job.id, None) is not None:
+            await self._keep(self._store.put_back, job)
+        self._heard_s.pop(job.id, None)
         pause_s = _BUSY_S[min(self._busy[job.id], len(_BUSY_S) - 1)]
         self._busy[job.id] += 1
 
         def again() -> None:
             self._timers.discard(timer)
-            self._take(begun)
+            self._take(job)
 
         timer = asyncio.get_running_loop().call_later(pause_s, again)
         self._timers.add(timer)

@@ -247,26 +247,30 @@ class LiveStream:
                 await self._begin(command, arrived)
                 await asyncio.sleep(0)  # a spool may hold tens of thousands of commands that wait for nothing
         except AudioError as error:
-            await self._tell_what_was_heard()
-            self.break_off(_undecodable(error))
+            await self._break_off_after_words(_undecodable(error))
         except DecoderLostError as error:
             log.error("a stream has lost its decoder", stream=self.name, reason=str(error))
-            await self._tell_what_was_heard()
-            self.break_off(DialectError("internal_error", "the process that decodes this audio has ended; try again"))
+            lost = DialectError("internal_error", "the process that decodes this audio has ended; try again")
+            await self._break_off_after_words(lost)
         except Exception as error:
             self.fail(error)
         finally:
             self._feeding = None
 
     async def _decode_while_room(self) -> bool:
-        """Decode what has been handed over, at most until the engine is behind; return whether that was all."""
+        """Decode what has been handed over, at most until the engine is behind; return whether that was all.
+
+        Of a stream that is broken nothing more is wanted.
+        """
         pump = self._opened
-        while pump.stream.backlog_s <= self._services.max_backlog_s or self.broken.done():
+        while not self.broken.done():
+            if pump.stream.backlog_s > self._services.max_backlog_s:
+                return False
             channels = await self._opened_source.read()
             if not channels:
                 return True
             self._push(channels)
-        return False
+        return True
 
     def _push(self, channels: list[bytes]) -> None:
         """Hand decoded samples to the core."""
@@ -284,14 +288,18 @@ class LiveStream:
             pump.changed.clear()
             await pump.changed.wait()
 
-    async def _tell_what_was_heard(self) -> None:
-        """Have what was decoded before the audio broke off made final."""
-        with contextlib.suppress(TimeoutError):
-            async with timeout(_HEARD_S, self._services.clock):
-                await self._until(self._services.max_backlog_s)
-                self._opened.stream.stall()
-                self._opened.run()
-                await self._until(seconds(WINDOW))
+    async def _break_off_after_words(self, reason: DialectError) -> None:
+        """End the stream for this reason once what was decoded before is final."""
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with timeout(_HEARD_S, self._services.clock):
+                    await self._until(self._services.max_backlog_s)
+                    self._opened.stream.stall()
+                    self._opened.run()
+                    await self._until(seconds(WINDOW))
+        except Exception as error:
+            self.fail(error)
+        self.break_off(reason)
 
     def _tell(self, event: Event) -> None:
         match event:

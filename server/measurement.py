@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from myna.streaming.engines.base import EngineInfo, Job, Kind, Outcome
+from myna.streaming.engines.base import EngineInfo, Job, JobError, Kind, Outcome
 from myna.streaming.events import samples
 from myna.streaming.headroom import MEASURED_S
 
@@ -18,21 +18,27 @@ class Measurement:
         length_s = min(MEASURED_S, engine.longest_segment_s)
         pcm = bytes(2 * samples(length_s))
         self.jobs = [Job(f"{_SOURCE}/{lane}", _SOURCE, Kind.FILE, pcm, due) for lane in range(lanes)]
-        self.cost = 0.0
-        """What a second cost on the slowest lane, in seconds."""
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._left = lanes
+        self._cost = 0.0
+        self._failed = False
+
+    @property
+    def cost(self) -> float:
+        """What a second cost on the slowest lane, in seconds; 0 if an engine failed, which is quick and tells nothing."""
+        return 0.0 if self._failed else self._cost
 
     def on_result(self, job_id: str, outcome: Outcome) -> None:
         """Take the result of one of the jobs."""
-        del job_id, outcome
+        del job_id
+        self._failed = self._failed or isinstance(outcome, JobError)
         self._left -= 1
         if not self._left and not self.done.done():
             self.done.set_result(None)
 
     def step_done(self, audio_s: float, took_s: float) -> None:
         """Take the time that a batch of the jobs took."""
-        self.cost = max(self.cost, took_s / audio_s)
+        self._cost = max(self._cost, took_s / audio_s)
 
 
 def is_measurement(job: Job) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 from aiohttp import HttpVersion11, web
+from aiohttp.web_urldispatcher import UrlMappingMatchInfo
 
 from myna.server.addresses import ADDRESSES, advice
 from myna.server.dialects.base import Refusal
@@ -59,10 +60,14 @@ def _failed(request: web.Request) -> web.StreamResponse:
     return response
 
 
-def answer_expectations(app: web.Application) -> None:
-    """Answer `Expect` here, on the routes there are: aiohttp does so before any middleware, and fails on what is no UTF-8."""
-    for route in app.router.routes():
-        route._expect_handler = _expected  # aiohttp takes it with each route alone
+class Router(web.UrlDispatcher):
+    """Has `Expect` answered here: aiohttp does so before any middleware, and fails on what is no UTF-8."""
+
+    async def resolve(self, request: web.Request) -> UrlMappingMatchInfo:
+        """Return the route of a request, which may be that of an error."""
+        found = await super().resolve(request)
+        found.route._expect_handler = _expected
+        return found
 
 
 async def _expected(request: web.Request) -> web.Response | None:

@@ -47,10 +47,7 @@ class Supervisor:
     @property
     def failing(self) -> dict[str, str]:
         """The parts that do not work now, each with the reason."""
-        now = self._clock()
-        for name, trouble in list(self._troubles.items()):
-            if trouble.restarted_at is not None and now - trouble.restarted_at >= max(PROVEN_S, trouble.pause_s):
-                del self._troubles[name]
+        self._forget_proven(self._clock())
         found = {name: _asked(check) for name, check in self._checks.items()}
         troubles = {name: trouble.reason for name, trouble in self._troubles.items()}
         return troubles | {name: reason for name, reason in found.items() if reason is not None}
@@ -74,7 +71,8 @@ class Supervisor:
     def failed(self, name: str, error: BaseException | str) -> float:
         """Note that a part has failed; return how long to wait before it is started again, in seconds."""
         now, reason = self._clock(), error if isinstance(error, str) else f"{type(error).__name__}: {error}"
-        trouble = (self._troubles[name] if name in self.failing else None) or _Trouble(reason, now - _LOG_EVERY_S)
+        self._forget_proven(now)
+        trouble = self._troubles.get(name) or _Trouble(reason, now - _LOG_EVERY_S)
         trouble.pause_s = min(LONGEST_PAUSE_S, 2 * trouble.pause_s or FIRST_PAUSE_S)
         trouble.restarted_at = None
         if reason != trouble.reason or now - trouble.logged_at >= _LOG_EVERY_S:
@@ -100,6 +98,11 @@ class Supervisor:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+
+    def _forget_proven(self, now: float) -> None:
+        for name, trouble in list(self._troubles.items()):
+            if trouble.restarted_at is not None and now - trouble.restarted_at >= max(PROVEN_S, trouble.pause_s):
+                del self._troubles[name]
 
     async def _supervise(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         task = asyncio.current_task()

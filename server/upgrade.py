@@ -16,6 +16,7 @@ from myna.server.connection import Connection, Delivery
 from myna.server.connections import authenticated
 from myna.server.dialects.base import Entry, Refusal, Resume
 from myna.server.http import answer
+from myna.server.intake import share_of
 from myna.server.models import Models
 from myna.server.pump import Services
 from myna.server.serving import engine_for
@@ -50,7 +51,9 @@ class Upgrade:
             delivery: Delivery | None = None
             if entry.callback is not None:
                 try:
-                    sender = CallbackSender(entry.callback, self.gate, identity.name)
+                    sender = CallbackSender(
+                        entry.callback, self.gate, identity.name, share_of(identity, request, self.authentication)
+                    )
                 except ValueError as error:
                     raise Refusal(400, "bad_callback", f"callback: {error}.") from error
                 delivery = (await stack.enter_async_context(sender)).send

@@ -1,4 +1,4 @@
-"""Request bodies onto the disk: multipart forms and plain bodies, within limits of size, number and patience."""
+"""Request bodies onto the disk: multipart forms and plain bodies, within limits of size and number."""
 
 from __future__ import annotations
 
@@ -11,15 +11,12 @@ from aiohttp import BodyPartReader, MultipartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from myna.batch.disk import FileWriter
-from myna.batch.pace import Pace, TooSlowError
+from myna.server.connections import SlowBodyError
 from myna.server.dialects.base import Refusal
-from myna.server.patience import CLOCK, timeout
 from myna.streaming.quoting import quoted
 
 _Read = TypeVar("_Read")
 
-STALL_S = 30.0
-"""A client that sends nothing for so long has gone."""
 LONGEST_FIELD = 64 * 1024
 """Bytes of a form's field that is no file."""
 MOST_FIELDS = 500
@@ -65,7 +62,6 @@ class Receiver:
         self._most_bytes = most_bytes
         self._grow = grow
         self._least_free = least_free
-        self._pace = Pace()
         self._left = most_bytes
         self._count = 0
         coding = request.headers.get("Content-Encoding", "identity")
@@ -86,7 +82,7 @@ class Receiver:
     async def text(self, most_bytes: int) -> str:
         """Return the body as a text. Raises `Refusal`."""
         data = bytearray()
-        while chunk := await self._next(self._request.content.readany()):
+        while chunk := await self._patiently(self._request.content.readany()):
             data += chunk
             if len(data) > most_bytes:
                 raise Refusal(413, "too_large", f"The JSON payload has more than {most_bytes} bytes.")
@@ -118,7 +114,7 @@ class Receiver:
 
     async def _text(self, part: BodyPartReader) -> str:
         data = bytearray()
-        while chunk := await self._next(part.read_chunk()):
+        while chunk := await self._patiently(part.read_chunk()):
             data += chunk
             if len(data) > LONGEST_FIELD:
                 raise Refusal(400, "field_too_long", f"The field {part.name} has more than {LONGEST_FIELD} bytes.")
@@ -128,29 +124,20 @@ class Receiver:
         self._count += 1
         path = self._folder / f"upload-{self._count}"
         async with FileWriter(path, self._grow, self._least_free) as file:
-            while data := await self._next(read()):
+            while data := await self._patiently(read()):
                 self._left -= len(data)
                 if self._left < 0:
                     raise self._too_large()
                 await file.write(data)
             return Upload(path, name, file.size, await file.finish(sync=sync))
 
-    async def _next(self, reading: Awaitable[bytes]) -> bytes:
-        data = await self._patiently(reading)
-        try:
-            self._pace.note(len(data))
-        except TooSlowError as error:
-            raise Refusal(408, "timeout", f"The body comes too slowly: {error}.") from error
-        return data
-
     async def _patiently(self, reading: Awaitable[_Read]) -> _Read:
         try:
-            async with timeout(STALL_S, self._request.app[CLOCK]):
-                return await reading
+            return await reading
         except web.RequestPayloadError as error:
             raise Refusal(400, "broken_body", "The body broke off, or is wrongly encoded.") from error
-        except TimeoutError:
-            raise Refusal(408, "timeout", f"Nothing of the body came for {STALL_S:g} s.") from None
+        except SlowBodyError as error:
+            raise Refusal(408, "timeout", error.text or "") from error
 
     def _too_large(self) -> Refusal:
         return Refusal(

@@ -24,7 +24,7 @@ LOADING_S = 300.0
 
 
 class WorkerProcess:
-    """One life of a worker: `launch` it once, then iterate over `results` until it dies."""
+    """One life of a worker: `launch` it once, then iterate over `messages` until it dies."""
 
     def __init__(self, engine: str, options: ModelOptions, lanes: int, clock: Clock) -> None:
         self._clock = clock
@@ -111,7 +111,9 @@ class WorkerProcess:
                     yield message
 
     def kill(self) -> None:
-        """End it at once, whatever it is at; `messages` ends then."""
+        """End it at once, whatever it is at; `messages` ends then, even if the system cannot end the process."""
+        if self._writer is not None:
+            self._writer.transport.abort()
         if self._process is not None:
             self._killed_here = True
             with contextlib.suppress(ProcessLookupError):

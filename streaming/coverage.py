@@ -23,16 +23,20 @@ LEAST_CONTEXT = samples(0.5)
 """Less context than this only adds a broken word."""
 INTERIM_CONTEXT = samples(2.0)
 """Left context of a tentative decode: a final may hear more, this one is soon replaced."""
+_LEAD_SHARE = 1 / 4
+"""Of the longest audio the engine takes, the silence before the speech has at most so much."""
 INTERIM_OVERLAP = samples(1.0)
 """How far into its audio a windowed tentative decode is not yet believed."""
 
 
 def fitted(policy: Policy, engine: EngineInfo) -> Policy:
     """Return the policy within what the engine can do and has use for."""
-    hard_s = min(policy.hard_s, engine.longest_segment_s - policy.lead_s - seconds(BEYOND))
+    lead_s = min(policy.lead_s, engine.longest_segment_s * _LEAD_SHARE)
+    hard_s = min(policy.hard_s, engine.longest_segment_s - lead_s - seconds(BEYOND))
     endpoint_ms = policy.endpoint_ms and max(policy.endpoint_ms, engine.smallest_endpoint_ms)
     return replace(
         policy,
+        lead_s=lead_s,
         hard_s=hard_s,
         soft_s=min(policy.soft_s, hard_s),
         endpoint_ms=endpoint_ms,

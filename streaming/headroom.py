@@ -104,7 +104,7 @@ class Headroom:
         return self.claims.channels
 
     def measured(self, now: float, cost: float) -> None:
-        """A second of silence has cost so much, while the lanes had nothing else to do."""
+        """A second of silence has cost so much, on every lane at once, beside what else was decoded; 0: that is not known."""
         if cost := _sane(cost):
             self._measured.append(cost)
         self._measured_at = now

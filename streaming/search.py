@@ -38,7 +38,9 @@ def hits(words: Sequence[Word], queries: Sequence[str]) -> list[list[Hit]]:
         sizes.setdefault(len(query), []).append(number)
     found: list[list[Hit]] = [[] for _ in queries]
     windows: dict[int, list[str]] = {}
-    for size, numbers in sizes.items():
+    for size, numbers in sorted(sizes.items()):
+        for count in [count for count in windows if count < size - 1]:
+            del windows[count]
         texts = [" ".join(wanted[number]) for number in numbers]
         parts = []
         for count in sorted({max(1, size - 1), size, size + 1}) if size else ():

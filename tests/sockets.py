@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import struct
 from collections.abc import AsyncIterator
 
@@ -32,10 +33,15 @@ class Raw:
 
 
 @contextlib.asynccontextmanager
-async def raw(url: str, limit: int = 1 << 24) -> AsyncIterator[Raw]:
-    """A connection whose client reads so many bytes ahead."""
+async def raw(url: str, limit: int = 1 << 24, receive_buffer: int | None = None) -> AsyncIterator[Raw]:
+    """A connection whose client reads so many bytes ahead, and whose system does."""
     host, port = url.removeprefix("http://").split(":")
-    reader, writer = await asyncio.open_connection(host, int(port), limit=limit)
+    end = socket.socket()
+    end.setblocking(False)  # noqa: FBT003 - the standard library's signature
+    if receive_buffer is not None:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    await asyncio.get_running_loop().sock_connect(end, (host, int(port)))
+    reader, writer = await asyncio.open_connection(sock=end, limit=limit)
     try:
         yield Raw(reader, writer)
     finally:

@@ -82,6 +82,7 @@ class _SocketFeed:
     def __init__(self, line: socket.socket) -> None:
         self._line = line
         self._pieces: deque[bytes] = deque()
+        self._taken = 0  # bytes of the first piece
         self._ended = False
         self._asked = False
         self._decoded = PcmQueue()
@@ -97,11 +98,13 @@ class _SocketFeed:
         self._wait_for_pieces()
         if not self._pieces:
             return b""
-        piece = self._pieces[0]
-        if len(piece) <= size:
-            return self._pieces.popleft()
-        self._pieces[0] = piece[size:]
-        return piece[:size]
+        piece, begin = self._pieces[0], self._taken
+        if len(piece) - begin <= size:
+            self._taken = 0
+            self._pieces.popleft()
+            return piece[begin:] if begin else piece
+        self._taken += size
+        return piece[begin : begin + size]
 
     def packet(self) -> bytes | None:
         """Return the next piece as it was sent, waiting for it; None at the end of the stream."""

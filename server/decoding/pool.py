@@ -41,6 +41,10 @@ _FORK_S = 5.0
 """Wall time a fork may take, or the nursery hangs and is replaced."""
 _STATUS_S = 1.0
 """The nursery says within this how a process ended, unless it is gone itself."""
+MOST_HELD_BYTES = 512 << 20
+"""Of what all streams have sent without any samples coming of it, such as MP4 whose index comes last: decoders keep that."""
+_FEW_BYTES = 1 << 20
+"""A stream that has sent so little may go on when the others have sent too much."""
 _CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGSYS}
 
 
@@ -104,6 +108,8 @@ class DecoderPool:
         self.lost = Counter(dict.fromkeys(REASONS, 0))
         self.active = 0
         """Processes at a stream or a file."""
+        self.held_bytes = 0
+        """What streams have sent and their decoders have made no samples of yet."""
 
     @property
     def pid(self) -> int | None:
@@ -115,9 +121,12 @@ class DecoderPool:
         self._supervisor.run("decoders", self._keep)
 
     async def ready(self) -> None:
-        """Wait until processes are ready. Raises `TimeoutError`."""
-        async with asyncio.timeout(_START_S):
-            await self._up.wait()
+        """Wait until processes are ready. Raises `DecoderLostError`."""
+        try:
+            async with asyncio.timeout(_START_S):
+                await self._up.wait()
+        except TimeoutError as error:
+            raise DecoderLostError(f"no decoder process could be started within {_START_S:g} s") from error
 
     def stream(self, audio: Coded, *, mix: bool) -> ProcessDecoder:
         """Return a decoder of bytes as they come."""
@@ -192,27 +201,26 @@ class DecoderPool:
             await self._fill()
 
     async def _fork(self) -> _Process:
-        try:
-            async with asyncio.timeout(_START_S):
-                await self._up.wait()
-        except TimeoutError as error:
-            raise DecoderLostError("no decoder process can be started") from error
+        await self.ready()
         return await self._forked()
 
     async def _forked(self) -> _Process:
         if self._control is None:
             raise DecoderLostError("no decoder process can be started")
-        ours, theirs = socket.socketpair()
-        lifeline, other_end = socket.socketpair()
-        with theirs, other_end:
-            try:
-                socket.send_fds(self._control, [b"."], [theirs.fileno(), other_end.fileno()])
-            except OSError as error:  # it is gone, or hangs with its socket full
-                ours.close()
-                lifeline.close()
-                raise DecoderLostError(f"no decoder process can be started: {error.strerror}") from error
-        lifeline.setblocking(False)  # noqa: FBT003 - the standard library's signature
-        process = _Process(*await asyncio.open_unix_connection(sock=ours), lifeline)
+        try:
+            with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
+                line, other_line = socket.socketpair()
+                ours.enter_context(line)
+                theirs.enter_context(other_line)
+                lifeline, other_lifeline = socket.socketpair()
+                ours.enter_context(lifeline)
+                theirs.enter_context(other_lifeline)
+                socket.send_fds(self._control, [b"."], [other_line.fileno(), other_lifeline.fileno()])
+                lifeline.setblocking(False)  # noqa: FBT003 - the standard library's signature
+                process = _Process(*await asyncio.open_unix_connection(sock=line), lifeline)
+                ours.pop_all()
+        except OSError as error:  # no descriptor is left, or the nursery is gone, or hangs with its socket full
+            raise DecoderLostError(f"no decoder process can be started: {error.strerror}") from error
         try:
             async with asyncio.timeout(_FORK_S):
                 await process.hello()
@@ -242,9 +250,16 @@ class ProcessDecoder:
         self._waiting: list[tuple[Kind, bytes]] = []
         self._begun = media.path is not None
         self._over = False
+        self._held_bytes = 0
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes of a stream."""
+        """Take the next bytes of a stream. Raises `AudioError` if there is no room for them."""
+        self._hold(len(data))
+        if self._held_bytes > _FEW_BYTES and self._pool.held_bytes > MOST_HELD_BYTES:
+            raise AudioError(
+                f"the server has no room to keep more than the {self._held_bytes >> 20} MiB that were sent without any "
+                "sound that can be heard yet: an MP4 must have its index first (-movflags +faststart)"
+            )
         self._begun = self._begun or bool(data)
         self._waiting.append((Kind.DATA, data))
 
@@ -265,6 +280,8 @@ class ProcessDecoder:
         self._waiting.clear()
         self._process.send(Kind.READ)
         channels = await self._answer(self._process)
+        if channels:
+            self._hold(-self._held_bytes)
         self._over = False
         return channels
 
@@ -272,9 +289,14 @@ class ProcessDecoder:
         """End the process."""
         self._over = True
         self._waiting.clear()
+        self._hold(-self._held_bytes)
         if self._process is not None:
             self._pool.release(self._process)
             self._process = None
+
+    def _hold(self, size: int) -> None:
+        self._held_bytes += size
+        self._pool.held_bytes += size
 
     async def _answer(self, process: _Process) -> list[bytes]:
         try:

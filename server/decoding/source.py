@@ -16,7 +16,7 @@ class Source(Protocol):
     """Audio bytes in, samples out. One task at a time may use it."""
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes of a stream."""
+        """Take the next bytes of a stream. Raises `AudioError` if there is no room for them."""
 
     def finish(self) -> None:
         """No more bytes follow."""

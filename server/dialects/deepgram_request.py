@@ -13,6 +13,7 @@ from myna.server.dialects.parameters import Parameters, decimal, refused
 from myna.streaming.audio import AudioError, Codec, Coded, Encoding, RawFormat
 from myna.streaming.coverage import fitted
 from myna.streaming.engines.base import EngineInfo
+from myna.streaming.events import bare_words
 from myna.streaming.formatting import Formatting
 from myna.streaming.policy import Options, Policy
 from myna.streaming.quoting import quoted, shortened
@@ -29,7 +30,9 @@ LONGEST_KEYTERM = 200
 MOST_SEARCHES = 50
 """Deepgram takes 25."""
 LONGEST_SEARCH = 2500
-"""Characters of all texts to search for. With both at their most, a result of 250 words takes about 5 ms."""
+"""Characters of all texts to search for."""
+MOST_SEARCH_WORDS = 25
+"""Words of one text. With all three at their most, a result of 250 words takes about 5 ms."""
 MOST_REPLACEMENTS = 200
 """As many as Deepgram takes."""
 LONGEST_REPLACEMENT = 200
@@ -224,6 +227,8 @@ def searches_of(given: Parameters) -> tuple[str, ...]:
     texts = given.texts("search", most=MOST_SEARCHES)
     if (total := sum(map(len, texts))) > LONGEST_SEARCH:
         raise refused(f"search was given with {total} characters in all; {LONGEST_SEARCH} are possible")
+    if (longest := max((len(bare_words(text)) for text in texts), default=0)) > MOST_SEARCH_WORDS:
+        raise refused(f"search was given with a text of {longest} words; {MOST_SEARCH_WORDS} are possible")
     return texts
 
 

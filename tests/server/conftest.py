@@ -34,6 +34,7 @@ async def hook() -> AsyncIterator[Hook]:
     app = web.Application()
     app.router.add_post("/hook", made.take)
     app.router.add_get("/sound", made.sound)
+    app.router.add_get("/flac", made.flac)
     app.router.add_get("/drip", made.drip)
     runner = web.AppRunner(app, handler_cancellation=True)
     await runner.setup()

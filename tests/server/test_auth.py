@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jwt
 import pytest
@@ -525,3 +525,34 @@ async def test_a_credential_that_is_no_utf8_is_refused_wherever_it_is_shown(lock
             writer.write(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + header + b"\r\n\r\n")
             assert b" 401 " in await asyncio.wait_for(reader.readline(), 30), (header, path)
             writer.close()
+
+
+async def test_a_key_file_that_is_met_half_written_ends_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(revocation, "LOOK_S", 0.0)
+    allowed = iter([True, False, True, True, False, True])
+    over, ended = asyncio.Event(), list[str]()
+
+    class Keys:
+        def look(self) -> None:
+            """There is no file."""
+
+        def still_allows(self, _identity: object) -> bool:
+            found = next(allowed, None)
+            if found is None:
+                over.set()
+            return found is not False
+
+    class Stream:
+        identity = None
+
+        def retire(self, error: Exception) -> None:
+            ended.append(str(error))
+
+    class Streams:
+        streams: ClassVar = {"s": Stream()}
+
+    watching = asyncio.create_task(revocation.watch(Keys(), Streams()))  # type: ignore[arg-type]
+    await over.wait()
+    watching.cancel()
+    await asyncio.wait([watching])
+    assert ended == []

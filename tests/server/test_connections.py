@@ -23,10 +23,12 @@ from aiohttp import ClientConnectionError, ClientSession, WSMsgType, web
 from peer import connected, eventually, listening, settings
 from sockets import ASKS, frame, raw, upgraded
 
-from myna.server import connections
+from myna.batch import pace
+from myna.server import connection, connections
 from myna.server.app import Server, running
 from myna.server.auth import Scope, add_key
 from myna.server.connections import Connections, Limits
+from myna.server.dialects.base import Farewell
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +199,7 @@ async def test_a_body_of_any_size_and_the_next_request_are_no_headers(tmp_path: 
 
 
 async def test_bodies_that_come_too_slowly_are_given_up(hasty: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "PACE_S", 0.4)
+    monkeypatch.setattr(pace, "WINDOW_S", 0.4)
     async with raw(hasty.url) as client:
         await client.send(b"POST /v1/listen HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n")
 
@@ -208,7 +210,7 @@ async def test_bodies_that_come_too_slowly_are_given_up(hasty: Server, monkeypat
                     await asyncio.sleep(0.05)
 
         trickling = asyncio.create_task(trickle())
-        await client.rest()
+        assert b" 408 " in await client.rest()
         trickling.cancel()
 
 
@@ -234,7 +236,7 @@ async def test_a_message_in_endless_empty_pieces_is_given_up(hasty: Server) -> N
 
 
 async def test_a_message_that_comes_too_slowly_is_given_up(hasty: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "PACE_S", 0.4)
+    monkeypatch.setattr(pace, "WINDOW_S", 0.4)
     async with raw(hasty.url) as client:
         await upgraded(client, "/v1/realtime")
         await client.send(frame(1, b"{", length=1_000_000))
@@ -250,7 +252,8 @@ async def test_a_message_that_comes_too_slowly_is_given_up(hasty: Server, monkey
         trickling.cancel()
 
 
-async def test_pings_are_answered_and_do_not_keep_a_stream_alive(strict_server: Server) -> None:
+@pytest.mark.parametrize("every_s", [0.05, 0.002])
+async def test_pings_are_answered_and_do_not_keep_a_stream_alive(strict_server: Server, every_s: float) -> None:
     async with asyncio.timeout(20), listening(strict_server, autoping=False) as peer:
         answers = 0
         while True:
@@ -259,7 +262,7 @@ async def test_pings_are_answered_and_do_not_keep_a_stream_alive(strict_server: 
             if message.type is not WSMsgType.PONG:
                 break
             answers += 1
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(every_s)
         assert answers > 3
         assert message.type is WSMsgType.TEXT
         assert (await peer.rest())[-1:] == []
@@ -267,14 +270,21 @@ async def test_pings_are_answered_and_do_not_keep_a_stream_alive(strict_server: 
 
 
 @contextlib.asynccontextmanager
-async def answering(size: int, limits: Limits) -> AsyncIterator[tuple[str, list[str]]]:
+async def answering(size: int, limits: Limits, *, pieces: bool = False) -> AsyncIterator[tuple[str, list[str]]]:
     """A server whose answers are so large; yields its address and why connections were dropped."""
     dropped: list[str] = []
 
-    async def handler(_request: web.BaseRequest) -> web.StreamResponse:
-        return web.Response(body=bytes(size))
+    async def handler(request: web.BaseRequest) -> web.StreamResponse:
+        if not pieces:
+            return web.Response(body=bytes(size))
+        response = web.StreamResponse()
+        response.content_length = size
+        await response.prepare(request)
+        for _ in range(size >> 16):
+            await response.write(bytes(1 << 16))
+        return response
 
-    watch = Connections(limits, dropped.append)
+    watch = Connections(limits, dropped.append, asyncio.get_running_loop().time)
     server = web.Server(handler)
     listener = await asyncio.get_running_loop().create_server(lambda: watch.protocol(server), "127.0.0.1", 0)
     watch.start()
@@ -287,19 +297,60 @@ async def answering(size: int, limits: Limits) -> AsyncIterator[tuple[str, list[
 
 
 async def test_who_reads_an_answer_too_slowly_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "PACE_S", 0.4)
+    monkeypatch.setattr(pace, "WINDOW_S", 0.4)
     async with answering(32 << 20, Limits(0.4, 5, 10, 1 << 20, 1000)) as (url, dropped), raw(url, 65_536) as client:
         await client.send(ASKS)
         await eventually(lambda: "slow_reader" in dropped)
 
 
 async def test_large_answers_are_read_to_their_end_by_who_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "PACE_S", 0.4)
+    monkeypatch.setattr(pace, "WINDOW_S", 0.4)
     async with answering(32 << 20, Limits(0.4, 5, 10, 1 << 20, 1000)) as (url, dropped), ClientSession() as session:
         for _ in range(3):
             async with session.get(url) as answer:
                 assert len(await answer.read()) == 32 << 20
         assert dropped == []
+
+
+async def test_an_answer_in_pieces_is_sent_to_its_end_to_who_reads_slowly_but_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The server refills its buffer as the client reads: how much lies in it tells nothing."""
+    monkeypatch.setattr(pace, "WINDOW_S", 0.5)
+    limits = Limits(0.2, 5, 10, 1 << 20, 1000)
+    async with (
+        answering(8 << 20, limits, pieces=True) as (url, dropped),
+        raw(url, 65_536, receive_buffer=65_536) as client,
+    ):
+        await client.send(ASKS)
+        await client.reader.readuntil(b"\r\n\r\n")
+        for _ in range(128):
+            await client.reader.readexactly(1 << 16)
+            await asyncio.sleep(0.02)
+        assert dropped == []
+
+
+async def test_closing_does_not_wait_for_a_client_that_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_CLOSING_S", 0.1)
+    closed: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+
+    async def handler(request: web.BaseRequest) -> web.StreamResponse:
+        farewell = Farewell((), 1000, "over")
+        socket = connection._Socket(1 << 20, lambda: farewell, None)
+        await socket.prepare(request)
+        request.protocol.pause_writing()  # as the transport does while the client takes nothing
+        await socket.say_goodbye(farewell)
+        closed.set_result(socket.close_code)
+        return socket
+
+    server = web.Server(handler)
+    listener = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    async with asyncio.timeout(10), raw(url) as client:
+        await upgraded(client, "/")
+        assert await closed == 1006
+    listener.close()
+    await server.shutdown(1)
 
 
 async def test_what_is_no_http_is_answered(hasty: Server) -> None:

@@ -300,7 +300,7 @@ async def test_a_result_of_eleven_hours_is_kept_and_told_without_holding_up_the_
 async def test_a_client_that_does_not_read_its_answer_is_given_up(
     tmp_path: Path, hours_heard: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answers, "STALL_S", 0.3)
+    monkeypatch.setattr(pace, "WINDOW_S", 0.3)
     async with running_fake(data=tmp_path) as server:
         _, writer = await asyncio.open_connection(*server.url.removeprefix("http://").split(":"), limit=1024)
         request = f"POST {RAW}&utterances=true HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 4\r\n\r\nabcd"

@@ -19,7 +19,7 @@ from aiohttp import ClientSession, FormData, web
 from peer import eventually, settings
 from sounds import BECKETT, RATE, contained, recording
 
-from myna.server import uploads
+from myna.batch import pace
 from myna.server.app import Server, running
 
 SOUND = "/v1/audio/transcriptions"
@@ -46,7 +46,7 @@ def own_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="module")
 async def files(own_folder: None) -> AsyncIterator[Server]:
     """A server with the real engine that may fetch from this machine."""
-    changes = {"allowed_networks": ["127.0.0.0/8"], "max_upload_mb": 64, "max_file_hours": 0.5}
+    changes = {"allowed_networks": ["127.0.0.0/8"], "max_upload_mb": 64, "max_file_hours": 0.2}
     async with running(settings(**changes)) as started:
         yield started
 
@@ -362,11 +362,11 @@ async def test_a_truncated_file_gives_what_was_there(files: Server, flac: bytes)
 
 
 async def test_more_audio_than_is_taken_is_refused_however_small_the_file(files: Server) -> None:
-    hour = contained([np.zeros(3600 * RATE, np.int16)], "flac", "flac")
-    assert len(hour) < 2_000_000
-    status, body, _ = await post(files, "/v1/listen", data=hour)
+    quarter = contained([np.zeros(900 * RATE, np.int16)], "flac", "flac")
+    assert len(quarter) < 500_000
+    status, body, _ = await post(files, "/v1/listen", data=quarter)
     assert status == 400
-    assert "longer than 0.5 h" in body["err_msg"]
+    assert "longer than 0.2 h" in body["err_msg"]
 
 
 async def test_a_body_that_is_too_large_is_refused_at_once_or_as_soon_as_it_is(files: Server) -> None:
@@ -413,7 +413,7 @@ async def test_a_client_that_leaves_while_it_waits_stops_the_work(
 
 
 async def test_a_client_that_stops_sending_is_given_up(files: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploads, "STALL_S", 0.3)
+    monkeypatch.setattr(pace, "WINDOW_S", 0.3)
     reader, writer = await asyncio.open_connection(*files.url.removeprefix("http://").split(":"))
     writer.write(b"POST /v1/listen HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nfLaC")
     assert b" 408 " in await asyncio.wait_for(reader.readline(), 10)

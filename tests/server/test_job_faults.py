@@ -15,16 +15,21 @@ from typing import Any
 import numpy as np
 import pytest
 from aiohttp import ClientSession, FormData
-from hook import SOUND, Hook
+from hook import FLAC, SOUND, Hook
 from peer import eventually
 from sounds import contained
 from speakers import running_fake
 
 from myna.batch import pace
 from myna.batch.jobs import MOST_ATTEMPTS, Job, JobStore, State
+from myna.batch.names import OF_ONE_SHARE
 from myna.bench.local import LocalServer, local_server
-from myna.server import deliveries
+from myna.server import deliveries, jobrunner
 from myna.server.app import Server
+from myna.server.auth import Scope, add_key
+from myna.server.decoding.pool import DecoderPool
+from myna.server.decoding.source import DecoderLostError
+from myna.server.transcriber import Transcriber
 
 RAW = "encoding=linear16&sample_rate=16000"
 QUERY = (("encoding", "linear16"), ("sample_rate", "16000"))
@@ -130,13 +135,16 @@ async def test_names_that_are_never_resolved_hold_up_nothing(
         raise socket.gaierror(socket.EAI_AGAIN, "no answer")
 
     monkeypatch.setattr(socket, "getaddrinfo", dead)
-    async with running_fake(data=tmp_path, **LOOPBACK) as server:
+    keys = tmp_path / "keys.toml"
+    theirs, ours = ({"Authorization": f"Bearer {add_key(keys, name, frozenset(Scope))}"} for name in ("they", "we"))
+    async with running_fake(data=tmp_path, keys=keys, **LOOPBACK) as server:
         try:
-            for number in range(12):
-                await accepted(server, f"http://n{number}.dead.example/")
-            await eventually(lambda: len(asked_for) == 12)
-            await accepted(server, hook.url)
+            for number in range(40):
+                await accepted(server, f"http://n{number}.dead.example/", headers=theirs)
+            await eventually(lambda: len(asked_for) == OF_ONE_SHARE)
+            await accepted(server, hook.url.replace("127.0.0.1", "localhost"), headers=ours)
             await eventually(lambda: bool(hook.taken))
+            assert len(asked_for) == OF_ONE_SHARE
         finally:
             over.set()
 
@@ -188,7 +196,7 @@ async def test_every_retry_ends_and_a_result_that_nobody_takes_can_still_be_aske
     async with running_fake(data=tmp_path, **LOOPBACK) as server:
         job = await until(server, await accepted(server, hook.url), "undelivered")
         assert hook.asked == 4
-        assert (job["error"], job["deliveries"]) == ("HTTP 500", 3)
+        assert (job["error"], job["deliveries"]) == ("HTTP 500", 4)
         assert job["result"]["metadata"]["request_id"] == job["id"]
         assert server.jobs.taken() == (0, 0)
 
@@ -206,17 +214,85 @@ async def test_a_job_that_ended_the_server_too_often_is_told_to_its_callback_and
         assert not list(tmp_path.glob("jobs/*.audio"))
 
 
-async def test_a_server_that_is_stopped_properly_does_not_count_against_its_jobs(tmp_path: Path, hook: Hook) -> None:
+@pytest.fixture
+def never_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transcribing takes for ever."""
+
+    async def transcribe(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Transcriber, "transcribe", transcribe)
+
+
+def attempts(folder: Path) -> list[int]:
+    """How often each job that is not at its end was begun, as it lies on the disk."""
+    with contextlib.closing(JobStore(folder / "jobs")) as store:
+        return [job.attempts for job in store.open_jobs()]
+
+
+async def test_a_server_that_is_stopped_properly_does_not_count_against_its_jobs(
+    tmp_path: Path, hook: Hook, never_done: None
+) -> None:
     for _ in range(MOST_ATTEMPTS + 1):
         async with running_fake(data=tmp_path, **LOOPBACK) as server:
             if not (tmp_path / "jobs").exists():
-                body = json.dumps({"url": hook.url.replace("hook", "drip")})
-                await accepted(server, hook.url, data=body.encode(), headers={"Content-Type": "application/json"})
-            await eventually(lambda: hook.dripping == 1)
-        await eventually(lambda: hook.dripping == 0)
-    with contextlib.closing(JobStore(tmp_path / "jobs")) as store:
-        (job,) = store.open_jobs()
-        assert (job.state, job.attempts) == (State.QUEUED, 0)
+                await accepted(server, hook.url)
+            await eventually(lambda: attempts(tmp_path) == [1])
+        assert attempts(tmp_path) == [0]
+
+
+async def test_only_jobs_whose_turn_has_come_count_as_begun(tmp_path: Path, hook: Hook, never_done: None) -> None:
+    """A server that is killed is killed by what it does, not by what waits."""
+    async with running_fake(data=tmp_path, files_at_once=1, **LOOPBACK) as server:
+        for _ in range(4):
+            await accepted(server, hook.url)
+        await eventually(lambda: sum(attempts(tmp_path)) > 0)
+        assert attempts(tmp_path) == [1, 0, 0, 0]
+
+
+async def test_a_job_whose_decoder_is_lost_is_tried_again_and_its_audio_not_fetched_again(
+    tmp_path: Path, hook: Hook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobrunner, "_BUSY_S", (0.01,))
+    take, lost = DecoderPool.take, 3
+
+    async def lose(pool: DecoderPool) -> Any:
+        nonlocal lost
+        if lost:
+            lost -= 1
+            raise DecoderLostError("no decoder process can be started")
+        return await take(pool)
+
+    monkeypatch.setattr(DecoderPool, "take", lose)
+    async with running_fake(data=tmp_path, **LOOPBACK) as server:
+        body = json.dumps({"url": hook.url.replace("hook", "flac")}).encode()
+        async with (
+            ClientSession() as session,
+            session.post(
+                f"{server.url}/v1/listen?callback={hook.url}", data=body, headers={"Content-Type": "application/json"}
+            ) as response,
+        ):
+            assert response.status == 200
+        await eventually(lambda: bool(hook.taken))
+        assert hook.taken[0]["results"]["channels"][0]["alternatives"][0]["transcript"] == "w1 w2"
+        assert (lost, hook.fetched) == (0, 1)
+        await eventually(lambda: attempts(tmp_path) == [])
+
+
+async def test_a_file_whose_decoder_cannot_be_started_is_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lose(_pool: DecoderPool) -> Any:
+        raise DecoderLostError("no decoder process can be started")
+
+    monkeypatch.setattr(DecoderPool, "take", lose)
+    async with (
+        running_fake(data=tmp_path) as server,
+        ClientSession() as session,
+        session.post(f"{server.url}/v1/listen", data=FLAC) as response,
+    ):
+        assert (response.status, (await response.json())["err_code"]) == (503, "SERVICE_UNAVAILABLE")
+        assert int(response.headers["Retry-After"]) > 0
 
 
 async def test_deliveries_do_not_wait_by_the_wall_clock(
@@ -307,7 +383,7 @@ async def test_a_full_disk_is_told_by_readiness_and_in_each_dialect_and_jobs_run
         assert await transcription(server) == (507, "insufficient_storage")
         status, body = await ready(server)
         assert status == 503
-        assert "job storage" in body["failing"]
+        assert {"job storage", "disk"} <= set(body["failing"])
         full(server, yes=False)
         async with asyncio.timeout(30):
             while (await ready(server))[0] != 200:

@@ -186,6 +186,7 @@ async def test_a_session_does_not_grow_with_each_change(fake: Server) -> None:
     ("query", "said"),
     [
         ("&".join(f"search=word{number}" for number in range(400)), "search was given with 400 values; 50"),
+        (f"search={'a+' * 400}", "search was given with a text of 400 words; 25"),
         ("&".join(f"search={'e' * 600}{number}" for number in range(10)), "6010 characters in all; 2500"),
         ("&".join(f"replace=a{number}:b" for number in range(300)), "replace was given with 300 values; 200"),
         ("replace=a:" + "b" * 300, "300 characters on one side; 200"),

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from myna.server.config import ConfigurationError, Settings, load
 
@@ -45,6 +46,20 @@ def test_what_is_wrong_in_the_file_is_named(empty_folder: Path, written: str, sa
     (empty_folder / "myna.toml").write_text(written)
     with pytest.raises(ConfigurationError, match=said):
         load([])
+
+
+def test_no_number_of_the_configuration_is_without_bounds() -> None:
+    """Beyond them lie timers that never run out, and sizes that no machine has."""
+    for name, field in Settings.model_fields.items():
+        if field.annotation in (int, float):
+            for value in (-1, 10**12, float("inf"), float("nan")):
+                with pytest.raises(ValidationError, match=name):
+                    Settings(**{name: value})
+
+
+def test_an_utterance_that_holds_no_word_is_refused() -> None:
+    with pytest.raises(ValidationError, match="from 2 s"):
+        Settings(max_utterance_s=0.5)
 
 
 def test_an_unknown_flag_ends_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,3 +88,13 @@ def test_a_part_that_is_watched_is_named_while_its_check_gives_a_reason() -> Non
     assert supervisor.failing == {"models": "no engine worker for fake"}
     supervisor.forget("models")
     assert not supervisor.failing
+
+
+def test_a_part_that_is_watched_may_also_fail_by_itself() -> None:
+    """A thread that hangs and then raises is named by the check first."""
+    supervisor = Supervisor()
+    supervisor.watch("voice", lambda: "it hangs")
+    assert supervisor.failing == {"voice": "it hangs"}
+    assert supervisor.failed("voice", "it raised") > 0
+    supervisor.watch("voice", lambda: None)
+    assert supervisor.failing == {"voice": "it raised"}
