@@ -284,10 +284,10 @@ class RealtimeDialect(Unresumable):
         item = self._speaking or self._new_item(self._committed_ms)
         item.end_ms = self._committed_ms = self._appended_ms
         frames = tuple(self._committed(item))
+        item.token = self._token()  # it ends here, not at an endpoint before, where voice activity may be by now
         if not self._session.manual:
             self._ended_by_client = item
-            return [Reply(frames), EndTurn()]
-        item.token = self._token()
+            return [Reply(frames), EndTurn(), Flush(item.token)]
         return [Reply(frames), Flush(item.token)]
 
     def _clear(self) -> Sequence[Command]:

@@ -426,6 +426,37 @@ async def test_a_session_of_type_realtime_that_asks_for_input_transcription_gets
         assert (await talker.until(f"{T}completed"))["transcript"] == "w1 w2"
 
 
+@pytest.mark.parametrize("detection", [{"type": "server_vad", "silence_duration_ms": 300}, {"type": "semantic_vad"}])
+async def test_what_is_committed_before_it_is_heard_is_transcribed_to_its_end_even_if_the_rest_is_cleared(
+    server: Server, detection: dict[str, Any]
+) -> None:
+    async with talking(server) as talker:
+        await talker.session(turn_detection=detection)
+        await talker.append(said(0.3, 1, 2, 0.8, 3, 4, 0.8, 5, 6), chunk=1 << 20)
+        await talker.commit()
+        await talker.send({"type": f"{B}clear"})
+        await talker.until(f"{B}cleared")
+        committed = {message["item_id"] for message in talker.of(f"{B}committed")}
+        while {message["item_id"] for message in talker.of(f"{T}completed")} != committed:
+            await talker.until(f"{T}completed")
+        assert " ".join(message["transcript"] for message in talker.of(f"{T}completed")) == "w1 w2 w3 w4 w5 w6"
+        await talker.append(said(0.5, 7, 8, 3.0))
+        await talker.until(f"{T}completed")
+        assert talker.of(f"{T}completed")[-1]["transcript"] == "w7 w8"
+
+
+@pytest.mark.parametrize("prefix_ms", [0, 3_000, 15_000, 60_000])
+async def test_a_prefix_longer_than_the_model_can_hear_leaves_the_speech_room(server: Server, prefix_ms: int) -> None:
+    async with talking(server) as talker:
+        detection = {"type": "server_vad", "prefix_padding_ms": prefix_ms, "silence_duration_ms": 500}
+        updated = await talker.session(turn_detection=detection)
+        assert updated["session"]["audio"]["input"]["turn_detection"]["prefix_padding_ms"] == prefix_ms
+        await talker.append(said(0.5, 1, 2, 1.0, 3, 1.0))
+        await talker.until(f"{T}completed")
+        await talker.until(f"{T}completed")
+    assert [message["transcript"] for message in talker.of(f"{T}completed")] == ["w1 w2", "w3"]
+
+
 async def test_a_conversation_of_the_first_version_that_asks_for_input_transcription_gets_it(server: Server) -> None:
     async with talking(server, "?model=gpt-4o-realtime-preview", headers={"OpenAI-Beta": "realtime=v1"}) as talker:
         asked = {"input_audio_transcription": {"model": "whisper-1"}, "turn_detection": None, "modalities": ["text"]}
