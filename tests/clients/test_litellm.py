@@ -12,7 +12,7 @@ from sounds import BECKETT, bare, contained
 from myna.server.app import Server
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # it fetches a list of prices otherwise
-import litellm  # noqa: E402
+import litellm
 
 
 @pytest.fixture(scope="session")

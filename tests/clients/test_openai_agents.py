@@ -15,6 +15,7 @@ from sounds import BECKETT, bare
 from myna.server.app import Server
 
 RATE = 24_000
+UNTRACED = {"trace_include_sensitive_data": False, "trace_include_sensitive_audio_data": False}
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +33,7 @@ def model(server: Server, key: str, name: str = "gpt-4o-transcribe") -> OpenAIST
 async def test_a_recording(server: Server, key: str, speech: np.ndarray, name: str) -> None:
     stt = model(server, key, name)
     for settings in (STTModelSettings(), STTModelSettings(language="en", temperature=0.0, prompt="Beckett")):
-        assert bare(await stt.transcribe(AudioInput(speech), settings, False, False)) == BECKETT
+        assert bare(await stt.transcribe(AudioInput(speech), settings, **UNTRACED)) == BECKETT
 
 
 @pytest.mark.parametrize("detection", [None, {"type": "server_vad", "silence_duration_ms": 400}])
@@ -42,7 +43,7 @@ async def test_a_stream_up_to_its_last_word(
 ) -> None:
     given = StreamedAudioInput()
     settings = STTModelSettings(language="en", turn_detection=detection)
-    session = await model(server, key, name).create_session(given, settings, False, False)
+    session = await model(server, key, name).create_session(given, settings, **UNTRACED)
 
     async def speak() -> None:
         loud = np.flatnonzero(np.abs(speech) > 500)
@@ -60,4 +61,4 @@ async def test_a_stream_up_to_its_last_word(
 
 async def test_a_wrong_key_is_told(server: Server, speech: np.ndarray) -> None:
     with pytest.raises(openai.AuthenticationError):
-        await model(server, "wrong").transcribe(AudioInput(speech), STTModelSettings(), False, False)
+        await model(server, "wrong").transcribe(AudioInput(speech), STTModelSettings(), **UNTRACED)
