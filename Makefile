@@ -48,7 +48,17 @@ test-parakeet: .venv/.parakeet
 	PATH="$(CURDIR)/.venv-clients/bin:$$PATH" npm ci --silent --no-audit --no-fund --prefix tests/clients/node
 	touch $@
 
-test-clients: .venv-clients/.ready
+# A program of its own, which wants an older openai and Python 3.12; without such a Python its test is skipped.
+NEWER := $(PYTHON) python3.14 python3.13 python3.12 $(wildcard $(HOME)/.pyenv/versions/3.1[2-9]*/bin/python3)
+.venv-wyoming/.ready: constraints-test.txt
+	for python in $(NEWER); do \
+	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null; then \
+	    $$python -m venv .venv-wyoming && .venv-wyoming/bin/pip install --quiet --constraint constraints-test.txt wyoming-openai; break; \
+	  fi; \
+	done
+	mkdir -p .venv-wyoming && touch $@
+
+test-clients: .venv-clients/.ready .venv-wyoming/.ready
 	.venv-clients/bin/pytest tests/clients -W ignore $(ARGS)
 
 # Makes the models of those tests anew, in a few hours; needs espeak-ng (tests/parakeet/MODELS.md).

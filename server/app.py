@@ -25,12 +25,13 @@ from myna.batch.gate import Gate
 from myna.batch.threads import on_thread
 from myna.server import log as logs
 from myna.server import openapi, page
+from myna.server.addresses import ADDRESSES, Addresses
 from myna.server.admission import Admission
 from myna.server.auth import Authentication, credential
 from myna.server.config import ConfigurationError, Settings
 from myna.server.connection import FAREWELL_S, FINALS_S
 from myna.server.connections import Connections, Limits, descriptor_limit, raise_descriptor_limit
-from myna.server.crosssite import only_own_sites
+from myna.server.crosssite import CrossSite
 from myna.server.decoding.pool import DecoderPool
 from myna.server.descriptors import descriptors_left
 from myna.server.dialects import deepgram, flux, realtime
@@ -94,8 +95,7 @@ class Server:
         self.app = web.Application(middlewares=[answered])
         self.app._router = Router()  # the argument for it is deprecated, without another way
         self.app[CLOCK] = services.clock
-        if not authentication.required:
-            self.app.middlewares.append(only_own_sites(settings, host))
+        CrossSite(settings, host, keyless=not authentication.required).add_to(self.app)
         self.app.on_response_prepare.append(say_request_id)
         look = Look(services, models, transcriber, self.admission, pulse, self.jobs, supervisor)
         services.metrics.look_up(look.gauges)
@@ -111,6 +111,7 @@ class Server:
         self.app.router.add_get(deepgram.PATH, self._deepgram)
         self.app.router.add_get(flux.PATH, self._flux)
         self.app.router.add_get(realtime.PATH, self._realtime)
+        self.app[ADDRESSES] = Addresses(self.app)
 
     async def drain(self) -> None:
         """Take nothing new, let streams and files come to their end, and end those that have not in time, finals first."""

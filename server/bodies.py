@@ -53,7 +53,7 @@ def url_in(text: str) -> str:
     return url
 
 
-def reflector(body: dict[str, Any]) -> tuple[openai_rest.TranscriptionRequest, str, float]:
+def reflector_request(body: dict[str, Any]) -> tuple[openai_rest.TranscriptionRequest, str, float]:
     """Return what Reflector's body asks for, the address, and the offset of its times in seconds. Raises `Refusal`."""
     url, offset = body.get("audio_file_url"), body.get("timestamp_offset", 0.0)
     if not isinstance(url, str) or not url:
@@ -68,4 +68,8 @@ def reflector(body: dict[str, Any]) -> tuple[openai_rest.TranscriptionRequest, s
     # response_format is ours: Reflector's clients do not ask for one.
     names = ("model", "language", "response_format")
     fields = [(name, value) for name in names if isinstance(value := body.get(name), str)]
-    return openai_rest.parse(fields), url, float(offset)
+    asked = openai_rest.parse(fields, spaced=True)
+    if offset and asked.response_format is not None:
+        message = f"timestamp_offset must be 0 with response_format={asked.response_format}: its times are not shifted."
+        raise Refusal(400, "invalid_value", message, param="timestamp_offset")
+    return asked, url, float(offset)

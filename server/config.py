@@ -157,10 +157,19 @@ class Settings(BaseSettings):
         [], description="Names, besides `localhost` and `host`, that a server without keys answers to; `*`: any."
     )
     allowed_origins: list[str] = Field(
-        [], description="Origins whose pages may use a server without keys, such as `https://example.com`; `*`: any."
+        [],
+        description="Origins whose pages may use this server besides its own, such as `https://example.com`; `*`: any.",
+    )
+    reflector_hosts: list[str] = Field(
+        ["transcription"],
+        description="Names by which Reflector calls this server; the words of such requests carry their spaces. `*`: any.",
     )
     allowed_networks: list[str] = Field(
         [], description="Private networks that callbacks and fetched files may reach, such as `10.0.0.0/8`."
+    )
+    without_diarizer: Literal["answer", "refuse"] = Field(
+        "answer",
+        description="What `diarize` gets: `answer`, as from Deepgram's own servers, words without speakers; `refuse`: 400.",
     )
     data: Path = Field(
         Path("data"), description="Folder of what must survive a restart: requests to be answered later."
@@ -230,7 +239,7 @@ class Settings(BaseSettings):
             raise ValueError(f"it must be 0, or from {SHORTEST_UTTERANCE_S:g} s: shorter pieces hold no whole words")
         return length_s
 
-    @field_validator("allowed_hosts")
+    @field_validator("allowed_hosts", "reflector_hosts")
     @classmethod
     def _check_hosts(cls, hosts: list[str]) -> list[str]:
         for host in hosts:

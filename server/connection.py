@@ -62,6 +62,10 @@ _JOINED_BYTES = 16_384
 """Audio that waits in the socket in small messages is taken together, up to so many bytes: half a second of PCM."""
 
 
+_AFTER_CLIENT = Farewell((), WSCloseCode.OK, "gone")
+"""How a socket is closed that its client has closed or lost."""
+_UNEXPECTED = Farewell((), WSCloseCode.INTERNAL_ERROR, "internal error")
+"""How it is closed where there is no other farewell: a normal close would say that all is well."""
 _DATA = (WSMsgType.TEXT, WSMsgType.BINARY)
 _CONTROL = (WSMsgType.PING, WSMsgType.PONG)
 
@@ -247,7 +251,7 @@ class Connection:
                 finally:
                     seat.left.set()
                 seat = await self._successor() if lost else None
-            said = self._last_words
+            said = _AFTER_CLIENT if self._farewell is None else self._farewell
             log.info("stream closed", code=said.close_code, reason=said.reason, heard_s=round(live.heard_s, 3))
 
     def can_resume(self, after: int) -> bool:
@@ -274,10 +278,6 @@ class Connection:
     def break_off(self, error: Exception) -> None:
         """End the stream for this reason, at once."""
         self._live.break_off(error)
-
-    @property
-    def _last_words(self) -> Farewell:
-        return Farewell((), WSCloseCode.OK, "gone") if self._farewell is None else self._farewell
 
     async def _prepared(self, request: web.Request, after: int = 0) -> _Seat:
         too_big = DialectError(
@@ -332,15 +332,19 @@ class Connection:
         """Serve over this socket to the end of the stream, and close it. Raises `_Gone`."""
         socket = seat.socket
         writer = asyncio.create_task(self._write(socket), name=f"writer {self._live.name}")
+        otherwise = _UNEXPECTED
         try:
             if self._farewell is None:
                 self._farewell = await self._serve(socket)
             if not await self._written(writer) and self._delivery is None:
                 seat.abort()
+        except _Gone:
+            otherwise = _AFTER_CLIENT
+            raise
         finally:
             await _stopped(writer)
             with contextlib.suppress(ConnectionError):
-                await socket.say_goodbye(self._last_words)
+                await socket.say_goodbye(otherwise if self._farewell is None else self._farewell)
         if socket.close_code == WSCloseCode.ABNORMAL_CLOSURE:  # nobody has confirmed the end: it may not have arrived
             raise _Gone(lost=True)
 
@@ -356,7 +360,7 @@ class Connection:
             return self._refuse(failure())
         except Exception:
             log.exception("a stream cannot be told how it ends")
-            return Farewell((), WSCloseCode.INTERNAL_ERROR, "internal error")
+            return _UNEXPECTED
 
     async def _served(self, socket: _Socket) -> Farewell:
         try:
@@ -562,7 +566,7 @@ class Connection:
                     raise
                 self._live.fail(error)
                 if self._farewell is not None:  # an end has been told that is none
-                    self._farewell = Farewell((), WSCloseCode.INTERNAL_ERROR, "internal error")
+                    self._farewell = _UNEXPECTED
                 if failed:
                     return  # neither can the reason be sent; the code of the close frame is left
                 failed = True

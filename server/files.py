@@ -9,6 +9,7 @@ import sqlite3
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,13 +18,14 @@ from aiohttp import web
 
 from myna.batch.disk import check_free, private_folder
 from myna.batch.gate import Gate
+from myna.server import eventstream
 from myna.server.admission import Admission
-from myna.server.answers import Answer, abort, json_pieces
+from myna.server.answers import Answer, json_pieces
 from myna.server.auth import Authentication, Identity, Scope, credential
-from myna.server.bodies import files_of, is_several, json_object, reflector, url_in
+from myna.server.bodies import files_of, is_several, json_object, reflector_request, url_in
 from myna.server.config import Settings
 from myna.server.connections import authenticated
-from myna.server.dialects import deepgram_rest, openai_rest
+from myna.server.dialects import deepgram_rest, openai_rest, reflector
 from myna.server.dialects.base import Refusal
 from myna.server.dialects.deepgram import DeepgramEntry
 from myna.server.filework import Done, FileWork, deepgram_answer
@@ -36,7 +38,8 @@ from myna.server.storage import UPLOADS, refusal_of
 from myna.server.transcriber import Listener, Transcriber
 from myna.server.uploads import Receiver, Upload
 from myna.streaming.audio import Coded
-from myna.streaming.events import Final
+from myna.streaming.engines.base import EngineInfo
+from myna.streaming.policy import Options
 
 log = structlog.get_logger()
 
@@ -84,6 +87,8 @@ class Files:
         app.router.add_post("/v1/audio/transcriptions", self.transcriptions)
         app.router.add_post("/v1/audio/translations", self.translations)
         app.router.add_post("/v1/audio/transcriptions-from-url", self.from_url)
+        app.router.add_post(f"{reflector.PREFIX}/v1/audio/transcriptions", self.transcriptions)
+        app.router.add_post(f"{reflector.PREFIX}/v1/audio/transcriptions-from-url", self.from_url)
         app.router.add_get("/v1/jobs/{id}", self.job)
         app.on_cleanup.append(self._close)
 
@@ -96,7 +101,7 @@ class Files:
     async def _listen(self, request: web.Request) -> web.StreamResponse:
         async with self._let_in(request) as guest:
             query = tuple(request.query.items())
-            asked = deepgram_rest.parse(query)
+            asked = self._work.deepgram_request(query)
             if asked.callback is not None:
                 return await self._accept(request, query, asked.callback.url, guest)
             async with _folder() as folder:
@@ -184,12 +189,15 @@ class Files:
     async def _form(self, request: web.Request) -> web.StreamResponse:
         async with self._let_in(request) as guest, _folder() as folder:
             form = await self._receiver(request, folder, guest).form()
-            asked = openai_rest.parse(form.fields)
+            names = self._settings.reflector_hosts
+            spaced = reflector.is_theirs(request.path, request.headers.get("Host", ""), names)
+            asked = openai_rest.parse(form.fields, spaced=spaced)
             uploads = files_of(form, asked)
             if asked.stream:
-                return await self._stream(request, uploads[0], asked, folder, guest.share)
-            work = self._transcriptions(uploads, asked, folder, guest.share, several=is_several(form, asked))
-            return await (await _unless_gone(request, work)).send(request)
+                work = partial(self._one, uploads[0], asked, guest.share)
+                return await eventstream.stream(request, work, asked, self._work.answers, folder)
+            answer = self._transcriptions(uploads, asked, folder, guest.share, several=is_several(form, asked))
+            return await (await _unless_gone(request, answer)).send(request)
 
     async def _transcriptions(
         self,
@@ -221,54 +229,16 @@ class Files:
         asked: openai_rest.TranscriptionRequest,
         share: str,
         listener: Listener = lambda _: None,
+        accepted: Callable[[], None] = lambda: None,
     ) -> Done:
-        return await self._work.transcribe(
-            upload.path, asked.model, asked.options, Coded(), mix=True, share=share, listener=listener
-        )
+        def options(engine: EngineInfo) -> Options:
+            found = asked.options(engine)
+            accepted()
+            return found
 
-    async def _stream(
-        self,
-        request: web.Request,
-        upload: Upload,
-        asked: openai_rest.TranscriptionRequest,
-        folder: Path,
-        share: str,
-    ) -> web.StreamResponse:
-        """Send the text as server-sent events while it comes."""
-        finals: asyncio.Queue[Final | None] = asyncio.Queue()
-        working = asyncio.create_task(self._one(upload, asked, share, finals.put_nowait))
-        working.add_done_callback(lambda _: finals.put_nowait(None))
-        response: web.StreamResponse | None = None
-        try:
-            first = True
-            while (final := await finals.get()) is not None:
-                response = response or await _events(request)
-                if final.words:
-                    text = " ".join(word.text for word in final.words)
-                    await response.write(b"".join(_event(openai_rest.delta(text, first=first))))
-                    first = False
-            try:
-                done = await working
-            except Refusal as refusal:
-                if response is None:
-                    raise
-                await response.write(b"".join(_event({"type": "error", **openai_rest.error_body(refusal)})))
-            else:
-                last = await self._work.answers.made(lambda: _event(openai_rest.done(done.transcript, asked)), folder)
-                response = response or await _events(request)
-                await last.send_into(request, response)
-            await response.write_eof()
-        except ConnectionError:
-            log.info("a client left before its transcript was complete")
-        except Exception:
-            if response is None:
-                raise
-            log.exception("an answer could not be ended")
-            abort(request)
-        finally:
-            working.cancel()
-            await asyncio.wait([working])
-        return response or web.Response(status=499)
+        return await self._work.transcribe(
+            upload.path, asked.model, options, Coded(), mix=True, share=share, listener=listener
+        )
 
     async def translations(self, request: web.Request) -> web.Response:
         """Say that nothing here translates."""
@@ -287,7 +257,7 @@ class Files:
     async def _address(self, request: web.Request) -> web.StreamResponse:
         async with self._let_in(request) as guest, _folder() as folder:
             receiver = self._receiver(request, folder, guest)
-            asked, url, offset_s = reflector(json_object(await receiver.text(LONGEST_JSON)))
+            asked, url, offset_s = reflector_request(json_object(await receiver.text(LONGEST_JSON)))
             work = self._from_url(asked, url, offset_s, folder, guest)
             return await (await _unless_gone(request, work)).send(request)
 
@@ -367,18 +337,6 @@ async def _unless_gone(request: web.Request, work: Awaitable[_Result]) -> _Resul
     finally:
         task.cancel()
         await asyncio.wait([task])
-
-
-async def _events(request: web.Request) -> web.StreamResponse:
-    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
-    await response.prepare(request)
-    return response
-
-
-def _event(event: dict[str, object]) -> Iterable[bytes]:
-    yield b"data: "
-    yield from json_pieces(event)
-    yield b"\n\n"
 
 
 def _kind(asked: openai_rest.TranscriptionRequest) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -67,7 +67,7 @@ class FileWork:
         self, job: Job, path: Path, listener: Listener, begin: Callable[[], Awaitable[None]]
     ) -> Callable[[], Iterable[bytes]]:
         """Return what makes the answer to a request that was accepted before. Raises `Refusal`."""
-        asked = deepgram_rest.parse(job.query)
+        asked = self.deepgram_request(job.query)
         done = await self.transcribe(
             path,
             asked.model,
@@ -79,6 +79,10 @@ class FileWork:
             begin=begin,
         )
         return deepgram_answer(done, asked, job.id, job.sha256 or "")
+
+    def deepgram_request(self, query: Collection[tuple[str, str]]) -> deepgram_rest.FileRequest:
+        """Return what a query in Deepgram's words asks for. Raises `Refusal`."""
+        return deepgram_rest.parse(query, refuse_speakers=self._settings.without_diarizer == "refuse")
 
     async def fetched(self, url: str, path: Path, grow: Callable[[int], None], share: str) -> Fetched:
         """Fetch the file at an address to `path` for this share; `grow` is told of bytes before they are stored."""

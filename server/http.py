@@ -13,12 +13,12 @@ from myna import __version__
 from myna.server.admission import Admission
 from myna.server.auth import LONGEST_GRANT_S, Authentication, Scope, credential
 from myna.server.connections import authenticated
-from myna.server.dialects import flux
+from myna.server.dialects import deepgram_request, flux, openai_rest, reflector
 from myna.server.dialects.base import Entry, Refusal
 from myna.server.dialects.deepgram import DeepgramEntry
 from myna.server.dialects.openai_rest import error_body
 from myna.server.dialects.realtime_session import Session
-from myna.server.jsonanswer import json_answer
+from myna.server.jsonanswer import compact_answer, json_answer
 from myna.server.look import Look
 from myna.server.metrics import CONTENT_TYPE
 from myna.server.models import Models
@@ -56,6 +56,8 @@ def refusal_headers(refusal: Refusal) -> dict[str, str]:
 
 def openai_refusal(refusal: Refusal) -> web.Response:
     """Return a refusal as OpenAI's clients read it; they try again what is not told to be permanent."""
+    if refusal.code == "model_not_found":
+        refusal = Refusal(404, refusal.code, refusal.message, param=refusal.param)
     passes = refusal.status >= 500 or refusal.retry_after_s is not None
     headers = refusal_headers(refusal) | {"x-should-retry": "true" if passes else "false"}
     return json_answer(error_body(refusal), status=refusal.status, headers=headers)
@@ -128,11 +130,12 @@ class Pages:
         return web.Response(body=self._services.metrics.written(), headers={"Content-Type": CONTENT_TYPE})
 
     async def status(self, _request: web.Request) -> web.Response:
-        """Say the same as Deepgram's own servers do."""
+        """Say the same as Deepgram's own servers do: `Critical` is one that serves nothing new."""
         turning = sum(stream.path == flux.PATH for stream in self._services.streams.values())
-        return json_answer(
+        health = "Critical" if self._admission.draining else "Degraded" if self._look.failing else "Healthy"
+        return compact_answer(
             {
-                "system_health": "Degraded" if self._look.failing else "Healthy",
+                "system_health": health,
                 "active_batch_requests": self._transcriber.active,
                 "active_stream_requests": len(self._services.streams) - turning,
                 "active_listen_v2_stream_requests": turning,
@@ -140,9 +143,9 @@ class Pages:
         )
 
     async def engine_status(self, _request: web.Request) -> web.Response:
-        """Say whether engines answer; probes look for the first key."""
-        status = "Disconnected" if self._models.why_not() else "Connected"
-        return json_answer({"engine_connection_status": status})
+        """Say whether engines serve what comes; Deepgram's readiness probe compares the answer's text."""
+        status = "Disconnected" if self._admission.draining or self._models.why_not() else "Connected"
+        return compact_answer({"engine_connection_status": status})
 
     async def models(self, request: web.Request) -> web.Response:
         """List the models: OpenAI's clients read `data`, Deepgram's `stt`."""
@@ -163,7 +166,7 @@ class Pages:
         )
 
     async def model(self, request: web.Request) -> web.Response:
-        """Describe one model, found by name, alias or uuid."""
+        """Describe one model, found by name, alias, uuid, or a vendor's name that stands for the default."""
         wanted = request.match_info["id"]
         try:
             self._authentication.identify(credential(request.headers))
@@ -172,12 +175,17 @@ class Pages:
             by_uuid = {model.uuid: model for model in usable.values() if model.uuid}
             found = by_uuid.get(wanted)
             if found is None:
-                found = await asyncio.to_thread(self._models.catalogue.find, wanted)
+                found = await asyncio.to_thread(
+                    self._models.catalogue.find, wanted, or_default=stands_for_default(wanted)
+                )
         except UnknownModelError as error:
             return error_answer(Refusal(404, "model_not_found", str(error)), request)
         except Refusal as refusal:
             return error_answer(refusal, request)
-        return json_answer({**_deepgram_model(found), **self._described(found)})
+        described = {**_deepgram_model(found), **self._described(found)}
+        if wanted not in (found.uuid, *usable, *self._models.catalogue.aliases):  # clients look for what they asked for
+            described["id"] = wanted
+        return json_answer(described)
 
     async def grant(self, request: web.Request) -> web.Response:
         """Make a short-lived token."""
@@ -235,6 +243,12 @@ class Pages:
         }
 
 
+def stands_for_default(name: str) -> bool:
+    """Return whether a name is one of those that stand for the default model where no model here bears them."""
+    vendors = (openai_rest.PUBLIC_MODELS, deepgram_request.PUBLIC_MODELS)
+    return any(names.fullmatch(name) for names in vendors)
+
+
 def _deepgram_model(model: Model) -> dict[str, object]:
     return {
         "name": model.name,
@@ -257,9 +271,9 @@ def error_answer(refusal: Refusal, request: web.Request) -> web.Response:
     return json_answer({"error": error, **refused.body}, status=refusal.status, headers=headers)
 
 
-def in_dialect(refusal: Refusal, request: web.Request) -> web.Response:
-    """Return a refusal as the clients of the request's address read it."""
-    if request.path.startswith(("/v1/audio/", "/v1/realtime")):
+def in_dialect(refusal: Refusal, request: web.Request, path: str | None = None) -> web.Response:
+    """Return a refusal as the clients of an address read it, the request's unless another is named."""
+    if (path or request.path).startswith(("/v1/audio/", "/v1/realtime", f"{reflector.PREFIX}/")):
         return openai_refusal(refusal)
     return error_answer(refusal, request)
 

@@ -9,6 +9,7 @@ import structlog
 from aiohttp import HttpVersion11, web
 from aiohttp.web_urldispatcher import UrlMappingMatchInfo
 
+from myna.server.addresses import ADDRESSES, advice
 from myna.server.dialects.base import Refusal
 from myna.server.http import REQUEST_ID, in_dialect
 
@@ -29,11 +30,14 @@ async def answered(
     except web.RequestPayloadError:
         return in_dialect(Refusal(400, "broken_body", "The body broke off, or is wrongly encoded."), request)
     except web.HTTPNotFound:
-        return in_dialect(Refusal(404, "not_found", f"There is nothing at {request.path[:200]}."), request)
+        meant = request.app[ADDRESSES].meant_by(request.path)
+        message = f"There is nothing at {request.path[:200]}." + (f" {advice(meant)}" if meant else "")
+        return in_dialect(Refusal(404, "not_found", message), request, meant)
     except web.HTTPMethodNotAllowed as error:
         allowed = ", ".join(sorted(error.allowed_methods))
-        refusal = Refusal(405, "method_not_allowed", f"{request.path[:200]} takes {allowed}.")
-        response = in_dialect(refusal, request)
+        other = request.app[ADDRESSES].taking(request.method, request.path)
+        message = f"{request.path[:200]} takes {allowed}." + (f" {other} takes {request.method}." if other else "")
+        response = in_dialect(Refusal(405, "method_not_allowed", message), request)
         response.headers["Allow"] = allowed
         return response
     except web.HTTPException as error:

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from myna import __version__
 from myna.server.auth import LONGEST_GRANT_S
+from myna.server.dialects import reflector
 from myna.server.dialects.openai_rest import FORMATS, GRANULARITIES
 from myna.server.jsonanswer import json_answer
 
@@ -74,7 +75,7 @@ def describe() -> _Schema:
             },
             "/v1/models/{id}": {
                 "get": _operation(
-                    "One model, by name, alias or uuid.",
+                    "One model, by name, alias, uuid, or a vendor's name that stands for the default.",
                     {"200": _ref("Model"), "404": _ref("Error")},
                     parameters=[_path("id")],
                 )
@@ -100,6 +101,8 @@ def describe() -> _Schema:
                 )
             },
             "/v1/audio/transcriptions-from-url": {"post": _from_url()},
+            f"{reflector.PREFIX}/v1/audio/transcriptions": {"post": _transcriptions()},
+            f"{reflector.PREFIX}/v1/audio/transcriptions-from-url": {"post": _from_url()},
         },
         "components": {
             "securitySchemes": {
@@ -231,7 +234,7 @@ def _transcriptions() -> _Schema:
             "text/event-stream": {"schema": text},
         },
     }
-    errors = {str(status): _ref("OpenAIError") for status in (400, 408, 413, 415, 500, 503, 507)}
+    errors = {str(status): _ref("OpenAIError") for status in (400, 404, 408, 413, 415, 500, 503, 507)}
     return _operation(
         "Transcribe a form's file as OpenAI does, or its files as Reflector does.",
         {"200": ok, **errors},

@@ -49,6 +49,8 @@ from myna.streaming.stream import Stream
 
 FOLDER = Path(__file__).parent / "server" / "golden"
 REQUEST_ID = "2479c8c8-8185-40ac-9ac6-f0874419f793"
+FINALS_FIRST = ("idle", "overloaded", "shutting_down")
+"""The server's reasons to end a stream that come after its finals; a test over sockets holds this to the server."""
 CREATED = "2026-01-01T00:00:00.000Z"
 
 
@@ -82,7 +84,7 @@ class Conversation:
             for start in range(0, len(data), piece):
                 self._receive(data[start : start + piece])
         elif re.fullmatch("[a-z_]+", what):
-            if what == "idle":
+            if what in FINALS_FIRST:
                 self._end()
             self._close(DialectError(what, "as told"))
         else:

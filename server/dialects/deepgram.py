@@ -95,7 +95,7 @@ class DeepgramEntry(PlainEntry):
 
     def read(self, query: Collection[tuple[str, str]]) -> ModelWanted:
         """Take the request's parameters; return the model asked for. Raises `Refusal`."""
-        self._request = parse(query)
+        self._request = parse(query, refuse_speakers=self._settings.without_diarizer == "refuse")
         return ModelWanted.of(self._request.model, PUBLIC_MODELS)
 
     def dialect(self, model: Model, engine: EngineInfo) -> DeepgramDialect:
@@ -162,7 +162,8 @@ class DeepgramDialect(Unresumable):
         self._opened = False
         self._finalized: set[int] = set()  # channels whose open flush has brought a final already
         self._ends: dict[int, float] = {}  # channel → where its last final ended
-        self._metadata = {"request_id": request_id, **model_metadata(model, engine)}
+        self._model = model_metadata(model, engine)
+        self._metadata = {"request_id": request_id, **self._model}
 
     def begin(self) -> Sequence[Command]:
         """Return the opening: the address has said everything."""
@@ -223,7 +224,7 @@ class DeepgramDialect(Unresumable):
     def closing(self, error: DialectError | None, heard_s: float) -> Farewell:
         """Return the one `Metadata`, last."""
         code, reason = (1000, "") if error is None else _CLOSES.get(error.code, (1011, error.message))
-        metadata = {
+        metadata: dict[str, Any] = {
             "type": "Metadata",
             "transaction_key": "deprecated",
             "request_id": self._request_id,
@@ -232,6 +233,8 @@ class DeepgramDialect(Unresumable):
             "duration": round(heard_s, 3),
             "channels": self._channels_heard(),
         }
+        if self._heard:
+            metadata |= models_used(self._model)
         return Farewell((json_frame(metadata),), code, reason)
 
     def _channels_heard(self) -> int:
@@ -345,6 +348,12 @@ def model_metadata(model: Model, engine: EngineInfo) -> dict[str, Any]:
         "model_info": {"name": engine.name, "version": engine.version or "unknown", "arch": model.engine},
         "model_uuid": engine.uuid or model.uuid,
     }
+
+
+def models_used(described: dict[str, Any]) -> dict[str, Any]:
+    """Return the same as it stands in the metadata of a whole request."""
+    uuid = described["model_uuid"]
+    return {"models": [uuid], "model_info": {uuid: described["model_info"]}}
 
 
 def confidence_of(words: Sequence[Word]) -> float:

@@ -49,10 +49,8 @@ _RAW = {
 _CODED = {
     "flac": None, "ogg-opus": None, "opus": Codec.OPUS, "amr-nb": Codec.AMR_NB, "amr-wb": Codec.AMR_WB, "g729": Codec.G729,
 }  # fmt: skip
-UNSERVED = {
-    "diarize": "there is no speaker diarization here",
-    "detect_entities": "there is no model here that detects entities",
-}
+UNSERVED = {"detect_entities": "there is no model here that detects entities"}
+_DIARIZERS = ("latest", "v1", "v2")
 _REDACTIONS = {"true": Redaction.NUMBERS, **{kind.value: kind for kind in Redaction}}
 _METHODS = ("POST", "PUT")
 """Of a callback: those that carry a result. Any other would let a client act on somebody's server with this one's address."""
@@ -129,14 +127,15 @@ def primary(code: str) -> str:
     return re.split("[-_]", code)[0].lower()
 
 
-def parse(query: Collection[tuple[str, str]]) -> ListenRequest:
-    """Read the parameters. Raises `Refusal`."""
+def parse(query: Collection[tuple[str, str]], *, refuse_speakers: bool = False) -> ListenRequest:
+    """Read the parameters. Raises `Refusal`, also for a request for speakers if `refuse_speakers`."""
     given = Parameters(query)
     for name, reason in UNSERVED.items():
         if given.flag(name):
             raise refused(f"{name} is not supported: {reason}.", "unsupported_feature")
-    if given.text("diarize_model"):
-        raise refused(f"diarize_model is not supported: {UNSERVED['diarize']}.", "unsupported_feature")
+    check_speakers(given, refuse=refuse_speakers)
+    if given.text("diarize_model") == "v2":
+        raise refused("diarize_model=v2 is for files; live streams take v1 or latest.")
     given.flag("no_delay")  # nothing is held back here
     language = given.text("language")
     return ListenRequest(
@@ -154,6 +153,19 @@ def parse(query: Collection[tuple[str, str]]) -> ListenRequest:
         keyterms=keyterms_of(given),
         callback=callback_of(given),
     )
+
+
+def check_speakers(given: Parameters, *, refuse: bool) -> None:
+    """Check what is asked about speakers, which nothing here tells apart: Deepgram without a diarizer answers without them.
+
+    Raises `Refusal` for a parameter that cannot be; if `refuse`, for every request for speakers.
+    """
+    wanted, model = given.flag("diarize"), given.choice("diarize_model", _DIARIZERS)
+    if wanted and model:
+        raise refused("diarize and diarize_model were given together; one is possible.")
+    if refuse and (wanted or model):
+        name = "diarize" if wanted else "diarize_model"
+        raise refused(f"{name} is not supported: there is no speaker diarization here.", "unsupported_feature")
 
 
 def audio_of(given: Parameters) -> RawFormat | Coded:

@@ -9,12 +9,13 @@ from typing import Any
 
 from myna.batch.transcript import UTTERANCE_GAP_S, Channel, Transcript, paragraphs, utterances
 from myna.server.dialects.base import Callback, ModelWanted
-from myna.server.dialects.deepgram import confidence_of, model_metadata, now, search_results, word_of
+from myna.server.dialects.deepgram import confidence_of, model_metadata, models_used, now, search_results, word_of
 from myna.server.dialects.deepgram_request import (
     PUBLIC_MODELS,
     UNSERVED,
     audio_of,
     callback_of,
+    check_speakers,
     formatting_of,
     keyterms_of,
     options_of,
@@ -61,8 +62,8 @@ class FileRequest:
         return options_of(engine, self.language, (), self.keyterms)
 
 
-def parse(query: Collection[tuple[str, str]]) -> FileRequest:
-    """Read the parameters. Raises `Refusal`."""
+def parse(query: Collection[tuple[str, str]], *, refuse_speakers: bool = False) -> FileRequest:
+    """Read the parameters. Raises `Refusal`, also for a request for speakers if `refuse_speakers`."""
     given = Parameters(query)
     for name, reason in UNSERVED.items():
         if given.flag(name):
@@ -72,8 +73,7 @@ def parse(query: Collection[tuple[str, str]]) -> FileRequest:
             raise refused(
                 f"{name} is not supported: there is no model here that understands text.", "unsupported_feature"
             )
-    if given.text("diarize_model"):
-        raise refused(f"diarize_model is not supported: {UNSERVED['diarize']}.", "unsupported_feature")
+    check_speakers(given, refuse=refuse_speakers)
     language = given.text("language")
     formatting = formatting_of(given, language)
     return FileRequest(
@@ -100,7 +100,6 @@ def answer(
     formatting = spoken(request.formatting, request.language, engine)
     punctuated = formatting.punctuated
     channels = [channel.written(lambda words: formatted(words, formatting)) for channel in transcript.channels]
-    described = model_metadata(model, engine)
     metadata: dict[str, Any] = {
         "transaction_key": "deprecated",
         "request_id": request_id,
@@ -108,8 +107,7 @@ def answer(
         "created": now(),
         "duration": round(transcript.duration_s, 3),
         "channels": len(channels),
-        "models": [described["model_uuid"]],
-        "model_info": {described["model_uuid"]: described["model_info"]},
+        **models_used(model_metadata(model, engine)),
     }
     if request.tags:
         metadata["tags"] = list(request.tags)

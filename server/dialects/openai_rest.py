@@ -19,11 +19,18 @@ from myna.streaming.events import Word
 from myna.streaming.policy import Options
 from myna.streaming.quoting import quoted
 
+_SIZE = r"(tiny|base|small|medium|large|turbo)(-v\d(\.\d)?)?(-turbo)?"
+_VARIANT = r"([.-](en|multi|ct2|mlx|onnx|ggml|gguf|int8|fp16|float16|q\d\w*|\dbit|latest))*"
 PUBLIC_MODELS = re.compile(
-    r"whisper-\d|gpt(-4o|-live)?(-mini)?-transcribe(-\d[\d-]*)?|gpt-realtime-whisper|(distil-)?large(-v[23])?(-turbo)?|nvidia/parakeet-[\w.-]+"
-    r"|tiny|base|small|medium|[Ss]ystran/[\w.-]+"
+    r"(openai/)?(whisper-\d|gpt(-4o|-live|-realtime)?(-mini)?-(transcribe|whisper)(-diarize)?(-\d[\d-]*|-latest)?)"
+    rf"|([\w.-]+/)?((faster-|distil-)*whisper-)?(distil-)?{_SIZE}{_VARIANT}"
+    r"|[Ss]ystran/[\w.-]+|([\w.-]+/)?(parakeet|canary|voxtral)-[\w.-]+",
+    re.IGNORECASE,
 )
-"""Names of others' models, which stand for the default unless a model here bears them: OpenAI's and Reflector's."""
+"""Names of others' speech models, which stand for the default unless a model here bears them: OpenAI's (`whisper-1`,
+`gpt-4o-transcribe-diarize`), Whisper's by size, with or without an owner (`turbo`, `distil-large-v3`,
+`openai/whisper-large-v3-turbo`, `Systran/faster-whisper-small.en`), and those that other servers of OpenAI's API serve. A
+name that somebody has given to a model of their own (`acme/whisper-of-ours`) stands for nothing."""
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
 GRANULARITIES = ("word", "segment")
 _LANGUAGES = {
@@ -48,6 +55,8 @@ class TranscriptionRequest:
     logprobs: bool = False
     batch: bool = False
     """Reflector: several files."""
+    spaced: bool = False
+    """Reflector: each word carries the space behind it, in every format that has words."""
 
     def options(self, engine: EngineInfo) -> Options:
         """Return what it asks of the engine. Raises `Refusal` if the engine cannot do it."""
@@ -62,8 +71,8 @@ class TranscriptionRequest:
         return Options(self.language, self.keywords)
 
 
-def parse(fields: Collection[tuple[str, str]]) -> TranscriptionRequest:
-    """Read a form's fields. Raises `Refusal`."""
+def parse(fields: Collection[tuple[str, str]], *, spaced: bool = False) -> TranscriptionRequest:
+    """Read a form's fields; `spaced`: it is Reflector's. Raises `Refusal`."""
     given = Parameters([(name.removesuffix("[]"), value) for name, value in fields], "invalid_value")
     if given.text("response_format") == "diarized_json":
         raise refused("There is no speaker diarization here: ask for another response_format.", "response_format")
@@ -73,18 +82,19 @@ def parse(fields: Collection[tuple[str, str]]) -> TranscriptionRequest:
         raise refused(
             f"timestamp_granularities must be word or segment, not {quoted(min(unknown))}.", "timestamp_granularities"
         )
-    if granularities and response_format not in ("verbose_json", None):
+    if "word" in granularities and response_format not in ("verbose_json", None):
         raise refused("timestamp_granularities take response_format=verbose_json.", "timestamp_granularities")
     given.fraction("temperature", 0, 1)  # decoding here has none
     return TranscriptionRequest(
         model=ModelWanted.of(given.text("model"), PUBLIC_MODELS),
         language=_language(given),
         keywords=_keywords(given),
-        response_format="verbose_json" if granularities else response_format,
+        response_format=response_format or ("verbose_json" if granularities else None),
         granularities=granularities,
         stream=given.flag("stream"),
         logprobs="logprobs" in given.texts("include"),
         batch=given.flag("batch"),
+        spaced=spaced,
     )
 
 
@@ -118,7 +128,7 @@ def answer(
     body: dict[str, Any] = {"text": transcript.text, "usage": _usage(transcript)}
     if request.logprobs:
         body["logprobs"] = _logprobs(words)
-    if request.response_format is None:  # OpenAI's clients look for no more; Reflector's for these
+    if request.response_format is None or request.spaced:  # OpenAI's clients look for no more; Reflector's for these
         body |= {"words": reflector_words(words), "filename": filename}
     return body
 
@@ -164,8 +174,9 @@ def _verbose(
         "duration": round(transcript.duration_s, 3),
         "text": transcript.text,
     }
-    if "word" in request.granularities:
-        body["words"] = ({"word": w.text, "start": round(w.start, 3), "end": round(w.end, 3)} for w in words)
+    if "word" in request.granularities or request.spaced:
+        plain = ({"word": w.text, "start": round(w.start, 3), "end": round(w.end, 3)} for w in words)
+        body["words"] = reflector_words(words) if request.spaced else plain
     if "segment" in request.granularities or not request.granularities:
         body["segments"] = (_segment(number, part) for number, part in enumerate(sentences(words)))
     return body | {"usage": _usage(transcript)}

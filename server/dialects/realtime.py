@@ -57,6 +57,8 @@ _SLICE = 131_072
 _AUDIO = re.compile(r'"audio"\s*:\s*"')
 SHORTEST_COMMIT_MS = 100
 _CONVERSATION_MODELS = re.compile(r"gpt-(4o-)?(mini-)?realtime(?!-whisper).*|gpt-4o-mini-realtime.*")
+_BETA_FIELDS = "input_audio_"
+"""Begins the fields of a session in the shapes of the API's first version, whose conversations take `session.update`, too."""
 _TRANSCRIPTION = "conversation.item.input_audio_transcription."
 _CLIENT_EVENTS = (
     "session.update", "transcription_session.update", "input_audio_buffer.append", "input_audio_buffer.commit",
@@ -83,13 +85,14 @@ class RealtimeEntry(PlainEntry):
         """Take the request's parameters; return the model asked for. Raises `Refusal`."""
         given = Parameters(query, "invalid_value")
         self._asked = given.text("model")
-        if (given.text("intent") or "transcription") != "transcription" or _CONVERSATION_MODELS.fullmatch(
-            self._asked or ""
-        ):
+        if (intent := given.text("intent") or "transcription") != "transcription":
             raise refused(
-                "There are transcription sessions here, and no others: ask for intent=transcription.", "intent"
+                f"intent must be transcription, not {quoted(intent)}: this server transcribes, and does not speak.",
+                "intent",
             )
-        if self._asked is None:
+        if self._asked is None or _CONVERSATION_MODELS.fullmatch(
+            self._asked
+        ):  # a session's, not what transcribes in it
             self._asked = (self._begun(Session()).transcription or {}).get("model")
         return ModelWanted.of(self._asked, PUBLIC_MODELS)
 
@@ -178,7 +181,7 @@ class RealtimeDialect(Unresumable):
             event_id = _event_id(message)
             match message["type"]:
                 case "session.update" | "transcription_session.update" as kind:
-                    return self._update(message.get("session"), beta=kind != "session.update")
+                    return self._update(message.get("session"), kind.removesuffix(".update"))
                 case "input_audio_buffer.append":
                     return self._append(message.get("audio"))
                 case "input_audio_buffer.commit":
@@ -194,7 +197,7 @@ class RealtimeDialect(Unresumable):
     def opened(self, stream: str) -> Sequence[Frame]:
         """Return `session.created`."""
         del stream
-        return [self._session_frame("created")]
+        return [self._session_frame("transcription_session.created" if self._beta else "session.created")]
 
     def emit(self, event: events.Event) -> Sequence[Frame]:
         """Return what is sent for an event."""
@@ -229,7 +232,8 @@ class RealtimeDialect(Unresumable):
         frame = self._error(error.code, error.message, None, None)
         return Farewell((frame,), CLOSE_CODES.get(error.code, POLICY_VIOLATION), error.message)
 
-    def _update(self, patch: object, *, beta: bool) -> Sequence[Command]:
+    def _update(self, patch: object, kind: str) -> Sequence[Command]:
+        beta = kind != "session" or (isinstance(patch, dict) and any(name.startswith(_BETA_FIELDS) for name in patch))
         session = self._session.patched(patch, beta=beta, models=self._names)
         options = session.options(self._engine)
         commands: list[Command] = []
@@ -238,7 +242,7 @@ class RealtimeDialect(Unresumable):
         commands.append(Configure(options, session.policy(self._settings, self._engine)))
         self._session = session
         self._beta = beta
-        return [*commands, Reply((self._session_frame("updated"),))]
+        return [*commands, Reply((self._session_frame(f"{kind}.updated"),))]
 
     def _append_slowly(self, audio: str, event_id: str | None) -> Iterator[Command]:
         """Decode a large append in slices, others having their turns between them; all of it is taken or nothing."""
@@ -280,10 +284,10 @@ class RealtimeDialect(Unresumable):
         item = self._speaking or self._new_item(self._committed_ms)
         item.end_ms = self._committed_ms = self._appended_ms
         frames = tuple(self._committed(item))
+        item.token = self._token()  # it ends here, not at an endpoint before, where voice activity may be by now
         if not self._session.manual:
             self._ended_by_client = item
-            return [Reply(frames), EndTurn()]
-        item.token = self._token()
+            return [Reply(frames), EndTurn(), Flush(item.token)]
         return [Reply(frames), Flush(item.token)]
 
     def _clear(self) -> Sequence[Command]:
@@ -376,9 +380,8 @@ class RealtimeDialect(Unresumable):
             return {}
         return {"logprobs": logprobs(words, first=not text.startswith(" "))}
 
-    def _session_frame(self, what: str) -> Frame:
-        kind = "transcription_session" if self._beta else "session"
-        return self._frame(f"{kind}.{what}", session=self._session.told(self._id, beta=self._beta))
+    def _session_frame(self, kind: str) -> Frame:
+        return self._frame(kind, session=self._session.told(self._id, beta=self._beta))
 
     def _token(self) -> str:
         self._tokens += 1

@@ -49,6 +49,8 @@ class Session:
     turn_detection: Mapping[str, Any] | None = field(default_factory=lambda: dict(_SERVER_VAD))
     noise_reduction: Mapping[str, Any] | None = None
     include: tuple[str, ...] = ()
+    type: str = "transcription"
+    """`realtime` where the client has called it so: it is transcribed all the same, and nothing is spoken."""
 
     @property
     def audio(self) -> RawFormat:
@@ -98,7 +100,8 @@ class Session:
 
     def told(self, session_id: str, *, beta: bool) -> dict[str, Any]:
         """Return the session as the client is told it."""
-        head = {"id": session_id, "object": "realtime.transcription_session", "expires_at": None}
+        kind = "realtime.session" if self.type == "realtime" else "realtime.transcription_session"
+        head = {"id": session_id, "object": kind, "expires_at": None}
         if beta:
             names = {shape["type"]: name for name, shape in _BETA_FORMATS.items()}
             return {
@@ -115,7 +118,7 @@ class Session:
             "noise_reduction": self.noise_reduction,
             "turn_detection": self.turn_detection,
         }
-        return {"type": "transcription", **head, "audio": {"input": parts}, "include": list(self.include)}
+        return {"type": self.type, **head, "audio": {"input": parts}, "include": list(self.include)}
 
     def patched(self, patch: object, *, beta: bool, models: frozenset[str] | None = None) -> Session:
         """Return the session with a client's changes: what is absent stays, null is off. Raises `Refusal`.
@@ -123,6 +126,7 @@ class Session:
         `models`: the names that mean the model that listens; None: any will do.
         """
         given = _object("session", patch)
+        kind = self.type
         if beta:
             where = "session.input_audio_"
             changes: dict[str, Any] = {
@@ -133,14 +137,10 @@ class Session:
             if "turn_detection" in given:
                 changes["turn_detection"] = given["turn_detection"]
         else:
-            if given.get("type", "transcription") != "transcription":
-                raise refused(
-                    f"session.type must be transcription, not {quoted(given['type'])}: nothing is spoken here.",
-                    "session.type",
-                )
             where = "session.audio.input."
             audio = _object("session.audio", given.get("audio") or {})
             changes = dict(_object("session.audio.input", audio.get("input") or {}))
+            kind = self._kind(given.get("type", self.type), changes)
         parts: dict[str, Any] = {
             name: change(self, changes[name], f"{where}{name}") for name, change in _PARTS.items() if name in changes
         }
@@ -148,10 +148,21 @@ class Session:
             _check_model(parts["transcription"].get("model"), models, f"{where}transcription.model")
         if "include" in given:
             parts["include"] = _includes(given["include"])
-        changed = replace(self, **parts)
+        changed = replace(self, **parts, type=kind)
         if (size := len(json.dumps(changed.told("", beta=False)))) > LONGEST_SESSION:
             raise refused(f"The session would have {size} characters; {LONGEST_SESSION} are possible.", "session")
         return changed
+
+    def _kind(self, given: object, changes: Mapping[str, Any]) -> str:
+        """Return the type that a client's change gives the session. Raises `Refusal`."""
+        if given not in ("transcription", "realtime"):
+            raise refused(f"session.type must be transcription or realtime, not {quoted(given)}.", "session.type")
+        if given == "realtime" and self.type != "realtime" and not changes.get("transcription"):
+            raise refused(
+                "session.type realtime takes session.audio.input.transcription: this server transcribes, and does not speak.",
+                "session.audio.input.transcription",
+            )
+        return str(given)
 
 
 def _format(session: Session, given: object, where: str) -> Mapping[str, Any]:

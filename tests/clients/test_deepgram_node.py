@@ -115,7 +115,7 @@ async def test_containers_telephone_audio_and_two_channels(
 
 @pytest.mark.parametrize(
     ("wrong_key", "options", "status"),
-    [(True, {}, 401), (False, {"diarize": "true"}, 400), (False, {"model": "parrot"}, 400)],
+    [(True, {}, 401), (False, {"detect_entities": "true"}, 400), (False, {"model": "parrot"}, 400)],
 )
 async def test_what_is_refused_is_an_error_with_its_status(
     server: Server, key: str, wrong_key: bool, options: dict[str, Any], status: int

@@ -241,7 +241,11 @@ async def test_a_client_that_goes_silent_is_told_why(impatient_server: Server, k
 
 
 async def test_a_wrong_key_and_a_wrong_parameter_are_refused(server: Server, key: str) -> None:
-    for wrong, query, status in (("wrong", {}, 401), (key, {"diarize": True}, 400), (key, {"model": "parrot"}, 400)):
+    for wrong, query, status in (
+        ("wrong", {}, 401),
+        (key, {"detect_entities": True}, 400),
+        (key, {"model": "parrot"}, 400),
+    ):
         client = AsyncDeepgramClient(api_key=wrong, environment=at(server))
         with pytest.raises(ApiError) as refused:
             async with client.listen.v1.connect(**{**RAW, **query}):

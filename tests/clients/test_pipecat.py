@@ -69,7 +69,7 @@ async def test_eight_kilohertz(server: Server, key: str, beckett: np.ndarray) ->
 
 @pytest.mark.parametrize(
     ("wrong_key", "how", "status"),
-    [(True, {}, 401), (False, {"diarize": True}, 400), (False, {"model": "parrot"}, 400)],
+    [(True, {}, 401), (False, {"detect_entities": True}, 400), (False, {"model": "parrot"}, 400)],
 )
 async def test_a_refusal_is_permanent_and_not_tried_again(
     server: Server, key: str, wrong_key: bool, how: dict[str, Any], status: int

@@ -418,6 +418,8 @@ ROUTES = {
     ("POST", "/v1/audio/transcriptions"): TRANSCRIBE,
     ("POST", "/v1/audio/translations"): TRANSCRIBE,
     ("POST", "/v1/audio/transcriptions-from-url"): TRANSCRIBE,
+    ("POST", "/reflector/v1/audio/transcriptions"): TRANSCRIBE,
+    ("POST", "/reflector/v1/audio/transcriptions-from-url"): TRANSCRIBE,
     ("GET", "/v1/realtime"): REALTIME,
 }
 """What each route wants of a client; a route that is missing here fails the test."""

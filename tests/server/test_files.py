@@ -229,6 +229,39 @@ async def test_reflectors_shapes(files: Server, flac: bytes, web_files: str) -> 
     assert fetched["words"][0]["start"] == pytest.approx(one["words"][0]["start"] + 100)
 
 
+LIVE = (  # byte for byte what Reflector's live client has OpenAI's SDK send
+    ("model", "whisper-1"), ("language", "en"), ("response_format", "verbose_json"), ("timestamp_granularities[]", "word"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [(SOUND, {"Host": "transcription:8000"}), (SOUND, {"Host": "TRANSCRIPTION"}), (f"/reflector{SOUND}", {})],
+)
+async def test_reflectors_live_client_joins_its_words_to_the_text(
+    flac: bytes, path: str, headers: dict[str, str]
+) -> None:
+    async with running(settings(allowed_hosts=["transcription"])) as server:
+        status, body, _ = await post(server, path, data=form(flac, *LIVE), headers=headers)
+        assert (status, body["task"], body["language"]) == (200, "transcribe", "english")
+        assert "".join(word["word"] for word in body["words"]).strip() == body["text"]
+        ends, starts = [word["end"] for word in body["words"]], [word["start"] for word in body["words"]]
+        assert all(end <= start for end, start in zip(ends, starts[1:], strict=False))
+
+
+async def test_other_clients_that_ask_the_same_get_words_without_spaces(files: Server, flac: bytes) -> None:
+    for host in ("localhost:8000", "127.0.0.1"):
+        _, body, _ = await post(files, SOUND, data=form(flac, *LIVE), headers={"Host": host})
+        assert " ".join(word["word"] for word in body["words"]) == body["text"]
+
+
+async def test_the_names_by_which_reflector_calls_can_be_set(flac: bytes) -> None:
+    for names, spaced in ((["*"], True), (["speech"], False)):
+        async with running(settings(reflector_hosts=names)) as server:
+            _, body, _ = await post(server, SOUND, data=form(flac, *LIVE))
+            assert all(word["word"].endswith(" ") is spaced for word in body["words"])
+
+
 @pytest.fixture(scope="module")
 async def web_files(flac: bytes) -> AsyncIterator[str]:
     """A web server with a file, and with traps."""
@@ -392,7 +425,6 @@ async def test_a_client_that_stops_sending_is_given_up(files: Server, monkeypatc
     [
         ([("response_format", "yaml")], "response_format"),
         ([("response_format", "diarized_json")], "response_format"),
-        ([("model", "parrot")], "model"),
         ([("language", "fr")], "language"),
         ([("keywords[]", "Myna")], "keywords"),
         ([("temperature", "hot")], "temperature"),
@@ -409,6 +441,13 @@ async def test_a_wrong_field_is_named(files: Server, flac: bytes, fields: list[t
     status, body, headers = await post(files, SOUND, data=form(flac, *fields))
     assert (status, body["error"]["param"]) == (400, param)
     assert body["detail"] == body["error"]["message"]
+    assert headers["x-should-retry"] == "false"
+
+
+async def test_an_unknown_model_is_not_found(files: Server, flac: bytes) -> None:
+    status, body, headers = await post(files, SOUND, data=form(flac, ("model", "parrot")))
+    assert (status, body["error"]["code"], body["error"]["type"]) == (404, "model_not_found", "invalid_request_error")
+    assert "'parrot'" in body["error"]["message"]
     assert headers["x-should-retry"] == "false"
 
 
@@ -454,9 +493,9 @@ async def test_nothing_translates_and_says_so(files: Server, flac: bytes) -> Non
 
 @pytest.mark.parametrize(
     "query",
-    ["summarize=v2", "topics=true", "intents=true", "sentiment=true", "diarize=true", "detect_entities=true", "redact=phi",
-     "utt_split=never", "callback=http://10.0.0.1/", "callback=https://example.com&callback_method=GET", "language=fi",
-     "keyterm=Myna", "model=parrot", "encoding=linear16"],
+    ["summarize=v2", "topics=true", "intents=true", "sentiment=true", "diarize_model=v3", "detect_entities=true",
+     "redact=phi", "utt_split=never", "callback=http://10.0.0.1/", "callback=https://example.com&callback_method=GET",
+     "language=fi", "keyterm=Myna", "model=parrot", "encoding=linear16"],
 )  # fmt: skip
 async def test_deepgrams_parameters_that_cannot_be_are_refused(files: Server, flac: bytes, query: str) -> None:
     status, body, _ = await post(files, f"/v1/listen?{query}", data=flac)

@@ -396,11 +396,86 @@ def test_an_item_that_cannot_be_decoded_fails_and_the_next_does_not() -> None:
     assert told[2]["transcript"] == "hello"
 
 
-@pytest.mark.parametrize("query", ["?intent=conversation", "?model=gpt-realtime", "?model=gpt-4o-realtime-preview"])
-async def test_sessions_that_would_speak_are_refused_before_the_upgrade(server: Server, query: str) -> None:
-    async with ClientSession() as session, session.get(server.url + PATH + query) as response:
+async def test_an_intent_to_converse_is_refused_before_the_upgrade(server: Server) -> None:
+    async with ClientSession() as session, session.get(f"{server.url}{PATH}?intent=conversation") as response:
         assert response.status == 400
         assert "transcription" in (await response.json())["error"]["message"]
+
+
+CONVERSING = ["", "?model=gpt-realtime", "?model=gpt-4o-realtime-preview", "?model=gpt-realtime-mini-2025-10-06"]
+ASKED = {"model": "gpt-4o-transcribe", "language": "en"}
+
+
+@pytest.mark.parametrize("query", CONVERSING)
+async def test_a_session_of_type_realtime_that_asks_for_input_transcription_gets_it(server: Server, query: str) -> None:
+    async with talking(server, query) as talker:
+        await talker.until("session.created")
+        session = {
+            "type": "realtime", "model": "gpt-realtime", "instructions": "Be kind.", "output_modalities": ["text"],
+            "audio": {"input": {"transcription": ASKED, "turn_detection": None}, "output": {"voice": "marin"}},
+        }  # fmt: skip
+        await talker.send({"type": "session.update", "session": session})
+        updated = (await talker.until("session.updated"))["session"]
+        assert (updated["type"], updated["object"]) == ("realtime", "realtime.session")
+        assert updated["audio"]["input"]["transcription"]["model"] == "gpt-4o-transcribe"
+        again = {"type": "realtime", "audio": {"input": {"noise_reduction": {"type": "near_field"}}}}
+        await talker.send({"type": "session.update", "session": again})
+        assert (await talker.until("session.updated"))["session"]["type"] == "realtime"
+        await talker.append(said(1, 2))
+        await talker.commit()
+        assert (await talker.until(f"{T}completed"))["transcript"] == "w1 w2"
+
+
+@pytest.mark.parametrize("detection", [{"type": "server_vad", "silence_duration_ms": 300}, {"type": "semantic_vad"}])
+async def test_what_is_committed_before_it_is_heard_is_transcribed_to_its_end_even_if_the_rest_is_cleared(
+    server: Server, detection: dict[str, Any]
+) -> None:
+    async with talking(server) as talker:
+        await talker.session(turn_detection=detection)
+        await talker.append(said(0.3, 1, 2, 0.8, 3, 4, 0.8, 5, 6), chunk=1 << 20)
+        await talker.commit()
+        await talker.send({"type": f"{B}clear"})
+        await talker.until(f"{B}cleared")
+        committed = {message["item_id"] for message in talker.of(f"{B}committed")}
+        while {message["item_id"] for message in talker.of(f"{T}completed")} != committed:
+            await talker.until(f"{T}completed")
+        assert " ".join(message["transcript"] for message in talker.of(f"{T}completed")) == "w1 w2 w3 w4 w5 w6"
+        await talker.append(said(0.5, 7, 8, 3.0))
+        await talker.until(f"{T}completed")
+        assert talker.of(f"{T}completed")[-1]["transcript"] == "w7 w8"
+
+
+@pytest.mark.parametrize("prefix_ms", [0, 3_000, 15_000, 60_000])
+async def test_a_prefix_longer_than_the_model_can_hear_leaves_the_speech_room(server: Server, prefix_ms: int) -> None:
+    async with talking(server) as talker:
+        detection = {"type": "server_vad", "prefix_padding_ms": prefix_ms, "silence_duration_ms": 500}
+        updated = await talker.session(turn_detection=detection)
+        assert updated["session"]["audio"]["input"]["turn_detection"]["prefix_padding_ms"] == prefix_ms
+        await talker.append(said(0.5, 1, 2, 1.0, 3, 1.0))
+        await talker.until(f"{T}completed")
+        await talker.until(f"{T}completed")
+    assert [message["transcript"] for message in talker.of(f"{T}completed")] == ["w1 w2", "w3"]
+
+
+async def test_a_conversation_of_the_first_version_that_asks_for_input_transcription_gets_it(server: Server) -> None:
+    async with talking(server, "?model=gpt-4o-realtime-preview", headers={"OpenAI-Beta": "realtime=v1"}) as talker:
+        asked = {"input_audio_transcription": {"model": "whisper-1"}, "turn_detection": None, "modalities": ["text"]}
+        await talker.send({"type": "session.update", "session": asked})
+        updated = (await talker.until("session.updated"))["session"]
+        assert updated["input_audio_transcription"]["model"] == "whisper-1"
+        assert updated["turn_detection"] is None
+        await talker.append(said(1, 2))
+        await talker.commit()
+        assert (await talker.until(f"{T}completed"))["transcript"] == "w1 w2"
+
+
+async def test_a_session_that_wants_only_speech_is_told_that_there_is_none(server: Server) -> None:
+    async with talking(server, "?model=gpt-realtime") as talker:
+        await talker.send({"type": "session.update", "session": {"type": "realtime", "instructions": "Be kind."}})
+        error = (await talker.until("error"))["error"]
+        assert error["param"] == "session.audio.input.transcription"
+        await talker.send({"type": "response.create"})
+        assert "response.create" in (await talker.until("error"))["error"]["message"]
 
 
 async def test_a_browsers_key_is_taken_from_its_subprotocols(tmp_path: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from faults import failing_once
 from peer import RAW, connected, eventually, listening
@@ -77,3 +79,21 @@ async def test_what_fails_when_a_client_comes_back_is_told_over_its_new_connecti
                 await peer.rest()
         assert peer.socket.close_code == 1011
         await eventually(lambda: not server.services.streams)
+
+
+async def test_a_stream_whose_serving_is_broken_off_is_not_closed_as_if_its_client_had_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def cancelled(*_: object) -> None:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(connection.Connection, "_until_over", cancelled)
+    async with running_fake() as server:
+        for path, query in (
+            ("/v1/stream", ""),
+            ("/v1/listen", "?encoding=linear16&sample_rate=16000"),
+            ("/v1/realtime", ""),
+        ):
+            async with connected(server, query, path) as victim:
+                await victim.rest()
+            assert victim.socket.close_code == 1011
