@@ -164,9 +164,7 @@ async def test_a_name_that_exists_inside_is_refused_as_one_that_does_not_exist(
         gate = Gate([])
         make = gate.session
 
-        def session(
-            timeout_s: float, share: str, make: Any = make, address: str | None = address
-        ) -> ClientSession:
+        def session(timeout_s: float, share: str, make: Any = make, address: str | None = address) -> ClientSession:
             made = make(timeout_s, share)
             resolving(made, Told(address))
             return made
