@@ -208,6 +208,8 @@ def serve(connection: socket.socket, engine_name: str, options: ModelOptions, la
                             lane.order(message)
                     case _:
                         raise ValueError(f"the front does not send {type(message).__name__}")
+    except ConnectionResetError:
+        pass  # the front is gone, and has left something unread
     finally:
         ended.set()
         for lane in working:
