@@ -38,7 +38,10 @@ class Assignment:
 
 
 class Death(NamedTuple):
-    """What a worker's death leaves undone: jobs that have failed, and interims for which a newer one of their channel waits."""
+    """What becomes of the jobs under way at a worker's death, where they are not decoded again.
+
+    `superseded` are interims for which a newer one of their channel waits.
+    """
 
     failed: list[Job]
     superseded: list[Job]
