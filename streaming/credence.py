@@ -34,31 +34,24 @@ def is_sure(closed: Closed, gate: Gate) -> bool:
 
 
 def doubts(closed: Closed, decode: Decode, words: Sequence[Word], gate: Gate) -> bool:
-    """Return whether a decode of sure speech is to be repeated: its `words` are not credible, or the engine is unsure."""
-    outcome = decode.outcome
-    if decode.again is None or not isinstance(outcome, Transcript) or not is_sure(closed, gate):
-        return False
-    return outcome.log_probability < gate.doubted or not is_credible(closed, words)
+    """Return whether a decode is to be repeated: it is of sure speech, and its `words` are not credible."""
+    again = decode.again is not None and isinstance(decode.outcome, Transcript)
+    return again and is_sure(closed, gate) and not is_credible(closed, words)
 
 
 def words_of(closed: Closed, decode: Decode, gate: Gate, settled: Sequence[Word]) -> tuple[Word, ...]:
     """Return the words of a segment for good; `settled` are the final ones before.
 
-    Of the credible hearings the one that the engine is surest of is taken; without any the first that has words and that the
-    gate lets pass.
+    The first credible hearing is taken; without any the first that has words and that the gate lets pass.
     """
-    best: tuple[Word, ...] = ()
-    surest: float | None = None
+    passed: tuple[Word, ...] = ()
     for audio, outcome in decode.hearings:
-        if not isinstance(outcome, Transcript) or not gate.passes(outcome.log_probability, closed.voice):
-            continue
-        words = final_words(closed, audio, outcome.words, settled)
-        credible = is_credible(closed, words)
-        if credible and (surest is None or outcome.log_probability > surest):
-            best, surest = words, outcome.log_probability
-        elif surest is None and not credible:
-            best = best or words
-    return best
+        if isinstance(outcome, Transcript) and gate.passes(outcome.log_probability, closed.voice):
+            words = final_words(closed, audio, outcome.words, settled)
+            if is_credible(closed, words):
+                return words
+            passed = passed or words
+    return passed
 
 
 def is_credible(closed: Closed, words: Sequence[Word]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 from myna.streaming.turns import TurnPolicy
@@ -21,9 +20,6 @@ class Gate:
     hopeless: float = -1.1
     doubtful: float = -0.1
     sure_voice: float = 0.85
-    doubted: float = -math.inf
-    """Sure speech decoded below this is decoded once more, in another window, and the surer transcript taken. What is no
-    plausible transcript at all is decoded once more in any case."""
 
     def passes(self, log_probability: float, voice: float) -> bool:
         """Return whether a transcript with this mean log-probability, over speech of this voice, is to be believed."""

@@ -12,7 +12,7 @@ from drive import Drive
 from myna.streaming.engines.base import Job, Kind, Outcome, Transcript
 from myna.streaming.engines.fake import FakeEngine, FakeSettings, silence, spoken
 from myna.streaming.events import Repeated, Tentative, TurnEnded, Word
-from myna.streaming.policy import Gate, Options, Policy
+from myna.streaming.policy import Options, Policy
 from myna.streaming.session import Session
 from myna.streaming.turns import TurnPolicy
 
@@ -137,18 +137,6 @@ def test_a_tentative_decode_that_fails_its_gate_is_decoded_again_at_once(increme
     assert second.due == first.due
     shown = [event for event in d.events if isinstance(event, Tentative)]
     assert [word.text for word in shown[0].words] == names(1, 2)
-
-
-def test_a_transcript_the_engine_is_unsure_of_gives_way_to_a_surer_one_where_nobody_waits() -> None:
-    def misheard(heard: Transcript) -> Transcript:
-        return Transcript(tuple(replace(word, text="what") for word in heard.words[:4]), -0.4)
-
-    policy = replace(FILE, gate=Gate(doubted=-0.2))
-    for at, expected in ((0, names(1, 2, 3, 4)), (1, names(1, 2, 3, 4))):
-        d = drive(Unsure(misheard, at={at}, kind=Kind.FILE), policy)
-        d.push(said(1, 2, 3, 4))
-        d.end()
-        assert d.text == expected
 
 
 @pytest.mark.parametrize("tail_s", [0.4, 1.0, 3.0])
