@@ -275,6 +275,14 @@ class Session:
         self._drop_speculative()
         self._following.close()
         self._timeline.append(Waiting(closed, decode))
+        if self._turns is not None and closed.cause is Cause.LENGTH and closed.speech:
+            self._bound_turn(self._turns, closed.speech, closed.span.end)
+
+    def _bound_turn(self, turns: Turns, speech: Span, at: int) -> None:
+        """End the turn at `at`, where its segment with this speech was cut, if it has become too long."""
+        if turns.is_too_long(speech, at):
+            self._timeline.append(TurnEnd(at, Trigger.TIMEOUT, turns.confidence))
+            turns.end()
 
     def _consider_turn(self) -> None:
         """End the turn, or say that it may be over, if the silence is long enough for what was said."""
@@ -439,8 +447,11 @@ class Session:
     def _drain(self) -> None:
         """Tell what is complete, then forget the audio nobody needs."""
         told = self._timeline.drain(self._policy.gate, turns=self._turns is not None)
-        if any(isinstance(event, Final) for event in told):
+        finals = [event for event in told if isinstance(event, Final)]
+        if finals:
             self._tentative = ()
+        if self._turns is not None:
+            self._turns.said(sum(len(final.words) for final in finals))
         self._events += told
         if self._timeline.doubted is not None:
             self._repeat(self._timeline.doubted, self._due)
