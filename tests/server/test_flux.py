@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
@@ -92,10 +93,11 @@ async def test_a_turn_that_confidence_never_ends_is_ended_by_time_out_and_update
     async with connected(server, f"?{RAW}&eot_threshold=1&eot_timeout_ms=60000", PATH) as peer:
         await peer.until("Connected")
         audio = phrases(codes, length=20, pause_s=0.3)  # 315 s
+        rest = asyncio.create_task(peer.rest())  # reads while the audio is sent
         for start in range(0, len(audio), 64_000):
             await peer.socket.send_bytes(audio[start : start + 64_000])
         await peer.send({"type": "CloseStream"})
-        told = [message for message in await peer.rest() if message["type"] == "TurnInfo"]
+        told = [message for message in await rest if message["type"] == "TurnInfo"]
     ends = [message for message in told if message["event"] == "EndOfTurn"]
     assert [message["trigger"] for message in ends] == ["timeout"]
     assert 285 <= ends[0]["words"][-1]["end"] < 313
