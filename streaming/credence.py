@@ -16,8 +16,8 @@ from myna.streaming.pending import Decode
 from myna.streaming.policy import Gate
 from myna.streaming.segmenter import Closed
 
-_SURE = samples(0.5)
-"""Less speech than this is often a breath or a cough, in which no word is missed."""
+_SURE = samples(0.2)
+"""Less speech than this is a click or a breath; the shortest words ("yes") have more. A short decode costs little to repeat."""
 _LONGEST_PHRASE = 6
 """Words of the longest phrase whose repetition is looked for."""
 _REPETITIONS = 4
