@@ -17,7 +17,7 @@ from myna.streaming.policy import Gate
 from myna.streaming.segmenter import Closed
 
 _SURE = samples(0.2)
-"""Less speech than this is a click or a breath; the shortest words ("yes") have more. A short decode costs little to repeat."""
+"""Less speech than this is a click or a breath; the shortest words ("yes") have more, and cost little to repeat."""
 _LONGEST_PHRASE = 6
 """Words of the longest phrase whose repetition is looked for."""
 _REPETITIONS = 4

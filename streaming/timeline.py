@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from myna.streaming.credence import doubts, is_sure, words_of
-from myna.streaming.engines.base import JobError, Missing, Outcome
+from myna.streaming.engines.base import JobError, Missing, Outcome, Transcript
 from myna.streaming.events import (
     Cause,
     Ended,
@@ -129,7 +129,8 @@ class Timeline:
                 told.append(Failed(channel=self._channel, span=closed.span, reason=reason))
             case Missing():
                 raise AssertionError("a final decode stands alone")
-        if decode and (decode.first or (is_sure(closed, gate) and not words)):
+        lost = decode and isinstance(decode.outcome, Transcript) and is_sure(closed, gate) and not words
+        if decode and (decode.first or lost):
             told.append(Repeated(channel=self._channel, span=closed.span, heard=bool(words)))
         self.words.extend(words)
         self._uttered = self._uttered or bool(words)
