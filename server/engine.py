@@ -356,9 +356,11 @@ class EnginePool:
             jobs=sum(len(batch.jobs) for batch in at),
         )  # fmt: skip
         self._batches = {place: batch for place, batch in self._batches.items() if place[0] != number}
-        failed = self._dispatcher.down(number, KILLED_BLAME if killed else BLAME)
+        death = self._dispatcher.down(number, KILLED_BLAME if killed else BLAME)
+        for job in death.superseded:
+            self._waiting.pop(job.id, None)
         self._assign()
-        for job in failed:
+        for job in death.failed:
             log.error("a job is given up: each worker that decoded it died", job=job.id)
             _answer(self._waiting.pop(job.id, None), job.id, JobError("each worker that decoded this audio died"))
 

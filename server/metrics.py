@@ -66,6 +66,12 @@ class Metrics:
             "From when a result was due to when it was there: of finals since their endpoint, of interims since their audio.",
             ["model", "kind"], registry=self._registry, buckets=_DELAYS,
         )  # fmt: skip
+        self._repeated = Counter(
+            "myna_speech_repeated_total", "Segments of sure speech that were not heard credibly at first.", ["result"],
+            registry=self._registry,
+        )  # fmt: skip
+        for result in ("words", "empty"):
+            self._repeated.labels(result)  # is shown before there is one
         self._lag = Histogram(
             "myna_loop_lag_seconds", "How late the event loop was.", registry=self._registry, buckets=_LAGS
         )
@@ -85,6 +91,10 @@ class Metrics:
     def connection_dropped(self, reason: str) -> None:
         """A connection was closed, or its message given up, for what it cost."""
         self._dropped.labels(reason).inc()
+
+    def speech_repeated(self, *, heard: bool) -> None:
+        """Sure speech was decoded once more, if there was another window; `heard`: its final has words."""
+        self._repeated.labels("words" if heard else "empty").inc()
 
     def lagged(self, seconds: float) -> None:
         """The event loop came to a timer so late."""

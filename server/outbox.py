@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 
 from myna.server.dialects.base import Frame
@@ -20,10 +20,16 @@ class SlowReaderError(Exception):
 
 
 class Outbox:
-    """A queue with one writer and one reader at a time, on one event loop. Numbered frames are kept when sent."""
+    """A queue with one writer and one reader at a time, on one event loop. Numbered frames are kept when sent.
+
+    A frame that replaces another takes it out wherever it waits and goes to the end: of each key one frame waits at most, and
+    never before a final that was queued ahead of it.
+    """
 
     def __init__(self) -> None:
-        self._frames: deque[Frame] = deque()
+        self._frames: OrderedDict[int, Frame] = OrderedDict()  # by an arbitrary number of its own
+        self._count = 0
+        self._replaceable: dict[str, int] = {}  # by key: the frame that waits
         self._size = 0
         self._sent: deque[Frame] = deque()
         self._sent_size = 0
@@ -33,23 +39,21 @@ class Outbox:
 
     def put(self, frame: Frame) -> None:
         """Queue a frame. Raises `SlowReaderError` when too much waits."""
-        if frame.replaces is not None:
-            self._forget(frame.replaces)
-        self._frames.append(frame)
-        self._size += len(frame.payload)
+        self._append(frame)
         self._changed.set()
         if self._size > LARGEST:
             raise SlowReaderError
 
     def put_last(self, frames: Sequence[Frame]) -> None:
         """Queue what is said last: there is always room for it, however much waits."""
-        self._frames.extend(frames)
-        self._size += sum(len(frame.payload) for frame in frames)
+        for frame in frames:
+            self._append(frame)
         self._changed.set()
 
     def clear(self) -> None:
         """Drop what is queued, and what was kept: the client will not read it."""
         self._frames.clear()
+        self._replaceable.clear()
         self._sent.clear()
         self._size = self._sent_size = 0
 
@@ -65,8 +69,10 @@ class Outbox:
                 return None
             self._changed.clear()
             await self._changed.wait()
-        frame = self._frames.popleft()
+        place, frame = self._frames.popitem(last=False)
         self._size -= len(frame.payload)
+        if frame.replaces is not None and self._replaceable.get(frame.replaces) == place:
+            del self._replaceable[frame.replaces]
         if frame.number is not None and frame.replaces is None:  # a tentative is not worth keeping
             self._keep(frame)
         return frame
@@ -80,8 +86,8 @@ class Outbox:
         again = [frame for frame in self._sent if frame.number is not None and frame.number > number]
         self._sent.clear()
         self._sent_size = 0
-        self._frames.extendleft(reversed([*first, *again]))
-        self._size += sum(len(frame.payload) for frame in (*first, *again))
+        for frame in reversed([*first, *again]):
+            self._frames.move_to_end(self._append(frame), last=False)
         self._changed.set()
 
     def _keep(self, frame: Frame) -> None:
@@ -92,10 +98,13 @@ class Outbox:
             self._sent_size -= len(oldest.payload)
             self._forgotten = oldest.number or 0
 
-    def _forget(self, key: str) -> None:
-        # Only the last few frames can be of an older tentative that is still worth replacing.
-        for index in range(len(self._frames) - 1, max(-1, len(self._frames) - 9), -1):
-            if self._frames[index].replaces == key:
-                self._size -= len(self._frames[index].payload)
-                del self._frames[index]
-                return
+    def _append(self, frame: Frame) -> int:
+        """Queue a frame in place of the one it replaces; return where it is."""
+        self._count += 1
+        if frame.replaces is not None:
+            if older := self._frames.pop(self._replaceable.get(frame.replaces, 0), None):
+                self._size -= len(older.payload)
+            self._replaceable[frame.replaces] = self._count
+        self._frames[self._count] = frame
+        self._size += len(frame.payload)
+        return self._count

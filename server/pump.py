@@ -17,7 +17,7 @@ from myna.server.metrics import Metrics
 from myna.server.patience import Clock
 from myna.server.voice import VoiceActivity
 from myna.streaming.engines.base import Outcome
-from myna.streaming.events import Event
+from myna.streaming.events import Event, Repeated
 from myna.streaming.requests import Cancel, Detect, Release, Request, Submit
 from myna.streaming.stream import Stream
 from myna.streaming.vad import VoiceMemory
@@ -97,7 +97,10 @@ class Pump:
         requests, events = self.stream.take()
         self._carry_out(requests)
         for event in events:
-            self._tell(event)
+            if isinstance(event, Repeated):
+                self._services.metrics.speech_repeated(heard=event.heard)
+            else:
+                self._tell(event)
         self.changed.set()
 
     def close(self) -> None:

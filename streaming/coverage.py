@@ -25,6 +25,8 @@ INTERIM_CONTEXT = samples(2.0)
 """Left context of a tentative decode: a final may hear more, this one is soon replaced."""
 _LEAD_SHARE = 1 / 4
 """Of the longest audio the engine takes, the silence before the speech has at most so much."""
+_SHIFT = samples(0.1)
+"""A decode that is repeated begins at least so much sooner or later: less hardly changes what an engine hears."""
 INTERIM_OVERLAP = samples(1.0)
 """How far into its audio a windowed tentative decode is not yet believed."""
 
@@ -75,6 +77,29 @@ class Coverage:
         tail = BEYOND if inside else self._segmenter.pause  # a pause's whole silence: it is what is decoded ahead
         end = min(speech.end + tail, max(self._segmenter.position, speech.end))
         return Span(self._start(speech.start, end, self._context, earliest), end)
+
+    def of_repeat(self, speech: Span, audio: Span, earliest: int) -> Span | None:
+        """Return what a second decode of `speech` covers, the first having covered `audio`; None: there is no other window.
+
+        Without context it cannot begin inside a word of that. Where the first one had none, more or less silence goes before.
+        """
+        earliest = max(earliest, audio.end - self._longest, self.not_before)
+        near = self._segmenter.quietest(max(earliest, speech.start - self._lead), max(earliest, speech.start))
+        far = speech.start - 2 * self._lead
+        if self.last_speech_end is not None:
+            far = max(far, self.last_speech_end)
+        had_context = audio.start < speech.start - self._lead
+        for start in (near, audio.start + _SHIFT) if had_context else (far, near, audio.start + _SHIFT):
+            if earliest <= start < audio.end and abs(start - audio.start) >= _SHIFT:
+                return Span(start, audio.end)
+        return None
+
+    def of_repeated_interim(self, speech_start: int, audio: Span, earliest: int) -> Span | None:
+        """Return what a second tentative decode covers, the first having covered `audio`; None: there is no other window."""
+        if audio.start > speech_start:  # the last seconds of long speech
+            start = self._segmenter.quietest(audio.start + INTERIM_OVERLAP // 2, audio.start + INTERIM_OVERLAP)
+            return Span(start, audio.end) if start < audio.end else None
+        return self.of_repeat(Span(speech_start, audio.end), audio, earliest)
 
     def of_interim(self, speech_start: int, now: int, earliest: int) -> Span:
         """Return what a tentative decode covers: the open speech, or of long speech the last seconds."""

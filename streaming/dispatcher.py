@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from myna.streaming.engines.base import EngineInfo, Job, Kind
 from myna.streaming.scheduler import Scheduler
@@ -36,6 +37,16 @@ class Assignment:
     jobs: tuple[Job, ...]
 
 
+class Death(NamedTuple):
+    """What becomes of the jobs under way at a worker's death, where they are not decoded again.
+
+    `superseded` are interims for which a newer one of their channel waits.
+    """
+
+    failed: list[Job]
+    superseded: list[Job]
+
+
 class Dispatcher:
     """The jobs of one model and the workers that share them.
 
@@ -50,6 +61,8 @@ class Dispatcher:
         self._homes: dict[str, int] = {}  # source → the worker that follows its utterance
         self._lanes: dict[int, list[dict[str, Job]]] = {}  # by worker: what each lane is at, by id
         self._blame: dict[str, float] = {}
+        self._came: dict[str, int] = {}  # by job that waits or is under way: its number in the order they came
+        self._count = 0
         self._unwanted: set[str] = set()  # under way, but cancelled
         self._suspects: deque[Job] = deque()
         self._reserved: int | None = None
@@ -78,9 +91,9 @@ class Dispatcher:
         for gone in [home for home in self._own if home not in self._lanes]:
             self._rehome(gone)
 
-    def down(self, worker: int, blame: float) -> list[Job]:
-        """Count on a worker no longer; each job it was at gets so much of the blame. Returns the jobs that have failed."""
-        failed: list[Job] = []
+    def down(self, worker: int, blame: float) -> Death:
+        """Count on a worker no longer; each job it was at gets so much of the blame."""
+        death = Death([], [])
         lanes = self._lanes.pop(worker, [])
         if blame < BLAME:
             self._exonerate({job_id for lane in lanes for job_id in lane}, blame)
@@ -91,29 +104,24 @@ class Dispatcher:
                     continue
                 self._blame[job.id] = self._blame.get(job.id, 0.0) + blame
                 if self._blame[job.id] >= FAILS_FROM - 1e-9:
-                    del self._blame[job.id]
-                    failed.append(job)
-                elif self._blame[job.id] >= ALONE_FROM - 1e-9:
-                    self._suspects.append(job)
-                else:
-                    self.submit(job)
+                    self._forget(job.id)
+                    death.failed.append(job)
+                elif older := self._enqueue(job):
+                    death.superseded.append(older)
         if worker == self._reserved:
             self._reserved = None
         self._rehome(worker)
-        return failed
+        return death
 
     def submit(self, job: Job) -> Job | None:
         """Take a job; return the older interim of its channel that it replaces, if any."""
-        if not job.utterance:
-            return self._shared.add(job)
-        home = self._homes.get(job.source)
-        if home is None:
-            home = self._homes[job.source] = self._least_followed()
-        return self._own.setdefault(home, Scheduler(self._engine)).add(job)
+        self._count += 1
+        self._came[job.id] = self._count
+        return self._enqueue(job)
 
     def cancel(self, job_id: str) -> None:
         """Forget a job that waits; the result of one under way will not be wanted."""
-        self._blame.pop(job_id, None)
+        self._forget(job_id)
         if any(scheduler.cancel(job_id) for scheduler in self._schedulers()):
             return
         if any(job_id in lane for lanes in self._lanes.values() for lane in lanes):
@@ -127,7 +135,7 @@ class Dispatcher:
 
     def done(self, worker: int, job_id: str) -> None:
         """Take note that a worker has answered a job."""
-        self._blame.pop(job_id, None)
+        self._forget(job_id)
         self._unwanted.discard(job_id)
         for lane in self._lanes.get(worker, ()):
             if lane.pop(job_id, None) and worker == self._reserved and not self._busy(worker):
@@ -144,6 +152,53 @@ class Dispatcher:
                     lane.update((job.id, job) for job in batch)
                     assignments.append(Assignment(worker, number, tuple(batch)))
         return assignments
+
+    def _scheduler_of(self, job: Job) -> Scheduler:
+        if not job.utterance:
+            return self._shared
+        home = self._homes.get(job.source)
+        if home is None:
+            home = self._homes[job.source] = self._least_followed()
+        return self._own.setdefault(home, Scheduler(self._engine))
+
+    def _enqueue(self, job: Job) -> Job | None:
+        """Have a job wait for a lane, one that a dead worker was at too; return the interim that the newer one replaces.
+
+        The newer one is of the same speech and is blamed for what the older one is blamed for.
+        """
+        other = self._waiting_interim(job)
+        older, newer = other, job
+        if other is not None and self._came[other.id] > self._came[job.id]:
+            older, newer = job, other
+        if older is not None:
+            if blame := self._blame.get(older.id):
+                self._blame[newer.id] = max(blame, self._blame.get(newer.id, 0.0))
+            self._forget(older.id)
+        if self._blame.get(newer.id, 0.0) >= ALONE_FROM - 1e-9:
+            self._isolate(newer, other)
+        elif newer is job:
+            self._scheduler_of(job).add(job)
+        return older
+
+    def _waiting_interim(self, job: Job) -> Job | None:
+        """Return the interim of this interim's channel that waits, if any."""
+        if job.kind is not Kind.INTERIM:
+            return None
+        suspect = (other for other in self._suspects if other.kind is Kind.INTERIM and other.source == job.source)
+        return next(suspect, None) or self._scheduler_of(job).interim_of(job.source)
+
+    def _isolate(self, job: Job, other: Job | None) -> None:
+        """Have a job run alone, in place of the interim of its channel that waits, if there is one."""
+        if other is not None and other in self._suspects:
+            self._suspects[self._suspects.index(other)] = job
+            return
+        if other is not None:
+            self._scheduler_of(other).cancel(other.id)
+        self._suspects.append(job)
+
+    def _forget(self, job_id: str) -> None:
+        self._blame.pop(job_id, None)
+        self._came.pop(job_id, None)
 
     def _assign_suspect(self) -> list[Assignment]:
         if not self._suspects or not self._lanes:
@@ -179,7 +234,7 @@ class Dispatcher:
         self._homes = {source: home for source, home in self._homes.items() if home != gone}
         orphans = self._own.pop(gone, None)
         for job in orphans.drain() if orphans else ():
-            self.submit(job)
+            self._enqueue(job)
 
     def _schedulers(self) -> Iterator[Scheduler]:
         yield self._shared

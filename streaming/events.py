@@ -175,6 +175,14 @@ class Failed(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Repeated(Event):
+    """Sure speech was not heard credibly at first; `heard`: its Final, which follows, has words. For statistics only."""
+
+    span: Span
+    heard: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UtteranceEnd(Event):
     """So much silence (`Policy.gap_ms`, or the endpoint) has followed a word; comes after the Final that holds the word."""
 

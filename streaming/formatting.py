@@ -48,11 +48,11 @@ class Formatting:
     measurements: bool = False
     """Units behind numbers are abbreviated: "ten kilometers" → "10 km"."""
     dictation: bool = False
-    """Spoken marks ("comma", "new line") become marks."""
+    """Spoken marks ("comma", "new line") become marks, in English; elsewhere these words mean something else."""
     fillers: bool = False
     """Keep "uh" and "um"."""
     profanity: bool = True
-    """Keep profane words."""
+    """Keep profane words. Only English ones are known, some of which are harmless words of other languages."""
     replacements: tuple[tuple[str, str], ...] = ()
     """Phrase → what is written for it; an empty text deletes it."""
     redactions: frozenset[Redaction] = frozenset()
@@ -66,9 +66,10 @@ class Formatting:
 def formatted(words: Sequence[Word], wanted: Formatting, *, open_ended: bool = False) -> tuple[Word, ...]:
     """Return the words as they are to be written; `open_ended`: more words of the same breath may follow (an interim)."""
     result = list(words)
+    english = wanted.language in ("en", "")
     if not wanted.fillers:
         result = _without_fillers(result)
-    if wanted.dictation:
+    if wanted.dictation and english:
         result = _dictated(result)
     if wanted.replacements:
         result = _all_replaced(result, wanted.replacements)
@@ -77,7 +78,7 @@ def formatted(words: Sequence[Word], wanted: Formatting, *, open_ended: bool = F
     if wanted.smart or wanted.numerals or wanted.measurements:
         found = numbers(result, wanted.language)
         result = written(result, found, wanted.language, smart=wanted.smart, measurements=wanted.measurements)
-    if not wanted.profanity:
+    if not wanted.profanity and english:
         result = [_masked(word) if profanity.is_profane(word.bare) else word for word in result]
     return tuple(result)
 

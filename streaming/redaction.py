@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 
 from myna.streaming.events import Word
-from myna.streaming.numerals import numbers, runs_of_digits
+from myna.streaming.numerals import Number, numbers, runs_of_digits
 
 REDACTED = "[REDACTED]"
 """What stands in place of the digits, however many they were."""
@@ -55,7 +55,12 @@ def redacted(
     (an interim): the last number may still grow, and goes.
     """
     result = list(words)
-    for start, end, digits in reversed(runs_of_digits(numbers(words, language))):
+    found = numbers(words, language)
+    known = {index for number in found for index in range(number.start, number.end)}
+    for index, word in enumerate(words):  # "4th", "B747": digits in a word that is no number
+        if index not in known and any(c.isdigit() for c in word.bare):
+            found.append(Number(index, index + 1, word.bare))
+    for start, end, digits in reversed(runs_of_digits(sorted(found, key=lambda number: number.start))):
         edge = start == 0 or end == len(words)
         unfinished = open_ended and end == len(words)
         if any(_goes(one, words, start, digits, edge=edge, unfinished=unfinished) for one in wanted):

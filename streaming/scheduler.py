@@ -59,6 +59,10 @@ class Scheduler:
         self._tidy()
         return True
 
+    def interim_of(self, source: str) -> Job | None:
+        """Return the interim of this channel that waits, if any."""
+        return self._waiting.get(self._interims.get(source, ""))
+
     def head(self) -> tuple[Kind, float] | None:
         """Return kind and due time of the most urgent job; None if nothing waits."""
         while self._order and self._order[0][3] not in self._waiting:

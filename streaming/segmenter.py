@@ -7,6 +7,7 @@ the segmenter only says where the quietest point of a stretch is.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from myna.streaming.events import SAMPLE_RATE, Cause, Span
@@ -186,7 +187,7 @@ class Segmenter:
         """How surely what was heard of the open segment is speech."""
         if self.speech_start is None:
             return 0.0
-        return self._strength(Span(self.speech_start, max(self.speech_start, self.speech_end)))
+        return self._strength(Span(self.speech_start, max(self.speech_start, self.speech_end)), self._pauses)
 
     def quietest(self, start: int, end: int) -> int:
         """Return the sample between `start` and `end` around which speech is least probable, the later of equals."""
@@ -266,10 +267,12 @@ class Segmenter:
         return round(longest + share * (min(SHORTEST_PAUSE, longest) - longest))
 
     def _close(self, at: int, speech: Span | None, cause: Cause) -> Closed:
-        voice = self._strength(speech) if speech else 0.0
         if self._paused and at > self.speech_end:
             self._pauses.append(Span(self.speech_end, at))
         pauses = tuple(pause for pause in self._pauses if pause.start < at)
+        voice = 0.0
+        if speech:
+            voice = self._strength(Span(speech.start, max(speech.start, min(speech.end, self.speech_end))), pauses)
         closed = Closed(Span(self.open_start, at), speech, voice, cause, pauses)
         self._pauses = [pause for pause in self._pauses if pause.start >= at]
         self.open_start = at
@@ -278,13 +281,19 @@ class Segmenter:
         self._paused = False
         return closed
 
-    def _strength(self, speech: Span) -> float:
-        """Return the mean probability of the surer half of the windows: pauses inside speech say nothing against it."""
-        first = max(0, (speech.start - self._history_start) // WINDOW)
-        last = max(first + 1, (speech.end - self._history_start) // WINDOW)
-        heard = sorted(self._history[first:last])
+    def _strength(self, speech: Span, pauses: Sequence[Span]) -> float:
+        """Return the mean probability of the surer half of the windows, pauses left out: they say nothing against speech."""
+        first, last = self._windows(speech)
+        silent = {index for pause in pauses for index in range(*self._windows(pause))}
+        heard = sorted(self._history[index] for index in range(first, max(first + 1, last)) if index not in silent)
         surer = heard[len(heard) // 2 :]
         return sum(surer) / len(surer) if surer else 0.0
+
+    def _windows(self, span: Span) -> tuple[int, int]:
+        """Return the first window of a span, and the one behind its last, as far as the history goes."""
+        ends = (min(max(0, (at - self._history_start) // WINDOW), len(self._history)) for at in (span.start, span.end))
+        first, last = ends
+        return first, last
 
     def _forget(self) -> None:
         surplus = len(self._history) - _HISTORY // WINDOW

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from myna.streaming.coverage import INTERIM_OVERLAP, Coverage, fitted
+from myna.streaming.credence import doubts, is_sure
 from myna.streaming.engines.base import EngineInfo, Job, Kind, Missing, Outcome, Transcript
 from myna.streaming.events import (
     Cause,
@@ -29,7 +30,7 @@ from myna.streaming.events import (
     seconds,
 )
 from myna.streaming.following import Following
-from myna.streaming.hypothesis import agreed, final_words, in_order, new_words
+from myna.streaming.hypothesis import agreed, in_order, new_words
 from myna.streaming.pending import Barrier, Change, Decode, TurnEnd, Waiting
 from myna.streaming.policy import Options, Policy
 from myna.streaming.requests import Cancel, Detect, Release, Request, Submit
@@ -66,6 +67,7 @@ class Session:
         self._speculative: Decode | None = None
         self._interims: dict[str, Decode] = {}  # asked for, the newest last; a waiting one is superseded by the next
         self._interim_at = 0
+        self._interim_repeated = False  # in the open segment
         self._follows = engine.incremental
         self._following = Following()
         self._tentative: tuple[Word, ...] = ()
@@ -152,8 +154,7 @@ class Session:
             self._on_interim(interim, outcome)
         elif self._speculative and self._speculative.job_id == job_id:
             self._speculative.outcome = outcome
-            if isinstance(outcome, Transcript):
-                self._tell(self._speculative.audio, outcome)
+            self._on_speculative(self._speculative, outcome)
         else:
             self._timeline.answer(job_id, outcome)
         self._drain()
@@ -237,7 +238,7 @@ class Session:
                     self._events.append(SpeechStarted(channel=self._channel, at=at))
                 case Pause(speech) if self._policy.live:
                     audio = self._coverage.of_final(speech, self._tape.start)
-                    self._speculative = self._decode_final(audio, self._due + self._segmenter.ahead_s)
+                    self._speculative = self._decode_final(speech, audio, self._due + self._segmenter.ahead_s)
                 case Resumed():
                     self._on_resumed()
                 case Closed():
@@ -259,20 +260,29 @@ class Session:
 
     def _on_closed(self, closed: Closed) -> None:
         self._drop_interim()
+        self._interim_repeated = False
         decode = None
         if closed.cause is Cause.ENDPOINT and self._speaking:
             self._speaking = False
             self._events.append(SpeechStopped(channel=self._channel, at=closed.span.end))
         if closed.speech and closed.cause is not Cause.DISCARD:
             audio = self._coverage.of_final(closed.speech, self._tape.start)
-            if self._speculative and self._speculative.audio == audio:
+            if self._speculative and self._speculative.planned == audio:
                 decode, self._speculative = self._speculative, None
             else:
-                decode = self._decode_final(audio, self._due)
+                decode = self._decode_final(closed.speech, audio, self._due)
             self._coverage.last_speech_end = closed.speech.end
         self._drop_speculative()
         self._following.close()
         self._timeline.append(Waiting(closed, decode))
+        if self._turns is not None and closed.cause is Cause.LENGTH and closed.speech:
+            self._bound_turn(self._turns, closed.speech, closed.span.end)
+
+    def _bound_turn(self, turns: Turns, speech: Span, at: int) -> None:
+        """End the turn at `at`, where its segment with this speech was cut, if it has become too long."""
+        if turns.is_too_long(speech, at):
+            self._timeline.append(TurnEnd(at, Trigger.TIMEOUT, turns.confidence))
+            turns.end()
 
     def _consider_turn(self) -> None:
         """End the turn, or say that it may be over, if the silence is long enough for what was said."""
@@ -309,14 +319,29 @@ class Session:
         return speculative.words
 
     def _words_if_over(self, start: int, speculative: Decode) -> tuple[Word, ...]:
-        outcome, segmenter = speculative.outcome, self._segmenter
-        if not isinstance(outcome, Transcript) or not self._policy.gate.passes(
-            outcome.log_probability, segmenter.voice
-        ):
-            return ()
+        return self._timeline.words_of(Waiting(self._closed_here(start), speculative), self._policy.gate)
+
+    def _closed_here(self, start: int) -> Closed:
+        """Return the open segment, whose speech begins at `start`, as it would be if it ended here."""
+        segmenter = self._segmenter
         so_far, speech = Span(segmenter.open_start, segmenter.position), Span(start, segmenter.speech_end)
-        closed = Closed(so_far, speech, segmenter.voice, Cause.ENDPOINT, segmenter.pauses)
-        return final_words(closed, speculative.audio, outcome.words, self._timeline.words)
+        return Closed(so_far, speech, segmenter.voice, Cause.ENDPOINT, segmenter.pauses)
+
+    def _on_speculative(self, speculative: Decode, outcome: Outcome) -> None:
+        """Tell what the pause's decode heard, or repeat it at once if it is not credible."""
+        start = self._segmenter.speech_start
+        if start is not None and not self._timeline.behind:
+            speculative.words = self._words_if_over(start, speculative)
+            if doubts(self._closed_here(start), speculative, speculative.words, self._policy.gate):
+                self._repeat(speculative, self._due + self._segmenter.ahead_s)
+                return
+        if isinstance(outcome, Transcript):
+            self._tell(speculative.audio, outcome)
+
+    def _repeat(self, decode: Decode, due: float) -> None:
+        """Ask for a decode once more, in its other window."""
+        assert decode.again is not None
+        decode.repeat(self._submit(decode.again, decode.kind, due))
 
     def _tell_progress(self) -> None:
         every = self._policy.progress_s
@@ -362,10 +387,28 @@ class Session:
         if isinstance(outcome, Transcript):
             if interim.kind is Kind.INTERIM and following.start is not None:
                 following.heard = interim.audio.end
-            self._tell(interim.audio, outcome)
+            if not self._repeats_interim(interim, outcome):
+                self._tell(interim.audio, outcome)
         elif isinstance(outcome, Missing) and self._segmenter.speech_start is not None:
             following.missing(outcome.held)
             self._ask_interim(self._segmenter.speech_start, interim.audio.end)
+
+    def _repeats_interim(self, interim: Decode, outcome: Transcript) -> bool:
+        """Ask for a tentative decode of sure speech once more if it fails its gate; return whether that was done.
+
+        That is done once in a segment: where it was of no use, it will be of none later.
+        """
+        start, gate = self._segmenter.speech_start, self._policy.gate
+        if start is None or self._interim_repeated or self._timeline.behind:
+            return False
+        if gate.passes(outcome.log_probability, self._segmenter.voice) or not is_sure(self._closed_here(start), gate):
+            return False
+        audio = self._coverage.of_repeated_interim(start, interim.audio, self._tape.start)
+        if audio is None:
+            return False
+        self._interim_repeated = True
+        self._note_interim(Decode(audio, self._submit(audio, Kind.INTERIM, self._due), interim.kind))
+        return True
 
     def _tell(self, audio: Span, transcript: Transcript) -> None:
         """Turn a decode of the open segment into a tentative event."""
@@ -404,14 +447,20 @@ class Session:
     def _drain(self) -> None:
         """Tell what is complete, then forget the audio nobody needs."""
         told = self._timeline.drain(self._policy.gate, turns=self._turns is not None)
-        if any(isinstance(event, Final) for event in told):
+        finals = [event for event in told if isinstance(event, Final)]
+        if finals:
             self._tentative = ()
+        if self._turns is not None:
+            self._turns.said(sum(len(final.words) for final in finals))
         self._events += told
+        if self._timeline.doubted is not None:
+            self._repeat(self._timeline.doubted, self._due)
         self._forget()
 
-    def _decode_final(self, audio: Span, due: float) -> Decode:
+    def _decode_final(self, speech: Span, audio: Span, due: float) -> Decode:
         kind = Kind.FINAL if self._policy.live else Kind.FILE
-        return Decode(audio, self._submit(audio, kind, due), kind)
+        again = self._coverage.of_repeat(speech, audio, self._tape.start)
+        return Decode(audio, self._submit(audio, kind, due), kind, again)
 
     def _submit(self, audio: Span, kind: Kind, due: float, *, utterance: int = 0, held: int = 0) -> str:
         self._count += 1
@@ -435,9 +484,9 @@ class Session:
         first_speech = self._segmenter.speech_start
         needed = self._segmenter.position if first_speech is None else first_speech
         needed -= self._coverage.reach + _KEPT
-        for decode in [*self._timeline.decodes, self._speculative]:  # words before it tell which of its own are new
+        for decode in [*self._timeline.decodes, self._speculative]:
             if decode:
-                needed = min(needed, decode.audio.start)
+                needed = min(needed, decode.earliest)
         if self._following.start is not None:
             needed = min(needed, self._following.start)
         self._tape.drop_before(needed)

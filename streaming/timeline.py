@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
+from myna.streaming.credence import doubts, is_sure, words_of
 from myna.streaming.engines.base import JobError, Missing, Outcome, Transcript
 from myna.streaming.events import (
     Cause,
@@ -13,6 +14,7 @@ from myna.streaming.events import (
     Failed,
     Final,
     Flushed,
+    Repeated,
     TurnEnded,
     TurnStarted,
     UtteranceEnd,
@@ -20,7 +22,6 @@ from myna.streaming.events import (
     samples,
     seconds,
 )
-from myna.streaming.hypothesis import final_words
 from myna.streaming.pending import Barrier, Decode, TurnEnd, Waiting
 from myna.streaming.policy import Gate
 from myna.streaming.segmenter import Gap
@@ -36,6 +37,8 @@ class Timeline:
         """Final words, as far back as a decode may still hear."""
         self.in_turn = False
         """Whether the start of a turn has been told, and its end has not."""
+        self.doubted: Decode | None = None
+        """The decode at whose segment telling has stopped, since it is to be repeated."""
         self._turn_start = 0
         self._uttered = False  # words that no `UtteranceEnd` has followed
 
@@ -79,12 +82,17 @@ class Timeline:
     def drain(self, gate: Gate, *, turns: bool) -> list[Event]:
         """Return what can be told by now; `gate` says what is speech, `turns` whether turns are told."""
         told: list[Event] = []
+        self.doubted = None
         while self._items:
             match self._items[0]:
                 case Waiting(decode=Decode(outcome=None)):
                     break
                 case Waiting() as segment:
-                    told += self._finish(segment, gate, turns=turns)
+                    words = self.words_of(segment, gate)
+                    if segment.decode and doubts(segment.closed, segment.decode, words, gate):
+                        self.doubted = segment.decode
+                        break
+                    told += self._finish(segment, words, gate, turns=turns)
                 case Gap():
                     if self._uttered:
                         self._uttered = False
@@ -109,19 +117,21 @@ class Timeline:
         while len(self.words) > 1 and self.words[0].end < seconds(before):
             self.words.popleft()
 
-    def _finish(self, segment: Waiting, gate: Gate, *, turns: bool) -> list[Event]:
-        closed = segment.closed
-        words: tuple[Word, ...] = ()
+    def words_of(self, segment: Waiting, gate: Gate) -> tuple[Word, ...]:
+        """Return the words of a segment, were everything before it final."""
+        return words_of(segment.closed, segment.decode, gate, self.words) if segment.decode else ()
+
+    def _finish(self, segment: Waiting, words: tuple[Word, ...], gate: Gate, *, turns: bool) -> list[Event]:
+        closed, decode = segment.closed, segment.decode
         told: list[Event] = []
-        if segment.decode:
-            match segment.decode.outcome:
-                case Transcript() as transcript:
-                    if gate.passes(transcript.log_probability, closed.voice):
-                        words = final_words(closed, segment.decode.audio, transcript.words, self.words)
-                case JobError(reason):
-                    told.append(Failed(channel=self._channel, span=closed.span, reason=reason))
-                case Missing() | None:
-                    raise AssertionError("only decoded segments are finished")
+        match decode and decode.outcome:
+            case JobError(reason) if not words:
+                told.append(Failed(channel=self._channel, span=closed.span, reason=reason))
+            case Missing():
+                raise AssertionError("a final decode stands alone")
+        lost = decode and isinstance(decode.outcome, Transcript) and is_sure(closed, gate) and not words
+        if decode and (decode.first or lost):
+            told.append(Repeated(channel=self._channel, span=closed.span, heard=bool(words)))
         self.words.extend(words)
         self._uttered = self._uttered or bool(words)
         told.append(Final(channel=self._channel, span=closed.span, words=words, cause=closed.cause))

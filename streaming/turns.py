@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from myna.streaming.events import Trigger, Word, samples, seconds
+from myna.streaming.events import Span, Trigger, Word, samples, seconds
 
 _PER_LOG_SECOND = 2.3
 """Of the logarithm of the silence: 2.1 to 2.3 in every fit to the reference recordings."""
@@ -54,6 +54,10 @@ class TurnPolicy:
     """Confidence at which it is said that the end may have come; None: it is not said."""
     timeout_ms: int = 5000
     """Silence that ends it whatever the confidence."""
+    longest_s: float = 300.0
+    """A turn so long ends at the next cut, whatever the confidence: clients are told all words of a turn again and again."""
+    most_words: int = 1000
+    """So does a turn of so many words."""
 
     def __post_init__(self) -> None:
         if not 0 < self.end <= 1:
@@ -62,6 +66,8 @@ class TurnPolicy:
             raise ValueError(f"the eager threshold must be above 0 and at most the other, {self.end}, not {self.eager}")
         if self.timeout_ms <= 0:
             raise ValueError(f"the time-out of a turn must be positive, not {self.timeout_ms}")
+        if self.longest_s <= 0 or self.most_words <= 0:
+            raise ValueError(f"a turn must be let last, not {self.longest_s} s and {self.most_words} words")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +118,8 @@ class Turns:
 
     def end(self) -> None:
         """Forget the turn: it is over."""
+        self._began: int | None = None  # where the first segment cut of it begins to be speech
+        self._words = 0  # that are final
         self.eager = False
         """Whether it has been said that the open turn may be over."""
         self.confidence = 0.0
@@ -144,6 +152,15 @@ class Turns:
             self.eager = True
             return Eager(self.confidence)
         return None
+
+    def said(self, words: int) -> None:
+        """Take note that so many more words of it are final."""
+        self._words += words
+
+    def is_too_long(self, speech: Span, at: int) -> bool:
+        """Return whether the turn, a segment of which was cut at `at` inside it, has to end there."""
+        self._began = speech.start if self._began is None else self._began
+        return at - self._began >= samples(self.policy.longest_s) or self._words >= self.policy.most_words
 
     def resume(self) -> bool:
         """Take note that speech goes on; return whether it had been said that the turn may be over."""

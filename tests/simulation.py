@@ -169,7 +169,10 @@ class Simulation:
         self.deaths += 1
         self._alive.remove(worker)
         self._lives[worker] += 1
-        for job in self.dispatcher.down(worker, blame):
+        death = self.dispatcher.down(worker, blame)
+        for job in death.superseded:
+            del self._owners[job.id]
+        for job in death.failed:
             self._deliver(job, JobError("it kills"))
         self.at(self.now + self.restart_s, lambda: self._restart(worker))
         self._assign()

@@ -268,11 +268,15 @@ class DeepgramDialect(Unresumable):
     def _configure(self, frame: str, message: dict[str, object]) -> Sequence[Command]:
         features, terms = message.get("features"), message.get("keyterms")
         if features is not None and not (
-            isinstance(features, dict) and all(isinstance(value, bool) for value in features.values())
+            isinstance(features, dict)
+            and all(isinstance(value, bool) for name, value in features.items() if name != "redact")
         ):
             return [self._schema_error(frame, "Configure: features must be an object of names with true or false")]
         if terms is not None and not (isinstance(terms, list) and all(isinstance(term, str) for term in terms)):
             return [self._schema_error(frame, "Configure: keyterms must be a list of texts, or null")]
+        if (features or {}).get("redact") or message.get("redact"):
+            description = "What is redacted is said in the address, as redact=numbers; it cannot be changed midway."
+            return [self._configure_failure("CONFIGURE_REDACT_NOT_SUPPORTED", description)]
         reply: dict[str, object] = {"type": "ConfigureSuccess", "request_id": self._request_id}
         commands: list[Command] = []
         if terms is not None:
@@ -287,7 +291,8 @@ class DeepgramDialect(Unresumable):
             reply["keyterms"] = terms
         for name, value in (features or {}).items():
             if name in _FEATURES:
-                self._formatting = replace(self._formatting, **{_FEATURES[name]: value})
+                wanted = replace(self._formatting, **{_FEATURES[name]: value})
+                self._formatting = spoken(wanted, self._request.language, self._engine)
             elif name == "profanity_filter":
                 self._formatting = replace(self._formatting, profanity=not value)
         return [*commands, Reply((json_frame(reply),))]

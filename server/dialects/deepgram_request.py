@@ -15,6 +15,7 @@ from myna.streaming.coverage import fitted
 from myna.streaming.engines.base import EngineInfo
 from myna.streaming.events import bare_words
 from myna.streaming.formatting import Formatting
+from myna.streaming.numerals import LANGUAGES as NUMBER_LANGUAGES
 from myna.streaming.policy import Options, Policy
 from myna.streaming.quoting import quoted, shortened
 from myna.streaming.redaction import Redaction
@@ -242,10 +243,21 @@ def _redactions(given: Parameters) -> frozenset[Redaction]:
 
 
 def spoken(formatting: Formatting, language: str | None, engine: EngineInfo) -> Formatting:
-    """Return the formatting in the language that is spoken: the engine's only one, where the client has named none."""
-    if language is None and len(engine.languages) == 1:
-        return replace(formatting, language=engine.languages[0])
-    return formatting
+    """Return the formatting in the language that is spoken: the engine's only one, where the client has named none.
+
+    Where it is not known to be English, fillers stay: "um" is a word in German and Portuguese. Raises `Refusal` if numbers
+    are to be redacted and the language is not known, or is one whose spoken numbers are not recognised.
+    """
+    certain = engine.languages[0] if language is None and len(engine.languages) == 1 else language
+    code = None if certain in (None, MULTIPLE) else primary(certain)
+    if formatting.redactions and code not in NUMBER_LANGUAGES:
+        spoken_in = f"in {quoted(code)}" if code else f"by {engine.name} unless one language is named"
+        raise refused(
+            f"redact is not supported {spoken_in}: spoken numbers are only recognised in {', '.join(NUMBER_LANGUAGES)}.",
+            "unsupported_feature",
+        )
+    fillers = formatting.fillers or code != "en"
+    return replace(formatting, language=code or formatting.language, fillers=fillers)
 
 
 def keyterms_of(given: Parameters) -> tuple[str, ...]:

@@ -59,6 +59,7 @@ class FileRequest:
                 f"detect_language is not supported: {engine.name} does not tell which of its languages it heard.",
                 "unsupported_feature",
             )
+        spoken(self.formatting, self.language, engine)  # refuses what cannot be redacted
         return options_of(engine, self.language, (), self.keyterms)
 
 

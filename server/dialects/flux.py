@@ -31,7 +31,7 @@ from myna.server.dialects.base import (
     json_frame,
 )
 from myna.server.dialects.deepgram import DeepgramEntry
-from myna.server.dialects.deepgram_request import PUBLIC_MODELS, checked_keyterms, options_of, spoken
+from myna.server.dialects.deepgram_request import MULTIPLE, PUBLIC_MODELS, checked_keyterms, options_of, spoken
 from myna.server.dialects.flux_request import MULTILINGUAL, FluxRequest, parse, texts_of, thresholds_of
 from myna.server.dialects.parameters import refused
 from myna.streaming import events, strictjson
@@ -102,7 +102,7 @@ class FluxDialect(Unresumable):
             interim_every_s=INTERIM_S,
             progress_s=UPDATE_S,
         )
-        formatting = spoken(request.formatting, None, engine)
+        formatting = spoken(request.formatting, _only(request.language_hints), engine)
         self._now = _Settings(request.turns, request.keyterms, request.language_hints, formatting)
         self._pending: _Settings | None = None
         self._options(self._now)  # refuses what the engine cannot do
@@ -196,8 +196,7 @@ class FluxDialect(Unresumable):
 
     def _options(self, now: _Settings) -> Options:
         hints = now.language_hints
-        language = hints[0] if len(hints) == 1 else None
-        return options_of(self._engine, language, hints, now.keyterms)
+        return options_of(self._engine, _only(hints), hints, now.keyterms)
 
     def _end_turn(self, event: events.TurnEnded) -> Sequence[Frame]:
         frames = []
@@ -279,7 +278,11 @@ class FluxDialect(Unresumable):
         if (hints := message.get("language_hints")) is not None:
             if self._request.model != MULTILINGUAL:
                 raise refused(f"language_hints take the model {MULTILINGUAL}.", "language_hints_not_supported")
-            now = replace(now, language_hints=texts_of("language_hints", hints))
+            hinted = texts_of("language_hints", hints)
+            formatting = spoken(now.formatting, _only(hinted), self._engine)
+            now = replace(now, language_hints=hinted, formatting=formatting)
+        if message.get("redact"):
+            raise refused("redact is said in the address; it cannot be changed midway.", "redact_not_supported")
         for name in ("numerals", "profanity_filter"):
             if (value := message.get(name)) is None:
                 continue
@@ -317,6 +320,11 @@ class FluxDialect(Unresumable):
 
 def _unparsable(message: str) -> DialectError:
     return DialectError("invalid_message", message)
+
+
+def _only(hints: Sequence[str]) -> str | None:
+    """Return the language that is hinted at; several may be spoken by turns, which is known of none."""
+    return hints[0] if len(hints) == 1 else MULTIPLE if hints else None
 
 
 def _word(word: Word) -> dict[str, object]:

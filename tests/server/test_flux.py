@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
@@ -85,6 +86,23 @@ async def test_a_turn_over_a_socket_and_a_close_that_ends_none(server: Server) -
     told = [message["event"] for message in rest if message.get("event") not in (None, "Update")]
     assert told[-2:] == ["EndOfTurn", "StartOfTurn"]
     assert rest[-1]["transcript"] == "w5 w6"
+
+
+async def test_a_turn_that_confidence_never_ends_is_ended_by_time_out_and_updates_stay_small(server: Server) -> None:
+    codes = range(1000)
+    async with connected(server, f"?{RAW}&eot_threshold=1&eot_timeout_ms=60000", PATH) as peer:
+        await peer.until("Connected")
+        audio = phrases(codes, length=20, pause_s=0.3)  # 315 s
+        rest = asyncio.create_task(peer.rest())  # reads while the audio is sent
+        for start in range(0, len(audio), 64_000):
+            await peer.socket.send_bytes(audio[start : start + 64_000])
+        await peer.send({"type": "CloseStream"})
+        told = [message for message in await rest if message["type"] == "TurnInfo"]
+    ends = [message for message in told if message["event"] == "EndOfTurn"]
+    assert [message["trigger"] for message in ends] == ["timeout"]
+    assert 285 <= ends[0]["words"][-1]["end"] < 313
+    said = f"{ends[0]['transcript']} {told[-1]['transcript']}"
+    assert said.split() == [f"w{code}" for code in codes]
 
 
 def test_a_second_configure_before_the_first_is_answered_is_refused() -> None:

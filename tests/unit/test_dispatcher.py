@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from myna.streaming.dispatcher import BLAME, KILLED_BLAME, Dispatcher
 from myna.streaming.engines.base import EngineInfo, Job, Kind
 
@@ -36,7 +38,7 @@ def test_what_a_dead_worker_was_at_goes_to_another_and_nothing_else_is_touched()
     for name in "abc":
         dispatcher.submit(job(name))
     given(dispatcher)
-    assert dispatcher.down(0, BLAME) == []
+    assert dispatcher.down(0, BLAME).failed == []
     dispatcher.done(1, "b")
     assert given(dispatcher) == [(1, 0, ["c"])]
     dispatcher.done(1, "c")
@@ -57,11 +59,11 @@ def test_a_job_at_two_deaths_runs_alone_and_fails_by_itself_at_the_third() -> No
     dispatcher.submit(job("innocent", due=1))
     for _ in range(2):
         assert given(dispatcher) == [(0, 0, ["killer"]), (0, 1, ["innocent"])]
-        assert dispatcher.down(0, BLAME) == []
+        assert dispatcher.down(0, BLAME).failed == []
         dispatcher.up(0, 2)
     dispatcher.submit(job("new", due=2))
     assert given(dispatcher) == [(0, 0, ["killer"])]
-    assert [failed.id for failed in dispatcher.down(0, BLAME)] == ["killer"]
+    assert [failed.id for failed in dispatcher.down(0, BLAME).failed] == ["killer"]
     dispatcher.up(0, 2)
     assert given(dispatcher) == [(0, 0, ["innocent"])]
     dispatcher.done(0, "innocent")
@@ -94,7 +96,7 @@ def test_a_worker_killed_from_outside_says_little_about_its_job() -> None:
     while True:
         assert given(dispatcher) == [(0, 0, ["a"])]
         deaths += 1
-        if dispatcher.down(0, KILLED_BLAME):
+        if dispatcher.down(0, KILLED_BLAME).failed:
             break
         dispatcher.up(0, 1)
     assert deaths == 15
@@ -106,7 +108,7 @@ def test_somebody_who_kills_workers_at_random_fails_no_job() -> None:
     for _ in range(30):
         ((worker, _, names),) = given(dispatcher)
         assert names == ["unlucky"]
-        assert dispatcher.down(worker, KILLED_BLAME) == []
+        assert dispatcher.down(worker, KILLED_BLAME).failed == []
         dispatcher.down(1 - worker, KILLED_BLAME)  # where it was not
         dispatcher.up(0, 1)
         dispatcher.up(1, 1)
@@ -120,7 +122,7 @@ def test_a_cancelled_job_is_not_decoded_again_after_a_death() -> None:
     dispatcher.submit(job("a"))
     given(dispatcher)
     dispatcher.cancel("a")
-    assert dispatcher.down(0, BLAME) == []
+    assert dispatcher.down(0, BLAME).failed == []
     dispatcher.up(0, 1)
     assert given(dispatcher) == []
     assert dispatcher.waiting == 0
@@ -154,3 +156,56 @@ def test_a_final_goes_before_the_steps_of_followed_utterances() -> None:
     dispatcher.submit(job("step", Kind.INTERIM, 0, "a", utterance=1))
     dispatcher.submit(job("final", due=5))
     assert given(dispatcher) == [(0, 0, ["final"])]
+
+
+def interim(name: str, utterance: int = 0) -> Job:
+    return job(name, Kind.INTERIM, source="channel", utterance=utterance)
+
+
+@pytest.mark.parametrize("utterance", [0, 1])
+def test_a_dead_workers_interim_does_not_replace_the_fresher_one_that_waits(utterance: int) -> None:
+    dispatcher = dispatcher_of(incremental=bool(utterance))
+    dispatcher.submit(interim("old", utterance))
+    given(dispatcher)
+    dispatcher.submit(interim("fresh", utterance))
+    assert [job.id for job in dispatcher.down(0, BLAME).superseded] == ["old"]
+    dispatcher.up(0, 1)
+    assert given(dispatcher) == [(0, 0, ["fresh"])]
+    assert dispatcher.waiting == 0
+
+
+def test_of_two_interims_that_dead_workers_were_at_the_fresher_is_decoded_again() -> None:
+    dispatcher = dispatcher_of(workers=2)
+    for name in ("old", "fresh"):
+        dispatcher.submit(interim(name))
+        given(dispatcher)
+    assert dispatcher.down(0, BLAME).superseded == []
+    assert [job.id for job in dispatcher.down(1, BLAME).superseded] == ["old"]
+    dispatcher.up(0, 1)
+    assert given(dispatcher) == [(0, 0, ["fresh"])]
+
+
+def test_an_interim_inherits_the_blame_of_the_one_it_replaces() -> None:
+    dispatcher = dispatcher_of(lanes=2)
+    dispatcher.submit(interim("0"))
+    for number in range(2):
+        assert given(dispatcher) == [(0, 0, [f"{number}"])]
+        dispatcher.submit(interim(f"{number + 1}"))
+        assert dispatcher.down(0, BLAME).failed == []
+        dispatcher.up(0, 2)
+    dispatcher.submit(job("another"))
+    assert given(dispatcher) == [(0, 0, ["2"])]  # alone
+    assert [failed.id for failed in dispatcher.down(0, BLAME).failed] == ["2"]
+
+
+def test_an_interim_that_is_to_run_alone_is_replaced_by_a_fresher_one() -> None:
+    dispatcher = dispatcher_of()
+    dispatcher.submit(interim("old"))
+    for _ in range(2):
+        given(dispatcher)
+        dispatcher.down(0, BLAME)
+        dispatcher.up(0, 1)
+    assert dispatcher.submit(interim("fresh")) == interim("old")
+    assert given(dispatcher) == [(0, 0, ["fresh"])]
+    assert [failed.id for failed in dispatcher.down(0, BLAME).failed] == ["fresh"]
+    assert dispatcher.waiting == 0

@@ -264,3 +264,15 @@ def test_search_finds_what_sounds_alike_best_first_and_nothing_twice() -> None:
     assert (found[0].start, found[0].end) == (5.5, 6.9)
     assert hits(said("nothing here"), ["aardvark"]) == [[]]
     assert hits((), ["aardvark"]) == [[]]
+
+
+@pytest.mark.parametrize("text", ["B747", "4th", "1990s"])
+def test_digits_inside_a_word_are_redacted_as_numbers_are(text: str) -> None:
+    wanted = Formatting(redactions=frozenset({Redaction.AGGRESSIVE_NUMBERS}))
+    assert [word.text for word in formatted(said(f"the {text} left"), wanted)] == ["the", "[REDACTED]", "left"]
+
+
+def test_english_marks_and_profanities_are_left_alone_in_other_languages() -> None:
+    german = said("der dicke dick und comma")
+    wanted = Formatting(language="de", dictation=True, profanity=False, fillers=True)
+    assert formatted(german, wanted) == german

@@ -28,6 +28,27 @@ async def test_a_newer_tentative_replaces_the_unsent_one_of_its_channel_only() -
     assert await drained(outbox) == ["2", "final", "3"]
 
 
+async def test_of_each_channel_one_tentative_waits_however_many_channels_there_are() -> None:
+    outbox = Outbox()
+    for number in range(1200):
+        outbox.put(Frame(f"{number}", f"channel {number % 12}"))
+        if number % 100 == 50:
+            outbox.put(Frame(f"final {number}"))
+    waiting = await drained(outbox)
+    assert [text for text in waiting if "final" in str(text)] == [f"final {n}" for n in range(50, 1200, 100)]
+    assert waiting[-12:] == [f"{n}" for n in range(1188, 1200)]
+    assert len(waiting) == 24
+
+
+async def test_a_tentative_that_was_sent_is_not_taken_out_of_what_waits() -> None:
+    outbox = Outbox()
+    outbox.put(Frame("1", "x"))
+    await outbox.get()
+    outbox.put(Frame("final"))
+    outbox.put(Frame("2", "x"))
+    assert await drained(outbox) == ["final", "2"]
+
+
 async def test_tentatives_that_are_not_read_take_no_room() -> None:
     outbox = Outbox()
     for _ in range(100):

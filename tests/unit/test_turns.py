@@ -140,7 +140,9 @@ def test_silence_ends_a_turn_at_its_time_out_even_if_the_words_are_not_known_yet
     assert turns.look(samples(1.5), None) == Over(Trigger.TIMEOUT, 0)
 
 
-@pytest.mark.parametrize("wrong", [{"end": 0}, {"end": 1.1}, {"eager": 0.8}, {"eager": 0}, {"timeout_ms": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"end": 0}, {"end": 1.1}, {"eager": 0.8}, {"eager": 0}, {"timeout_ms": 0}, {"longest_s": 0}]
+)
 def test_thresholds_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be"):
         TurnPolicy(**wrong)
@@ -184,6 +186,25 @@ def test_one_turn_goes_over_pauses_that_are_too_short_and_cuts_by_length() -> No
     assert told(d) == [TurnStarted, TurnEnded]
     assert len(d.finals) > 2
     assert d.text == [f"w{code}" for code in (*range(1, 9), *range(11, 31))]
+
+
+@pytest.mark.parametrize("bound", [{"longest_s": 10.0}, {"most_words": 30}])
+@pytest.mark.parametrize("seed", [None, 1, 2])
+def test_a_turn_without_end_is_ended_at_a_cut_and_no_word_is_lost(bound: dict[str, Any], seed: int | None) -> None:
+    d = turning(TurnPolicy(end=1, timeout_ms=60_000, **bound), seed, soft_s=3.0, hard_s=4.0)
+    d.push(np.concatenate([phrase(*range(200)), silence(1)]))
+    d.end()
+    turns: list[int] = [0]
+    for event in d.events:
+        if isinstance(event, Final):
+            turns[-1] += len(event.words)
+        elif isinstance(event, TurnEnded):
+            assert event.trigger is Trigger.TIMEOUT
+            turns.append(0)
+    assert d.text == [f"w{code}" for code in range(200)]
+    assert len(turns) > 3
+    assert max(turns) <= 30 + 2 * 14  # the words of the segments under way at the bound
+    assert told(d)[:3] == [TurnStarted, TurnEnded, TurnStarted]
 
 
 def test_what_may_be_the_end_is_told_with_the_words_that_the_final_will_have() -> None:
