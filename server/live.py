@@ -181,7 +181,9 @@ class LiveStream:
             await asyncio.wait([self._feeding], timeout=LONGEST_HALT_S)
 
     def _takes_long(self, command: Command) -> bool:
-        return isinstance(command, Audio) and (self._coded or len(command.data) > STEP_BYTES)
+        if isinstance(command, Audio):
+            return self._coded or len(command.data) > STEP_BYTES
+        return self._coded and isinstance(command, Flush | Discard | EndTurn)
 
     def _put_by(self, command: Command, arrived: float) -> None:
         most, size = self._services.spool_bytes, _size(command)
@@ -203,21 +205,22 @@ class LiveStream:
             case Audio(data):
                 source.feed(data)
             case Flush(token, channel):
+                await self._decode_everything()
                 pump.stream.flush(token, channel)
                 pump.run()
             case Discard(token):
+                await self._decode_everything()
                 pump.stream.discard(token)
                 pump.run()
             case EndTurn():
+                await self._decode_everything()
                 pump.stream.end_turn()
                 pump.run()
             case Configure(options, policy, token):
                 pump.stream.configure(options, policy, token)
                 pump.run()
             case Reformat(audio):
-                source.finish()
-                while channels := await source.read():
-                    self._push(channels)
+                await self._decode_everything()
                 await source.close()
                 self._source = RawSource(audio, mix=True)
             case Stalled():
@@ -226,6 +229,12 @@ class LiveStream:
             case End():
                 source.finish()
                 self._ending = True
+
+    async def _decode_everything(self) -> None:
+        """Hand the core all that has been heard, also what a decoder's filters keep back. Raises `AudioError`."""
+        self._opened_source.flush()
+        while channels := await self._opened_source.read():
+            self._push(channels)
 
     def _start_feeding(self) -> None:
         self._feeding = asyncio.create_task(self._feed(), name=f"spool {self.name}")

@@ -7,13 +7,15 @@ come out.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
-import soxr
 
 from myna.streaming.events import SAMPLE_RATE
+from myna.streaming.mixing import Mixer
+from myna.streaming.resampling import Resampler
 
 MOST_CHANNELS = 20
 """Deepgram's limit; each channel costs as much as a stream."""
@@ -76,22 +78,28 @@ class Coded:
             raise AudioError(f"{self.channels} channels of {self.codec} are not supported: 1 and 2 are")
 
 
-class Resampler:
-    """Float samples at one rate, shape [samples, channels] → int16 bytes at 16 kHz for each channel (or their mean)."""
+class Converter:
+    """Float samples at one rate, shape [samples, channels] → int16 bytes at 16 kHz for each channel, or for their mix.
 
-    def __init__(self, rate: int, channels: int, *, mix: bool) -> None:
-        self._mix = mix
-        width = 1 if mix else channels
-        self._soxr = None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, width, dtype="float32")
+    `positions` are the channels' places by FFmpeg's names (FL, FC …), "" where they are not known.
+    """
 
-    def resample(self, audio: np.ndarray, *, last: bool = False) -> list[bytes]:
-        """Return what the samples add to each channel; `last` also empties the filter."""
-        if self._mix and audio.shape[1] > 1:
-            audio = audio.mean(axis=1, keepdims=True, dtype=np.float32)
-        if self._soxr is not None:
-            audio = self._soxr.resample_chunk(np.ascontiguousarray(audio, np.float32), last=last)
-        whole = np.clip(np.rint(audio * 32768.0), -32768, 32767).astype(np.int16)
-        return [whole[:, channel].tobytes() for channel in range(whole.shape[1])]
+    def __init__(self, rate: int, positions: Sequence[str], *, mix: bool) -> None:
+        self._mixer = Mixer(rate, positions) if mix and len(positions) > 1 else None
+        self._resampler = Resampler(rate, 1 if mix else len(positions))
+
+    def convert(self, audio: np.ndarray) -> list[bytes]:
+        """Return what the samples add to each channel."""
+        return _int16(self._resampler.resample(self._mixer.mix(audio) if self._mixer else audio))
+
+    def flush(self) -> list[bytes]:
+        """Return what the filter has kept back, as if silence followed. More samples may follow."""
+        return _int16(self._resampler.flush())
+
+
+def _int16(audio: np.ndarray) -> list[bytes]:
+    whole = np.clip(np.rint(audio * 32768.0), -32768, 32767).astype(np.int16)
+    return [whole[:, channel].tobytes() for channel in range(whole.shape[1])]
 
 
 class RawDecoder:
@@ -102,16 +110,20 @@ class RawDecoder:
         self._frame = audio.channels * _BYTES[audio.encoding]
         self._portion = STEP_BYTES // self._frame * self._frame
         self._waiting = bytearray()
-        self._finished = self._emptied = False
-        self._resampler = Resampler(audio.sample_rate, audio.channels, mix=mix)
+        self._flush = False
+        self._converter = Converter(audio.sample_rate, [""] * audio.channels, mix=mix)
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes."""
         self._waiting += data
 
+    def flush(self) -> None:
+        """Have the next reads return everything fed so far, also what the filter keeps back. More bytes may follow."""
+        self._flush = True
+
     def finish(self) -> None:
         """No more bytes follow; a broken last sample is dropped."""
-        self._finished = True
+        self._flush = True
 
     @property
     def steps_waiting(self) -> bool:
@@ -121,15 +133,15 @@ class RawDecoder:
     def read(self) -> list[bytes]:
         """Return the next samples of each channel, of at most `STEP_BYTES`; an empty list until more is fed."""
         size = min(len(self._waiting) // self._frame * self._frame, self._portion)
-        last = self._finished and not self._emptied and size < self._portion
-        if not size and not last:
-            return []
-        self._emptied = last
-        data = bytes(self._waiting[:size])
-        del self._waiting[:size]
-        audio = _to_float(data, self._format.encoding).reshape(-1, self._format.channels)
-        channels = self._resampler.resample(audio, last=last)
-        return channels if channels[0] or size else []
+        if size:
+            data = bytes(self._waiting[:size])
+            del self._waiting[:size]
+            return self._converter.convert(to_float(data, self._format.encoding).reshape(-1, self._format.channels))
+        if self._flush:
+            self._flush = False
+            kept_back = self._converter.flush()
+            return kept_back if kept_back[0] else []
+        return []
 
     def close(self) -> None:
         """Let go of the bytes that wait."""
@@ -181,7 +193,8 @@ _G711 = {
 }
 
 
-def _to_float(data: bytes, encoding: Encoding) -> np.ndarray:
+def to_float(data: bytes, encoding: Encoding) -> np.ndarray:
+    """Return the samples, from -1 to 1; what is no number is silence."""
     if encoding is Encoding.LINEAR16:
         return np.frombuffer(data, "<i2").astype(np.float32) / 32768.0
     if encoding is Encoding.FLOAT32:

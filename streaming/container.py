@@ -1,24 +1,26 @@
-"""Container formats as a growing stream: WAV, FLAC, MP3, Ogg, WebM, MP4/M4A and ADTS, decoded by FFmpeg through PyAV.
+"""Container formats as a growing stream: WAV, FLAC, MP3, Ogg, WebM, MP4/M4A, ADTS and others, decoded by FFmpeg through PyAV.
 
-FFmpeg reads from a `Feed`, which blocks until there are bytes: this runs in a decoder process, never on an event loop.
+FFmpeg reads from a `Feed`, which blocks until there are bytes: this runs in a decoder process, never on an event loop. One
+container may follow another, of any kind (`parts.py`); their sound is one stream.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from typing import Protocol
 
 import av
-import numpy as np
 
-from myna.streaming.audio import MOST_CHANNELS, AudioError, Codec, Resampler
+from myna.streaming.audio import AudioError, Codec
+from myna.streaming.boxes import Boxes
+from myna.streaming.frames import Sound
+from myna.streaming.parts import MOST_IDLE_BYTES, SUPPORTED, Feed, Part, Parts, Readable, sniff
+from myna.streaming.riff import Riff
 
-SUPPORTED = "WAV, FLAC, MP3, Ogg, WebM, MP4/M4A, AAC (ADTS)"
+__all__ = ["PROBING", "SUPPORTED", "Feed", "decode_container", "decode_media", "decode_parts", "sniff"]
+
 MOST_MP4_BYTES = 64 * 1024 * 1024
 """An MP4 whose index lies behind its audio can only be decoded once all of it is here: this much is kept for that."""
-LOWEST_MEDIA_RATE, HIGHEST_MEDIA_RATE = 4_000, 384_000
-"""Sample rates of media in Hz: below lies no speech, above no recorder."""
 _MOST_MP4_HEAD = 1024 * 1024
 """An MP4 whose first boxes (type, padding) are longer is taken as one whose index comes first."""
 _MOST_BAD_PACKETS = 50
@@ -27,100 +29,73 @@ _READ = 65_536
 """Bytes read at a time."""
 PROBING = {"probesize": "65536", "analyzeduration": "500000"}
 """A live stream must not wait for megabytes before its first word."""
-
-
-class Feed(Protocol):
-    """Where a decoder's bytes come from and where its samples go."""
-
-    def read(self, size: int) -> bytes:
-        """Return 1 to `size` bytes, waiting for them; none at the end of the stream."""
-        ...
-
-    def packet(self) -> bytes | None:
-        """Return the bytes of one message, waiting for it; None at the end of the stream."""
-        ...
-
-    def put(self, channels: list[bytes]) -> None:
-        """Take the next int16 samples at 16 kHz of each channel; may wait until somebody wants them."""
-        ...
-
-
-def sniff(head: bytes) -> str | None:
-    """Return FFmpeg's name of the container that begins with `head` (12 bytes or more), or None if it is none we read."""
-    if head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE":
-        return "wav"
-    if head[4:8] == b"ftyp":
-        return "mp4"
-    for magic, name in (
-        (b"fLaC", "flac"),
-        (b"OggS", "ogg"),
-        (b"\x1a\x45\xdf\xa3", "matroska"),
-        (b"#!AMR", "amr"),
-        (b"ID3", "mp3"),
-    ):
-        if head.startswith(magic):
-            return name
-    if head[0] == 0xFF and head[1] & 0xF6 == 0xF0:
-        return "aac"
-    if head[0] == 0xFF and head[1] & 0xE0 == 0xE0 and head[1] & 0x06:
-        return "mp3"
-    return None
-
-
-def index_is_last(head: bytes) -> bool | None:
-    """Return whether an MP4 that begins with `head` has its audio (mdat) before its index (moov); None: not seen yet."""
-    position = 0
-    while position + 16 <= len(head):
-        size, kind = int.from_bytes(head[position : position + 4]), head[position + 4 : position + 8]
-        if kind in (b"moov", b"moof", b"mdat"):
-            return kind == b"mdat"
-        if size == 1:  # the size is the 64 bits that follow
-            size = int.from_bytes(head[position + 8 : position + 16])
-        if size < 8:
-            raise AudioError(f"the MP4 stream is damaged: it has a {kind!r} box of {size} bytes")
-        position += size
-    return None
+_USUAL_PROBING = 5_000_000
+"""FFmpeg's own `probesize`: so much is read before the first packet is decoded."""
+_STAMPED = {"mp4", "matroska", "mpegts", "mpeg", "ogg", "flac", "asf", "avi"}
+"""Formats whose stamps tell more than the samples before; in others FFmpeg counts, and knows nothing of losses."""
+_MOST_BYTES_A_SAMPLE = 8
+_MOST_FRAME_HEAD = 4096
+"""Bytes of a packet that are no samples."""
+_MOST_JUNK_BYTES = 2 * 1024 * 1024
+"""Bytes that may make no sound inside one; the longest frames, of FLAC, are shorter."""
 
 
 def decode_container(feed: Feed, *, mix: bool = False, codec: Codec | None = None) -> None:
-    """Decode one container to its end. Rate and channels are the container's own. Raises `AudioError`.
+    """Decode containers to the end of the feed. Rate and channels are those of the first. Raises `AudioError`.
 
     Bytes that begin no container are taken as a stream of `codec`, if one is given.
     """
-    head = _read_to(feed, b"", 12)
-    if not head:
-        return
-    if len(head) < 12:
-        raise AudioError(f"these {len(head)} bytes are too few to be a container ({SUPPORTED})")
-    name = sniff(head)
-    if codec and name in (None, "mp3", "aac"):  # their marks are so short that any codec's bytes may bear them
-        name = codec.value
-    if name is None:
-        raise AudioError(
-            f"these bytes begin no container this server reads ({SUPPORTED}); for raw audio give encoding and sample_rate"
-        )
-    if name == "mp4":
-        late = index_is_last(head)
-        while late is None and len(head) < _MOST_MP4_HEAD and (more := feed.read(_READ)):
-            head += more
-            late = index_is_last(head)
-        if late:
-            decode_media(_whole_mp4(feed, head), name, feed, mix=mix, options=PROBING)
-            return
-    decode_media(Begun(feed, head), name, feed, mix=mix, options=PROBING)
+    sound = Sound(feed, mix=mix)
+    parts = Parts(feed, sound, codec.value if codec else None)
+    decode_parts(parts, sound, PROBING)
 
 
-def _read_to(feed: Feed, data: bytes, size: int) -> bytes:
-    """Return the data and what follows it, up to `size` bytes if there are so many."""
-    while len(data) < size and (more := feed.read(_READ)):
+def decode_parts(parts: Parts, sound: Sound, options: dict[str, str]) -> None:
+    """Decode one container after the other, to the last. Raises `AudioError`."""
+    while (part := parts.next()) is not None:
+        sound.begin()
+        try:
+            if not (isinstance(part.cutter, Riff) and _plain(part, part.cutter, sound)):
+                source = _from_index(part, part.cutter) if isinstance(part.cutter, Boxes) else part
+                decode_media(source, part.name, sound, part, options)
+            part.drain()
+        except AudioError:
+            sound.flush()  # what was heard before is told
+            raise
+    sound.finish()
+
+
+def _plain(part: Part, riff: Riff, sound: Sound) -> bool:
+    """Put the samples of a WAV into the sound, without FFmpeg's delays; return whether they are plain ones."""
+    data = b""
+    while riff.head_size is None and (more := part.read(_READ)):
         data += more
-    return data
+    pcm = riff.pcm
+    if riff.head_size is None or pcm is None or len(data) < riff.head_size:
+        part.unread(data)
+        return False
+    data = data[riff.head_size :]
+    while True:
+        whole = len(data) // pcm.frame * pcm.frame
+        if whole:
+            sound.add(pcm.samples(data[:whole]), pcm.rate, pcm.positions)
+        more = part.read(_READ)
+        if not more:
+            return True
+        data = data[whole:] + more
 
 
-def _whole_mp4(feed: Feed, head: bytes) -> io.BytesIO:
+def _from_index(part: Part, boxes: Boxes) -> Readable:
+    """Return an MP4 as FFmpeg can read it: as it grows if its index comes first, else whole."""
+    head = b""
+    while boxes.index_is_last is None and len(head) < _MOST_MP4_HEAD and (more := part.read(_READ)):
+        head += more
+    if not boxes.index_is_last:
+        part.unread(head)
+        return part
     whole = io.BytesIO()
     whole.write(head)
-    while more := feed.read(_READ):
+    while not boxes.indexed and (more := part.read(_READ)):
         if whole.tell() + len(more) > MOST_MP4_BYTES:
             raise AudioError(
                 f"an MP4 whose index follows its audio can be at most {MOST_MP4_BYTES} bytes long: "
@@ -131,54 +106,66 @@ def _whole_mp4(feed: Feed, head: bytes) -> io.BytesIO:
     return whole
 
 
-class Begun:
-    """A feed whose first bytes, `head`, have been looked at already: they are read once more."""
+def decode_media(source: Readable | str, name: str, sound: Sound, part: Part | None, options: dict[str, str]) -> None:
+    """Decode the first sound track of a container in FFmpeg's format `name`. Raises `AudioError` if there is none.
 
-    def __init__(self, feed: Feed, head: bytes) -> None:
-        self._feed = feed
-        self._head = head
-        self.packet = feed.packet
-        self.put = feed.put
-
-    def read(self, size: int) -> bytes:
-        """Return the next bytes, waiting for them; none at the end."""
-        if self._head:
-            data, self._head = self._head[:size], self._head[size:]
-            return data
-        return self._feed.read(size)
-
-
-class Readable(Protocol):
-    """A file as FFmpeg needs it; with `seek` and `tell` where it can go back."""
-
-    def read(self, size: int, /) -> bytes:
-        """Return 1 to `size` bytes; none at the end."""
-        ...
-
-
-def decode_media(source: Readable | str, name: str, feed: Feed, *, mix: bool, options: dict[str, str]) -> None:
-    """Decode the first sound track of a stream in FFmpeg's format `name`. Raises `AudioError` if there is none.
-
-    What was decoded of a stream that breaks off is kept.
+    What was decoded of a stream that breaks off is kept. `part` knows the bytes where they are read one after another.
     """
-    resampler = FrameResampler(feed, mix=mix)
     try:
         with av.open(source, format=name, mode="r", options=options) as container:
             if not container.streams.audio:
                 raise AudioError(f"the {name} stream holds no audio")
-            for frame in _frames(container, name):
-                resampler.put(frame)
-            if not resampler.heard:
-                raise AudioError(f"the {name} stream holds no audio that can be decoded")
-            resampler.finish()
+            if part is not None and len(container.streams) == 1:  # a picture may be alone for long
+                part.patience = _MOST_JUNK_BYTES + int(options.get("probesize", _USUAL_PROBING))
+            _decode(container, name, sound, part)
     except MemoryError as error:
         raise AudioError(f"the {name} stream cannot be decoded: it needs too much memory") from error
     except (av.FFmpegError, ValueError, OSError, OverflowError) as error:
         raise AudioError(f"the {name} stream cannot be decoded: {error}") from error
 
 
-def _frames(container: av.container.InputContainer, name: str) -> Iterator[av.AudioFrame]:
-    """Return the frames of the first sound track; a damaged packet costs itself. Raises `AudioError` if too many are."""
+def _decode(container: av.container.InputContainer, name: str, sound: Sound, part: Part | None) -> None:
+    stamped = name in _STAMPED
+    begins: int | None = container.start_time  # PyAV's types leave out that it may be unknown
+    origin = None if begins is None else begins / av.time_base
+    tick = float(container.streams.audio[0].time_base or 0)  # each frame's would be a fraction made anew
+    heard = False
+    for packet, frames in _frames(container, name):
+        if not stamped and frames is None and packet.duration and packet.time_base:
+            sound.lose(float(packet.duration * packet.time_base))
+        for frame in frames or ():
+            stamp = None
+            if stamped and frame.pts is not None:
+                stamp = frame.pts * tick
+                origin = stamp if origin is None else origin
+                stamp -= origin
+            sound.put(frame, stamp)
+            heard = True
+        if frames and packet.size and part is not None:
+            part.sounded(_end(packet, frames))
+    if not heard:
+        raise AudioError(f"the {name} stream holds no audio that can be decoded")
+    if part is not None and part.patience is not None:
+        part.patience = MOST_IDLE_BYTES
+        part.check()
+
+
+def _end(packet: av.Packet[av.AudioStream], frames: list[av.AudioFrame]) -> int | None:
+    """Return where the bytes end that made these frames; None if FFmpeg does not know."""
+    if packet.pos is None or packet.pos < 0:
+        return None
+    # A frame without an end mark (FLAC) takes whatever stands behind it; none is longer than its samples are.
+    most = sum(frame.samples * frame.layout.nb_channels for frame in frames) * _MOST_BYTES_A_SAMPLE + _MOST_FRAME_HEAD
+    return packet.pos + min(packet.size, most)
+
+
+def _frames(
+    container: av.container.InputContainer, name: str
+) -> Iterator[tuple[av.Packet[av.AudioStream], list[av.AudioFrame] | None]]:
+    """Return the packets of the first sound track and their frames; None for a damaged one, which costs itself.
+
+    Raises `AudioError` if too many are.
+    """
     stream = container.streams.audio[0]
     codec: av.AudioCodecContext | None = (
         stream.codec_context
@@ -196,11 +183,10 @@ def _frames(container: av.container.InputContainer, name: str) -> Iterator[av.Au
             bad += 1
             if bad > _MOST_BAD_PACKETS:
                 raise AudioError(f"the {name} stream is damaged: {error}") from error
+            yield packet, None
             continue
         bad = 0
-        for frame in frames:
-            if isinstance(frame, av.AudioFrame):
-                yield frame
+        yield packet, [*frames]
 
 
 def _packets(
@@ -213,49 +199,3 @@ def _packets(
             continue
         return
     raise AudioError(f"the {name} stream is damaged: its packets are of streams that it does not announce")
-
-
-class FrameResampler:
-    """FFmpeg's frames, all like the first, to int16 at 16 kHz."""
-
-    def __init__(self, feed: Feed, *, mix: bool) -> None:
-        self._feed = feed
-        self._mix = mix
-        self._channels = 0
-        self._rate = 0
-        self._to_float: av.AudioResampler | None = None
-        self._resampler: Resampler | None = None
-
-    @property
-    def heard(self) -> bool:
-        """Whether there has been a frame."""
-        return self._resampler is not None
-
-    def put(self, frame: av.AudioFrame) -> None:
-        """Take the next frame. Raises `AudioError` if its rate or its channels are not supported."""
-        if self._to_float is None or self._resampler is None:
-            self._begin(frame)
-        assert self._to_float is not None
-        assert self._resampler is not None
-        for converted in self._to_float.resample(frame):
-            # Packed samples: PyAV reads only the first eight planes of planar ones, and beyond that foreign memory.
-            audio = converted.to_ndarray().reshape(-1, self._channels)
-            for start in range(0, len(audio), self._rate):  # however long a frame is, a second at a time
-                self._feed.put(self._resampler.resample(audio[start : start + self._rate]))
-
-    def finish(self) -> None:
-        """Empty the filter."""
-        if self._resampler is not None:
-            width = 1 if self._mix else self._channels
-            self._feed.put(self._resampler.resample(np.zeros((0, width), np.float32), last=True))
-
-    def _begin(self, frame: av.AudioFrame) -> None:
-        self._channels, self._rate = frame.layout.nb_channels, frame.sample_rate
-        if not 1 <= self._channels <= MOST_CHANNELS:
-            raise AudioError(f"{self._channels} channels are not supported: 1 to {MOST_CHANNELS} are")
-        if not LOWEST_MEDIA_RATE <= self._rate <= HIGHEST_MEDIA_RATE:
-            raise AudioError(
-                f"a sample rate of {self._rate} Hz is not supported: {LOWEST_MEDIA_RATE} to {HIGHEST_MEDIA_RATE} Hz are"
-            )
-        self._to_float = av.AudioResampler(format="flt", layout=frame.layout, rate=self._rate)
-        self._resampler = Resampler(self._rate, self._channels, mix=self._mix)

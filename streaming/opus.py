@@ -5,7 +5,9 @@ from __future__ import annotations
 import av
 
 from myna.streaming.audio import AudioError
-from myna.streaming.container import Begun, Feed, FrameResampler, decode_container
+from myna.streaming.container import PROBING, decode_parts
+from myna.streaming.frames import Sound
+from myna.streaming.parts import Feed, FlushAsked, Parts
 
 _RATE = 48_000
 """Opus decodes to this whatever went in (RFC 6716, 2)."""
@@ -15,15 +17,17 @@ _MOST_BAD_PACKETS = 50
 
 def decode_opus(feed: Feed, channels: int, *, mix: bool = False) -> None:
     """Decode packets to their end; if they turn out to be an Ogg stream, as that. Raises `AudioError`."""
-    packet = feed.packet()
+    sound = Sound(feed, mix=mix)
+    packet = _next(feed, sound)
     if packet is not None and packet.startswith(b"OggS"):
-        decode_container(Begun(feed, packet), mix=mix)
+        parts = Parts(feed, sound)
+        parts.unread(packet)
+        decode_parts(parts, sound, PROBING)
         return
     codec = av.CodecContext.create("libopus", "r")
     assert isinstance(codec, av.AudioCodecContext)
     codec.sample_rate = _RATE
     codec.layout = "stereo" if channels == 2 else "mono"
-    resampler = FrameResampler(feed, mix=mix)
     bad = 0
     while packet is not None:
         try:
@@ -35,8 +39,17 @@ def decode_opus(feed: Feed, channels: int, *, mix: bool = False) -> None:
         else:
             bad = 0
             for frame in frames:
-                resampler.put(frame)
-        packet = feed.packet()
-    if bad and not resampler.heard:
+                sound.put(frame, None)
+        packet = _next(feed, sound)
+    if bad and not sound.heard:
         raise AudioError("these are no Opus packets")
-    resampler.finish()
+    sound.finish()
+
+
+def _next(feed: Feed, sound: Sound) -> bytes | None:
+    sound.settle()
+    while True:
+        try:
+            return feed.packet()
+        except FlushAsked:
+            sound.flush()

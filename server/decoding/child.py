@@ -14,6 +14,7 @@ from myna.server.decoding.messages import HEAD, HELLO, PORTION_CPU_S, Kind, Medi
 from myna.streaming.audio import PORTION, AudioError, Codec, Coded, PcmQueue, RawFormat
 from myna.streaming.container import decode_container
 from myna.streaming.opus import decode_opus
+from myna.streaming.parts import FlushAsked
 
 MEMORY_BYTES = 256 << 20
 """What decoding may take beside the program: the index of a twelve-hour film is half of it, a whole MP4 kept a quarter."""
@@ -81,8 +82,8 @@ class _SocketFeed:
 
     def __init__(self, line: socket.socket) -> None:
         self._line = line
-        self._pieces: deque[bytes] = deque()
-        self._taken = 0  # bytes of the first piece
+        self._pieces: deque[bytes | None] = deque()  # None: a flush is asked for
+        self._rest = memoryview(b"")  # of a piece that was longer than the read
         self._ended = False
         self._asked = False
         self._decoded = PcmQueue()
@@ -94,22 +95,21 @@ class _SocketFeed:
         return Media.of(body)
 
     def read(self, size: int) -> bytes:
-        """Return bytes that have come, waiting for them; none at the end of the stream."""
-        self._wait_for_pieces()
-        if not self._pieces:
-            return b""
-        piece, begin = self._pieces[0], self._taken
-        if len(piece) - begin <= size:
-            self._taken = 0
-            self._pieces.popleft()
-            return piece[begin:] if begin else piece
-        self._taken += size
-        return piece[begin : begin + size]
+        """Return bytes that have come, waiting for them; none at the end of the stream. Raises `FlushAsked`."""
+        if not self._rest:
+            self._rest = memoryview(self.packet() or b"")
+        data, self._rest = bytes(self._rest[:size]), self._rest[size:]
+        return data
 
     def packet(self) -> bytes | None:
-        """Return the next piece as it was sent, waiting for it; None at the end of the stream."""
+        """Return the next piece as it was sent, waiting for it; None at the end of the stream. Raises `FlushAsked`."""
         self._wait_for_pieces()
-        return self._pieces.popleft() if self._pieces else None
+        if not self._pieces:
+            return None
+        piece = self._pieces.popleft()
+        if piece is None:
+            raise FlushAsked
+        return piece
 
     def put(self, channels: list[bytes]) -> None:
         """Take samples; with a portion of them, wait until the front wants it."""
@@ -126,6 +126,7 @@ class _SocketFeed:
         last = samples_message([]) if kind is Kind.SAMPLES else message(kind, text.encode())
         while True:
             self._until_asked()
+            self._pieces.clear()  # a client may go on sending
             self._answer(last)
 
     def _wait_for_pieces(self) -> None:
@@ -147,6 +148,8 @@ class _SocketFeed:
         if kind is Kind.DATA:
             if body:
                 self._pieces.append(body)
+        elif kind is Kind.FLUSH:
+            self._pieces.append(None)
         elif kind is Kind.END:
             self._ended = True
         elif kind is Kind.READ:

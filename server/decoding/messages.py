@@ -1,7 +1,7 @@
 """What the front and a decoder process say to each other: a kind, a length and a body, over one local socket.
 
-A process that is ready sends one byte, `HELLO`. The front sends `OPEN` once, then `DATA`, and `END` at last. Each `READ`
-is answered by one `SAMPLES`, `REFUSED` or `FAILED`.
+A process that is ready sends one byte, `HELLO`. The front sends `OPEN` once, then `DATA` and `FLUSH`, and `END` at last.
+Each `READ` is answered by one `SAMPLES`, `REFUSED` or `FAILED`.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ class Kind(IntEnum):
     """The audio cannot be decoded; the body says why, for the client."""
     FAILED = 7
     """The decoder has failed; the body is a trace, for the log."""
+    FLUSH = 8
+    """Everything heard in the bytes so far is wanted, also what filters keep back; bytes may follow."""
 
 
 def message(kind: Kind, body: bytes = b"") -> bytes:

@@ -263,6 +263,11 @@ class ProcessDecoder:
         self._begun = self._begun or bool(data)
         self._waiting.append((Kind.DATA, data))
 
+    def flush(self) -> None:
+        """Have the next read return everything fed so far, also what filters keep back."""
+        if self._begun:
+            self._waiting.append((Kind.FLUSH, b""))
+
     def finish(self) -> None:
         """No more bytes follow."""
         self._waiting.append((Kind.END, b""))

@@ -18,6 +18,9 @@ class Source(Protocol):
     def feed(self, data: bytes) -> None:
         """Take the next bytes of a stream. Raises `AudioError` if there is no room for them."""
 
+    def flush(self) -> None:
+        """Have the next reads return everything fed so far, also what filters keep back. More bytes may follow."""
+
     def finish(self) -> None:
         """No more bytes follow."""
 
@@ -43,6 +46,10 @@ class RawSource:
     def feed(self, data: bytes) -> None:
         """Take the next bytes."""
         self._decoder.feed(data)
+
+    def flush(self) -> None:
+        """Have the next reads return everything fed so far, also what the filter keeps back."""
+        self._decoder.flush()
 
     def finish(self) -> None:
         """No more bytes follow; a broken last sample is dropped."""

@@ -129,6 +129,52 @@ def test_interleaved_channels_are_taken_apart_or_mixed() -> None:
     assert set(mixed.tolist()) == {2000}
 
 
+RATES = [8_000, 11_025, 12_000, 22_050, 24_000, 32_000, 44_100, 47_999, 48_000]
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_raw_audio_is_delayed_by_at_most_five_milliseconds(rate: int) -> None:
+    decoder, fed, heard = RawDecoder(RawFormat(Encoding.LINEAR16, rate)), 0, 0
+    for _ in range(100):
+        decoder.feed(bytes(2 * (rate // 50)))
+        fed += rate // 50
+        while channels := decoder.read():
+            heard += len(channels[0]) // 2
+        assert fed / rate - heard / RATE <= 0.005
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_a_flush_gives_everything_fed_and_the_samples_after_it_stand_where_they_would_without(rate: int) -> None:
+    sound = tone(2, rate)
+    (expected,) = decode_raw(RawDecoder(RawFormat(Encoding.LINEAR16, rate)), sound.tobytes(), 999)
+    decoder, parts, fed = RawDecoder(RawFormat(Encoding.LINEAR16, rate)), [], 0
+    for size in (1, 333, rate // 3, 7, rate // 2, rate // 5):
+        decoder.feed(sound[fed : fed + size].tobytes())
+        decoder.flush()
+        fed += size
+        while channels := decoder.read():
+            parts.append(channels[0])
+        assert sum(map(len, parts)) // 2 == int(fed * RATE / rate + 0.5)
+    decoder.feed(sound[fed:].tobytes())
+    decoder.finish()
+    while channels := decoder.read():
+        parts.append(channels[0])
+    out = np.frombuffer(b"".join(parts), np.int16)
+    assert len(out) == len(expected) == round(len(sound) * RATE / rate)
+    differs = np.flatnonzero(np.abs(out.astype(int) - expected) > 1)
+    assert len(differs) < 6 * 0.006 * RATE  # only the milliseconds before each flush, which lack what follows
+    quiet = np.setdiff1d(np.arange(len(out)), differs)
+    assert np.abs(out[quiet].astype(int) - expected[quiet]).max() <= 1
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_what_lies_above_eight_kilohertz_does_not_come_back_as_something_else(rate: int) -> None:
+    if rate < 24_000:
+        pytest.skip("there is nothing above")
+    (out,) = decode_raw(RawDecoder(RawFormat(Encoding.LINEAR16, rate)), tone(1, rate, 10_000).tobytes(), 999)
+    assert np.abs(out[500:-500]).max() < 30  # of 16384: -55 dB
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     st.sampled_from(list(Encoding)), st.sampled_from([8_000, 16_000, 44_100]), st.integers(1, 8),

@@ -1,0 +1,260 @@
+"""Media of many kinds, as a file and live, against FFmpeg's own decoding of the same bytes with its time stamps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from media_zoo import Made, heard_by_ffmpeg, made, wav_said
+from sounds import RATE, recording
+
+from myna.batch.media import decode_file
+from myna.streaming.audio import AudioError, Coded
+from myna.streaming.container import decode_container
+from myna.streaming.stamps import Stamps
+
+SPEECH = (recording("beckett").astype(np.float32) / 32768)[:, None]
+PARTS = [SPEECH[: 3 * RATE], SPEECH[3 * RATE : 6 * RATE], SPEECH[6 * RATE :]]
+PCM = recording("beckett")
+HOLES = ((2.0, 3.5),)
+LAST: dict[str, str] = {}
+FIRST = {"movflags": "faststart"}
+FRAGMENTED = {"movflags": "frag_keyframe+empty_moov", "frag_duration": "500000"}
+
+ONE = {
+    "mp4, sound late": Made("mp4", "aac", 48_000, picture="mpeg4", late=4.9, options=FIRST),
+    "mp4, fragmented, sound late": Made("mp4", "aac", 48_000, picture="mpeg4", late=4.9, options=FRAGMENTED),
+    "mp4, holes": Made("mp4", "aac", 48_000, holes=HOLES),
+    "mp4, index last": Made("mp4", "aac", 44_100),
+    "mp4, alac": Made("mp4", "alac", 44_100),
+    "mov, pcm late": Made("mov", "pcm_s16le", 44_100, picture="mjpeg", late=1.3),
+    "matroska, sound late": Made("matroska", "aac", 48_000, picture="mpeg4", late=4.9),
+    "matroska, ac3, late and holes": Made("matroska", "ac3", 48_000, "stereo", "mpeg4", late=1.0, holes=HOLES),
+    "webm, sound late": Made("webm", "libopus", 48_000, picture="libvpx", late=4.9),
+    "webm, holes": Made("webm", "libopus", 48_000, holes=HOLES),
+    "webm, stamps from an hour on": Made("webm", "libopus", 48_000, from_=4000),
+    "mpegts": Made("mpegts", "aac", 48_000),
+    "mpegts, sound late": Made("mpegts", "aac", 48_000, picture="mpeg2video", late=4.9),
+    "mpegts, stamps wrap": Made("mpegts", "aac", 48_000, from_=2**33 / 90_000 - 5),
+    "mpegts, mp2, holes": Made("mpegts", "mp2", 48_000, holes=HOLES),
+    "mpegts, ac3, stamps from an hour on": Made("mpegts", "ac3", 48_000, from_=5000, picture="mpeg2video", late=2),
+    "ogg, opus": Made("ogg", "libopus", 48_000),
+    "ogg, flac": Made("ogg", "flac", 48_000),
+    "ogg, opus, holes": Made("ogg", "libopus", 48_000, holes=HOLES),
+    "flac": Made("flac", "flac", 44_100),
+    "mp3": Made("mp3", "libmp3lame", 48_000),
+    "mp3, stereo": Made("mp3", "libmp3lame", 24_000, "stereo"),
+    "adts": Made("adts", "aac", 44_100),
+    "avi": Made("avi", "libmp3lame", 48_000, picture="mpeg4"),
+    "aiff": Made("aiff", "pcm_s16be", 44_100),
+    "au": Made("au", "pcm_mulaw", 8_000),
+    "caf": Made("caf", "pcm_s16le", 22_050),
+    "w64": Made("w64", "pcm_s24le", 48_000),
+    "wav, adpcm": Made("wav", "adpcm_ima_wav", 16_000),
+    "wav, mulaw": Made("wav", "pcm_mulaw", 8_000),
+    "wav, alaw": Made("wav", "pcm_alaw", 8_000),
+    "wav, 8 bit": Made("wav", "pcm_u8", 16_000),
+    "wav, 24 bit stereo": Made("wav", "pcm_s24le", 48_000, "stereo"),
+    "wav, 32 bit": Made("wav", "pcm_s32le", 11_025),
+    "wav, double": Made("wav", "pcm_f64le", 96_000),
+    "3gp, amr": Made("3gp", "libopencore_amrnb", 8_000),
+}
+MP3, STEREO_MP3 = Made("mp3", "libmp3lame", 48_000), Made("mp3", "libmp3lame", 24_000, "stereo")
+OPUS, STEREO_OPUS = Made("ogg", "libopus", 48_000), Made("ogg", "libopus", 48_000, "stereo")
+JOINED = {
+    "mp3, 48 and 24 kHz": [MP3, STEREO_MP3, MP3],
+    "mp3, 44.1 and 16 kHz": [Made("mp3", "libmp3lame", rate) for rate in (44_100, 16_000, 44_100)],
+    "adts, 44.1 and 16 kHz": [Made("adts", "aac", rate) for rate in (44_100, 16_000, 44_100)],
+    "mpegts, 48 and 24 kHz": [Made("mpegts", "aac", 48_000), Made("mpegts", "aac", 24_000, "stereo")],
+    "mpegts, other tracks": [Made("mpegts", "aac", 48_000), Made("mpegts", "aac", 48_000, picture="mpeg2video")],
+    "mpegts, other codecs": [Made("mpegts", codec, 48_000) for codec in ("aac", "mp2", "ac3")],
+    "ogg, stereo and mono": [STEREO_OPUS, OPUS, STEREO_OPUS],
+    "ogg, mono and stereo": [OPUS, STEREO_OPUS, OPUS],
+    "ogg, other codecs": [OPUS, Made("ogg", "flac", 16_000), OPUS],
+    "flac": [Made("flac", "flac", 48_000), Made("flac", "flac", 16_000, "stereo"), Made("flac", "flac", 44_100)],
+    "wav": [
+        Made("wav", "pcm_s16le", 48_000),
+        Made("wav", "pcm_s24le", RATE, "stereo"),
+        Made("wav", "pcm_mulaw", 8_000),
+    ],
+    "webm": [Made("webm", "libopus", 48_000), Made("webm", "libopus", 48_000, "stereo")],
+    "mp4, fragmented": [Made("mp4", "aac", rate, options=FRAGMENTED) for rate in (48_000, 16_000, 44_100)],
+    "mp4, index last": [Made("mp4", "aac", rate) for rate in (48_000, 16_000, 44_100)],
+    "wav, mp4, webm": [Made("wav", "pcm_s16le"), Made("mp4", "aac", 48_000), Made("webm", "libopus", 48_000)],
+    "ogg, flac, wav": [OPUS, Made("flac", "flac"), Made("wav", "pcm_s16le", 8_000)],
+}
+LYING = {
+    "a header for three seconds": wav_said(PCM, RATE, 6 * RATE),
+    "a header for nothing": wav_said(PCM, RATE, 0),
+    "a header for four gigabytes": wav_said(PCM, RATE, 0xFFFFFFFF),
+    "a header for more than there is": wav_said(PCM, RATE, 40 * len(PCM)),
+    "chunks after the sound": wav_said(PCM, RATE, 2 * len(PCM), after=b"odd \x03\0\0\0abc\0LIST\x04\0\0\0INFO"),
+    "pieces that are whole files": b"".join(
+        wav_said(PCM[at : at + 3200], RATE, 6400) for at in range(0, len(PCM), 3200)
+    ),
+    "pieces without a length": b"".join(wav_said(PCM[at : at + 3200], RATE, 0) for at in range(0, len(PCM), 3200)),
+}
+
+
+class Pieces:
+    """A feed of a live stream, in pieces of 3000 bytes, which keeps what is decoded."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._position = 0
+        self._parts: list[list[bytes]] = []
+
+    def read(self, size: int) -> bytes:
+        data = self._data[self._position : self._position + min(size, 3000)]
+        self._position += len(data)
+        return data
+
+    def packet(self) -> bytes | None:
+        return self.read(3000) or None
+
+    def put(self, channels: list[bytes]) -> None:
+        self._parts.append(channels)
+
+    @property
+    def heard(self) -> list[np.ndarray]:
+        return [np.frombuffer(b"".join(part), np.int16) for part in zip(*self._parts, strict=True)]
+
+
+def live(data: bytes, _folder: Path, *, mix: bool = True) -> list[np.ndarray]:
+    feed = Pieces(data)
+    decode_container(feed, mix=mix)
+    return feed.heard
+
+
+def file(data: bytes, folder: Path, *, mix: bool = True) -> list[np.ndarray]:
+    (folder / "sound").write_bytes(data)
+    feed = Pieces(b"")
+    decode_file(folder / "sound", Coded(), feed, mix=mix)
+    return feed.heard
+
+
+WAYS = pytest.mark.parametrize("way", [live, file])
+Way = Callable[..., list[np.ndarray]]
+
+
+def of(sound: np.ndarray, how: Made) -> np.ndarray:
+    return np.repeat(sound, 2, axis=1) if how.layout == "stereo" else sound
+
+
+def assert_alike(heard: np.ndarray, expected: np.ndarray, shift_s: float = 0.002) -> None:
+    """The same sound at the same times: in each second that has sound, nowhere shifted by more than this."""
+    assert abs(len(heard) - len(expected)) < 0.1 * RATE
+    for start in range(0, len(expected) - RATE, RATE):
+        one, other = (pcm[start : start + RATE].astype(float) for pcm in (heard, expected))
+        if np.abs(other).max() < 1000:
+            assert np.abs(one).max() < 2000
+            continue
+        product = np.fft.irfft(np.fft.rfft(one, 2 * RATE) * np.conj(np.fft.rfft(other, 2 * RATE)))
+        shift = (int(product.argmax()) + RATE) % (2 * RATE) - RATE
+        assert abs(shift) <= shift_s * RATE, start / RATE
+        assert product.max() > 0.9 * np.sqrt((one**2).sum() * (other**2).sum()), start / RATE
+
+
+@WAYS
+@pytest.mark.parametrize("kind", ONE)
+def test_a_file_sounds_as_ffmpeg_hears_it_at_the_times_of_its_stamps(kind: str, way: Way, tmp_path: Path) -> None:
+    data = made(of(SPEECH, ONE[kind]), ONE[kind])
+    (heard,) = way(data, tmp_path)
+    assert_alike(heard, heard_by_ffmpeg(data))
+
+
+@WAYS
+@pytest.mark.parametrize("kind", JOINED)
+def test_files_that_follow_each_other_sound_as_each_of_them(kind: str, way: Way, tmp_path: Path) -> None:
+    parts = [made(of(sound, how), how) for sound, how in zip(PARTS, JOINED[kind], strict=False)]
+    (heard,) = way(b"".join(parts), tmp_path)
+    # An MP3's padding is part of it where it does not stand alone; FFmpeg rounds a WebM's beginning to 7 ms.
+    shift_s = 0.05 if kind.startswith("mp3") else 0.01
+    assert_alike(heard, np.concatenate([heard_by_ffmpeg(part) for part in parts]), shift_s)
+
+
+@WAYS
+@pytest.mark.parametrize("kind", LYING)
+def test_a_wav_whose_header_lies_is_heard_to_its_end(kind: str, way: Way, tmp_path: Path) -> None:
+    (heard,) = way(LYING[kind], tmp_path)
+    assert np.array_equal(heard, PCM)
+
+
+@WAYS
+def test_a_truncated_file_is_heard_as_far_as_it_goes(way: Way, tmp_path: Path) -> None:
+    for how in (Made("mp4", "aac", options=FRAGMENTED), Made("webm", "libopus", 48_000), Made("wav", "pcm_s16le")):
+        data = made(SPEECH, how)
+        (heard,) = way(data[: len(data) // 2], tmp_path)
+        assert 0.35 * len(PCM) < len(heard) < 0.6 * len(PCM)
+
+
+@WAYS
+@pytest.mark.parametrize("first", ["mono", "stereo"])
+def test_a_stream_keeps_the_channels_that_it_began_with(first: str, way: Way, tmp_path: Path) -> None:
+    hows = [Made("ogg", "libopus", 48_000, layout) for layout in (first, "mono", "stereo", first)]
+    heard = way(b"".join(made(of(PARTS[0], how), how) for how in hows), tmp_path, mix=False)
+    assert len(heard) == (1 if first == "mono" else 2)
+    for channel in heard:
+        assert_alike(channel, np.concatenate(4 * [PCM[: 3 * RATE]]), 0.01)
+
+
+@WAYS
+@pytest.mark.parametrize("by", [1e6, 1e9])
+def test_stamps_that_jump_ahead_make_no_hours_of_silence_and_lose_no_sound(by: float, way: Way, tmp_path: Path) -> None:
+    data = made(SPEECH, Made("matroska", "libopus", 48_000, from_=20_000, jumps=((3.0, by),)))
+    (heard,) = way(data, tmp_path)
+    assert_alike(heard, PCM, 0.01)
+
+
+def test_stamps_that_lie_again_and_again_make_no_days_of_silence(tmp_path: Path) -> None:
+    jumps = tuple((0.1 * number, 1700.0) for number in range(1, 90))
+    (heard,) = live(made(SPEECH, Made("matroska", "libopus", 48_000, jumps=jumps)), tmp_path)
+    assert len(heard) < 2 * 3600 * RATE
+
+
+@WAYS
+@pytest.mark.parametrize("stamps", [(5000.0, 10.0), (10.0, 9000.0), (100.0, 100.5), (100.0, 99.0)])
+def test_a_transport_stream_whose_stamps_begin_anew_is_heard_without_a_gap(
+    stamps: tuple[float, float], way: Way, tmp_path: Path
+) -> None:
+    parts = [
+        made(sound, Made("mpegts", "mp2", 48_000, from_=begin)) for sound, begin in zip(PARTS[:2], stamps, strict=True)
+    ]
+    (heard,) = way(b"".join(parts), tmp_path)
+    assert_alike(heard, np.concatenate([heard_by_ffmpeg(part) for part in parts]), 0.01)
+
+
+def test_stamps_that_tremble_make_no_silence() -> None:
+    stamps, chance = Stamps(), np.random.default_rng(0)
+    stamps.begin(0.0)
+    stamps.hole(0.0, 0.0)
+    for number in range(1, 1000):
+        assert not stamps.hole(0.02 * number + chance.uniform(-0.04, 0.04), 0.02 * number)
+
+
+def test_a_hole_after_an_overlap_makes_up_for_it() -> None:
+    stamps = Stamps()
+    stamps.begin(10.0)
+    assert stamps.hole(0.0, 10.0) == 0
+    assert stamps.hole(0.5, 11.0) == 0  # half a second of sound too much
+    assert stamps.ahead == 0.5
+    assert stamps.hole(2.0, 11.5) == pytest.approx(0.5)
+
+
+def test_many_short_parts_of_odd_rates_add_up_to_their_time(tmp_path: Path) -> None:
+    parts = [wav_said(PCM[:size], rate, 2 * size) for size, rate in 40 * [(1001, 11_025), (777, 44_100), (333, 22_050)]]
+    (heard,) = live(b"".join(parts), tmp_path)
+    exact = 40 * (1001 / 11_025 + 777 / 44_100 + 333 / 22_050)
+    assert abs(len(heard) - exact * RATE) <= 1
+
+
+@pytest.mark.parametrize("kind", ["webm", "flac", "mp3", "mp4"])
+def test_rubbish_after_the_end_is_an_error_of_a_live_stream_after_its_sound(kind: str) -> None:
+    codec = {"webm": "libopus", "flac": "flac", "mp3": "libmp3lame", "mp4": "aac"}[kind]
+    data = made(SPEECH, Made(kind, codec, 48_000)) + np.random.default_rng(0).bytes(100_000)
+    feed = Pieces(data)
+    with pytest.raises(AudioError):
+        decode_container(feed, mix=True)
+    assert len(feed.heard[0]) > 0.95 * len(PCM)
