@@ -18,8 +18,9 @@ BIN := .venv/bin
 serve: .venv/.serve
 	$(BIN)/myna serve $(ARGS)
 
+# Two processes: most tests wait for a server's processes to start. Those of one file share what they need.
 test: .venv/.develop
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 # Half an hour of streams that come and go, then a hundred kills; MYNA_SOAK_MINUTES and MYNA_KILLS change that.
 soak: .venv/.develop

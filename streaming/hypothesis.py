@@ -47,25 +47,27 @@ def new_words(audio: Span, heard: Sequence[Word], settled: Sequence[Word], seam_
     offset = seconds(audio.start)
     shifted = [word.shifted(offset) for word in heard]
     audible = [word for word in settled if word.end > offset]
-    return shifted[seam_index(audible, shifted, seam_s) :]
+    return shifted[seam_index(audible, shifted, seam_s, offset) :]
 
 
-def seam_index(settled: Sequence[Word], heard: Sequence[Word], seam_s: float) -> int:
+def seam_index(settled: Sequence[Word], heard: Sequence[Word], seam_s: float, from_s: float = float("-inf")) -> int:
     """Return the index in `heard` of its first word that `settled` does not hold already.
 
     `settled` are the words already out that lie in the audio `heard` was decoded from; `seam_s` is where, by time, the
-    new part begins. Every possible index is weighed: how badly the words before it match `settled` (edit distance with
-    similar spellings half forgiven) and how far words would lie on the wrong side of the seam.
+    new part begins, and `from_s` where the audio does: of a word that begins before that only a part can be heard. Every
+    possible index is weighed: how badly the words before it match `settled` (edit distance with similar spellings half
+    forgiven) and how far words would lie on the wrong side of the seam.
     """
     if not settled:
         return sum(word.middle < seam_s for word in heard)
     # previous[k]: cost of matching the settled words so far with heard[:k]
     previous = [float(k) for k in range(len(heard) + 1)]
     for known in settled:
-        current = [previous[0] + 1.0]
+        unheard = _share_from(known, from_s)
+        current = [previous[0] + unheard]
         for k, word in enumerate(heard, start=1):
             substitute = previous[k - 1] + _difference(known.text, word.text)
-            current.append(min(substitute, previous[k] + 1.0, current[k - 1] + 1.0))
+            current.append(min(substitute, previous[k] + unheard, current[k - 1] + 1.0))
         previous = current
     late = sum(max(0.0, seam_s - w.middle) for w in heard)  # all words kept: those before the seam are wrong
     best, lowest = 0, previous[0] + _SECONDS_WEIGH * late
@@ -111,6 +113,13 @@ def without_pauses(words: Sequence[Word], pauses: Sequence[Span]) -> tuple[Word,
         silent_from = [seconds(pause.start) for pause in pauses if word.start < seconds(pause.start) < word.end]
         ended.append(replace(word, end=silent_from[0]) if silent_from else word)
     return tuple(ended)
+
+
+def _share_from(word: Word, from_s: float) -> float:
+    """Return the share of a word that lies behind `from_s`."""
+    if word.start >= from_s or word.end <= word.start:
+        return 1.0
+    return (word.end - from_s) / (word.end - word.start)
 
 
 def _difference(one: str, other: str) -> float:

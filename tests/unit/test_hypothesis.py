@@ -26,6 +26,12 @@ def test_a_word_the_context_lost_does_not_cost_a_new_one() -> None:
     assert seam_index(words("the cat sat"), words("cat sat on", start=0.3), 0.9) == 2
 
 
+def test_a_word_of_which_the_audio_holds_only_the_end_does_not_cost_a_new_one() -> None:
+    settled = [Word("w44", 14.68, 14.88, 0.9)]
+    heard = [Word("w45", 16.38, 16.58, 0.9), Word("w46", 16.68, 16.88, 0.9)]
+    assert seam_index(settled, heard, 16.38, 14.864) == 0
+
+
 def test_without_settled_words_the_seam_decides_by_time() -> None:
     assert seam_index([], words("a b c d"), 0.6) == 2
     assert seam_index([], words("a b c d"), 0.0) == 0
