@@ -30,9 +30,7 @@ from myna.streaming.policy import Options, Policy
 from myna.streaming.session import Session
 
 SETTINGS = Settings()
-FAKE = FakeEngine()
 ENGINES = {
-    "fake": FAKE.info,
     "moonshine": moonshine.INFO,
     "parakeet on a GPU": EngineInfo(
         "p", ("en",), 240.0, 100, 64, 0.5, 24.0, 10.0, interim_window_s=30.0, incremental=True, keyterms=True

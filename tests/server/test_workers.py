@@ -32,8 +32,8 @@ async def talk(server: Server, codes: list[int], until: asyncio.Event, *, interi
     return speaker, said
 
 
-async def test_thirty_kills_under_load_lose_and_double_no_word_and_close_no_client() -> None:
-    kills, chance = 30, random.Random(7)
+async def test_twenty_kills_under_load_lose_and_double_no_word_and_close_no_client() -> None:
+    kills, chance = 20, random.Random(7)
     over = asyncio.Event()
     async with running_fake(**FAKE) as server:
         (pool,) = server.models.pools
