@@ -123,7 +123,7 @@ class RawDecoder:
 
     def finish(self) -> None:
         """No more bytes follow; a broken last sample is dropped."""
-        self._flush = True
+        self.flush()
 
     @property
     def steps_waiting(self) -> bool:

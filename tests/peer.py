@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType
+from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType, web
 
 from myna.bench.local import LocalServer
 from myna.server.app import Server
@@ -105,6 +106,17 @@ async def transcript(server: Server, query: str, audio: bytes, chunk: int = 6400
         await peer.send({"type": "CloseStream"})
         await peer.rest()
         return peer
+
+
+@contextlib.asynccontextmanager
+async def served(app: web.Application, **how: Any) -> AsyncIterator[str]:
+    """Serve a client's own application on this machine; yields its address."""
+    runner = web.AppRunner(app, **how)
+    await runner.setup()
+    listener = socket.create_server(("127.0.0.1", 0))
+    await web.SockSite(runner, listener).start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    await runner.cleanup()
 
 
 async def eventually(condition: Callable[[], bool]) -> None:

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp import web
 from hook import Hook
-from peer import settings
+from peer import served, settings
 
 from myna.server.app import Server, running
 
@@ -36,10 +35,6 @@ async def hook() -> AsyncIterator[Hook]:
     app.router.add_get("/sound", made.sound)
     app.router.add_get("/flac", made.flac)
     app.router.add_get("/drip", made.drip)
-    runner = web.AppRunner(app, handler_cancellation=True)
-    await runner.setup()
-    listener = socket.create_server(("127.0.0.1", 0))
-    await web.SockSite(runner, listener).start()
-    made.url = f"http://127.0.0.1:{listener.getsockname()[1]}/hook"
-    yield made
-    await runner.cleanup()
+    async with served(app, handler_cancellation=True) as url:
+        made.url = f"{url}/hook"
+        yield made

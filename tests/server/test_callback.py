@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from aiohttp import web
-from peer import settings, transcript
+from peer import served, settings, transcript
 from sounds import recording
 
 from myna.batch.gate import ForbiddenAddressError, Gate
@@ -45,13 +45,9 @@ async def hook() -> AsyncIterator[Hook]:
     app = web.Application()
     app.router.add_route("*", "/hook", taker.take)
     app.router.add_route("*", "/astray", taker.lead_astray)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    listener = socket.create_server(("127.0.0.1", 0))
-    await web.SockSite(runner, listener).start()
-    taker.url = f"http://127.0.0.1:{listener.getsockname()[1]}/hook"
-    yield taker
-    await runner.cleanup()
+    async with served(app) as url:
+        taker.url = f"{url}/hook"
+        yield taker
 
 
 @pytest.fixture(autouse=True)
