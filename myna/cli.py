@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from myna import __version__
 
 if TYPE_CHECKING:
-    from myna.streaming import wire
+    from myna.wire import messages as wire
 
 app = typer.Typer(name="myna", help="Self-hosted real-time speech to text.", no_args_is_help=True, add_completion=False)
 bench = typer.Typer(help="Measure a server: accuracy, memory.", no_args_is_help=True)
@@ -51,14 +51,14 @@ def _numbers(option: str, given: str) -> list[int]:
 @app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def serve(context: typer.Context) -> None:
     """Run the server; every setting is a flag (--help lists them)."""
-    from myna.server import config
+    from myna.server import settings as config
 
     try:
         settings = config.load(context.args)
     except config.ConfigurationError as error:
         _fail(str(error))
+    from myna.inference.engines.port import EngineUnavailableError
     from myna.server.app import serve as run
-    from myna.streaming.engines.base import EngineUnavailableError
 
     try:
         run(settings)
@@ -111,7 +111,7 @@ def transcribe(
 
     from myna.clients.transcribe import OutputFormat, Request
     from myna.clients.transcribe import transcribe as run
-    from myna.streaming.engines.base import EngineUnavailableError
+    from myna.inference.engines.port import EngineUnavailableError
 
     if form not in list(OutputFormat):
         _fail(f"--format must be one of {', '.join(OutputFormat)}, not {form!r}")
@@ -161,7 +161,7 @@ def mic(
 
 
 def _start(endpointing_ms: int | None, language: str | None, keyterms: list[str] | None) -> wire.Start:
-    from myna.streaming import wire
+    from myna.wire import messages as wire
 
     try:
         return wire.Start(
@@ -194,8 +194,8 @@ def add(
     scope: Annotated[list[str] | None, typer.Option(help="transcribe, grant; all if none is given.")] = None,
 ) -> None:
     """Make a key, add it to the file, and print it: the file holds only its hash."""
-    from myna.server.auth import Scope, add_key
-    from myna.server.config import ConfigurationError
+    from myna.server.keys import Scope, add_key
+    from myna.server.settings import ConfigurationError
 
     try:
         scopes = frozenset(Scope(each) for each in scope or Scope)
@@ -243,7 +243,7 @@ def engine(
     """Measure what the scheduler and the engine cost on top of the bare model."""
     from myna.bench.accuracy import AccuracyError
     from myna.bench.engine import measure
-    from myna.streaming.engines.base import EngineUnavailableError
+    from myna.inference.engines.port import EngineUnavailableError
 
     sizes = _numbers("--batch", batch)
     try:
@@ -289,7 +289,7 @@ def turns(
     """Measure turns: how many end inside an utterance, and how long after its end the others do."""
     from myna.bench.accuracy import AccuracyError
     from myna.bench.turns import Setting, measure
-    from myna.streaming.engines.base import EngineUnavailableError
+    from myna.inference.engines.port import EngineUnavailableError
 
     try:
         settings = [Setting(float(threshold), eager) for threshold in thresholds.split(",")]
@@ -323,7 +323,7 @@ def load(
     """Measure how many real-time streams a server holds: delays, words, refusals, CPU and memory, step by step."""
     from myna.bench.accuracy import AccuracyError
     from myna.bench.load import Plan, measure
-    from myna.streaming.engines.base import EngineUnavailableError
+    from myna.inference.engines.port import EngineUnavailableError
 
     if dialect not in ("native", "deepgram"):
         _fail(f"--dialect must be native or deepgram, not {dialect!r}")
@@ -366,7 +366,7 @@ def containers(
     """Measure what live streams in containers cost beside raw ones."""
     from myna.bench.containers import measure
     from myna.clients.files import UnreadableFileError
-    from myna.streaming.engines.base import EngineUnavailableError
+    from myna.inference.engines.port import EngineUnavailableError
 
     try:
         measure(file, streams, seconds, model, as_json=json)

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from myna.streaming.engines.base import Engine, Job
-from myna.streaming.events import Ended, Event, Final
-from myna.streaming.requests import Cancel, Detect, Request, Submit
-from myna.streaming.segmenter import WINDOW
-from myna.streaming.session import Session
-from myna.streaming.vad import SileroVad, VoiceMemory
+from myna.inference.engines.port import Engine, Job
+from myna.streaming.session.events import Ended, Event, Final
+from myna.streaming.session.requests import Cancel, Detect, Request, Submit
+from myna.streaming.session.session import Session
+from myna.streaming.speech.segmenter import WINDOW
+from myna.streaming.speech.silero import SileroVad, VoiceMemory
 
 Voice = Callable[[int, bytes], list[float]]
 

@@ -22,8 +22,8 @@ from urllib.parse import parse_qsl
 import numpy as np
 from drive import amplitude_voice
 
-from myna.server.config import Settings
-from myna.server.dialects import flux
+from myna.inference.engines.catalogue import Model
+from myna.inference.engines.fake.engine import FakeEngine, FakeSettings, silence, spoken
 from myna.server.dialects.base import (
     Audio,
     Command,
@@ -37,15 +37,14 @@ from myna.server.dialects.base import (
     Open,
     Reply,
 )
-from myna.server.dialects.deepgram import DeepgramDialect
-from myna.server.dialects.deepgram_request import parse
-from myna.streaming.audio import AudioError, RawDecoder, RawFormat
-from myna.streaming.container import sniff
-from myna.streaming.engines.catalogue import Model
-from myna.streaming.engines.fake import FakeEngine, FakeSettings, silence, spoken
-from myna.streaming.events import SAMPLE_RATE
-from myna.streaming.requests import Detect, Submit
-from myna.streaming.stream import Stream
+from myna.server.dialects.deepgram.listen_request import parse
+from myna.server.dialects.deepgram.live import DeepgramDialect, flux
+from myna.server.settings import Settings
+from myna.streaming.audio.container import sniff
+from myna.streaming.audio.raw import AudioError, RawDecoder, RawFormat
+from myna.streaming.session.events import SAMPLE_RATE
+from myna.streaming.session.requests import Detect, Submit
+from myna.streaming.session.stream import Stream
 
 FOLDER = Path(__file__).parent / "server" / "golden"
 REQUEST_ID = "2479c8c8-8185-40ac-9ac6-f0874419f793"

@@ -14,7 +14,7 @@ import aiohttp
 from hostile import zoo
 from sounds import RATE, contained, recording
 
-from myna.streaming import wire
+from myna.wire import messages as wire
 
 INTERNAL_ERROR = 1011
 _HELD_S = 3.0

@@ -15,8 +15,8 @@ from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType, web
 
 from myna.bench.local import LocalServer
 from myna.server.app import Server
-from myna.server.config import Settings
-from myna.streaming import wire
+from myna.server.settings import Settings
+from myna.wire import messages as wire
 
 DATA = tempfile.TemporaryDirectory(prefix="myna-tests-")
 RAW = {"type": "start", "encoding": "linear16", "sample_rate": 16_000}

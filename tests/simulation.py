@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from drive import amplitude_voice
 
-from myna.streaming.claims import Claim
-from myna.streaming.dispatcher import BLAME, KILLED_BLAME, Assignment, Dispatcher
-from myna.streaming.engines.base import Engine, Job, JobError, Kind, Outcome
-from myna.streaming.engines.fake import FakeEngine, silence, spoken
-from myna.streaming.events import SAMPLE_RATE, Cause, Ended, Event, Failed, Final, Tentative, seconds
-from myna.streaming.headroom import Headroom
-from myna.streaming.policy import Options, Policy
-from myna.streaming.requests import Cancel, Detect, Release, Submit
-from myna.streaming.session import Session
+from myna.inference.engines.fake.engine import FakeEngine, silence, spoken
+from myna.inference.engines.port import Engine, Job, JobError, Kind, Outcome
+from myna.inference.scheduling.capacity import Headroom
+from myna.inference.scheduling.claims import Claim
+from myna.inference.scheduling.dispatcher import BLAME, KILLED_BLAME, Assignment, Dispatcher
+from myna.streaming.session.events import SAMPLE_RATE, Cause, Ended, Event, Failed, Final, Tentative, seconds
+from myna.streaming.session.policy import Options, Policy
+from myna.streaming.session.requests import Cancel, Detect, Release, Submit
+from myna.streaming.session.session import Session
 
 FRAME_S = 0.2
 Cost = Callable[[Assignment], float]
@@ -120,7 +120,7 @@ class Simulation:
             what()
 
     def admits(self, target_s: float, owner: str = "anybody") -> bool:
-        """Return whether another stream would be let in now, as server/admission.py decides it."""
+        """Return whether another stream would be let in now, as myna/server/operations/admission.py decides it."""
         if self._keeps(target_s, owner):
             return True
         if self.headroom.p95(self.now) is None:

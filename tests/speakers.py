@@ -13,10 +13,10 @@ from drive import amplitude_voice
 from peer import settings
 
 from myna.clients.live import LiveClient
+from myna.inference.engines.fake.engine import silence, spoken
 from myna.server.app import Server, running
-from myna.streaming import wire
-from myna.streaming.engines.fake import silence, spoken
-from myna.streaming.vad import VoiceMemory
+from myna.streaming.speech.silero import VoiceMemory
+from myna.wire import messages as wire
 
 
 class AmplitudeVad:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from myna.batch.threads import on_thread
+from myna.runtime.threads import on_thread
 
 _BUFFER = 1 << 20
 """Bytes collected in memory before a thread writes them."""

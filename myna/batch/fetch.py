@@ -11,9 +11,9 @@ from aiohttp import ClientResponse, ClientSession, ClientTimeout
 from yarl import URL
 
 from myna.batch.disk import FileWriter
-from myna.batch.gate import FAILURES, Gate, explained
+from myna.batch.address_gate import FAILURES, Gate, explained
 from myna.batch.pace import TOO_SLOW, Pace
-from myna.streaming.quoting import quoted
+from myna.wire.quoting import quoted
 
 MOST_REDIRECTS = 5
 STALL_S = 30.0

@@ -22,9 +22,9 @@ from rich.table import Table
 from myna.bench.local import local_engine, local_server
 from myna.clients import files
 from myna.clients.live import LiveClient, StreamError
-from myna.streaming import wire
-from myna.streaming.engines.base import EngineUnavailableError, Job, Kind, Transcript
-from myna.streaming.engines.catalogue import MOONSHINE
+from myna.inference.engines.catalogue import MOONSHINE
+from myna.inference.engines.port import EngineUnavailableError, Job, Kind, Transcript
+from myna.wire import messages as wire
 
 WHOLE_FILE_S = 40.0
 """Longer files are not decoded in one piece: beyond it the default engine loses its way, and memory grows with the square."""

@@ -27,9 +27,9 @@ from myna.bench.local import local_engine, local_server
 from myna.bench.memory import children, resident_mb
 from myna.clients import files
 from myna.clients.live import LiveClient
-from myna.streaming import wire
-from myna.streaming.engines.base import Engine, Job, Kind
-from myna.streaming.events import SAMPLE_RATE
+from myna.inference.engines.port import Engine, Job, Kind
+from myna.streaming.session.events import SAMPLE_RATE
+from myna.wire import messages as wire
 
 PIECE_S = 12.0
 """The bare engine is given consecutive pieces of this length: no search for pauses, no context, no words joined."""

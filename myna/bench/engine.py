@@ -19,11 +19,11 @@ from rich.table import Table
 from myna.bench.accuracy import AccuracyError, read_manifest
 from myna.bench.local import local_engine
 from myna.clients import files
-from myna.streaming.engines.base import Engine, Job, Kind
-from myna.streaming.events import SAMPLE_RATE
-from myna.streaming.link import encode
-from myna.streaming.scheduler import Scheduler
-from myna.streaming.worker import run_batch
+from myna.inference.engines.port import Engine, Job, Kind
+from myna.inference.scheduling.scheduler import Scheduler
+from myna.inference.workers.ipc import encode
+from myna.inference.workers.worker import run_batch
+from myna.streaming.session.events import SAMPLE_RATE
 
 ROUNDS = 5
 """Everything is decoded both ways so often; the median of the ratios is told."""
@@ -127,7 +127,7 @@ def _bare(engine: Engine) -> Callable[[Sequence[bytes]], Any]:
     """Return the loop that has nothing around the model: NeMo's own calls for Parakeet, else the engine's."""
     if find_spec("nemo") is not None:
         from myna.bench.engine_bare import nemo_loop
-        from myna.streaming.engines.parakeet import ParakeetEngine
+        from myna.inference.engines.parakeet.engine import ParakeetEngine
 
         if isinstance(engine, ParakeetEngine):
             return nemo_loop(engine.path, engine.device, engine.dtype)

@@ -111,8 +111,8 @@ def _serve(pipe: Connection, voice: bool) -> None:
 
     from myna.server import log as logs
     from myna.server.app import running
-    from myna.server.config import Settings
-    from myna.streaming.vad import SileroVad
+    from myna.server.settings import Settings
+    from myna.streaming.speech.silero import SileroVad
 
     if not voice:
         SileroVad.probabilities = lambda _, parts: [[0.0] * (len(pcm) // 1024) for _, pcm in parts]  # type: ignore[method-assign, assignment]

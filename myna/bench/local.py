@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from myna.streaming.engines.base import Engine, EngineUnavailableError, ModelOptions
-from myna.streaming.engines.catalogue import MOONSHINE, Catalogue, UnknownModelError
-from myna.streaming.engines.registry import builder
+from myna.inference.engines.catalogue import MOONSHINE, Catalogue, UnknownModelError
+from myna.inference.engines.port import Engine, EngineUnavailableError, ModelOptions
+from myna.inference.engines.registry import builder
 
 
 @dataclass(frozen=True, slots=True)

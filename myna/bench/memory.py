@@ -15,7 +15,7 @@ from rich.table import Table
 from myna.bench.local import local_server
 from myna.clients import files
 from myna.clients.live import LiveClient
-from myna.streaming import wire
+from myna.wire import messages as wire
 
 
 def measure(file: Path, minutes: float, model: str | None) -> None:

@@ -21,9 +21,9 @@ import numpy as np
 
 from myna.bench.accuracy import AccuracyError
 from myna.bench.load_streams import FRAME_S, Heard, Speech
-from myna.streaming.engines.moonshine import installed_weights, read_tokenizer
-from myna.streaming.events import SAMPLE_RATE
-from myna.streaming.vad import installed_model
+from myna.inference.engines.moonshine.engine import installed_weights, read_tokenizer
+from myna.streaming.session.events import SAMPLE_RATE
+from myna.streaming.speech.silero import installed_model
 
 _SILENCE_S = 0.25
 """Silence that ends a segment, as sherpa-onnx's own examples have it."""

@@ -21,9 +21,9 @@ from rich.table import Table
 from myna.bench.accuracy import AccuracyError, Recording, read_manifest
 from myna.bench.local import local_server
 from myna.clients import files
-from myna.streaming.events import samples, seconds
-from myna.streaming.segmenter import WINDOW
-from myna.streaming.vad import SileroVad, VoiceMemory
+from myna.streaming.session.events import samples, seconds
+from myna.streaming.speech.segmenter import WINDOW
+from myna.streaming.speech.silero import SileroVad, VoiceMemory
 
 TAIL_S = 6.0
 """Silence streamed after each recording: beyond the time-out, so that every turn ends."""

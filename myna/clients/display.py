@@ -10,7 +10,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from myna.streaming import wire
+from myna.wire import messages as wire
 
 
 class Display(Protocol):

@@ -15,7 +15,7 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
-from myna.streaming import wire
+from myna.wire import messages as wire
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 _PING_EVERY_S = 10.0

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 from myna.clients.display import Display
 from myna.clients.live import DEFAULT_URL, LiveClient, StreamError
-from myna.streaming import wire
+from myna.wire import messages as wire
 
 
 async def transcribe(

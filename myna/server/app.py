@@ -21,43 +21,46 @@ from aiohttp import web
 
 from myna import __version__
 from myna.batch.disk import remove_strays
-from myna.batch.gate import Gate
-from myna.batch.threads import on_thread
+from myna.batch.address_gate import Gate
+from myna.runtime.threads import on_thread
 from myna.server import log as logs
-from myna.server import openapi, page
-from myna.server.addresses import ADDRESSES, Addresses
-from myna.server.admission import Admission
-from myna.server.auth import Authentication, credential
-from myna.server.config import ConfigurationError, Settings
-from myna.server.connection import FAREWELL_S, FINALS_S
-from myna.server.connections import Connections, Limits, descriptor_limit, raise_descriptor_limit
-from myna.server.crosssite import CrossSite
-from myna.server.decoding.pool import DecoderPool
-from myna.server.descriptors import descriptors_left
-from myna.server.dialects import deepgram, flux, realtime
+from myna.server.http import openapi
+from myna.server.http import page
+from myna.server.http.wrong_addresses import ADDRESSES, Addresses
+from myna.server.operations.admission import Admission
+from myna.server.keys import Authentication, credential
+from myna.server.settings import ConfigurationError, Settings
+from myna.server.websocket.connection import FAREWELL_S, FINALS_S
+from myna.server.http.connections import Connections, Limits, descriptor_limit, raise_descriptor_limit
+from myna.server.http.cross_site import CrossSite
+from myna.media.pool import DecoderPool
+from myna.runtime.descriptors import descriptors_left
+from myna.server.dialects.deepgram import live as deepgram
+from myna.server.dialects.deepgram import flux
+from myna.server.dialects.openai import realtime
 from myna.server.dialects.base import DialectError
-from myna.server.dialects.native import NativeEntry
-from myna.server.files import Files
-from myna.server.http import REQUEST_ID, Pages
-from myna.server.intake import Intake
-from myna.server.jobrunner import JobRunner
-from myna.server.look import Look
-from myna.server.metrics import Metrics
-from myna.server.middlewares import Router, answered, say_request_id
-from myna.server.models import Models
-from myna.server.patience import CLOCK
-from myna.server.pulse import Pulse
-from myna.server.pump import Services
-from myna.server.revocation import watch
-from myna.server.storage import STRAY_S, UPLOADS, Doubt, probe_uploads
-from myna.server.supervisor import Supervisor
-from myna.server.transcriber import Transcriber
-from myna.server.upgrade import Upgrade
-from myna.server.voice import VoiceActivity
-from myna.streaming import wire
-from myna.streaming.engines.catalogue import Catalogue
-from myna.streaming.memory import TRIM_EVERY_S, give_back, keep_steady
-from myna.streaming.vad import SileroVad
+from myna.server.dialects.native.dialect import NativeEntry
+from myna.server.http.files import Files
+from myna.server.http.service import REQUEST_ID, Pages
+from myna.server.http.intake import Intake
+from myna.batch.job_runner import JobRunner
+from myna.server.operations.gauges import Look
+from myna.server.operations.metrics import Metrics
+from myna.server.http.middlewares import Router, answered, say_request_id
+from myna.inference.models import Models
+from myna.runtime.deadlines import CLOCK
+from myna.server.operations.loop_monitor import Pulse
+from myna.inference.driver import Services
+from myna.server.websocket.revocation import watch
+from myna.batch.storage import STRAY_S, UPLOADS, Doubt, probe_uploads
+from myna.runtime.supervisor import Supervisor
+from myna.batch.transcriber import Transcriber
+from myna.server.websocket.upgrade import Upgrade
+from myna.inference.workers.vad_worker import VoiceActivity
+from myna.wire import messages as wire
+from myna.inference.engines.catalogue import Catalogue
+from myna.inference.workers.memory import TRIM_EVERY_S, give_back, keep_steady
+from myna.streaming.speech.silero import SileroVad
 
 log = structlog.get_logger()
 

@@ -12,7 +12,7 @@ from typing import TextIO, cast
 import structlog
 from structlog.types import EventDict, WrappedLogger
 
-from myna.streaming.quoting import shortened
+from myna.wire.quoting import shortened
 
 LONGEST_VALUE = 1000
 """Characters of a value: what a client sends may stand in a line, but does not fill the disk."""

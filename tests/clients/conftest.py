@@ -12,7 +12,7 @@ from peer import settings
 from sounds import recording
 
 from myna.server.app import Server, running
-from myna.server.auth import Scope, add_key
+from myna.server.keys import Scope, add_key
 
 
 @pytest.fixture(scope="session")

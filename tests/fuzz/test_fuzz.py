@@ -18,21 +18,24 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mutations import DEEPGRAM, FIELDS, FLUX, NATIVE, QUERIES, REALTIME, Mutator
 
-from myna.server.auth import credential
-from myna.server.config import Settings
-from myna.server.dialects import deepgram_request, deepgram_rest, flux_request, openai_rest
+from myna.inference.engines.catalogue import Model
+from myna.inference.engines.fake.engine import FakeEngine
+from myna.inference.engines.port import Job, Kind
+from myna.inference.workers.ipc import Batch, Release, Unpacker, encode
 from myna.server.dialects.base import Command, Configure, DialectError, Discard, End, Flush, Refusal, Reply
-from myna.server.dialects.deepgram import DeepgramDialect
-from myna.server.dialects.flux import FluxDialect
-from myna.server.dialects.native import NativeDialect, NativeEntry
-from myna.server.dialects.realtime import RealtimeDialect, RealtimeEntry
-from myna.server.dialects.realtime_session import Session
-from myna.streaming import events, wire
-from myna.streaming.audio import AudioError, Encoding, RawDecoder, RawFormat
-from myna.streaming.engines.base import Job, Kind
-from myna.streaming.engines.catalogue import Model
-from myna.streaming.engines.fake import FakeEngine
-from myna.streaming.link import Batch, Release, Unpacker, encode
+from myna.server.dialects.deepgram import listen_request as deepgram_request
+from myna.server.dialects.deepgram import rest as deepgram_rest
+from myna.server.dialects.deepgram.flux import FluxDialect
+from myna.server.dialects.deepgram.live import DeepgramDialect, flux_request
+from myna.server.dialects.native.dialect import NativeDialect, NativeEntry
+from myna.server.dialects.openai import rest as openai_rest
+from myna.server.dialects.openai.realtime import RealtimeDialect, RealtimeEntry
+from myna.server.dialects.openai.realtime_session import Session
+from myna.server.keys import credential
+from myna.server.settings import Settings
+from myna.streaming.audio.raw import AudioError, Encoding, RawDecoder, RawFormat
+from myna.streaming.session import events
+from myna.wire import messages as wire
 
 FRAMES = int(os.environ.get("MYNA_FUZZ_FRAMES", "6000"))
 SEED = int(os.environ.get("MYNA_FUZZ_SEED", str(time.time_ns() % 2**32)))

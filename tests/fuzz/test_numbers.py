@@ -13,21 +13,24 @@ import pytest
 from drive import Drive, assert_tiles
 from sounds import RATE
 
-from myna.server.config import Settings
-from myna.server.dialects import deepgram_request, deepgram_rest, flux_request, openai_rest
+from myna.batch.transcriber import batch_policy
+from myna.inference.engines.fake.engine import FakeEngine
+from myna.inference.engines.moonshine import engine as moonshine
+from myna.inference.engines.port import EngineInfo
 from myna.server.dialects.base import Command, Configure, DialectError, Open, Refusal
-from myna.server.dialects.flux import FluxDialect
-from myna.server.dialects.native import NativeDialect
-from myna.server.dialects.realtime import RealtimeDialect
-from myna.server.dialects.realtime_session import Session as RealtimeSession
-from myna.server.transcriber import batch_policy
-from myna.streaming import wire
-from myna.streaming.engines import moonshine
-from myna.streaming.engines.base import EngineInfo
-from myna.streaming.engines.fake import FakeEngine
-from myna.streaming.events import samples
-from myna.streaming.policy import Options, Policy
-from myna.streaming.session import Session
+from myna.server.dialects.deepgram import flux_request
+from myna.server.dialects.deepgram import listen_request as deepgram_request
+from myna.server.dialects.deepgram import rest as deepgram_rest
+from myna.server.dialects.deepgram.flux import FluxDialect
+from myna.server.dialects.native.dialect import NativeDialect
+from myna.server.dialects.openai import rest as openai_rest
+from myna.server.dialects.openai.realtime import RealtimeDialect
+from myna.server.dialects.openai.realtime_session import Session as RealtimeSession
+from myna.server.settings import Settings
+from myna.streaming.session.events import samples
+from myna.streaming.session.policy import Options, Policy
+from myna.streaming.session.session import Session
+from myna.wire import messages as wire
 
 SETTINGS = Settings()
 ENGINES = {

@@ -8,8 +8,8 @@ import pytest
 import soundfile
 from tiny import HERE, MODELS, TINY, TINY_STREAMING, Reference, Sentence
 
-from myna.streaming.engines.base import ModelOptions
-from myna.streaming.engines.parakeet import ParakeetEngine
+from myna.inference.engines.parakeet.engine import ParakeetEngine
+from myna.inference.engines.port import ModelOptions
 
 
 @pytest.fixture(scope="session")

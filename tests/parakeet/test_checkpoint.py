@@ -11,10 +11,10 @@ import torch
 import yaml
 from tiny import TINY, TINY_STREAMING, Reference, Sentence, contents, decode, text, write
 
-from myna.streaming.engines.base import EngineUnavailableError, ModelOptions
-from myna.streaming.engines.catalogue import Catalogue, UnknownModelError
-from myna.streaming.engines.parakeet import ParakeetEngine
-from myna.streaming.engines.parakeet_file import inspect
+from myna.inference.engines.catalogue import Catalogue, UnknownModelError
+from myna.inference.engines.parakeet.checkpoint import inspect
+from myna.inference.engines.parakeet.engine import ParakeetEngine
+from myna.inference.engines.port import EngineUnavailableError, ModelOptions
 
 
 def changed(path: Path, change: dict[str, Any]) -> Path:

@@ -11,10 +11,10 @@ import pytest
 import torch
 from tiny import Reference, Sentence, decode, final, plain, spaced, text
 
-from myna.streaming.engines import parakeet_model
-from myna.streaming.engines.base import Job, JobError, Kind, ModelOptions, Transcript
-from myna.streaming.engines.parakeet import ParakeetEngine
-from myna.streaming.policy import Options
+from myna.inference.engines.parakeet import model as parakeet_model
+from myna.inference.engines.parakeet.engine import ParakeetEngine
+from myna.inference.engines.port import Job, JobError, Kind, ModelOptions, Transcript
+from myna.streaming.session.policy import Options
 
 FRAME_S = 0.08
 

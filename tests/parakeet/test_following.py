@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from tiny import TINY_STREAMING, Sentence, final, plain, text
 
-from myna.streaming.engines.base import Job, Kind, Missing, ModelOptions, Outcome, Transcript
-from myna.streaming.engines.parakeet import ParakeetEngine
-from myna.streaming.engines.parakeet_live import LEFT, RIGHT, WHOLE
+from myna.inference.engines.parakeet.engine import ParakeetEngine
+from myna.inference.engines.parakeet.following import LEFT, RIGHT, WHOLE
+from myna.inference.engines.port import Job, Kind, Missing, ModelOptions, Outcome, Transcript
 
 STEP = 12_800  # 0.8 s
 

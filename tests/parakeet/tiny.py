@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from nemo.collections.asr.models import ASRModel
 
-from myna.streaming.engines.base import Job, Kind, Outcome, Transcript
-from myna.streaming.engines.parakeet import ParakeetEngine
-from myna.streaming.policy import Options
+from myna.inference.engines.parakeet.engine import ParakeetEngine
+from myna.inference.engines.port import Job, Kind, Outcome, Transcript
+from myna.streaming.session.policy import Options
 
 HERE = Path(__file__).parent
 TINY, TINY_STREAMING = HERE / "tiny-parakeet.nemo", HERE / "tiny-parakeet-streaming.nemo"

@@ -10,7 +10,7 @@ from peer import connected
 from yarl import URL
 
 from myna.server.app import Server
-from myna.server.dialects import openai_rest
+from myna.server.dialects.openai import rest as openai_rest
 
 SOUND = "/v1/audio/transcriptions"
 MISSPELT = [

@@ -19,10 +19,10 @@ from speakers import phrases, running_fake
 
 from myna.clients.live import LiveClient, StreamError
 from myna.server.app import Server
-from myna.server.pulse import Pulse
-from myna.streaming import wire
-from myna.streaming.engines.base import Kind
-from myna.streaming.headroom import Headroom
+from myna.server.operations.loop_monitor import Pulse
+from myna.wire import messages as wire
+from myna.inference.engines.port import Kind
+from myna.inference.scheduling.capacity import Headroom
 
 START = wire.Start(encoding="linear16", sample_rate=16_000)
 
@@ -109,7 +109,7 @@ async def test_a_key_has_its_own_share_of_streams_and_leaves_that_of_others(keys
 async def test_a_key_has_its_own_share_of_files_and_those_waiting_for_a_callback_count(
     keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("myna.server.jobrunner.AT_ONCE", 0)
+    monkeypatch.setattr("myna.batch.job_runner.AT_ONCE", 0)
     changes = {"model": "fake", "keys": keys, "data": tmp_path, "allowed_networks": ["127.0.0.0/8"]}
     async with running_fake(**changes) as server, ClientSession() as session:
         headers = {"Authorization": "Token one"}
@@ -231,7 +231,7 @@ async def test_a_container_that_holds_more_channels_than_there_is_room_for_ends_
 @pytest.fixture
 def slow_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models are loaded while other programs have the cores: a second of audio costs five."""
-    monkeypatch.setattr("myna.server.engine.Headroom", lambda lanes, cost: Headroom(lanes, 5.0 + cost))
+    monkeypatch.setattr("myna.inference.workers.pool.Headroom", lambda lanes, cost: Headroom(lanes, 5.0 + cost))
 
 
 async def open_streams(server: Server, count: int) -> None:
@@ -307,7 +307,7 @@ async def test_what_files_take_of_the_front_is_not_taken_for_that_of_streams(
 @pytest.fixture
 def unkept(monkeypatch: pytest.MonkeyPatch) -> None:
     """The place of a client that has lost its connection is anybody's at once."""
-    monkeypatch.setattr("myna.server.admission.KEPT_S", 0.0, raising=False)
+    monkeypatch.setattr("myna.server.operations.admission.KEPT_S", 0.0, raising=False)
 
 
 async def left_alone(server: Server, **how: Any) -> str:

@@ -15,12 +15,12 @@ from aiohttp import ClientSession, WSMsgType, WSServerHandshakeError
 from peer import RAW, connected, eventually, listening, settings
 
 from myna.clients.live import LiveClient, StreamError
-from myna.server import revocation
+from myna.server.websocket import revocation
 from myna.server.app import Server, running
-from myna.server.auth import Authentication, Credential, Scope, add_key, credential
-from myna.server.config import ConfigurationError
+from myna.server.keys import Authentication, Credential, Scope, add_key, credential
+from myna.server.settings import ConfigurationError
 from myna.server.dialects.base import Refusal
-from myna.streaming import wire
+from myna.wire import messages as wire
 
 ALL = frozenset(Scope)
 

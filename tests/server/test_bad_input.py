@@ -13,7 +13,7 @@ from sounds import RATE, recording
 
 from myna.server.app import Server, running
 from myna.server.dialects.base import DialectError
-from myna.streaming import wire
+from myna.wire import messages as wire
 
 pytestmark = pytest.mark.usefixtures("unharmed")
 

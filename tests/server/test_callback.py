@@ -10,8 +10,8 @@ from aiohttp import web
 from peer import served, settings, transcript
 from sounds import recording
 
-from myna.batch.gate import ForbiddenAddressError, Gate
-from myna.server import callback as callbacks
+from myna.batch.address_gate import ForbiddenAddressError, Gate
+from myna.batch import callback as callbacks
 from myna.server.app import running
 
 RAW = "encoding=linear16&sample_rate=16000"

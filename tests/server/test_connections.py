@@ -24,10 +24,11 @@ from peer import connected, eventually, listening, settings
 from sockets import ASKS, frame, raw, upgraded
 
 from myna.batch import pace
-from myna.server import connection, connections
+from myna.server.websocket import connection
+from myna.server.http import connections
 from myna.server.app import Server, running
-from myna.server.auth import Scope, add_key
-from myna.server.connections import Connections, Limits
+from myna.server.keys import Scope, add_key
+from myna.server.http.connections import Connections, Limits
 from myna.server.dialects.base import Farewell
 
 

@@ -16,9 +16,9 @@ from sounds import contained
 from speakers import running_fake
 
 from myna.server.app import Server
-from myna.server.auth import Scope, add_key
-from myna.server.http import Pages
-from myna.streaming.engines.fake import spoken
+from myna.server.keys import Scope, add_key
+from myna.server.http.service import Pages
+from myna.inference.engines.fake.engine import spoken
 
 PAGE, OTHER = "https://app.example", "https://other.example"
 SOUND = "/v1/audio/transcriptions"

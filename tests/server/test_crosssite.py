@@ -10,8 +10,8 @@ from aiohttp import ClientSession, WSServerHandshakeError
 from peer import RAW, connected, settings
 
 from myna.server.app import Server, running
-from myna.server.auth import Scope, add_key
-from myna.server.config import ConfigurationError, load
+from myna.server.keys import Scope, add_key
+from myna.server.settings import ConfigurationError, load
 
 SOCKETS = ["/v1/stream", "/v1/listen", "/v2/listen", "/v1/realtime"]
 

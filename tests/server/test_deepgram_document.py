@@ -13,8 +13,8 @@ from golden import FOLDER
 from peer import listening
 
 from myna.server.app import Server
-from myna.server.dialects import deepgram
-from myna.server.dialects.deepgram_request import parse
+from myna.server.dialects.deepgram import live as deepgram
+from myna.server.dialects.deepgram.listen_request import parse
 from myna.server.dialects.parameters import Parameters
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "deepgram.md").read_text()

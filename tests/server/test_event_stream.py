@@ -19,10 +19,10 @@ from peer import eventually
 from sounds import contained
 from speakers import phrases, running_fake
 
-from myna.server import eventstream
+from myna.server.http import event_stream as eventstream
 from myna.server.app import Server
-from myna.streaming.events import Cause, Final, Span
-from myna.streaming.stream import Stream
+from myna.streaming.session.events import Cause, Final, Span
+from myna.streaming.session.stream import Stream
 
 SOUND = "/v1/audio/transcriptions"
 

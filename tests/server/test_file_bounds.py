@@ -24,12 +24,13 @@ from speakers import phrases, running_fake
 
 from myna.batch import pace
 from myna.batch.transcript import Channel, Segment, Transcript
-from myna.server import answers, fairness
+from myna.server.http import answers
+from myna.batch import fairness
 from myna.server.app import Server
-from myna.server.auth import Scope, add_key
-from myna.server.transcriber import Transcriber
-from myna.streaming.engines.fake import silence
-from myna.streaming.events import Word
+from myna.server.keys import Scope, add_key
+from myna.batch.transcriber import Transcriber
+from myna.inference.engines.fake.engine import silence
+from myna.streaming.session.events import Word
 
 RAW = "/v1/listen?encoding=linear16&sample_rate=16000"
 FORM = "/v1/audio/transcriptions"

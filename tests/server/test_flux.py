@@ -13,11 +13,11 @@ from peer import connected
 from speakers import phrases, running_fake
 
 from myna.server.app import Server
-from myna.server.config import Settings
+from myna.server.settings import Settings
 from myna.server.dialects.base import Configure, Reply
-from myna.server.dialects.flux import PATH, FluxDialect, parse
-from myna.streaming import events
-from myna.streaming.engines.fake import FakeEngine
+from myna.server.dialects.deepgram.flux import PATH, FluxDialect, parse
+from myna.streaming.session import events
+from myna.inference.engines.fake.engine import FakeEngine
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "flux.md").read_text()
 RAW = "encoding=linear16&sample_rate=16000"
@@ -128,7 +128,7 @@ def test_the_document_names_every_message_and_every_parameter() -> None:
     sent = re.findall(r'^< \{"type":"(\w+)"(?:.*?"event":"(\w+)")?', conversations, re.MULTILINE)
     assert {kind for kind, _ in sent} <= kinds
     assert {event for _, event in sent if event} == events
-    source = (Path(__file__).parents[2] / "server" / "dialects" / "flux_request.py").read_text()
+    source = (Path(__file__).parents[2] / "myna" / "server" / "dialects" / "deepgram" / "flux_request.py").read_text()
     for name in re.findall(r'given\.\w+\("(\w+)"', source):
         assert f"`{name}`" in DOCUMENT, name
 

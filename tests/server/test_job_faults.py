@@ -21,15 +21,16 @@ from sounds import contained
 from speakers import running_fake
 
 from myna.batch import pace
-from myna.batch.jobs import MOST_ATTEMPTS, Job, JobStore, State
-from myna.batch.names import OF_ONE_SHARE
+from myna.batch.job_store import MOST_ATTEMPTS, Job, JobStore, State
+from myna.batch.resolver import OF_ONE_SHARE
 from myna.bench.local import LocalServer, local_server
-from myna.server import deliveries, jobrunner
+from myna.batch import deliveries
+from myna.batch import job_runner as jobrunner
 from myna.server.app import Server
-from myna.server.auth import Scope, add_key
-from myna.server.decoding.pool import DecoderPool
-from myna.server.decoding.source import DecoderLostError
-from myna.server.transcriber import Transcriber
+from myna.server.keys import Scope, add_key
+from myna.media.pool import DecoderPool
+from myna.media.source import DecoderLostError
+from myna.batch.transcriber import Transcriber
 
 RAW = "encoding=linear16&sample_rate=16000"
 QUERY = (("encoding", "linear16"), ("sample_rate", "16000"))

@@ -15,10 +15,10 @@ from peer import eventually, settings
 from sounds import BECKETT, contained, recording
 
 from myna.batch.disk import FileWriter
-from myna.batch.jobs import KEPT_S, Job, JobStore, State
+from myna.batch.job_store import KEPT_S, Job, JobStore, State
 from myna.bench.local import local_server
 from myna.server.app import Server, running
-from myna.server.auth import Scope, add_key
+from myna.server.keys import Scope, add_key
 
 
 class Clock:

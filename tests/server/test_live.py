@@ -14,7 +14,7 @@ from sounds import BECKETT, RATE, contained, recording
 from myna.bench.accuracy import normalised
 from myna.clients.live import LiveClient, StreamError, SyncLiveClient
 from myna.server.app import Server, running
-from myna.streaming import wire
+from myna.wire import messages as wire
 
 
 async def transcribed(

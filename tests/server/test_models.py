@@ -15,11 +15,11 @@ from faults import failing_once
 from peer import RAW, connected, eventually, settings
 
 from myna.clients.live import LiveClient, StreamError
-from myna.server import models as loading
+from myna.inference import models as loading
 from myna.server.app import Server, running
-from myna.server.config import ConfigurationError
-from myna.streaming import wire
-from myna.streaming.engines.base import EngineUnavailableError
+from myna.server.settings import ConfigurationError
+from myna.wire import messages as wire
+from myna.inference.engines.port import EngineUnavailableError
 
 TWO: dict[str, Any] = {"model": "fake", "workers": 1, "aliases": {"quick": "fake", "nova": "moonshine"}}
 

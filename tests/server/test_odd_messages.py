@@ -11,10 +11,13 @@ from aiohttp import ClientSession, WSMsgType
 from peer import RAW, connected, listening, settings
 
 from myna.server.app import Server, running
-from myna.server.dialects import deepgram_request, deepgram_rest, flux_request, openai_rest
+from myna.server.dialects.deepgram import listen_request as deepgram_request
+from myna.server.dialects.deepgram import rest as deepgram_rest
+from myna.server.dialects.deepgram import flux_request
+from myna.server.dialects.openai import rest as openai_rest
 from myna.server.dialects.base import Frame, Refusal, Reply
-from myna.server.dialects.deepgram import DeepgramDialect
-from myna.server.dialects.native import NativeEntry
+from myna.server.dialects.deepgram.live import DeepgramDialect
+from myna.server.dialects.native.dialect import NativeEntry
 
 REALTIME = "/v1/realtime"
 HALVES = ["\\ud800", "\\uDFFF", "a\\ud83d", "\\udc00\\ud800"]

@@ -15,8 +15,8 @@ from aiohttp import web
 from peer import settings
 
 from myna.server.app import Server, running
-from myna.server.auth import Scope, add_key
-from myna.server.http import Pages
+from myna.server.keys import Scope, add_key
+from myna.server.http.service import Pages
 
 ROUTES = [
     (b"GET", b"/v1/stream"), (b"GET", b"/v1/listen"), (b"GET", b"/v2/listen"), (b"GET", b"/v1/realtime"),

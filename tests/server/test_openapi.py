@@ -16,7 +16,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from myna.bench.local import LocalServer, local_server
-from myna.server.openapi import PATH, describe
+from myna.server.http.openapi import PATH, describe
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 OPERATIONS = [(path, method) for path, operations in describe()["paths"].items() for method in operations]

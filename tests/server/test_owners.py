@@ -21,10 +21,12 @@ from faults import failing_once
 from peer import RAW, connected, eventually, listening
 from speakers import AmplitudeVad, Speaker, names, phrases, running_fake
 
-from myna.server import app, jobrunner, voice
+from myna.server import app
+from myna.batch import job_runner as jobrunner
+from myna.inference.workers import vad_worker as voice
 from myna.server.app import Server
-from myna.streaming.engines.fake import EXIT
-from myna.streaming.vad import VoiceMemory
+from myna.inference.engines.fake.engine import EXIT
+from myna.streaming.speech.silero import VoiceMemory
 
 
 class Vad(AmplitudeVad):

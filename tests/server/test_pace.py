@@ -13,11 +13,11 @@ from speakers import Speaker, names, phrases, running_fake
 from websockets.asyncio.client import connect
 
 from myna.clients.live import StreamError, stream_url
-from myna.server import live
+from myna.server.websocket import live_stream as live
 from myna.server.app import Server
-from myna.streaming import wire
-from myna.streaming.engines.base import Job
-from myna.streaming.engines.fake import silence, spoken
+from myna.wire import messages as wire
+from myna.inference.engines.port import Job
+from myna.inference.engines.fake.engine import silence, spoken
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ async def test_pings_are_answered_while_last_finals_are_awaited_and_while_there_
 async def test_a_client_that_is_there_but_silent_gets_its_last_words(
     fake: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("myna.server.connection._STALL_S", -0.4)
+    monkeypatch.setattr("myna.server.websocket.connection._STALL_S", -0.4)
     async with listening(
         fake, "encoding=linear16&sample_rate=16000&utterance_end_ms=1000&interim_results=true"
     ) as peer:
@@ -136,7 +136,7 @@ async def test_a_client_that_is_there_but_silent_gets_its_last_words(
 
 
 async def test_a_silent_client_is_told_nothing_twice(fake: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("myna.server.connection._STALL_S", -0.49)
+    monkeypatch.setattr("myna.server.websocket.connection._STALL_S", -0.49)
     async with connected(fake) as peer:
         await peer.send({**RAW, "interim": False})
         await peer.socket.send_bytes(np.concatenate([silence(0.3), spoken(1)]).tobytes())

@@ -20,7 +20,7 @@ from speakers import START, Speaker, phrases
 
 from myna.bench.local import LocalServer, local_server
 from myna.clients.live import LiveClient
-from myna.server.auth import Authentication, Scope, add_key, credential
+from myna.server.keys import Authentication, Scope, add_key, credential
 
 OTHERS = [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE]
 

@@ -13,13 +13,13 @@ from peer import Peer, connected
 from speakers import running_fake
 
 from myna.server.app import Server
-from myna.server.auth import Scope, add_key
-from myna.server.config import Settings
+from myna.server.keys import Scope, add_key
+from myna.server.settings import Settings
 from myna.server.dialects.base import Flush
-from myna.server.dialects.realtime import RealtimeDialect
-from myna.server.dialects.realtime_session import Session
-from myna.streaming import events
-from myna.streaming.engines.fake import FakeEngine, silence, spoken
+from myna.server.dialects.openai.realtime import RealtimeDialect
+from myna.server.dialects.openai.realtime_session import Session
+from myna.streaming.session import events
+from myna.inference.engines.fake.engine import FakeEngine, silence, spoken
 
 PATH = "/v1/realtime"
 T = "conversation.item.input_audio_transcription."

@@ -12,8 +12,8 @@ from peer import connected, listening
 from speakers import running_fake
 
 from myna.server.app import Server
-from myna.streaming.engines.fake import silence, spoken
-from myna.streaming.engines.registry import OwnModel
+from myna.inference.engines.fake.engine import silence, spoken
+from myna.inference.engines.registry import OwnModel
 
 RAW = "encoding=linear16&sample_rate=16000"
 KNOWN = "da, de, en, es, fr, it, nl, pt"
@@ -22,7 +22,7 @@ KNOWN = "da, de, en, es, fr, it, nl, pt"
 @pytest.fixture(scope="module")
 async def server() -> AsyncIterator[Server]:
     fake = {"fake": OwnModel("fake", ("en", "de", "pl"))}
-    with mock.patch.dict("myna.streaming.engines.catalogue._OWN", fake):
+    with mock.patch.dict("myna.inference.engines.catalogue._OWN", fake):
         async with running_fake() as started:
             yield started
 

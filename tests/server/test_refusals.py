@@ -12,7 +12,7 @@ import pytest
 from peer import settings
 
 from myna.server.app import Server, running
-from myna.server.auth import Scope, add_key
+from myna.server.keys import Scope, add_key
 
 LOGIN = "Authorization: Token {key}"
 UPGRADE = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13"

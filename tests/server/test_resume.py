@@ -16,9 +16,9 @@ from sounds import RATE, recording
 from speakers import START, Speaker, names, phrases, running_fake
 
 from myna.clients.live import LiveClient, StreamError
-from myna.server import connection
+from myna.server.websocket import connection
 from myna.server.app import Server
-from myna.streaming import wire
+from myna.wire import messages as wire
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,11 @@ from faults import failing_once
 from peer import RAW, connected, eventually, listening
 from speakers import Speaker, names, phrases, running_fake
 
-from myna.server import connection, live
-from myna.server.decoding.source import RawSource
-from myna.server.dialects.native import NativeDialect
-from myna.streaming.stream import Stream
+from myna.server.websocket import connection
+from myna.server.websocket import live_stream as live
+from myna.media.source import RawSource
+from myna.server.dialects.native.dialect import NativeDialect
+from myna.streaming.session.stream import Stream
 
 PARTS = {
     "receiver": (connection.Connection, "_act"),

@@ -12,8 +12,8 @@ from peer import eventually
 from speakers import START, Speaker, names, phrases, running_fake
 
 from myna.server.app import Server
-from myna.streaming import wire
-from myna.streaming.engines.fake import CRASH, HANG
+from myna.wire import messages as wire
+from myna.inference.engines.fake.engine import CRASH, HANG
 
 APART_S = 2.5
 """Between phrases: what follows sooner is decoded with what went before it, and whatever that does to an engine."""

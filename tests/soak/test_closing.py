@@ -24,7 +24,7 @@ from sounds import RATE, contained, recording
 from myna.bench.local import LocalServer, local_server
 from myna.clients.files import paced
 from myna.clients.live import LiveClient
-from myna.streaming import wire
+from myna.wire import messages as wire
 
 CLOSINGS = int(os.environ.get("MYNA_CLOSINGS", "10000"))
 HONEST = 8

@@ -14,7 +14,7 @@ from sounds import RATE, recording
 
 from myna.clients.live import LiveClient
 from myna.server.app import Server, running
-from myna.streaming import wire
+from myna.wire import messages as wire
 
 KILLS = int(os.environ.get("MYNA_KILLS", "100"))
 STREAMS = 8

@@ -23,7 +23,7 @@ from sounds import RATE, recording
 
 from myna.bench.local import LocalServer, local_server
 from myna.clients.live import LiveClient
-from myna.streaming import wire
+from myna.wire import messages as wire
 
 MINUTES = float(os.environ.get("MYNA_SOAK_MINUTES", "30"))
 STREAMS = 8

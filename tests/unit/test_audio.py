@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sounds import RATE, contained, recording
 
-from myna.streaming.audio import AudioError, Codec, Coded, Encoding, RawDecoder, RawFormat
-from myna.streaming.container import decode_container, sniff
-from myna.streaming.opus import decode_opus
+from myna.streaming.audio.container import decode_container, sniff
+from myna.streaming.audio.opus import decode_opus
+from myna.streaming.audio.raw import AudioError, Codec, Coded, Encoding, RawDecoder, RawFormat
 
 CONTAINERS = {
     "wav": ("wav", "pcm_s16le", {}),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from myna.server.config import ConfigurationError, Settings, load
+from myna.server.settings import ConfigurationError, Settings, load
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration.md"
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from drive import Drive
 
-from myna.streaming.engines.base import Job, Kind, Outcome, Transcript
-from myna.streaming.engines.fake import FakeEngine, FakeSettings, silence, spoken
-from myna.streaming.events import Repeated, Tentative, TurnEnded, Word
-from myna.streaming.policy import Options, Policy
-from myna.streaming.session import Session
-from myna.streaming.turns import TurnPolicy
+from myna.inference.engines.fake.engine import FakeEngine, FakeSettings, silence, spoken
+from myna.inference.engines.port import Job, Kind, Outcome, Transcript
+from myna.streaming.session.events import Repeated, Tentative, TurnEnded, Word
+from myna.streaming.session.policy import Options, Policy
+from myna.streaming.session.session import Session
+from myna.streaming.speech.turns import TurnPolicy
 
 FILE = Policy(live=False, endpoint_ms=None, interim_every_s=None, lead_s=1.0)
 Fault = Callable[[Transcript], Transcript]

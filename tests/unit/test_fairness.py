@@ -7,13 +7,13 @@ import pytest
 from drive import amplitude_voice
 from speakers import phrases
 
-from myna.server.fairness import SLICE_S, FairQueue, Pool, Turns
-from myna.streaming.engines.base import Job
-from myna.streaming.engines.fake import FakeEngine
-from myna.streaming.policy import Options, Policy
-from myna.streaming.requests import Detect, Submit
-from myna.streaming.scheduler import Scheduler
-from myna.streaming.stream import Stream
+from myna.batch.fairness import SLICE_S, FairQueue, Pool, Turns
+from myna.inference.engines.fake.engine import FakeEngine
+from myna.inference.engines.port import Job
+from myna.inference.scheduling.scheduler import Scheduler
+from myna.streaming.session.policy import Options, Policy
+from myna.streaming.session.requests import Detect, Submit
+from myna.streaming.session.stream import Stream
 
 
 def test_owners_take_turns_and_the_one_with_the_fewest_places_goes_first() -> None:

@@ -7,12 +7,12 @@ from drive import Drive, assert_tiles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from myna.streaming.engines.base import Job, Kind
-from myna.streaming.engines.fake import FakeEngine, FakeSettings, silence, spoken
-from myna.streaming.events import Tentative
-from myna.streaming.policy import Options, Policy
-from myna.streaming.requests import Cancel, Release
-from myna.streaming.session import Session
+from myna.inference.engines.fake.engine import FakeEngine, FakeSettings, silence, spoken
+from myna.inference.engines.port import Job, Kind
+from myna.streaming.session.events import Tentative
+from myna.streaming.session.policy import Options, Policy
+from myna.streaming.session.requests import Cancel, Release
+from myna.streaming.session.session import Session
 
 
 def following(*, forget_every: int = 0, seed: int | None = None, policy: Policy | None = None) -> Drive:

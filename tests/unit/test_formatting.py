@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rapidfuzz import fuzz
 
-from myna.streaming.events import Word, bare_words
-from myna.streaming.formatting import Formatting, formatted, text_of
-from myna.streaming.redaction import Redaction
-from myna.streaming.search import LEAST, MOST_HITS, Hit, hits
+from myna.streaming.session.events import Word, bare_words
+from myna.streaming.text.formatting import Formatting, formatted, text_of
+from myna.streaming.text.redaction import Redaction
+from myna.streaming.text.search import LEAST, MOST_HITS, Hit, hits
 
 
 def said(text: str, start: float = 0.0) -> tuple[Word, ...]:

@@ -14,9 +14,9 @@ import pytest
 from aiohttp import ClientSession
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from myna.batch import gate as gates
+from myna.batch import address_gate as gates
+from myna.batch.address_gate import Gate
 from myna.batch.fetch import FetchError, Limits, fetch
-from myna.batch.gate import Gate
 
 
 class Listener:

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from myna.streaming import graph_cache
-from myna.streaming.engines.base import EngineUnavailableError
+from myna.inference.engines.port import EngineUnavailableError
+from myna.streaming.speech import graph_cache
 
 MADE = {"encoder": b"e" * 1000, "decoder": b"d" * 1000}
 SCRIPT = """
 import sys
 from pathlib import Path
-from myna.streaming.graph_cache import cached
+from myna.streaming.speech.graph_cache import cached
 paths = cached(Path(sys.argv[1]), "kind", 1, lambda: print("made") or {"one": b"x" * 1000})
 assert paths["one"].read_bytes() == b"x" * 1000
 """

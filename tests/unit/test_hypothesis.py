@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from myna.streaming.events import Word
-from myna.streaming.hypothesis import agreed, in_order, seam_index
+from myna.streaming.session.events import Word
+from myna.streaming.session.hypothesis import agreed, in_order, seam_index
 
 
 def words(text: str, start: float = 0.0, each: float = 0.3) -> list[Word]:

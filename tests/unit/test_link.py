@@ -2,9 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from myna.streaming.engines.base import EngineInfo, Job, JobError, Kind, Missing, Transcript
-from myna.streaming.events import Word
-from myna.streaming.link import (
+from myna.inference.engines.port import EngineInfo, Job, JobError, Kind, Missing, Transcript
+from myna.inference.workers.ipc import (
     LARGEST,
     Batch,
     Hello,
@@ -16,7 +15,8 @@ from myna.streaming.link import (
     Unpacker,
     encode,
 )
-from myna.streaming.policy import Options
+from myna.streaming.session.events import Word
+from myna.streaming.session.policy import Options
 
 MESSAGES: list[Message] = [
     Batch(1, (Job("a/0/1", "a/0", Kind.INTERIM, b"\x01\x02" * 100, 12.5, Options("en")),)),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from myna.server.measurement import Measurement
-from myna.streaming.engines.base import EngineInfo, JobError, Transcript
+from myna.inference.engines.port import EngineInfo, JobError, Transcript
+from myna.inference.workers.measurement import Measurement
 
 ENGINE = EngineInfo("e", ("en",), 15.0, 100)
 

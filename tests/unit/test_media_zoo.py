@@ -10,10 +10,10 @@ import pytest
 from media_zoo import Made, heard_by_ffmpeg, made, wav_said
 from sounds import RATE, recording
 
-from myna.batch.media import decode_file
-from myna.streaming.audio import AudioError, Coded
-from myna.streaming.container import decode_container
-from myna.streaming.stamps import Stamps
+from myna.media.files import decode_file
+from myna.streaming.audio.container import decode_container
+from myna.streaming.audio.raw import AudioError, Coded
+from myna.streaming.audio.timestamps import Stamps
 
 SPEECH = (recording("beckett").astype(np.float32) / 32768)[:, None]
 PARTS = [SPEECH[: 3 * RATE], SPEECH[3 * RATE : 6 * RATE], SPEECH[6 * RATE :]]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sounds import RATE, recording
 
-from myna.streaming.audio import Encoding, RawDecoder, RawFormat
-from myna.streaming.mixing import Mixer
+from myna.streaming.audio.mixing import Mixer
+from myna.streaming.audio.raw import Encoding, RawDecoder, RawFormat
 
 SPEECH = recording("beckett")[: 6 * RATE].astype(np.float32) / 32768
 HUM = 0.2 * np.sin(2 * np.pi * 180 * np.arange(len(SPEECH)) / RATE).astype(np.float32)

@@ -13,11 +13,11 @@ from drive import Drive, SileroVoice, assert_tiles
 from sounds import RATE, recording
 
 from myna.bench.accuracy import normalised
-from myna.streaming.engines.base import EngineUnavailableError, Job, JobError, Kind, Transcript
-from myna.streaming.engines.moonshine import BEGIN, END, PADDING, MoonshineEngine, align
-from myna.streaming.events import Tentative
-from myna.streaming.policy import Options, Policy
-from myna.streaming.session import Session
+from myna.inference.engines.moonshine.engine import BEGIN, END, PADDING, MoonshineEngine, align
+from myna.inference.engines.port import EngineUnavailableError, Job, JobError, Kind, Transcript
+from myna.streaming.session.events import Tentative
+from myna.streaming.session.policy import Options, Policy
+from myna.streaming.session.session import Session
 
 
 @pytest.fixture(scope="module")

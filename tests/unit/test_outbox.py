@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from myna.server.dialects.base import LONGEST_MESSAGE, DialectError, Frame, Refusal
-from myna.server.outbox import LARGEST, Outbox, SlowReaderError
+from myna.server.websocket.outbox import LARGEST, Outbox, SlowReaderError
 
 
 async def drained(outbox: Outbox) -> list[str | bytes]:

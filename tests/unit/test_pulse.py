@@ -8,8 +8,8 @@ import contextlib
 import pytest
 from peer import eventually
 
-from myna.server.patience import timeout
-from myna.server.pulse import Pulse
+from myna.runtime.deadlines import timeout
+from myna.server.operations.loop_monitor import Pulse
 
 
 async def test_a_standstill_is_not_counted() -> None:

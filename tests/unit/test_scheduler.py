@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from myna.streaming.engines.base import EngineInfo, Job, Kind
-from myna.streaming.scheduler import Scheduler
+from myna.inference.engines.port import EngineInfo, Job, Kind
+from myna.inference.scheduling.scheduler import Scheduler
 
 
 def scheduler_of(**info: Any) -> Scheduler:

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from myna.streaming.events import Cause, Span
-from myna.streaming.policy import Policy
-from myna.streaming.segmenter import WINDOW, Closed, Decision, Gap, Onset, Pause, Resumed, Segmenter
+from myna.streaming.session.events import Cause, Span
+from myna.streaming.session.policy import Policy
+from myna.streaming.speech.segmenter import WINDOW, Closed, Decision, Gap, Onset, Pause, Resumed, Segmenter
 
 
 def feed(segmenter: Segmenter, probabilities: list[float]) -> list[Decision]:

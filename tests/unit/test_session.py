@@ -8,8 +8,8 @@ from drive import Drive, assert_tiles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from myna.streaming.engines.fake import FakeEngine, FakeSettings, silence, spoken
-from myna.streaming.events import (
+from myna.inference.engines.fake.engine import FakeEngine, FakeSettings, silence, spoken
+from myna.streaming.session.events import (
     Cause,
     Ended,
     Failed,
@@ -20,8 +20,8 @@ from myna.streaming.events import (
     Tentative,
     UtteranceEnd,
 )
-from myna.streaming.policy import Options, Policy
-from myna.streaming.session import Session
+from myna.streaming.session.policy import Options, Policy
+from myna.streaming.session.session import Session
 
 ENGINE = FakeEngine()
 

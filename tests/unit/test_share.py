@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 
-from myna.server.share import AHEAD_S, PATIENCE_S, SHARE, STEP_S, Share
+from myna.server.websocket.loop_share import AHEAD_S, PATIENCE_S, SHARE, STEP_S, Share
 
 
 class Machine:

@@ -7,10 +7,10 @@ import random
 import pytest
 from simulation import Simulation, assert_nothing_lost, p95, per_second, phrases
 
-from myna.streaming.dispatcher import BLAME, Assignment
-from myna.streaming.engines.base import Job, Kind
-from myna.streaming.engines.fake import FakeEngine, FakeSettings
-from myna.streaming.events import SAMPLE_RATE
+from myna.inference.engines.fake.engine import FakeEngine, FakeSettings
+from myna.inference.engines.port import Job, Kind
+from myna.inference.scheduling.dispatcher import BLAME, Assignment
+from myna.streaming.session.events import SAMPLE_RATE
 
 
 def crowd(simulation: Simulation, count: int, seed: int = 0, *, spread_s: float = 2.0, length: int = 4) -> None:

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from drive import amplitude_voice
 
-from myna.streaming.engines.fake import FakeEngine, silence, spoken
-from myna.streaming.events import Ended, Event, Final, Flushed, Opened
-from myna.streaming.policy import Options, Policy
-from myna.streaming.requests import Detect, Submit
-from myna.streaming.stream import Stream
+from myna.inference.engines.fake.engine import FakeEngine, silence, spoken
+from myna.streaming.session.events import Ended, Event, Final, Flushed, Opened
+from myna.streaming.session.policy import Options, Policy
+from myna.streaming.session.requests import Detect, Submit
+from myna.streaming.session.stream import Stream
 
 ENGINE = FakeEngine()
 

@@ -6,7 +6,7 @@ import asyncio
 
 from peer import eventually
 
-from myna.server.supervisor import LONGEST_PAUSE_S, Supervisor
+from myna.runtime.supervisor import LONGEST_PAUSE_S, Supervisor
 
 
 async def test_a_part_that_fails_is_started_again_and_named_meanwhile() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from myna.batch import disk
-from myna.batch.threads import on_thread
+from myna.runtime.threads import on_thread
 
 
 async def test_a_cancelled_task_waits_for_its_thread_and_hands_back_what_it_made() -> None:

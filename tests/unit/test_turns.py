@@ -8,8 +8,8 @@ from drive import Drive, assert_tiles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from myna.streaming.engines.fake import FakeEngine, silence, spoken
-from myna.streaming.events import (
+from myna.inference.engines.fake.engine import FakeEngine, silence, spoken
+from myna.streaming.session.events import (
     Cause,
     Configured,
     Event,
@@ -26,9 +26,9 @@ from myna.streaming.events import (
     Word,
     samples,
 )
-from myna.streaming.policy import Options, Policy
-from myna.streaming.session import Session
-from myna.streaming.turns import Eager, Over, TurnPolicy, Turns, confidence
+from myna.streaming.session.policy import Options, Policy
+from myna.streaming.session.session import Session
+from myna.streaming.speech.turns import Eager, Over, TurnPolicy, Turns, confidence
 
 ENGINE = FakeEngine()
 TURN_EVENTS = TurnStarted | TurnEager | TurnResumed | TurnEnded

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 from sounds import RATE, recording
 
-from myna.streaming.segmenter import WINDOW
-from myna.streaming.vad import SileroVad, VoiceMemory
+from myna.streaming.speech.segmenter import WINDOW
+from myna.streaming.speech.silero import SileroVad, VoiceMemory
 
 
 def test_speech_is_told_from_silence() -> None:
@@ -42,7 +42,7 @@ def test_nothing_asked_is_nothing_answered() -> None:
 def test_the_rebuilt_graph_says_what_the_shipped_one_says() -> None:
     import onnxruntime
 
-    from myna.streaming.vad import installed_model
+    from myna.streaming.speech.silero import installed_model
 
     pcm = recording("two_cities")[: 200 * WINDOW]
     session = onnxruntime.InferenceSession(str(installed_model()), providers=["CPUExecutionProvider"])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from myna.streaming import wire
+from myna.wire import messages as wire
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "protocol.md"
 WORD = wire.Word(word="hé", punctuated_word="Hé,", start=0.5, end=0.75, confidence=0.9)
@@ -70,7 +70,7 @@ def test_the_document_names_every_message_with_every_field() -> None:
 
 
 def test_the_document_names_every_error_code() -> None:
-    sources = "".join(path.read_text() for path in (Path(__file__).parents[2] / "server").rglob("*.py"))
+    sources = "".join(path.read_text() for path in (Path(__file__).parents[2] / "myna" / "server").rglob("*.py"))
     codes = set(re.findall(r'DialectError\(\s*"(\w+)"', sources)) | {"decode_failed"}
     assert len(codes) >= 10
     for code in codes:

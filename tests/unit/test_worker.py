@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from myna.streaming import worker
-from myna.streaming.engines import registry
-from myna.streaming.engines.base import EngineUnavailableError, Job, Kind, Missing, ModelOptions, Transcript
-from myna.streaming.engines.fake import FakeEngine, FakeSettings, spoken
-from myna.streaming.link import Batch, Hello, Message, Release, Result, Status, Unavailable, Unpacker, encode
+from myna.inference.engines import registry
+from myna.inference.engines.fake.engine import FakeEngine, FakeSettings, spoken
+from myna.inference.engines.port import EngineUnavailableError, Job, Kind, Missing, ModelOptions, Transcript
+from myna.inference.workers import worker
+from myna.inference.workers.ipc import Batch, Hello, Message, Release, Result, Status, Unavailable, Unpacker, encode
 
 
 class Front:
@@ -179,7 +179,7 @@ THREADS = {
 @pytest.mark.parametrize("thread", THREADS)
 def test_a_worker_ends_when_one_of_its_threads_dies(thread: str) -> None:
     ours, theirs = socket.socketpair()
-    code = f"import sys, threading; from myna.streaming import worker; {THREADS[thread]}; worker.main()"
+    code = f"import sys, threading; from myna.inference.workers import worker; {THREADS[thread]}; worker.main()"
     options = json.dumps(asdict(ModelOptions(name="m")))
     arguments = ["--fd", str(theirs.fileno()), "--engine", "fake", "--lanes", "1", "--options", options]
     with ours, theirs:

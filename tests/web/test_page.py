@@ -19,7 +19,7 @@ from playwright.async_api import Browser, Page, async_playwright, expect
 from sounds import BECKETT, RATE, contained, recording
 
 from myna.server.app import Server, running
-from myna.server.auth import Scope, add_key
+from myna.server.keys import Scope, add_key
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: install the system's package")

@@ -7,13 +7,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from myna.streaming import strictjson
-from myna.streaming.audio import Coded, RawFormat
-from myna.streaming.engines.base import EngineInfo
-from myna.streaming.engines.catalogue import Model
-from myna.streaming.events import Event
-from myna.streaming.policy import Options, Policy
-from myna.streaming.quoting import shortened
+from myna.wire import strictjson
+from myna.streaming.audio.raw import Coded, RawFormat
+from myna.inference.engines.port import EngineInfo
+from myna.inference.engines.catalogue import Model
+from myna.streaming.session.events import Event
+from myna.streaming.session.policy import Options, Policy
+from myna.wire.quoting import shortened
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ import re
 from collections.abc import Collection
 
 from myna.server.dialects.base import Refusal
-from myna.streaming.quoting import quoted
-from myna.streaming.strictjson import well_formed
+from myna.wire.quoting import quoted
+from myna.wire.strictjson import well_formed
 
 LONGEST = 1000
 """Characters of any one value that is read."""

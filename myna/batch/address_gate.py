@@ -1,0 +1,161 @@
+"""Where the server may connect to when a client names the address: the open internet, and what the configuration allows.
+
+An address is checked four times: the host of a URL, before anything is looked up; what its name resolves to, where one
+forbidden address forbids the name; the exact address of each socket, before it connects; and the peer of each connection,
+before a request is written to it. No check relies on what the HTTP client does with a host.
+
+A name that does not resolve and one that resolves to a forbidden address are refused in the same words and after the same
+time, so that nobody learns which names exist inside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import re
+import socket
+from collections.abc import Sequence
+
+from aiohttp import (
+    AddrInfoType,
+    ClientConnectorError,
+    ClientError,
+    ClientRequest,
+    ClientSession,
+    ClientTimeout,
+    TCPConnector,
+)
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.connector import Connection
+from aiohttp.tracing import Trace
+from yarl import URL
+
+from myna.batch.addresses import Address, is_public, looks_numeric, parsed
+from myna.batch.resolver import Names
+from myna.wire.quoting import quoted, shortened
+
+REFUSED_AFTER_S = 0.5
+"""A name is refused no sooner than this after it was asked for, whether it does not resolve or resolves to a forbidden
+address: an answer from this machine's or network's own name server takes far less."""
+_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*")
+"""A name that DNS can hold (RFC 1035, 2.3.4), with the underscores that real ones have."""
+
+
+FAILURES = (ClientError, OSError, ValueError, RuntimeError)
+"""What a request to an address that a client named may raise: of aiohttp and the system, and where the other server's answer
+or the address itself is broken (`ValueError`), or uvloop fails to connect (`RuntimeError`). Timeouts are an `OSError`."""
+_LONGEST_REASON = 300
+
+
+class ForbiddenAddressError(OSError):
+    """The address is not to be connected to; an `OSError`, as a resolver's failures are."""
+
+
+def explained(error: BaseException) -> str:
+    """Return why a request failed, in words for the client that named the address."""
+    if isinstance(error, ClientConnectorError) and error.__cause__ is not None:
+        error = error.__cause__  # without host and port, which the client knows, and aiohttp's words around it
+    return shortened(str(error), _LONGEST_REASON) or type(error).__name__
+
+
+class Gate:
+    """Decides about addresses; `allowed` are private networks that may be reached all the same."""
+
+    def __init__(self, allowed: Sequence[str]) -> None:
+        self._allowed = [ipaddress.ip_network(network) for network in allowed]
+
+    def check(self, url: str | URL) -> URL:
+        """Return the address parsed. Raises `ValueError` if it is no http(s) one, or names a forbidden address outright."""
+        try:
+            address = URL(url)
+            host = (address.raw_host or "").lower()
+        except ValueError as error:  # also what cannot be encoded, such as a lone surrogate
+            raise ValueError(f"{quoted(str(url))} is no http or https address") from error
+        if address.scheme not in ("http", "https") or not host or address.port == 0:
+            raise ValueError(f"{quoted(str(url))} is no http or https address")
+        literal = parsed(host)
+        if literal is not None:
+            if not self.passes(literal):
+                raise ValueError(f"{host} is not a public address, and this server does not allow it")
+        elif looks_numeric(host):
+            raise ValueError(f"{quoted(host)} is no IPv4 address of four decimal numbers without leading zeros")
+        elif not _NAME.fullmatch(host.removesuffix(".")):
+            raise ValueError(f"{quoted(host)} is no host name")
+        return address
+
+    def session(self, timeout_s: float, share: str = "") -> ClientSession:
+        """Return an HTTP client that connects only where it may; close it. It follows no redirect unless told to.
+
+        `share` is the client on whose behalf it connects.
+        """
+        connector = _Connector(self, share)
+        return ClientSession(
+            connector=connector, timeout=ClientTimeout(total=timeout_s), auto_decompress=False, trust_env=False
+        )
+
+    def passes(self, address: Address) -> bool:
+        """Return whether the server may connect to this address."""
+        if any(address in network for network in self._allowed if network.version == address.version):
+            return True
+        return is_public(address)
+
+    def check_peer(self, host: str) -> None:
+        """Raise `ForbiddenAddressError` unless this is an address, in its canonical form, that passes."""
+        address = parsed(host.partition("%")[0])  # the system writes the interface of a link-local address behind it
+        if address is None or not self.passes(address):
+            raise ForbiddenAddressError(f"{host} is not a public address")
+
+    def passing(self, found: list[ResolveResult]) -> list[ResolveResult]:
+        """Return the resolved addresses. Raises `ForbiddenAddressError` if any is forbidden."""
+        for result in found:
+            self.check_peer(result["host"])
+        return found
+
+
+class _Connector(TCPConnector):
+    """Checks each address when its socket is made, which is right before it connects, and each peer once it has."""
+
+    def __init__(self, gate: Gate, share: str) -> None:
+        super().__init__(resolver=_Checked(gate, share), use_dns_cache=False, socket_factory=self._socket)
+        self._gate = gate
+
+    def _socket(self, target: AddrInfoType) -> socket.socket:
+        family, kind, protocol, _, where = target
+        self._gate.check_peer(str(where[0]))
+        return socket.socket(family, kind, protocol)
+
+    async def connect(  # the library's own signature
+        self,
+        req: ClientRequest,
+        traces: list[Trace],
+        timeout: ClientTimeout,  # noqa: ASYNC109
+    ) -> Connection:
+        """Return a connection whose peer passes. Raises `ForbiddenAddressError`, an `OSError`."""
+        connection = await super().connect(req, traces, timeout)
+        peer = connection.transport.get_extra_info("peername") if connection.transport else None
+        try:
+            self._gate.check_peer(str(peer[0]) if peer else "")
+        except ForbiddenAddressError:
+            connection.close()
+            raise
+        return connection
+
+
+class _Checked(AbstractResolver):
+    def __init__(self, gate: Gate, share: str) -> None:
+        self._gate = gate
+        self._resolver = Names(share)
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            return self._gate.passing(await self._resolver.resolve(host, port, family))
+        except (OSError, ValueError):  # ValueError: a name that cannot be encoded
+            await asyncio.sleep(began + REFUSED_AFTER_S - loop.time())
+            raise ForbiddenAddressError(f"{quoted(host)} does not resolve to a public address") from None
+
+    async def close(self) -> None:
+        await self._resolver.close()

@@ -1,0 +1,82 @@
+"""Results that go to an address of the client's instead of back over its socket, one request for each, in order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from types import TracebackType
+
+import structlog
+from aiohttp import ClientTimeout
+
+from myna.batch.address_gate import Gate, explained
+from myna.server.dialects.base import Callback, Frame
+
+log = structlog.get_logger()
+
+TIMEOUT_S = 10.0
+"""One attempt may take so long, and a second more for each `_BYTES_A_SECOND` of its body."""
+_BYTES_A_SECOND = 256 * 1024
+_PAUSES_S = (0.5, 2.0)
+"""Before the second attempt, and the third, which is the last: later results wait behind."""
+_MOST_LOST = 3
+"""Results lost in a row after which nobody is asked any more."""
+
+
+class CallbackSender:
+    """Sends frames to a callback address. Use as an async context manager. Raises `ValueError` if it is no such address."""
+
+    def __init__(self, callback: Callback, gate: Gate, key_name: str, share: str) -> None:
+        self._callback = callback
+        self._url = gate.check(callback.url)
+        self._headers = {"Content-Type": "application/json", "dg-token": key_name}
+        self._session = gate.session(TIMEOUT_S, share)
+        self._lost = 0
+
+    async def __aenter__(self) -> CallbackSender:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._session.close()
+
+    async def send(self, frame: Frame) -> None:
+        """Deliver a frame; one that nobody takes is given up after three attempts, and so is, after three, the address."""
+        if self._lost >= _MOST_LOST:
+            return
+        reason = None
+        for pause_s in (*_PAUSES_S, None):
+            reason = await self.attempt(frame.payload)
+            if reason is None:
+                self._lost = 0
+                return
+            if pause_s is not None:
+                await asyncio.sleep(pause_s)
+        self._lost += 1
+        log.warning("callback not delivered", host=self._url.host, reason=reason, given_up=self._lost >= _MOST_LOST)
+
+    async def attempt(self, payload: str | bytes) -> str | None:
+        """Send once; return why it was not taken, or None. Whatever goes wrong is a reason, and raises nothing."""
+        return await self._request(payload, len(payload))
+
+    async def attempt_file(self, path: Path) -> str | None:
+        """Send a file's content once; return why it was not taken, or None. Raises `OSError` if the file cannot be read."""
+        with path.open("rb") as file:
+            return await self._request(file, os.fstat(file.fileno()).st_size)
+
+    async def _request(self, data: object, size: int) -> str | None:
+        timeout = ClientTimeout(total=TIMEOUT_S + size / _BYTES_A_SECOND)
+        try:
+            async with self._session.request(
+                self._callback.method,
+                self._url,
+                data=data,
+                headers=self._headers,
+                allow_redirects=False,
+                timeout=timeout,
+            ) as response:
+                return None if response.status < 300 else f"HTTP {response.status}"
+        except Exception as error:  # the other end, and what resolves its name, have many ways to fail
+            return explained(error)

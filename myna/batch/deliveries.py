@@ -1,0 +1,163 @@
+"""Delivers the results of jobs to their callbacks, apart from everything else: a dead address holds up only itself."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import structlog
+
+from myna.batch.address_gate import Gate
+from myna.batch.job_store import Job, JobStore
+from myna.server.keys import name_of
+from myna.batch.callback import CallbackSender
+from myna.server.dialects.deepgram import rest as deepgram_rest
+from myna.batch.fairness import FairQueue, Pool
+
+log = structlog.get_logger()
+
+PAUSES_S = (5.0, 15.0, 45.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 1800.0)
+"""Pauses between attempts to deliver a result: ten attempts over some two hours."""
+AT_ONCE, OF_ONE_OWNER = 48, 24
+"""Deliveries at a time to hosts that took the last one, or were not asked yet: most of the time, one only waits."""
+AT_ONCE_TO_FAILING, OF_ONE_OWNER_TO_FAILING = 16, 8
+"""The same to hosts that did not take the last one."""
+TO_ONE_HOST = 2
+_LOG_EVERY_S = 60.0
+"""A host that keeps failing is logged once in so long."""
+_MOST_REMEMBERED = 10_000
+"""Hosts whose last delivery failed; when there are more, all are forgotten."""
+
+
+class Keep(Protocol):
+    """Carries out a call of the store until it succeeds: a full disk only delays it."""
+
+    def __call__(self, call: Callable[..., Any], *arguments: object) -> Awaitable[Any]:
+        """Return what the call returns."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Delivery:
+    job: Job
+    host: str
+    attempts: int
+
+
+class Deliveries:
+    """One server's. Waits are counted by the monotonic clock; the store has the wall time of each for the next start."""
+
+    def __init__(self, gate: Gate, keep: Keep, ended: Callable[[Job], None]) -> None:
+        self._gate = gate
+        self._keep = keep
+        self._ended = ended
+        self._busy: Counter[str] = Counter()  # by host: under way, or next in its pool
+        self._parked: dict[str, FairQueue[_Delivery]] = {}  # by host, while that has as many as it may
+        self._failing: dict[str, float] = {}  # host → when it was logged, by the monotonic clock
+        self._quick = Pool("delivery", AT_ONCE, OF_ONE_OWNER, self._deliver)
+        self._slow = Pool("delivery to a failing host", AT_ONCE_TO_FAILING, OF_ONE_OWNER_TO_FAILING, self._deliver)
+        self._timers: set[asyncio.TimerHandle] = set()
+        self._store: JobStore | None = None
+
+    def start(self, store: JobStore) -> None:
+        """Take the results from this store."""
+        self._store = store
+
+    def add(self, job: Job, pause_s: float = 0.0) -> None:
+        """Deliver the job's result, after a pause of at most the longest there is."""
+        try:
+            callback = deepgram_rest.parse(job.query).callback
+            host = "" if callback is None else self._gate.check(callback.url).host or ""
+        except Exception:  # accepted by an older server; the attempt will say why
+            host = ""
+        self._wait(_Delivery(job, host, job.deliveries), min(pause_s, max(PAUSES_S)))
+
+    async def close(self) -> None:
+        """Stop; what was not delivered is tried again at the next start."""
+        for timer in self._timers:
+            timer.cancel()
+        await self._quick.close()
+        await self._slow.close()
+
+    def _wait(self, delivery: _Delivery, pause_s: float) -> None:
+        if pause_s <= 0:
+            self._due(delivery)
+            return
+
+        def due() -> None:
+            self._timers.discard(timer)
+            self._due(delivery)
+
+        timer = asyncio.get_running_loop().call_later(pause_s, due)
+        self._timers.add(timer)
+
+    def _due(self, delivery: _Delivery) -> None:
+        if self._busy[delivery.host] >= TO_ONE_HOST:
+            self._parked.setdefault(delivery.host, FairQueue()).add(delivery.job.share, delivery)
+        else:
+            self._line_up(delivery)
+
+    def _line_up(self, delivery: _Delivery) -> None:
+        self._busy[delivery.host] += 1
+        pool = self._slow if delivery.host in self._failing else self._quick
+        pool.add(delivery.job.share, delivery)
+
+    def _leave(self, host: str) -> None:
+        """Note that a delivery to this host is over; the next one may begin."""
+        self._busy[host] -= 1
+        if not self._busy[host]:
+            del self._busy[host]
+        if host in self._parked:
+            found = self._parked[host].take(Counter())
+            if found is None:
+                del self._parked[host]
+            else:
+                self._line_up(found[1])
+
+    async def _deliver(self, delivery: _Delivery) -> None:
+        try:
+            reason = await self._attempt(delivery.job)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"[:200]
+        finally:
+            self._leave(delivery.host)
+        await self._note(delivery, reason)
+
+    async def _attempt(self, job: Job) -> str | None:
+        assert self._store is not None
+        callback = deepgram_rest.parse(job.query).callback
+        assert callback is not None
+        async with CallbackSender(callback, self._gate, name_of(job.owner), job.share) as sender:
+            return await sender.attempt_file(self._store.result(job.id))
+
+    async def _note(self, delivery: _Delivery, reason: str | None) -> None:
+        assert self._store is not None
+        job, attempts = delivery.job, delivery.attempts + 1
+        if reason is None:
+            self._failing.pop(delivery.host, None)
+            await self._keep(self._store.delivered, job.id)
+            log.info("job delivered", job=job.id)
+            self._ended(job)
+            return
+        self._log(delivery, reason)
+        if attempts > len(PAUSES_S):
+            await self._keep(self._store.undelivered, job.id, attempts, reason)
+            log.warning("job given up: nobody takes its result", job=job.id, host=delivery.host, reason=reason)
+            self._ended(job)
+            return
+        pause_s = PAUSES_S[attempts - 1]
+        await self._keep(self._store.not_delivered, job.id, attempts, pause_s, reason)
+        self._wait(_Delivery(job, delivery.host, attempts), pause_s)
+
+    def _log(self, delivery: _Delivery, reason: str) -> None:
+        now = time.monotonic()
+        logged_at = self._failing.get(delivery.host)
+        if logged_at is None or now - logged_at >= _LOG_EVERY_S:
+            if len(self._failing) >= _MOST_REMEMBERED:
+                self._failing.clear()
+            self._failing[delivery.host] = now
+            log.warning("job not delivered", job=delivery.job.id, host=delivery.host, reason=reason)

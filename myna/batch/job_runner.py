@@ -1,0 +1,304 @@
+"""Runs the jobs of the store: fetches what lies at addresses, transcribes, and hands results on to be delivered."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import structlog
+
+from myna.batch.address_gate import Gate
+from myna.batch.job_store import MOST_ATTEMPTS, Job, JobStore, State
+from myna.runtime.threads import on_thread
+from myna.server.http.answers import json_pieces
+from myna.batch.deliveries import Deliveries
+from myna.server.dialects.base import Refusal
+from myna.server.dialects.deepgram.live import DeepgramEntry
+from myna.batch.fairness import Pool
+from myna.batch.storage import Doubt, refusal_of
+from myna.runtime.supervisor import Supervisor
+from myna.batch.transcriber import Listener
+from myna.server.http.uploads import Upload
+from myna.streaming.session.events import Final, seconds
+
+log = structlog.get_logger()
+
+AT_ONCE, OF_ONE_OWNER = 32, 2
+"""Jobs under way at a time, and of one owner. They share the places for files, and pause when others wait for one."""
+FETCHES_AT_ONCE, FETCHES_OF_ONE_OWNER = 16, 4
+"""Jobs whose audio is being fetched; they take no place of those that are transcribed."""
+FETCHED_AHEAD = 4
+"""Jobs of one owner whose audio was fetched and waits to be transcribed; more are fetched when one is done."""
+_BUSY_S = (10.0, 20.0, 40.0, 80.0, 160.0, 300.0)
+"""Pauses of a job whose model has no room; the last again and again."""
+_MOST_BUSY = 300
+"""A job whose model has had no room so often, for about a day, has failed."""
+_TIDY_S = 3600.0
+_STORAGE = "job storage"
+"""The part that readiness names while the store cannot be written."""
+_INTERNAL = Refusal(500, "internal_error", "the server failed on this job")
+
+Pieces = Iterable[bytes]
+
+
+class Work(Protocol):
+    """What the runner has done for it. Both raise `Refusal`."""
+
+    async def fetch_job(self, job: Job, path: Path) -> Job:
+        """Fetch the job's audio to `path`; return the job with its hash and size."""
+        ...
+
+    async def run_job(
+        self, job: Job, path: Path, listener: Listener, begin: Callable[[], Awaitable[None]]
+    ) -> Callable[[], Pieces]:
+        """Transcribe the job's audio; return what makes the answer in pieces, on a thread."""
+        ...
+
+
+class JobRunner:
+    """One server's. The store is made when there is something to keep, and opened when it is there."""
+
+    def __init__(self, folder: Path, gate: Gate, supervisor: Supervisor) -> None:
+        self._folder = folder
+        self._supervisor = supervisor
+        self._doubt = Doubt(_STORAGE, self._probe, supervisor)
+        self._store: JobStore | None = None
+        self._opening = asyncio.Lock()
+        self.work: Work | None = None
+        self._fetching = Pool("job fetch", FETCHES_AT_ONCE, FETCHES_OF_ONE_OWNER, self._fetch, self._may_fetch)
+        self._running = Pool("job", AT_ONCE, OF_ONE_OWNER, self._run)
+        self._deliveries = Deliveries(gate, self._keep, self._ended)
+        self._open: dict[str, Job] = {}  # not at their end
+        self._begun: dict[str, Job] = {}  # as they were before they were begun
+        self._heard_s: dict[str, float] = {}
+        self._busy: Counter[str] = Counter()  # times a job's model had no room
+        self._fetched: Counter[str] = Counter()  # by share: jobs whose audio was fetched and not yet transcribed
+        self._finishing = asyncio.Semaphore()  # writing a result takes the interpreter now and then
+        self._timers: set[asyncio.TimerHandle] = set()
+        self._serving: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to run what there is, and what will come."""
+        self._serving = self._supervisor.run("jobs", self._serve)
+
+    async def close(self) -> None:
+        """Stop; what was under way is begun again at the next start."""
+        for timer in self._timers:
+            timer.cancel()
+        await self._doubt.close()
+        if self._serving is not None:
+            self._serving.cancel()
+            await asyncio.wait([self._serving])
+        await self._fetching.close()
+        await self._running.close()
+        await self._deliveries.close()
+        if self._store is not None:
+            await on_thread(partial(self._end, self._store, list(self._begun.values())))
+
+    @property
+    def folder(self) -> Path:
+        """The folder that holds the jobs. Audio that is received inside it need not be copied."""
+        return self._folder
+
+    def taken(self, share: str | None = None) -> tuple[int, int]:
+        """Return how many jobs, all or of one share, are not at their end, and the bytes of audio they store."""
+        jobs = [job for job in self._open.values() if share in (None, job.share)]
+        return len(jobs), sum(job.size for job in jobs if job.finished is None)
+
+    async def get(self, job_id: str) -> tuple[Job, float, Path] | None:
+        """Return the job of this id, how much of it was heard in seconds, and where its result is. Raises `sqlite3.Error`."""
+        if self._store is None and not self._folder.is_dir():
+            return None
+        store = await self._opened()
+        job = await on_thread(partial(store.get, job_id))
+        return None if job is None else (job, self._heard_s.get(job_id, job.heard_s), store.result(job_id))
+
+    def unfinished(self, owner: str | None = None) -> int:
+        """Return how many jobs, all or one client's, are waiting or under way."""
+        return sum(job.finished is None and owner in (None, job.owner) for job in self._open.values())
+
+    async def accept(
+        self,
+        job_id: str,
+        owner: str,
+        share: str,
+        query: tuple[tuple[str, str], ...],
+        url: str | None,
+        upload: Upload | None,
+    ) -> None:
+        """Keep a request; when this returns it will be answered. Raises `OSError` and `sqlite3.Error`."""
+        try:
+            store = await self._opened()
+            size, sha256 = (upload.size, upload.sha256) if upload else (0, None)
+            job = store.new_job(job_id, owner, share, query, url=url, sha256=sha256, size=size)
+            path = upload.path if upload else None
+            await on_thread(partial(store.add, job, path), unclaimed=lambda _: self._take(job))
+        except (OSError, sqlite3.Error) as error:
+            self._doubt.raise_(error)
+            raise
+        self._supervisor.works(_STORAGE)
+        self._take(job)
+
+    # The store
+
+    async def _serve(self) -> None:
+        while True:
+            if self._store is not None or await on_thread(self._folder.is_dir):
+                store = await self._opened()
+                await on_thread(store.forget_old)
+            await asyncio.sleep(_TIDY_S)
+
+    async def _opened(self) -> JobStore:
+        """Return the store, opened and its jobs taken up."""
+        async with self._opening:
+            if self._store is None:
+                store = await on_thread(partial(JobStore, self._folder), unclaimed=JobStore.close)
+                try:
+                    jobs = await on_thread(store.open_jobs)
+                except BaseException:
+                    store.close()
+                    raise
+                self._store = store
+                self._deliveries.start(store)
+                for job in jobs:
+                    self._take(job)
+            return self._store
+
+    async def _keep(self, call: Callable[..., Any], *arguments: object) -> Any:
+        """Carry out a call of the store until it succeeds."""
+        while True:
+            try:
+                result = await on_thread(partial(call, *arguments))
+            except (OSError, sqlite3.Error) as error:
+                await asyncio.sleep(self._supervisor.failed(_STORAGE, error))
+            else:
+                self._supervisor.works(_STORAGE)
+                return result
+
+    async def _probe(self) -> None:
+        store = await self._opened()
+        await on_thread(store.probe)
+
+    @staticmethod
+    def _end(store: JobStore, begun: list[Job]) -> None:
+        try:
+            for job in begun:
+                store.put_back(job)
+        except (OSError, sqlite3.Error) as error:
+            log.warning("jobs that were broken off count as begun", reason=str(error))
+        store.close()
+
+    # A job's way
+
+    def _take(self, job: Job) -> None:
+        self._open[job.id] = job
+        if job.state is State.DELIVERING:
+            assert self._store is not None
+            self._deliveries.add(job, job.due - self._store.now())
+        elif job.url is not None and job.sha256 is None:
+            self._fetching.add(job.share, job)
+        else:
+            self._running.add(job.share, job)
+
+    async def _fetch(self, job: Job) -> None:
+        await self._guarded(job, self._fetch_audio)
+
+    async def _run(self, job: Job) -> None:
+        await self._guarded(job, self._transcribe)
+
+    def _may_fetch(self, share: str) -> bool:
+        return self._fetched[share] < FETCHED_AHEAD
+
+    async def _guarded(self, job: Job, work: Callable[[Job], Awaitable[None]]) -> None:
+        """Take a job on, whatever happens in it."""
+        try:
+            if job.attempts >= MOST_ATTEMPTS:
+                raise Refusal(500, "internal_error", f"the server ended {MOST_ATTEMPTS} times while it ran")
+            await work(job)
+        except Refusal as refusal:
+            await self._refused(job, refusal)
+        except OSError as error:
+            disk = None if isinstance(error, FileNotFoundError) else refusal_of(error)
+            if disk is None:
+                log.exception("a job failed", job=job.id)
+            await self._refused(job, disk or _INTERNAL)
+        except Exception:
+            log.exception("a job failed", job=job.id)
+            await self._fail(job, _INTERNAL)
+
+    async def _fetch_audio(self, job: Job) -> None:
+        assert self.work is not None
+        assert self._store is not None
+        self._open[job.id] = fetched = await self.work.fetch_job(job, self._store.audio(job.id))
+        self._fetched[job.share] += 1
+        self._running.add(job.share, fetched)
+
+    async def _transcribe(self, job: Job) -> None:
+        assert self.work is not None
+        assert self._store is not None
+
+        def note(final: Final) -> None:
+            self._heard_s[job.id] = seconds(final.span.end)
+
+        answer = await self.work.run_job(job, self._store.audio(job.id), note, lambda: self._begin(job))
+        await self._finish(job, answer)
+        log.info("job done", job=job.id)
+
+    async def _begin(self, job: Job) -> None:
+        """Count an attempt: a job whose turn has come may be the reason why the server ends, one that waits is not."""
+        assert self._store is not None
+        await self._keep(self._store.started, job)
+        self._begun[job.id] = job
+
+    async def _refused(self, job: Job, refusal: Refusal) -> None:
+        """Put a job back if it may succeed later, or end it."""
+        if refusal.retry_after_s is None or self._busy[job.id] >= _MOST_BUSY:
+            await self._fail(job, refusal)
+        else:
+            await self._postpone(job)
+
+    async def _fail(self, job: Job, refusal: Refusal) -> None:
+        body = dict(DeepgramEntry.shape(refusal, job.id).body)
+        await self._finish(job, lambda: json_pieces(body), refusal.message)
+        log.warning("job failed", job=job.id, reason=refusal.message)
+
+    async def _finish(self, job: Job, answer: Callable[[], Pieces], error: str | None = None) -> None:
+        assert self._store is not None
+        store, heard_s = self._store, self._heard_s.get(job.id, 0.0)
+        async with self._finishing:
+            finished = await self._keep(lambda: store.finish(job.id, answer(), heard_s=heard_s, error=error))
+        self._let_go(job)
+        self._take(finished)
+
+    def _let_go(self, job: Job) -> None:
+        """Forget that a job was under way."""
+        self._begun.pop(job.id, None)
+        self._heard_s.pop(job.id, None)
+        self._busy.pop(job.id, None)
+        if job.url is not None and job.sha256 is not None:
+            self._fetched[job.share] -= 1
+            self._fetching.fill()
+
+    async def _postpone(self, job: Job) -> None:
+        """Put a job back: it could not be begun now."""
+        assert self._store is not None
+        if self._begun.pop(job.id, None) is not None:
+            await self._keep(self._store.put_back, job)
+        self._heard_s.pop(job.id, None)
+        pause_s = _BUSY_S[min(self._busy[job.id], len(_BUSY_S) - 1)]
+        self._busy[job.id] += 1
+
+        def again() -> None:
+            self._timers.discard(timer)
+            self._take(job)
+
+        timer = asyncio.get_running_loop().call_later(pause_s, again)
+        self._timers.add(timer)
+
+    def _ended(self, job: Job) -> None:
+        self._open.pop(job.id, None)

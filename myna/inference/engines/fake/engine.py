@@ -1,0 +1,134 @@
+"""An engine for tests: its words follow from the audio alone, its costs and faults from its settings.
+
+It hears amplitude: audio whose samples carry the code of a word (see `spoken`) comes back as that word, wherever the audio
+was cut, so that tests can tell lost words from doubled ones. It can fail, hang or crash at chosen jobs, or words.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from myna.inference.engines.port import EngineInfo, Job, JobError, Missing, ModelOptions, Outcome, Transcript
+from myna.streaming.session.events import SAMPLE_RATE, Word
+
+WORD = 4800
+"""Samples a fake word lasts (300 ms)."""
+_LOUDEST_CODE = 16_000
+_BASE = 1_000
+_STEP = 10
+CRASH, HANG, EXIT = 1499, 1498, 1497
+"""Words at which the engine ends its process, never comes back, or ends its thread: so a test tells one in another process to
+fail."""
+
+
+def spoken(code: int) -> np.ndarray:
+    """Return the int16 audio of word number `code` (0 to 1499): a constant level that names it."""
+    level = _BASE + _STEP * code
+    if not _BASE <= level <= _LOUDEST_CODE:
+        raise ValueError(f"word codes run from 0 to {(_LOUDEST_CODE - _BASE) // _STEP}, not to {code}")
+    return np.full(WORD, level, np.int16)
+
+
+def silence(seconds: float) -> np.ndarray:
+    """Return int16 silence."""
+    return np.zeros(round(seconds * SAMPLE_RATE), np.int16)
+
+
+@dataclass(frozen=True, slots=True)
+class FakeSettings:
+    """Costs and faults. Counts are of jobs since the engine was made, the first being 1; 0 is never."""
+
+    seconds_per_audio_second: float = 0.0
+    fail_every: int = 0
+    crash_at: int = 0
+    hang_at: int = 0
+    largest_batch: int = 1
+    incremental: bool = False
+    forget_every: int = 0
+    """Steps of followed utterances that find nothing held."""
+    keyterms: bool = False
+
+
+class FakeEngine:
+    """Deterministic words from coded audio; a word counts as heard if at least half of it is in the audio."""
+
+    def __init__(self, options: ModelOptions | None = None, settings: FakeSettings | None = None) -> None:
+        self._name = (options and options.name) or "fake"
+        self._languages = (options and options.languages) or ("en",)
+        self._settings = settings or FakeSettings()
+        self._jobs = 0
+        self._steps = 0
+        self._followed: dict[str, tuple[int, bytes]] = {}
+
+    @property
+    def info(self) -> EngineInfo:
+        """Say what this engine can do."""
+        return EngineInfo(
+            name=self._name,
+            languages=self._languages,
+            longest_segment_s=15.0,
+            smallest_endpoint_ms=100,
+            largest_batch=self._settings.largest_batch,
+            incremental=self._settings.incremental,
+            keyterms=self._settings.keyterms,
+        )
+
+    @property
+    def followed(self) -> set[str]:
+        """The channels whose utterances are followed."""
+        return set(self._followed)
+
+    def warm_up(self) -> None:
+        """Do nothing: there is nothing to load."""
+
+    def release(self, source: str) -> None:
+        """Forget the utterance followed for this channel."""
+        self._followed.pop(source, None)
+
+    def transcribe(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """Decode each job by itself."""
+        if cost := self._settings.seconds_per_audio_second * sum(job.length for job in jobs) / SAMPLE_RATE:
+            time.sleep(cost)
+        return [self._transcribe(job) for job in jobs]
+
+    def _transcribe(self, job: Job) -> Outcome:
+        self._jobs += 1
+        said = {word.text for word in heard(np.frombuffer(job.pcm, np.int16))}
+        if self._jobs == self._settings.crash_at or f"w{CRASH}" in said:
+            os._exit(70)
+        if f"w{EXIT}" in said:
+            raise SystemExit
+        if self._jobs == self._settings.hang_at or f"w{HANG}" in said:
+            threading.Event().wait()
+        if self._settings.fail_every and self._jobs % self._settings.fail_every == 0:
+            return JobError("the fake engine was told to fail")
+        if not job.utterance:
+            return Transcript(tuple(heard(np.frombuffer(job.pcm, np.int16))), -0.1)
+        self._steps += 1
+        if self._settings.forget_every and self._steps % self._settings.forget_every == 0:
+            self._followed.clear()
+        number, pcm = self._followed.get(job.source, (0, b""))
+        if number != job.utterance:
+            pcm = b""
+        if job.held > len(pcm) // 2:
+            return Missing(len(pcm) // 2)
+        pcm += job.pcm[len(pcm) - 2 * job.held :]
+        self._followed[job.source] = (job.utterance, pcm)
+        return Transcript(tuple(heard(np.frombuffer(pcm, np.int16))), -0.1)
+
+
+def heard(pcm: np.ndarray) -> list[Word]:
+    """Return the words coded in int16 audio."""
+    level = np.where(np.abs(pcm) >= _BASE - _STEP // 2, np.rint((pcm.astype(np.int64) - _BASE) / _STEP), -1)
+    edges = np.flatnonzero(np.diff(level)) + 1
+    words = []
+    for start, end in zip([0, *edges], [*edges, len(level)], strict=True):
+        if start < end and level[start] >= 0 and end - start >= WORD // 2:
+            words.append(Word(f"w{int(level[start])}", start / SAMPLE_RATE, end / SAMPLE_RATE, 0.9))
+    return words

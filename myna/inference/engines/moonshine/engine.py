@@ -1,0 +1,243 @@
+"""Moonshine tiny-en on plain onnxruntime: the default engine. English, CPU, weights from the `moonshine-voice` wheel.
+
+One utterance per call and one session per lane: padded batches change transcripts, since the int8 scales are per
+tensor. Greedy decoding; the cache stays inside onnxruntime between steps (IO binding).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from myna.inference.engines.moonshine.graph import LAYERS, decoder_graphs
+from myna.inference.engines.port import (
+    EngineInfo,
+    EngineUnavailableError,
+    Job,
+    JobError,
+    Kind,
+    ModelOptions,
+    Outcome,
+    Transcript,
+)
+from myna.inference.engines.registry import MOONSHINE
+from myna.inference.workers.memory import keep_steady
+from myna.streaming.session.events import SAMPLE_RATE, Word
+
+INFO = EngineInfo(
+    name=MOONSHINE.name,
+    languages=MOONSHINE.languages,
+    longest_segment_s=15.0,
+    smallest_endpoint_ms=100,
+    version=MOONSHINE.version,
+    uuid=MOONSHINE.uuid,
+)
+BEGIN, END = 1, 2
+TOKENS_PER_SECOND = 6.5
+"""Output is cut at so many tokens a second of audio, as the authors advise: on noise the model can loop."""
+FRAME = 384
+"""Samples an encoder frame stands for (24 ms): the strides 64 * 3 * 2 of its convolutions."""
+SHORTEST = 1600
+"""The encoder's convolutions need 127 + 64 * 8 samples; under 100 ms there is no word anyway."""
+PADDING = SAMPLE_RATE // 4
+"""Silence put before and behind every utterance: tight cuts cost words (docs/accuracy.md)."""
+ALIGNMENT_HEADS = {3: (5,), 4: (7,), 5: (3, 4, 6, 7)}
+"""Layer → heads whose cross-attention follows the audio in time; found against forced alignments (docs/accuracy.md)."""
+START_SHARE, END_SHARE = 0.3, 0.02
+"""A token begins, and ends, where its attention has this share of its peak; they halve the p90 of the start's error."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    tokens: list[int]
+    probabilities: np.ndarray  # [len(tokens) + 1], the last is the end token's if it was reached
+    attention: np.ndarray  # [len(tokens), frames]
+
+
+class MoonshineEngine:
+    """One lane's model. `transcribe` may be called from one thread at a time."""
+
+    def __init__(
+        self,
+        options: ModelOptions | None = None,
+        folder: Path | None = None,
+        *,
+        longest_segment_s: float = INFO.longest_segment_s,
+    ) -> None:
+        del options  # one model, one precision, one core a lane
+        folder = folder or installed_weights()
+        for name in ("encoder_model.ort", "decoder_model_merged.ort", "tokenizer.bin"):
+            if not (folder / name).is_file():
+                raise EngineUnavailableError(f"The Moonshine model file {name} is missing in {folder}")
+        first, step = decoder_graphs(folder / "decoder_model_merged.ort")
+        self._info = replace(INFO, longest_segment_s=longest_segment_s)
+        self._encoder = _session(folder / "encoder_model.ort")
+        self._first = _session(first)
+        self._step = _session(step)
+        self._first_outputs = [output.name for output in self._first.get_outputs()]
+        self._step_outputs = [output.name for output in self._step.get_outputs()]
+        self._pieces = read_tokenizer(folder / "tokenizer.bin")
+
+    @property
+    def info(self) -> EngineInfo:
+        """Say what this engine can do."""
+        return self._info
+
+    def warm_up(self) -> None:
+        """Decode the longest job there can be."""
+        keep_steady()
+        longest = bytes(2 * int(self._info.longest_segment_s * SAMPLE_RATE))
+        self.transcribe([Job("warm-up", "warm-up", Kind.FILE, longest, 0.0)])
+
+    def transcribe(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """Decode each job by itself."""
+        return [self._transcribe(job) for job in jobs]
+
+    def release(self, source: str) -> None:
+        """Do nothing: no utterance is followed."""
+
+    def _transcribe(self, job: Job) -> Outcome:
+        if job.length < SHORTEST:
+            return Transcript((), 0.0)
+        longest_s = self._info.longest_segment_s
+        if job.length > longest_s * SAMPLE_RATE:
+            return JobError(
+                f"{job.length / SAMPLE_RATE:.1f} s of audio are more than the {longest_s:g} s {INFO.name} decodes at once"
+            )
+        audio = np.pad(np.frombuffer(job.pcm, np.int16).astype(np.float32) / 32768.0, PADDING)
+        frames = self._encoder.run(
+            None, {"input_values": audio[None], "attention_mask": np.ones((1, len(audio)), np.int64)}
+        )[0]
+        decoded = self._decode(frames, int(job.length / SAMPLE_RATE * TOKENS_PER_SECOND) + 2)
+        log_probability = float(np.log(np.maximum(decoded.probabilities, 1e-9)).mean())
+        return Transcript(tuple(self._words(decoded, job.length / SAMPLE_RATE)), log_probability)
+
+    def _decode(self, frames: np.ndarray, most_tokens: int) -> _Decoded:
+        first = self._first.io_binding()
+        first.bind_ortvalue_input("encoder_hidden_states", onnxruntime.OrtValue.ortvalue_from_numpy(frames))
+        first.bind_cpu_input("input_ids", np.array([[BEGIN]], np.int64))
+        for name in self._first_outputs:
+            first.bind_output(name, "cpu")
+        self._first.run_with_iobinding(first)
+        values = dict(zip(self._first_outputs, first.get_outputs(), strict=True))
+
+        step = self._step.io_binding()
+        for name in _CROSS_CACHE:
+            step.bind_ortvalue_input(f"past_key_values.{name}", values[f"present.{name}"])
+        tokens: list[int] = []
+        probabilities: list[float] = []
+        attention: list[np.ndarray] = []
+        while True:
+            token = int(values["token"].numpy()[0, 0])
+            probabilities.append(float(values["probability"].numpy()[0, 0]))
+            if token == END or len(tokens) >= most_tokens:
+                break
+            tokens.append(token)
+            heads = [
+                values[f"attention.{layer}"].numpy()[0, list(chosen), 0] for layer, chosen in ALIGNMENT_HEADS.items()
+            ]
+            attention.append(np.concatenate(heads).mean(axis=0))
+            step.bind_cpu_input("input_ids", np.array([[token]], np.int64))
+            for name in _SELF_CACHE:
+                step.bind_ortvalue_input(f"past_key_values.{name}", values[f"present.{name}"])
+            for name in self._step_outputs:
+                step.bind_output(name, "cpu")
+            self._step.run_with_iobinding(step)
+            values = dict(zip(self._step_outputs, step.get_outputs(), strict=True))
+        weights = np.stack(attention) if attention else np.zeros((0, frames.shape[1]), np.float32)
+        return _Decoded(tokens, np.array(probabilities), weights)
+
+    def _words(self, decoded: _Decoded, duration_s: float) -> list[Word]:
+        words: list[Word] = []
+        starts, ends = align(decoded.attention)
+        text, first = b"", 0
+        for index, token in enumerate([*decoded.tokens, None]):
+            piece = b"" if token is None else self._pieces[token]
+            if (token is None or piece.startswith(_SPACE)) and text:
+                spelled = text.replace(_SPACE, b" ").decode("utf-8", "replace").strip()
+                if spelled:
+                    start = max(0.0, (starts[first] * FRAME - PADDING) / SAMPLE_RATE)
+                    end = max(start, (ends[index - 1] * FRAME - PADDING) / SAMPLE_RATE)
+                    confidence = float(np.exp(np.log(np.maximum(decoded.probabilities[first:index], 1e-9)).mean()))
+                    words.append(Word(spelled, min(start, duration_s), min(end, duration_s), confidence))
+                text = b""
+            if not text:
+                first = index
+            text += piece
+        return words
+
+
+def align(attention: np.ndarray) -> tuple[list[int], list[int]]:
+    """Return the first frame, and the frame after the last, of each token: the best monotonic path through the attention.
+
+    `attention` has the shape [tokens, frames]. The path visits every frame once and every token at least once, in
+    order, where there are frames enough; the silence at a token's edges, where its attention is weak, is then cut off.
+    """
+    tokens, frames = attention.shape
+    if not tokens:
+        return [], []
+    if frames < tokens:
+        bounds = [round(index * frames / tokens) for index in range(tokens + 1)]
+        return bounds[:-1], bounds[1:]
+    score = np.log(attention / np.maximum(attention.sum(axis=1, keepdims=True), 1e-9) + 1e-4)
+    best = np.full(tokens, -np.inf)
+    best[0] = score[0, 0]
+    advanced = np.zeros((frames, tokens), bool)
+    for frame in range(1, frames):
+        moved = np.concatenate(([-np.inf], best[:-1]))
+        advanced[frame] = moved > best
+        best = np.maximum(best, moved) + score[:, frame]
+    starts = [0] * tokens
+    token = tokens - 1
+    for frame in range(frames - 1, 0, -1):
+        if advanced[frame, token]:
+            starts[token] = frame
+            token -= 1
+    ends = [*starts[1:], frames]
+    for index, (start, end) in enumerate(zip(list(starts), list(ends), strict=True)):
+        weights = attention[index, start:end]
+        above = np.flatnonzero(weights >= START_SHARE * weights.max())
+        starts[index] = start + int(above[0])
+        ends[index] = start + int(np.flatnonzero(weights >= END_SHARE * weights.max())[-1]) + 1
+    return starts, ends
+
+
+_SPACE = "▁".encode()
+_SELF_CACHE = [f"{layer}.decoder.{part}" for layer in range(LAYERS) for part in ("key", "value")]
+_CROSS_CACHE = [f"{layer}.encoder.{part}" for layer in range(LAYERS) for part in ("key", "value")]
+
+
+def _session(model: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+
+
+def read_tokenizer(path: Path) -> list[bytes]:
+    """Return the pieces by token. Each is preceded by its length: one byte, or from 128 on two (b0 - 128 + 128 * b1)."""
+    data, position, pieces = path.read_bytes(), 0, []
+    while position < len(data):
+        length = data[position]
+        position += 1
+        if length >= 128:
+            length += 128 * data[position] - 128
+            position += 1
+        pieces.append(data[position : position + length])
+        position += length
+    return [b"" if piece.startswith(b"<") and piece.endswith(b">") and len(piece) > 2 else piece for piece in pieces]
+
+
+def installed_weights() -> Path:
+    """Return the folder of the installed weights, without importing the package that holds them."""
+    spec = find_spec("moonshine_voice")
+    if spec is None or spec.origin is None:
+        raise EngineUnavailableError(
+            "The Moonshine weights are not installed; they come with: pip install moonshine-voice==0.1.0"
+        )
+    return Path(spec.origin).parent / "assets" / "tiny-en"

@@ -1,0 +1,1 @@
+"""NVIDIA Parakeet through NeMo."""

@@ -1,0 +1,178 @@
+"""NVIDIA Parakeet through NeMo: FastConformer transducers (TDT, RNN-T, hybrids with CTC, cache-aware ones), in batches.
+
+Finals are one offline pass over their audio; interims follow the utterance (see `parakeet_live`). A batch that does not
+fit into the device's memory is halved and done again, and the smaller size is remembered.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from myna.inference.engines.parakeet.checkpoint import Checkpoint, inspect
+from myna.inference.engines.parakeet.following import CacheFollower, WindowFollower
+from myna.inference.engines.parakeet.model import ParakeetModel
+from myna.inference.engines.port import (
+    EngineInfo,
+    EngineUnavailableError,
+    Job,
+    JobError,
+    Kind,
+    ModelOptions,
+    Outcome,
+    Transcript,
+)
+from myna.streaming.session.events import SAMPLE_RATE, samples, seconds
+
+LONGEST_S = 40.0
+"""Longest job: what Parakeet's training utterances reach at most (NVIDIA's model cards filter at 40 s)."""
+BEST_SEGMENT_S = 20.0
+"""Speech without a pause is cut here: long enough for the words around, short enough for a final to come soon."""
+CONTEXT_S = 3.0
+"""Enough to hear the words at a cut whole. More cost up to three times the decoding and gained nothing on a small model
+(40 sentences, 0.7 s between them, WER %: 0.29 with 3 s, 0.88 with 10 s; cache-aware 1.76 and 1.47)."""
+SMALLEST_ENDPOINT_MS = 100
+"""One encoder frame is 80 ms; shorter silences are closures inside words."""
+MOST_PADDING = 0.2
+"""Share of a batch that may be padding."""
+_CPU_BATCH, _GPU_BATCH = 16, 64
+
+
+class ParakeetEngine:
+    """A checkpoint on one device, as an engine. One thread builds and calls it."""
+
+    def __init__(self, options: ModelOptions) -> None:
+        checkpoint = inspect(fetched(options.source))
+        self._model = ParakeetModel(checkpoint, options)
+        self.path, self.device, self.dtype = checkpoint.path, self._model.device, self._model.dtype
+        on_gpu = self.device.type == "cuda"
+        self._longest = min(samples(LONGEST_S), self._model.longest)
+        self._follower = CacheFollower(self._model) if self._model.cached else WindowFollower(self._model)
+        self._batch = options.largest_batch or (_GPU_BATCH if on_gpu else _CPU_BATCH)
+        self._affordable = (
+            self._batch * self._longest
+        )  # samples of padded audio a step may hold; shrinks when memory ends
+        self.info = self._describe(checkpoint, options)
+
+    def warm_up(self) -> None:
+        """Run the largest batch, so that memory is taken and graphs are captured before the first client comes.
+
+        On a GPU every job of it is as long as can be; on a CPU one is, and the batch is short: nothing is captured there,
+        and a minute of audio a job would keep the server from starting.
+        """
+        longest, short = bytes(2 * self._longest), bytes(2 * SAMPLE_RATE)
+        on_gpu = self._model.device.type == "cuda"
+        for kind in (Kind.FINAL, Kind.INTERIM):
+            self.transcribe([_silent(longest, kind, n) for n in range(self._batch if on_gpu else 1)])
+            self.transcribe([_silent(short, kind, n) for n in range(self._batch)])
+        for n in range(self._batch):
+            self.release(_silent(b"", Kind.INTERIM, n).source)
+
+    def transcribe(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """Decode a batch; the answers are in the order of the jobs."""
+        outcomes: dict[str, Outcome] = {}
+        whole, steps = list[Job](), list[Job]()
+        for job in jobs:
+            if job.length > self._longest and not job.utterance:
+                outcomes[job.id] = JobError(
+                    f"{seconds(job.length):.1f} s of audio in one decode; {self.info.name} takes up to"
+                    f" {seconds(self._longest):.1f} s"
+                )
+            else:
+                (steps if job.utterance else whole).append(job)
+        with torch.inference_mode():
+            for some, run in ((whole, self._offline), (steps, self._follower.step)):
+                if some:
+                    outcomes.update(zip((job.id for job in some), self._afforded(some, run), strict=True))
+        return [outcomes[job.id] for job in jobs]
+
+    def release(self, source: str) -> None:
+        """Forget the utterance followed for this channel."""
+        self._follower.release(source)
+
+    def _offline(self, jobs: Sequence[Job]) -> list[Outcome]:
+        encoded = self._model.encode([np.frombuffer(job.pcm, np.int16) for job in jobs])
+        found, _ = self._model.decode(encoded, keyterms=[job.options.keyterms for job in jobs])
+        return [
+            Transcript(self._model.vocabulary.words(tokens, self._model.frame_s), tokens.mean_log_probability())
+            for tokens in found
+        ]
+
+    def _afforded(self, jobs: Sequence[Job], run: Callable[[Sequence[Job]], list[Outcome]]) -> list[Outcome]:
+        """Run the jobs, in as many parts as the device's memory asks for."""
+        if len(jobs) > 1 and _padded(jobs) > self._affordable:
+            return self._halves(jobs, run)
+        try:
+            return run(jobs)
+        except torch.OutOfMemoryError:
+            pass  # handled outside: the exception holds the frames, and they hold the memory
+        if self._model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if len(jobs) == 1:
+            return [
+                JobError(f"{self._model.device} has too little memory for {seconds(jobs[0].length):.1f} s of audio")
+            ]
+        self._affordable = min(self._affordable, max(1, _padded(jobs) // 2))
+        return self._halves(jobs, run)
+
+    def _halves(self, jobs: Sequence[Job], run: Callable[[Sequence[Job]], list[Outcome]]) -> list[Outcome]:
+        half = len(jobs) // 2
+        return self._afforded(jobs[:half], run) + self._afforded(jobs[half:], run)
+
+    def _describe(self, checkpoint: Checkpoint, options: ModelOptions) -> EngineInfo:
+        return EngineInfo(
+            name=options.name or checkpoint.path.stem,
+            languages=options.languages or checkpoint.languages,
+            longest_segment_s=seconds(self._longest),
+            smallest_endpoint_ms=SMALLEST_ENDPOINT_MS,
+            largest_batch=self._batch,
+            most_padding=MOST_PADDING,
+            best_segment_s=min(BEST_SEGMENT_S, seconds(self._longest) / 2),
+            context_s=CONTEXT_S,
+            interim_window_s=self._follower.window_s,
+            incremental=True,
+            keyterms=True,
+            version=checkpoint.version,
+            mode="streaming" if checkpoint.streaming else "offline",
+            uuid=checkpoint.uuid,
+        )
+
+
+def fetched(source: str) -> Path:
+    """Return the .nemo file that a path or a hub name (owner/name) stands for, downloading it if need be."""
+    path = Path(source)
+    if source.endswith(".nemo") or path.exists():
+        return path
+    if source.count("/") != 1 or source.startswith((".", "/")):
+        raise EngineUnavailableError(
+            f"{source!r} is neither a .nemo file nor a hub name such as nvidia/parakeet-tdt-0.6b-v3"
+        )
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    file = f"{source.split('/')[1]}.nemo"
+    try:
+        return Path(hf_hub_download(source, file))
+    except LocalEntryNotFoundError as error:
+        raise EngineUnavailableError(
+            f"{source} is not on this machine and the model hub cannot be reached;"
+            f" download {file} elsewhere and give its path"
+        ) from error
+    except (HfHubHTTPError, ValueError, OSError) as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise EngineUnavailableError(f"{file} cannot be had from the model hub's {source}: {reason}") from error
+
+
+def _padded(jobs: Sequence[Job]) -> int:
+    return len(jobs) * max(job.length for job in jobs)
+
+
+def _silent(pcm: bytes, kind: Kind, number: int) -> Job:
+    return Job(
+        f"warm-up {number}", f"warm-up {number}", kind, pcm, 0.0, utterance=len(pcm) if kind is Kind.INTERIM else 0
+    )

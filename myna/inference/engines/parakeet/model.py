@@ -1,0 +1,306 @@
+"""A NeMo transducer made ready for a server: audio to features, features to encoder frames, frames to tokens.
+
+Nothing here knows jobs or streams. All of it runs on the one thread that owns the model.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from myna.inference.engines.parakeet.checkpoint import Checkpoint
+from myna.inference.engines.parakeet.durations import durations
+from myna.inference.engines.parakeet.words import Tokens, Vocabulary
+from myna.inference.engines.port import EngineUnavailableError, ModelOptions
+from myna.streaming.session.events import SAMPLE_RATE, samples
+
+_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_LEAST = samples(0.1)
+BOOST = 1.0
+"""Weight of the boosting tree."""
+_MOST_BOOSTS = 512
+"""Boosting trees kept compiled; the least used make room for new ones."""
+
+
+@dataclass(slots=True)
+class Encoded:
+    """Encoder frames of a batch: `frames` [B, T, D], `lengths` [B] counts the valid ones."""
+
+    frames: torch.Tensor
+    lengths: torch.Tensor
+
+
+class ParakeetModel:
+    """A restored checkpoint on its device. Raises `EngineUnavailableError` when it cannot be had."""
+
+    def __init__(self, checkpoint: Checkpoint, options: ModelOptions) -> None:
+        self.device = _device(options.device, options.worker)
+        precision = _precision(options.precision, self.device)
+        if self.device.type == "cpu" and options.threads:
+            torch.set_num_threads(options.threads)
+        self._model = _restore(checkpoint.path, self.device)
+        self._check(checkpoint)
+        self._model.preprocessor.featurizer.dither = 0.0  # the same audio, the same words
+        self._model.preprocessor.featurizer.pad_to = 0
+        self.dtype = _PRECISIONS[precision]
+        self._model.encoder.to(self.dtype)
+        preprocessor = self._model.cfg.preprocessor
+        over_utterance = preprocessor.get("normalize") in ("per_feature", "all_features")
+        self.cached = checkpoint.streaming and not over_utterance
+        """Whether frames can be encoded once and for all: features normalised over the utterance change as it grows."""
+        if self.cached:
+            self._model.encoder.setup_streaming_params()
+        if options.compile:  # layer by layer: of the whole encoder, shapes left open, the compiler makes no end
+            for layer in self._model.encoder.layers:
+                layer.compile(dynamic=True)
+        self._plain = self._computer(options.cuda_graphs, boosting=False)
+        self._boosting: Any = None  # made when first asked for: it costs time at every step
+        self._cuda_graphs = options.cuda_graphs
+        self._boosts: dict[tuple[str, ...], int] = {}
+        tokenizer = self._model.tokenizer
+        pieces = tokenizer.ids_to_tokens(list(range(tokenizer.vocab_size)))
+        self.vocabulary = Vocabulary(pieces, tokenizer.ids_to_text)
+        self.window = round(preprocessor.window_size * SAMPLE_RATE)
+        """Samples a feature frame hears."""
+        self.hop = round(preprocessor.window_stride * SAMPLE_RATE)
+        """Samples between two feature frames."""
+        self.frame = self.hop * int(self._model.encoder.subsampling_factor)
+        """Samples between two encoder frames."""
+        self.longest = int(self._model.encoder.pos_emb_max_len) * self.frame
+        """Samples for which the checkpoint has positions."""
+
+    @property
+    def encoder(self) -> Any:
+        """NeMo's encoder, for its cache-aware steps."""
+        return self._model.encoder
+
+    @property
+    def frame_s(self) -> float:
+        """Seconds between two encoder frames."""
+        return float(self.frame / SAMPLE_RATE)
+
+    def features(self, audio: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the features [B, F, T] of int16 utterances and the count of their valid frames [B].
+
+        What is too short for an encoder frame is filled up with silence.
+        """
+        lengths = torch.tensor([max(len(utterance), _LEAST) for utterance in audio])
+        signal = torch.zeros(len(audio), int(lengths.max()))
+        for row, utterance in zip(signal, audio, strict=True):
+            row[: len(utterance)] = torch.from_numpy(utterance.astype(np.float32) / 32768)
+        features: tuple[torch.Tensor, torch.Tensor] = self._model.preprocessor(
+            input_signal=signal.to(self.device), length=lengths.to(self.device)
+        )
+        return features
+
+    def encode(self, audio: Sequence[np.ndarray]) -> Encoded:
+        """Run the encoder over int16 utterances."""
+        features, lengths = self.features(audio)
+        frames, lengths = self._model.encoder(audio_signal=features.to(self.dtype), length=lengths)
+        return self.encoded(frames, lengths)
+
+    def encoded(self, frames: torch.Tensor, lengths: torch.Tensor) -> Encoded:
+        """Return the encoder's own output [B, D, T] as the decoder takes it: frames first, full precision."""
+        return Encoded(frames.transpose(1, 2).float(), lengths)
+
+    def decode(
+        self,
+        encoded: Encoded,
+        states: Sequence[Any] | None = None,
+        keyterms: Sequence[tuple[str, ...]] = (),
+        *,
+        goes_on: bool = False,
+    ) -> tuple[list[Tokens], list[Any]]:
+        """Decode greedily. `states` carries each row on from an earlier call; None or a None in it starts anew.
+
+        `keyterms`, one tuple a row, are boosted, apart from the rows that have none: boosting costs time at every step, and
+        its states differ. Returns the tokens, their frames counted from the start of the row's first call, and, if it
+        `goes_on`, the states after it.
+        """
+        rows = len(encoded.lengths)
+        carried = list(states) if states is not None else [None] * rows
+        terms = list(keyterms) or [()] * rows
+        tokens, after = [Tokens()] * rows, list[Any](carried)
+        for boosted in (False, True):
+            chosen = [row for row in range(rows) if bool(terms[row]) is boosted]
+            if not chosen:
+                continue
+            part = encoded
+            if len(chosen) < rows:
+                index = torch.tensor(chosen, device=encoded.frames.device)
+                part = Encoded(encoded.frames[index], encoded.lengths[index])
+            computer = self._boosted_computer() if boosted else self._plain
+            boosts = {"multi_biasing_ids": self._boost_ids([terms[row] for row in chosen])} if boosted else {}
+            found, left = self._run(computer, part, [carried[row] for row in chosen], boosts, goes_on)
+            for row, token, state in zip(chosen, found, left, strict=True):
+                tokens[row], after[row] = token, state
+        return tokens, after
+
+    def _run(
+        self, computer: Any, encoded: Encoded, states: list[Any], boosts: dict[str, torch.Tensor], goes_on: bool
+    ) -> tuple[list[Tokens], list[Any]]:
+        previous = computer.merge_to_batched_state(states) if any(state is not None for state in states) else None
+        found, state = computer(x=encoded.frames, out_len=encoded.lengths, prev_batched_state=previous, **boosts)
+        without_graphs = self.device.type == "cpu" or computer.cuda_graphs_mode is None
+        if found.token_durations is not None and without_graphs:
+            before = 0 if previous is None else previous.decoded_lengths[:, None]
+            used = max(1, int(found.current_lengths.max()))
+            places = found.timestamps[:, :used] - before
+            found.token_durations[:, :used] = durations(
+                computer, encoded.frames, found.transcript[:, :used], places, previous
+            )
+        after = [_own(item) for item in computer.split_batched_state(state)] if goes_on else states
+        return _tokens(found, len(encoded.lengths)), after
+
+    def _check(self, checkpoint: Checkpoint) -> None:
+        """Refuse what would only fail at the first word."""
+        if int(self._model.cfg.sample_rate) != SAMPLE_RATE:
+            raise EngineUnavailableError(
+                f"{checkpoint.path.name} takes {self._model.cfg.sample_rate} Hz; Myna gives its models {SAMPLE_RATE} Hz"
+            )
+        if not getattr(self._model.decoder, "blank_as_pad", False):
+            raise EngineUnavailableError(
+                f"{checkpoint.path.name} has a {type(self._model.decoder).__name__} that does not take the blank as padding;"
+                " it cannot be decoded in batches"
+            )
+
+    def _computer(self, cuda_graphs: bool, *, boosting: bool) -> Any:
+        """Return NeMo's label-looping decoder. Changing the strategy rebuilds it, so it is fetched each time."""
+        from omegaconf import OmegaConf, open_dict
+
+        configuration = OmegaConf.create(OmegaConf.to_container(self._model.cfg.decoding))
+        with open_dict(configuration):
+            configuration.strategy = "greedy_batch"
+            configuration.tdt_include_token_duration = True
+            configuration.confidence_cfg = {
+                "preserve_frame_confidence": True,
+                "exclude_blank": True,
+                "method_cfg": {"name": "max_prob", "alpha": 1.0},
+            }
+            configuration.greedy = {
+                **configuration.get("greedy", {}),
+                "use_cuda_graph_decoder": cuda_graphs,
+                "enable_per_stream_biasing": boosting,
+                "loop_labels": True,
+            }
+        try:
+            self._model.change_decoding_strategy(configuration, verbose=False)
+            computer = self._model.decoding.decoding.decoding_computer
+        except (AttributeError, NotImplementedError, ValueError) as error:
+            raise EngineUnavailableError(f"the model cannot be decoded in batches: {error}") from error
+        if computer is None:
+            raise EngineUnavailableError(
+                "the model cannot be decoded in batches: NeMo has no label-looping decoder for it"
+            )
+        return computer
+
+    def _boosted_computer(self) -> Any:
+        if self._boosting is None:
+            with torch.inference_mode(mode=False):  # what is made here is changed in place later
+                self._boosting = self._computer(self._cuda_graphs, boosting=True)
+        return self._boosting
+
+    def _boost_ids(self, keyterms: Sequence[tuple[str, ...]]) -> torch.Tensor:
+        ids = [self._boost_id(terms) if terms else -1 for terms in keyterms]
+        surplus = max(0, len(self._boosts) - _MOST_BOOSTS)
+        idle = [terms for terms in self._boosts if terms not in keyterms]  # the least recently used first
+        for terms in idle[:surplus]:
+            self._boosting.biasing_multi_model.remove_model(self._boosts.pop(terms))
+        return torch.tensor(ids, device=self.device)
+
+    def _boost_id(self, terms: tuple[str, ...]) -> int:
+        from nemo.collections.asr.parts.context_biasing.boosting_graph_batched import (
+            BoostingTreeModelConfig,
+            GPUBoostingTreeModel,
+        )
+
+        known = self._boosts.pop(terms, None)
+        if known is None:
+            with torch.inference_mode(mode=False), torch.no_grad():
+                tree = GPUBoostingTreeModel.from_config(
+                    BoostingTreeModelConfig(key_phrases_list=list(terms)), tokenizer=self._model.tokenizer
+                )
+                known = int(self._boosting.biasing_multi_model.add_model(tree.to(self.device), alpha=BOOST))
+        self._boosts[terms] = known  # last in the order: most recently used
+        return known
+
+
+def _own(value: Any) -> Any:
+    """Return a row's state as tensors of its own: a view would keep the whole batch's alive for as long as the stream."""
+    if isinstance(value, torch.Tensor):
+        return value.clone()
+    if isinstance(value, list | tuple):
+        return type(value)(_own(part) for part in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{field.name: _own(getattr(value, field.name)) for field in fields(value)})
+    return value
+
+
+def _tokens(found: Any, rows: int) -> list[Tokens]:
+    """Fetch a batch's hypotheses from the device in as few copies as there are tensors."""
+    lengths = found.current_lengths[:rows].tolist()
+    most = max(lengths, default=0)
+    ids = found.transcript[:rows, :most].tolist()
+    frames = found.timestamps[:rows, :most].tolist()
+    lasting = found.token_durations[:rows, :most].tolist() if found.token_durations is not None else None
+    probabilities = found.step_confidence[:rows, :most].tolist()
+    return [
+        Tokens(
+            ids[row][:n],
+            frames[row][:n],
+            lasting[row][:n] if lasting is not None else [1] * n,  # an RNN-T token lasts its frame
+            [min(max(p, 0.0), 1.0) for p in probabilities[row][:n]],
+        )
+        for row, n in enumerate(lengths)
+    ]
+
+
+def _device(wanted: str, worker: int) -> torch.device:
+    """Return the device; where no GPU is named by its number, workers take one after the other."""
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(wanted)
+    except RuntimeError as error:
+        raise EngineUnavailableError(f"device {wanted!r} is not known; there are: auto, cpu, cuda, cuda:0 …") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise EngineUnavailableError(f"device {wanted!r} was asked for, but torch finds no CUDA device here")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise EngineUnavailableError(
+            f"device {wanted!r} was asked for; there are {torch.cuda.device_count()} CUDA devices"
+        )
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", worker % torch.cuda.device_count())
+    return device
+
+
+def _precision(wanted: str, device: torch.device) -> str:
+    if wanted == "auto":
+        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    if wanted not in _PRECISIONS:
+        raise EngineUnavailableError(f"precision {wanted!r} is not known; there are: auto, {', '.join(_PRECISIONS)}")
+    return wanted
+
+
+def _restore(path: Path, device: torch.device) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from nemo.collections.asr.models import ASRModel
+        from nemo.utils import logging as nemo_logging
+
+        nemo_logging.setLevel(logging.ERROR)
+        try:
+            model = ASRModel.restore_from(str(path), map_location=device)
+        except (RuntimeError, KeyError, ValueError, TypeError, EOFError, OSError) as error:
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            raise EngineUnavailableError(f"{path.name} cannot be loaded: {reason}") from error
+    model.eval()
+    model.requires_grad_(requires_grad=False)
+    return model

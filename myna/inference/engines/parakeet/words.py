@@ -1,0 +1,75 @@
+"""From a transducer's tokens to words with times and confidences. Pure."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from myna.streaming.session.events import Word
+
+WORD_START = "▁"
+"""What SentencePiece writes before a piece that begins a word."""
+
+
+@dataclass(slots=True)
+class Tokens:
+    """What a decode found, one entry a token: its id, encoder frame, frames it lasts, and probability."""
+
+    ids: list[int] = field(default_factory=list)
+    frames: list[int] = field(default_factory=list)
+    durations: list[int] = field(default_factory=list)
+    probabilities: list[float] = field(default_factory=list)
+
+    def __add__(self, other: Tokens) -> Tokens:
+        return Tokens(
+            self.ids + other.ids,
+            self.frames + other.frames,
+            self.durations + other.durations,
+            self.probabilities + other.probabilities,
+        )
+
+    def mean_log_probability(self) -> float:
+        """Return the mean over the tokens; 0 without any, which no gate refuses."""
+        if not self.ids:
+            return 0.0
+        return sum(math.log(max(p, 1e-9)) for p in self.probabilities) / len(self.ids)
+
+
+class Vocabulary:
+    """The tokenizer's pieces; `spell` turns ids into text."""
+
+    def __init__(self, pieces: Sequence[str], spell: Callable[[list[int]], str]) -> None:
+        self._begins = [piece.startswith(WORD_START) for piece in pieces]
+        self._unspoken = [piece != "" and unicodedata.category(piece[0]).startswith("P") for piece in pieces]
+        self._spell = spell
+        self._spelt: dict[tuple[int, ...], str] = {}
+
+    def words(self, tokens: Tokens, frame_s: float) -> tuple[Word, ...]:
+        """Return the words, as written; times in seconds from frame 0, an encoder frame lasting `frame_s`.
+
+        A word lasts to the end of its last token; punctuation, which may be predicted long after, does not count. Its
+        confidence is that of its least certain token, as NeMo's default aggregation has it.
+        """
+        if not tokens.ids:
+            return ()
+        heads = [i for i, token in enumerate(tokens.ids) if i == 0 or self._begins[token]]
+        words = []
+        for head, behind in zip(heads, [*heads[1:], len(tokens.ids)], strict=True):
+            if text := self._text(tuple(tokens.ids[head:behind])):
+                last = behind - 1
+                while last > head and self._unspoken[tokens.ids[last]]:
+                    last -= 1
+                start = tokens.frames[head] * frame_s
+                end = (tokens.frames[last] + tokens.durations[last]) * frame_s
+                words.append(Word(text, start, max(start, end), min(tokens.probabilities[head:behind])))
+        return tuple(words)
+
+    def _text(self, ids: tuple[int, ...]) -> str:
+        text = self._spelt.get(ids)
+        if text is None:
+            if len(self._spelt) > 50_000:  # a stream of noise must not fill the memory
+                self._spelt.clear()
+            text = self._spelt[ids] = self._spell(list(ids)).strip()
+        return text

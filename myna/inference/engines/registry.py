@@ -1,0 +1,75 @@
+"""Which engines there are, found without importing any; the heavy import happens when one is built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+
+from myna.inference.engines.port import Engine, EngineUnavailableError, ModelOptions
+
+
+@dataclass(frozen=True, slots=True)
+class OwnModel:
+    """The model that an engine brings along."""
+
+    name: str
+    languages: tuple[str, ...]
+    version: str = ""
+    uuid: str = ""
+
+
+MOONSHINE = OwnModel(
+    "moonshine-tiny-en",
+    ("en",),
+    version="0.1.0",  # of the wheel that ships the weights
+    uuid="22595085-db37-5f6a-9d7e-311964686bc1",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineKind:
+    """An engine that can be asked for: where its class is, what must be installed, and how to get that."""
+
+    module: str
+    class_name: str
+    needs: tuple[str, ...] = ()
+    hint: str = ""
+    one_lane: bool = False
+    """Whether one thread owns the model and uses all cores; otherwise there is a model on each core."""
+    own: OwnModel | None = None
+
+
+ENGINES = {
+    "moonshine": EngineKind(
+        "myna.inference.engines.moonshine.engine",
+        "MoonshineEngine",
+        needs=("onnxruntime", "onnx", "moonshine_voice"),
+        hint="pip install moonshine-voice==0.1.0",
+        own=MOONSHINE,
+    ),
+    "parakeet": EngineKind(
+        "myna.inference.engines.parakeet.engine",
+        "ParakeetEngine",
+        needs=("torch", "nemo"),
+        hint="pip install 'myna[parakeet]'",
+        one_lane=True,
+    ),
+    "fake": EngineKind("myna.inference.engines.fake.engine", "FakeEngine", own=OwnModel("fake", ("en",))),
+}
+
+
+def check(name: str) -> None:
+    """Raise `EngineUnavailableError` unless what the engine needs is installed."""
+    kind = ENGINES[name]
+    missing = [package for package in kind.needs if find_spec(package) is None]
+    if missing:
+        raise EngineUnavailableError(f"The engine {name!r} needs {', '.join(missing)}, not installed here: {kind.hint}")
+
+
+def builder(name: str) -> Callable[[ModelOptions], Engine]:
+    """Return what builds the engine, importing it now. Raises `EngineUnavailableError`."""
+    check(name)
+    build: Callable[[ModelOptions], Engine] = getattr(import_module(ENGINES[name].module), ENGINES[name].class_name)
+    return build

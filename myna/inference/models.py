@@ -1,0 +1,249 @@
+"""The models in memory: workers of its own for each, loaded at start or on first use, unloaded for want of room."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import structlog
+
+from myna.inference.engines import registry
+from myna.inference.engines.catalogue import Catalogue, Model, UnknownModelError
+from myna.inference.engines.port import EngineUnavailableError, ModelOptions
+from myna.inference.engines.registry import EngineKind
+from myna.inference.workers.pool import EnginePool
+from myna.runtime.deadlines import Clock
+from myna.runtime.supervisor import Supervisor
+from myna.server.operations.metrics import Metrics
+from myna.server.settings import ConfigurationError, Settings
+
+log = structlog.get_logger()
+
+PATIENCE_S = 8.0
+"""A client whose model must be loaded first waits so long in its handshake (WebSocket libraries give up after 10 s); then
+it is told to come again, and the loading goes on."""
+RETRY_AFTER_S = 5
+FAILED_FOR_S = 60.0
+"""A model that could not be loaded is not tried again for so long (unless its file changes): clients that ask again and again
+must not keep the machine busy with it."""
+_COMPILING_S = 600.0
+"""With `torch_compile` a step of a new shape may compile for minutes: no worker is stuck before that."""
+_FRONT_CORES = 1
+"""Cores left to the front where an engine's threads would take all: on two cores, 64 streams in real time, finals came 0.13 s
+after the endpoint (median) with one thread and 5.9 s with two."""
+_PROCESS_BYTES = {"parakeet": 900 << 20, "moonshine": 120 << 20}
+_LANE_BYTES = {"moonshine": 110 << 20}
+"""What a worker process, and each of its lanes, takes besides weights, until it has told: NeMo's import alone is 670 MB."""
+
+
+class ModelBusyError(Exception):
+    """The model cannot serve now: it is being loaded, or there is no room for it; `retry_s` says when to come again."""
+
+    def __init__(self, message: str, retry_s: int) -> None:
+        super().__init__(message)
+        self.retry_s = retry_s
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """How a model is spread: its processes, the lanes of each, the cores that a lane may use."""
+
+    workers: int
+    lanes: int
+    threads: int
+
+
+def _shape(settings: Settings, engine: EngineKind) -> _Shape:
+    cores = os.cpu_count() or 1
+    if engine.one_lane:
+        workers = settings.workers or 1
+        return _Shape(workers, 1, max(1, (settings.lanes or cores - _FRONT_CORES) // workers))
+    lanes = settings.lanes or cores
+    # A process for each lane: threads of one process wait for each other at every token (0.0108 s a second of audio on two
+    # cores, against 0.0095), and one that dies leaves the others at work.
+    workers = min(settings.workers or lanes, lanes)
+    return _Shape(workers, -(-lanes // workers), 1)
+
+
+@dataclass(slots=True)
+class _Loaded:
+    model: Model
+    pool: EnginePool
+    streams: int = 0
+    last_used: float = 0.0
+
+
+class Models:
+    """Hands out workers. A model's streams keep it in memory; an idle one may be unloaded."""
+
+    def __init__(
+        self, catalogue: Catalogue, settings: Settings, metrics: Metrics, supervisor: Supervisor, clock: Clock
+    ) -> None:
+        self._supervisor = supervisor
+        self._clock = clock
+        supervisor.watch("models", self.why_not)
+        self.catalogue = catalogue
+        self._settings = settings
+        self._metrics = metrics
+        self._loaded: dict[tuple[str, str], _Loaded] = {}
+        self._loading: dict[tuple[str, str], asyncio.Task[_Loaded]] = {}
+        self._failed: dict[tuple[str, str], tuple[str, float]] = {}
+        self._room = asyncio.Lock()
+
+    @property
+    def pools(self) -> list[EnginePool]:
+        """The workers of each model in memory."""
+        return [loaded.pool for loaded in self._loaded.values()]
+
+    @property
+    def pools_by_name(self) -> dict[str, EnginePool]:
+        """The same by their models' names; of a model whose file was replaced, the newer one."""
+        return {loaded.model.name: loaded.pool for loaded in self._loaded.values()}
+
+    def why_not(self) -> str | None:
+        """Return which models cannot decode now, and why; None: all in memory can."""
+        return "; ".join(reason for pool in self.pools if (reason := pool.why_not())) or None
+
+    def loaded(self, model: Model) -> bool:
+        """Return whether the model is in memory."""
+        return (model.name, model.uuid) in self._loaded
+
+    async def start(self) -> None:
+        """Load the default model and those to be preloaded. Raises `EngineUnavailableError`, `ConfigurationError`."""
+        for name in [None, *self._settings.preload]:
+            try:
+                model = await asyncio.to_thread(self.catalogue.find, name)
+            except UnknownModelError as error:
+                if name is None:
+                    raise EngineUnavailableError(str(error)) from error
+                raise ConfigurationError(f"setting preload: {error}") from error
+            if not self.loaded(model):
+                try:
+                    await self._load(model)
+                except ModelBusyError as error:
+                    raise ConfigurationError(f"setting models_memory_mb: {error}") from error
+
+    async def close(self) -> None:
+        """End every worker."""
+        for task in list(self._loading.values()):
+            task.cancel()
+            await asyncio.wait([task])
+        for loaded in list(self._loaded.values()):
+            await loaded.pool.close()
+        self._loaded.clear()
+
+    @contextlib.asynccontextmanager
+    async def serving(self, model: Model) -> AsyncIterator[EnginePool]:
+        """Yield the model's worker, loading it if need be; it stays in memory meanwhile.
+
+        Raises `ModelBusyError`, or `EngineUnavailableError` if it cannot be loaded at all.
+        """
+        loaded = await self._get(model)
+        loaded.streams += 1
+        try:
+            yield loaded.pool
+        finally:
+            loaded.streams -= 1
+            loaded.last_used = asyncio.get_running_loop().time()
+            if not loaded.streams:
+                await self._retire_replaced()
+
+    async def _get(self, model: Model) -> _Loaded:
+        key = (model.name, model.uuid)
+        while (loaded := self._loaded.get(key)) is None:  # again if it has been unloaded before its first stream came
+            reason, failed_at = self._failed.get(key, ("", 0.0))
+            if reason and asyncio.get_running_loop().time() - failed_at < FAILED_FOR_S:
+                raise EngineUnavailableError(reason)
+            task = self._loading.get(key)
+            if task is None:
+                task = self._loading[key] = asyncio.create_task(self._load(model), name=f"loading {model.name}")
+                task.add_done_callback(lambda task: self._on_loaded(key, task))
+            done, _ = await asyncio.wait([task], timeout=PATIENCE_S)
+            if not done:
+                raise ModelBusyError(f"the model {model.name!r} is being loaded; try again in a moment", RETRY_AFTER_S)
+            try:
+                task.result()
+            except (EngineUnavailableError, ModelBusyError):
+                raise
+            except Exception as error:
+                raise EngineUnavailableError(self._failed[key][0]) from error
+        return loaded
+
+    def _on_loaded(self, key: tuple[str, str], task: asyncio.Task[_Loaded]) -> None:
+        del self._loading[key]
+        error = None if task.cancelled() else task.exception()
+        if error is None or isinstance(error, ModelBusyError):
+            return
+        expected = isinstance(error, EngineUnavailableError)
+        log.error("model cannot be loaded", model=key[0], reason=str(error), exc_info=None if expected else error)
+        reason = str(error) if expected else f"The model {key[0]!r} cannot be used: the server failed to load it"
+        self._failed[key] = (reason, asyncio.get_running_loop().time())
+
+    async def _load(self, model: Model) -> _Loaded:
+        settings, engine = self._settings, registry.ENGINES[model.engine]
+        shape = _shape(settings, engine)
+        options = ModelOptions(
+            source=model.source, name=model.name, languages=model.languages, device=settings.device,
+            precision=settings.precision, cuda_graphs=settings.cuda_graphs, compile=settings.torch_compile,
+            largest_batch=settings.largest_batch, threads=shape.threads,
+        )  # fmt: skip
+        async with self._room:  # one at a time: each must see what the others take
+            await self._make_room(model, shape)
+            patience_s = max(settings.stuck_after_s, _COMPILING_S if settings.torch_compile else 0.0)
+            pool = EnginePool(
+                model.engine, options, shape.workers, shape.lanes, patience_s, self._supervisor, self._clock
+            )
+            pool.on_step = self._metrics.on_step(model.name)
+            await pool.start()
+        info = pool.info
+        log.info(
+            "model loaded", model=model.name, engine=model.engine, version=info.version or None,
+            languages=",".join(info.languages) or "not known", mode=info.mode, uuid=info.uuid or None,
+            memory_mb=pool.memory >> 20, workers=pool.pids, lanes=pool.lanes,
+        )  # fmt: skip
+        now = asyncio.get_running_loop().time()
+        loaded = self._loaded[(model.name, model.uuid)] = _Loaded(model, pool, last_used=now)
+        await self._retire_replaced()
+        await self._unload_down_to(self._limit(), sparing=loaded)
+        return loaded
+
+    def _limit(self) -> float:
+        return (self._settings.models_memory_mb << 20) or float("inf")
+
+    def _used(self) -> int:
+        return sum(loaded.pool.memory for loaded in self._loaded.values())
+
+    async def _make_room(self, model: Model, shape: _Shape) -> None:
+        engine = model.engine
+        lanes = shape.lanes * _LANE_BYTES.get(engine, 0)
+        expected = shape.workers * (model.size + _PROCESS_BYTES.get(engine, 0) + lanes)
+        await self._unload_down_to(self._limit() - expected)
+        if self._used() + expected > self._limit():
+            in_use = ", ".join(loaded.model.name for loaded in self._loaded.values()) or "none"
+            raise ModelBusyError(
+                f"there is no room for the model {model.name!r}: it takes about {expected >> 20} MB of the"
+                f" {self._settings.models_memory_mb} MB that models may take; in use: {in_use}",
+                RETRY_AFTER_S,
+            )
+
+    async def _unload_down_to(self, limit: float, sparing: _Loaded | None = None) -> None:
+        while self._used() > limit:
+            idle = [one for one in self._loaded.values() if not one.streams and one is not sparing]
+            if not idle:
+                return
+            await self._unload(min(idle, key=lambda one: one.last_used))
+
+    async def _retire_replaced(self) -> None:
+        """Unload idle models whose file has been replaced by a newer one that is loaded."""
+        newest = {loaded.model.name: loaded for loaded in self._loaded.values()}  # in the order of loading
+        for loaded in list(self._loaded.values()):
+            if loaded is not newest[loaded.model.name] and not loaded.streams:
+                await self._unload(loaded)
+
+    async def _unload(self, loaded: _Loaded) -> None:
+        del self._loaded[(loaded.model.name, loaded.model.uuid)]
+        await loaded.pool.close()
+        log.info("model unloaded", model=loaded.model.name, memory_mb=loaded.pool.memory >> 20)

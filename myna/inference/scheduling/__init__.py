@@ -1,0 +1,1 @@
+"""Which worker decodes what and when, and how many streams a model can take. Pure."""

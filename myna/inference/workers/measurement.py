@@ -1,0 +1,46 @@
+"""Measures again what a model's work costs: what was learned while other programs had the cores must not hold for ever."""
+
+from __future__ import annotations
+
+import asyncio
+
+from myna.inference.engines.port import EngineInfo, Job, JobError, Kind, Outcome
+from myna.inference.scheduling.capacity import MEASURED_S
+from myna.streaming.session.events import samples
+
+_SOURCE = "measurement"
+
+
+class Measurement:
+    """Silence decoded on every lane at once, as when the model was loaded: lanes at work slow each other down."""
+
+    def __init__(self, engine: EngineInfo, lanes: int, due: float) -> None:
+        length_s = min(MEASURED_S, engine.longest_segment_s)
+        pcm = bytes(2 * samples(length_s))
+        self.jobs = [Job(f"{_SOURCE}/{lane}", _SOURCE, Kind.FILE, pcm, due) for lane in range(lanes)]
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._left = lanes
+        self._cost = 0.0
+        self._failed = False
+
+    @property
+    def cost(self) -> float:
+        """What a second cost on the slowest lane, in seconds; 0 if an engine failed, which is quick and tells nothing."""
+        return 0.0 if self._failed else self._cost
+
+    def on_result(self, job_id: str, outcome: Outcome) -> None:
+        """Take the result of one of the jobs."""
+        del job_id
+        self._failed = self._failed or isinstance(outcome, JobError)
+        self._left -= 1
+        if not self._left and not self.done.done():
+            self.done.set_result(None)
+
+    def step_done(self, audio_s: float, took_s: float) -> None:
+        """Take the time that a batch of the jobs took."""
+        self._cost = max(self._cost, took_s / audio_s)
+
+
+def is_measurement(job: Job) -> bool:
+    """Return whether a job belongs to a measurement, and to no client."""
+    return job.source == _SOURCE

@@ -1,0 +1,149 @@
+"""One engine worker's process and the socket to it: start, send, receive, end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import socket
+import sys
+from collections.abc import AsyncGenerator
+from dataclasses import asdict
+
+import structlog
+
+from myna.inference.engines.port import EngineUnavailableError, ModelOptions
+from myna.inference.workers.ipc import Hello, Message, Status, Unavailable, Unpacker, encode
+from myna.runtime.deadlines import Clock, timeout
+
+log = structlog.get_logger()
+
+LOADING_S = 300.0
+"""How long a worker may take to load its engines: big models on slow disks take minutes."""
+
+
+class WorkerProcess:
+    """One life of a worker: `launch` it once, then iterate over `messages` until it dies."""
+
+    def __init__(self, engine: str, options: ModelOptions, lanes: int, clock: Clock) -> None:
+        self._clock = clock
+        self._engine = engine
+        self._options = options
+        self._lanes = lanes
+        self._process: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._unpacker = Unpacker()
+        self._killed_here = False
+        self.heard_at = 0.0
+        """When it last said anything, on the front's clock."""
+        self.busy_s: tuple[float, ...] = ()
+        """How long each lane had been at its batch when the worker last said so."""
+
+    @property
+    def pid(self) -> int | None:
+        """The process, while there is one."""
+        return self._process.pid if self._process else None
+
+    async def launch(self) -> Hello:
+        """Start it and wait until its engines are loaded. Raises `EngineUnavailableError`; then it is gone again."""
+        try:
+            return await self._launch()
+        except OSError as error:
+            await self.end()
+            raise self._unusable(f"its process cannot be started: {error.strerror or error}") from error
+        except BaseException:  # cancelled, too: the process must not be left behind
+            self.kill()
+            await self.end()
+            raise
+
+    async def _launch(self) -> Hello:
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                # -P: not from the current folder, whose files may have the names of modules. A session of its own: signals
+                # of the terminal, such as Ctrl-C's, reach the front alone, which lets its streams come to their end.
+                self._process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-P", "-m", "myna.inference.workers.worker",
+                    "--fd", str(theirs.fileno()), "--engine", self._engine, "--lanes", str(self._lanes),
+                    "--options", json.dumps(asdict(self._options)),
+                    pass_fds=(theirs.fileno(),), start_new_session=True,
+                )  # fmt: skip
+            self._reader, self._writer = await asyncio.open_unix_connection(sock=ours)
+        except BaseException:
+            ours.close()
+            raise
+        hello: Message | None = None
+        try:
+            async with timeout(LOADING_S, self._clock), contextlib.aclosing(self.messages()) as messages:
+                hello = await anext(messages, None)
+        except TimeoutError:
+            hello = Unavailable(f"it was not loaded within {LOADING_S:.0f} s")
+        if isinstance(hello, Hello):
+            return hello
+        reason = hello.reason if isinstance(hello, Unavailable) else "its process died while loading"
+        raise self._unusable(reason)
+
+    def _unusable(self, reason: str) -> EngineUnavailableError:
+        return EngineUnavailableError(f"The model {self._options.name!r} cannot be used: {reason}")
+
+    def send(self, message: Message) -> None:
+        """Send; what a dead worker does not take is lost, as everything is that it was at."""
+        if self._writer is not None:
+            self._writer.write(encode(message))
+
+    async def messages(self) -> AsyncGenerator[Message]:
+        """Yield what it says, but for its status, until it is gone."""
+        assert self._reader is not None
+        while True:
+            try:
+                data = await self._reader.read(1 << 20)
+            except OSError:
+                return
+            if not data:
+                return
+            self.heard_at = self._clock()
+            for message in self._unpacker.feed(data):
+                if isinstance(message, Status):
+                    self.busy_s = message.busy_s
+                else:
+                    yield message
+
+    def kill(self) -> None:
+        """End it at once, whatever it is at; `messages` ends then, even if the system cannot end the process."""
+        if self._writer is not None:
+            self._writer.transport.abort()
+        if self._process is not None:
+            self._killed_here = True
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+
+    async def end(self) -> bool:
+        """Let it end, which it does when its socket is closed; return whether somebody else killed it."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        if self._process is None:
+            return False
+        code = await self._ended_within(_DYING_S)
+        if code is None:
+            self.kill()
+            code = await self._ended_within(_KILLED_S)
+        if code is None:
+            log.error("a killed worker does not end; it is left to the system", worker=self._process.pid)
+        self._process = None
+        return code == -signal.SIGKILL and not self._killed_here
+
+    async def _ended_within(self, limit_s: float) -> int | None:
+        assert self._process is not None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                return await self._process.wait()
+        return None
+
+
+_DYING_S = 0.5
+"""A worker whose socket is closed ends within this, or is killed."""
+_KILLED_S = 10.0
+"""A killed process may stay for as long as a call into the kernel lasts, for ever where a GPU's driver hangs."""

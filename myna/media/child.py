@@ -1,0 +1,170 @@
+"""One decoder process's life, after its fork: a single stream or file, within limits, on one thread."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import socket
+import sys
+import traceback
+from collections import deque
+
+from myna.media.files import decode_file
+from myna.media.messages import HEAD, HELLO, PORTION_CPU_S, Kind, Media, message, samples_message
+from myna.streaming.audio.container import decode_container
+from myna.streaming.audio.opus import decode_opus
+from myna.streaming.audio.parts import FlushAsked
+from myna.streaming.audio.raw import PORTION, AudioError, Codec, Coded, PcmQueue, RawFormat
+
+MEMORY_BYTES = 256 << 20
+"""What decoding may take beside the program: the index of a twelve-hour film is half of it, a whole MP4 kept a quarter."""
+_MOST_FILES = 16
+"""Open descriptors: the socket, the file, and FFmpeg's own."""
+
+
+class _GoneError(Exception):
+    """The front has closed the socket."""
+
+
+def serve(line: socket.socket) -> None:
+    """Decode what the front asks for until it closes the socket."""
+    feed = _SocketFeed(line)
+    with contextlib.suppress(_GoneError, ConnectionError):
+        line.sendall(HELLO)
+        media = feed.opened()
+        _limit_memory()
+        try:
+            _decode(media, feed)
+        except AudioError as error:
+            feed.close(Kind.REFUSED, str(error))
+        except MemoryError:
+            feed.close(Kind.REFUSED, f"the audio cannot be decoded in {MEMORY_BYTES >> 20} MB of memory")
+        except (_GoneError, ConnectionError):
+            raise
+        except Exception:
+            feed.close(Kind.FAILED, traceback.format_exc())
+        feed.close(Kind.SAMPLES)
+
+
+def _decode(media: Media, feed: _SocketFeed) -> None:
+    match media:
+        case Media(path=str()):
+            decode_file(media.file, media.audio, feed, mix=media.mix)
+        case Media(audio=Coded(codec=Codec.OPUS, channels=channels)):
+            decode_opus(feed, channels, mix=media.mix)
+        case Media(audio=Coded(codec=codec)):
+            decode_container(feed, mix=media.mix, codec=codec)
+        case Media(audio=RawFormat()):
+            raise AudioError("raw audio of a live stream needs no decoder process")
+
+
+def _limit_memory() -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_MOST_FILES, _MOST_FILES))
+    if sys.platform == "linux":  # elsewhere address space is not limited, or not to be told
+        with open("/proc/self/statm") as statm:  # noqa: PTH123 - no path object for one word
+            pages = int(statm.read().split()[0])
+        most = pages * resource.getpagesize() + MEMORY_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+def _limit_time() -> None:
+    """Have the process ended by SIGXCPU unless it gets to its next portion within `PORTION_CPU_S` of CPU time."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    used = usage.ru_utime + usage.ru_stime
+    resource.setrlimit(resource.RLIMIT_CPU, (int(used) + 1 + PORTION_CPU_S, resource.RLIM_INFINITY))
+
+
+class _SocketFeed:
+    """A `Feed` over the socket to the front. Each `READ` is answered once: with a portion, or with what there is when
+    the decoder needs bytes that have not come."""
+
+    def __init__(self, line: socket.socket) -> None:
+        self._line = line
+        self._pieces: deque[bytes | None] = deque()  # None: a flush is asked for
+        self._rest = memoryview(b"")  # of a piece that was longer than the read
+        self._ended = False
+        self._asked = False
+        self._decoded = PcmQueue()
+
+    def opened(self) -> Media:
+        """Wait for what is to be decoded."""
+        kind, body = self._receive()
+        assert kind is Kind.OPEN
+        return Media.of(body)
+
+    def read(self, size: int) -> bytes:
+        """Return bytes that have come, waiting for them; none at the end of the stream. Raises `FlushAsked`."""
+        if not self._rest:
+            self._rest = memoryview(self.packet() or b"")
+        data, self._rest = bytes(self._rest[:size]), self._rest[size:]
+        return data
+
+    def packet(self) -> bytes | None:
+        """Return the next piece as it was sent, waiting for it; None at the end of the stream. Raises `FlushAsked`."""
+        self._wait_for_pieces()
+        if not self._pieces:
+            return None
+        piece = self._pieces.popleft()
+        if piece is None:
+            raise FlushAsked
+        return piece
+
+    def put(self, channels: list[bytes]) -> None:
+        """Take samples; with a portion of them, wait until the front wants it."""
+        self._decoded.put(channels)
+        while self._decoded.samples >= PORTION:
+            self._until_asked()
+            self._answer(samples_message(self._decoded.take()))
+
+    def close(self, kind: Kind, text: str = "") -> None:
+        """Hand out what is decoded, then answer every request with this, until the front closes the socket."""
+        if self._decoded.samples:
+            self._until_asked()
+            self._answer(samples_message(self._decoded.take()))
+        last = samples_message([]) if kind is Kind.SAMPLES else message(kind, text.encode())
+        while True:
+            self._until_asked()
+            self._pieces.clear()  # a client may go on sending
+            self._answer(last)
+
+    def _wait_for_pieces(self) -> None:
+        while not self._pieces and not self._ended:
+            if self._asked:
+                self._answer(samples_message(self._decoded.take()))
+            self._take_message()
+
+    def _until_asked(self) -> None:
+        while not self._asked:
+            self._take_message()
+
+    def _answer(self, answer: bytes) -> None:
+        self._asked = False
+        self._line.sendall(answer)
+
+    def _take_message(self) -> None:
+        kind, body = self._receive()
+        if kind is Kind.DATA:
+            if body:
+                self._pieces.append(body)
+        elif kind is Kind.FLUSH:
+            self._pieces.append(None)
+        elif kind is Kind.END:
+            self._ended = True
+        elif kind is Kind.READ:
+            self._asked = True
+            _limit_time()
+
+    def _receive(self) -> tuple[Kind, bytes]:
+        kind, size = HEAD.unpack(self._exactly(HEAD.size))
+        return Kind(kind), self._exactly(size)
+
+    def _exactly(self, size: int) -> bytes:
+        data = bytearray()
+        while len(data) < size:
+            part = self._line.recv(min(size - len(data), 1 << 20))
+            if not part:
+                raise _GoneError
+            data += part
+        return bytes(data)

@@ -1,0 +1,1 @@
+"""What every process of the server needs: supervised tasks, deadlines, threads, descriptors."""

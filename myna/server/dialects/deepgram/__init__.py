@@ -1,0 +1,1 @@
+"""Deepgram's live, turn-taking (Flux) and pre-recorded APIs."""

@@ -1,0 +1,337 @@
+"""Deepgram's turn-taking API, Flux, at `/v2/listen` as a dialect: turns as they start, may end, go on and end."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from myna.server.settings import Settings
+from myna.server.dialects.defaults import default_policy
+from myna.server.dialects.base import (
+    CLOSE_CODES,
+    POLICY_VIOLATION,
+    Audio,
+    Command,
+    Configure,
+    DialectError,
+    End,
+    EndTurn,
+    Farewell,
+    Frame,
+    KeepAlive,
+    ModelWanted,
+    Open,
+    PlainEntry,
+    Refusal,
+    Refused,
+    Reply,
+    Unresumable,
+    check_control,
+    json_frame,
+)
+from myna.server.dialects.deepgram.live import DeepgramEntry
+from myna.server.dialects.deepgram.listen_request import MULTIPLE, PUBLIC_MODELS, checked_keyterms, options_of, spoken
+from myna.server.dialects.deepgram.flux_request import MULTILINGUAL, FluxRequest, parse, texts_of, thresholds_of
+from myna.server.dialects.parameters import refused
+from myna.streaming.session import events
+from myna.wire import strictjson
+from myna.streaming.session.decode_window import fitted
+from myna.inference.engines.port import EngineInfo
+from myna.inference.engines.catalogue import Model
+from myna.streaming.session.events import Trigger, Word, samples, seconds
+from myna.streaming.text.formatting import Formatting, formatted, text_of
+from myna.streaming.session.policy import Options, Policy
+from myna.wire.quoting import quoted
+from myna.streaming.speech.turns import TurnPolicy
+
+PATH = "/v2/listen"
+UPDATE_S = 0.25
+"""An `Update` comes so often, in audio."""
+_UPDATE_WORDS = 500
+"""Each holds all words of its turn. In a turn of more words than these they come less often, in proportion."""
+INTERIM_S = 0.5
+"""Words are looked for again so often: agents want them sooner than readers do."""
+_ERROR_CODES = {"invalid_message": "UNPARSABLE_CLIENT_MESSAGE", "unauthorized": "INVALID_AUTH"}
+
+
+class FluxEntry(PlainEntry):
+    """The way in at `PATH`; `name` is the request id."""
+
+    def __init__(self, name: str, settings: Settings) -> None:
+        self.name = name
+        self._settings = settings
+        self._request: FluxRequest | None = None
+
+    def read(self, query: Collection[tuple[str, str]]) -> ModelWanted:
+        """Take the request's parameters; return the model asked for. Raises `Refusal`."""
+        self._request = parse(query)
+        return ModelWanted.of(self._request.model, PUBLIC_MODELS)
+
+    def dialect(self, model: Model, engine: EngineInfo) -> FluxDialect:
+        """Return the translator. Raises `Refusal` if the model cannot do what is asked."""
+        del model
+        assert self._request is not None
+        return FluxDialect(self.name, self._request, self._settings, engine)
+
+    def refused(self, refusal: Refusal) -> Refused:
+        """Return the refusal as at Deepgram's other addresses."""
+        return DeepgramEntry.shape(refusal, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    """What `Configure` can change."""
+
+    turns: TurnPolicy
+    keyterms: tuple[str, ...]
+    language_hints: tuple[str, ...]
+    formatting: Formatting
+
+
+class FluxDialect(Unresumable):
+    """One connection's translator."""
+
+    def __init__(self, request_id: str, request: FluxRequest, settings: Settings, engine: EngineInfo) -> None:
+        self.idle_timeout_s = settings.idle_timeout_s
+        self._request_id = request_id
+        self._request = request
+        self._engine = engine
+        self._defaults = replace(
+            default_policy(settings, engine),
+            endpoint_ms=None,
+            interim_every_s=INTERIM_S,
+            progress_s=UPDATE_S,
+        )
+        formatting = spoken(request.formatting, _only(request.language_hints), engine)
+        self._now = _Settings(request.turns, request.keyterms, request.language_hints, formatting)
+        self._pending: _Settings | None = None
+        self._options(self._now)  # refuses what the engine cannot do
+        self._sequence = 0
+        self._turn = 0
+        self._turn_start = 0
+        self._in_turn = False
+        self._heard = 0
+        self._said: list[Word] = []
+        self._open: tuple[Word, ...] = ()
+        self._eager: str | None = None
+        self._update_due = 0  # sample before which no `Update` is told
+        self._told = False  # whether a state of the turn has been told since the last update
+
+    def begin(self) -> Sequence[Command]:
+        """Return the opening: the address has said everything."""
+        return [Open(self._request.audio, mix=True, policy=self._policy(self._now), options=self._options(self._now))]
+
+    def receive(self, frame: str | bytes) -> Sequence[Command]:
+        """Return what a client's frame asks for. Raises `DialectError`."""
+        if isinstance(frame, bytes):
+            return [Audio(frame)] if frame else [KeepAlive()]
+        check_control(frame)
+        try:
+            message = strictjson.loads(frame)
+            kind = message["type"]
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise _unparsable('a text message is a JSON object with a "type"') from error
+        match kind:
+            case "CloseStream":
+                return [End()]
+            case "ForceEndTurn":
+                return [EndTurn()]
+            case "Configure":
+                return self._configure(message)
+            case "KeepAlive":  # there is none at Deepgram; clients of its other API send it
+                return [KeepAlive()]
+        known = "CloseStream, Configure, ForceEndTurn"
+        raise _unparsable(f"the message type {quoted(kind)} is not known; there are: {known}")
+
+    def opened(self, stream: str) -> Sequence[Frame]:
+        """Return `Connected`."""
+        del stream
+        return [self._frame("Connected")]
+
+    def emit(self, event: events.Event) -> Sequence[Frame]:
+        """Return what is sent for an event."""
+        match event:
+            case events.Tentative(words=words, span=span):
+                self._open = words
+                self._heard = max(self._heard, span.end)
+            case events.Final(words=words, span=span):
+                self._said += words
+                self._open = ()
+                self._heard = max(self._heard, span.end)
+            case events.TurnStarted(at=at):
+                self._in_turn, self._turn_start = True, at
+                return [self._turn_info("StartOfTurn", 0.0)]
+            case events.TurnEager(at=at, words=words, confidence=confidence):
+                self._open, self._heard = words, max(self._heard, at)
+                frame = self._turn_info("EagerEndOfTurn", confidence)
+                self._eager = self._transcript()
+                return [frame]
+            case events.TurnResumed(at=at):
+                self._heard, self._eager = max(self._heard, at), None
+                return [self._turn_info("TurnResumed", 0.0)]
+            case events.TurnEnded():
+                return self._end_turn(event)
+            case events.Progress(at=at, confidence=confidence):
+                self._heard = max(self._heard, at)
+                return self._update(confidence)
+            case events.Configured() if self._pending is not None:
+                self._now, self._pending = self._pending, None
+                return [self._frame("ConfigureSuccess", self._configuration())]
+            case events.Ended() if self._in_turn:
+                self._told, self._update_due = False, 0
+                return self._update(0.0)
+        return ()
+
+    def closing(self, error: DialectError | None, heard_s: float) -> Farewell:
+        """Return the `Error` that ended the stream, if one did; a turn that is open stays open."""
+        del heard_s
+        if error is None:
+            return Farewell((), 1000, "")
+        code = _ERROR_CODES.get(error.code, error.code.upper())
+        told = self._frame("Error", {"code": code, "description": error.message})
+        return Farewell((told,), CLOSE_CODES.get(error.code, POLICY_VIOLATION), error.message)
+
+    def _policy(self, now: _Settings) -> Policy:
+        return fitted(replace(self._defaults, turns=now.turns), self._engine)
+
+    def _options(self, now: _Settings) -> Options:
+        hints = now.language_hints
+        return options_of(self._engine, _only(hints), hints, now.keyterms)
+
+    def _end_turn(self, event: events.TurnEnded) -> Sequence[Frame]:
+        frames = []
+        self._heard = max(self._heard, event.at)
+        changed = self._eager is not None and self._eager != self._transcript()
+        if changed and event.trigger is not Trigger.CLIENT:
+            frames.append(self._turn_info("TurnResumed", 0.0))
+        frames.append(self._turn_info("EndOfTurn", event.confidence, trigger=event.trigger.value))
+        self._turn += 1
+        self._turn_start = event.at
+        self._in_turn, self._eager = False, None
+        self._said.clear()
+        self._open = ()
+        return frames
+
+    def _update(self, confidence: float) -> Sequence[Frame]:
+        if self._told:
+            self._told = False
+            return ()
+        if self._heard < self._update_due:
+            return ()
+        count = len(self._said) + len(self._open)
+        if count > _UPDATE_WORDS:
+            self._update_due = self._heard + samples(UPDATE_S * count / _UPDATE_WORDS)
+        return [self._turn_info("Update", confidence)]
+
+    def _words(self) -> Sequence[Word]:
+        if not self._in_turn:
+            return ()
+        return formatted([*self._said, *self._open], self._now.formatting, open_ended=False)
+
+    def _transcript(self) -> str:
+        return text_of(self._words(), punctuated=True)
+
+    def _turn_info(self, event: str, confidence: float, **more: object) -> Frame:
+        self._told = event != "Update"
+        words = self._words()
+        message: dict[str, object] = {
+            "event": event,
+            "turn_index": self._turn,
+            "audio_window_start": round(seconds(self._turn_start), 3),
+            "audio_window_end": round(seconds(max(self._heard, self._turn_start)), 3),
+            "transcript": text_of(words, punctuated=True),
+            "words": [_word(word) for word in words],
+            "end_of_turn_confidence": round(confidence, 4),
+            **more,
+        }
+        if self._request.model == MULTILINGUAL:
+            if len(self._engine.languages) == 1:
+                message["languages"] = list(self._engine.languages)
+            if self._now.language_hints:
+                message["languages_hinted"] = list(self._now.language_hints)
+        return self._frame("TurnInfo", message)
+
+    def _configure(self, message: Mapping[str, Any]) -> Sequence[Command]:
+        if self._pending is not None:
+            return [self._failure("CONFIGURE_ALREADY_PENDING", "Another Configure has not been answered yet.")]
+        try:
+            wanted = self._changed(message)
+            options = self._options(wanted)
+        except Refusal as refusal:
+            return [self._failure(f"CONFIGURE_{refusal.code.upper()}", refusal.message)]
+        self._pending = wanted
+        return [Configure(options, self._policy(wanted), token="configure")]  # noqa: S106 - no password
+
+    def _changed(self, message: Mapping[str, Any]) -> _Settings:
+        """Return the settings as a `Configure` wants them: what is absent or null stays. Raises `Refusal`."""
+        now = self._now
+        if (thresholds := message.get("thresholds")) is not None:
+            now = replace(now, turns=thresholds_of(thresholds, now.turns))
+        if (terms := message.get("keyterms")) is not None:
+            if terms and not self._engine.keyterms:
+                raise refused(f"The model {self._engine.name} cannot make words likelier.", "keyterms_not_supported")
+            try:
+                now = replace(now, keyterms=checked_keyterms(texts_of("keyterms", terms)))
+            except Refusal as refusal:
+                code = "keyterm_limit_exceeded" if refusal.code == "keyterm_limit" else refusal.code
+                raise refused(refusal.message, code) from refusal
+        if (hints := message.get("language_hints")) is not None:
+            if self._request.model != MULTILINGUAL:
+                raise refused(f"language_hints take the model {MULTILINGUAL}.", "language_hints_not_supported")
+            hinted = texts_of("language_hints", hints)
+            formatting = spoken(now.formatting, _only(hinted), self._engine)
+            now = replace(now, language_hints=hinted, formatting=formatting)
+        if message.get("redact"):
+            raise refused("redact is said in the address; it cannot be changed midway.", "redact_not_supported")
+        for name in ("numerals", "profanity_filter"):
+            if (value := message.get(name)) is None:
+                continue
+            if not isinstance(value, bool):
+                raise refused(f"{name} must be true or false, not {quoted(value)}.", f"invalid_{name}")
+            formatting = now.formatting
+            changed = (
+                replace(formatting, numerals=value) if name == "numerals" else replace(formatting, profanity=not value)
+            )
+            now = replace(now, formatting=changed)
+        return now
+
+    def _configuration(self) -> dict[str, object]:
+        turns = self._now.turns
+        thresholds = {"eot_threshold": turns.end, "eot_timeout_ms": turns.timeout_ms}
+        if turns.eager is not None:
+            thresholds["eager_eot_threshold"] = turns.eager
+        told: dict[str, object] = {"thresholds": thresholds, "keyterms": list(self._now.keyterms)}
+        if self._request.model == MULTILINGUAL:
+            told["language_hints"] = list(self._now.language_hints)
+        return {**told, "numerals": self._now.formatting.numerals}
+
+    def _failure(self, code: str, description: str) -> Reply:
+        failure = {"code": code, "error_code": code, "description": description}
+        return Reply((self._frame("ConfigureFailure", failure),))
+
+    def _frame(self, kind: str, fields: Mapping[str, object] | None = None) -> Frame:
+        """Return a message with its number, and with the request's id unless it is an error."""
+        numbered: dict[str, object] = {"type": kind, "sequence_id": self._sequence}
+        if kind != "Error":
+            numbered["request_id"] = self._request_id
+        self._sequence += 1
+        return json_frame({**numbered, **(fields or {})})
+
+
+def _unparsable(message: str) -> DialectError:
+    return DialectError("invalid_message", message)
+
+
+def _only(hints: Sequence[str]) -> str | None:
+    """Return the language that is hinted at; several may be spoken by turns, which is known of none."""
+    return hints[0] if len(hints) == 1 else MULTIPLE if hints else None
+
+
+def _word(word: Word) -> dict[str, object]:
+    return {
+        "word": word.text.strip(),
+        "confidence": round(word.confidence, 4),
+        "start": round(word.start, 3),
+        "end": round(word.end, 3),
+    }

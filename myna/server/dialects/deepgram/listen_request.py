@@ -1,0 +1,296 @@
+"""The parameters of Deepgram's `/v1/listen`: honoured, refused with a reason, or ignored, as docs/deepgram.md says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+from myna.server.settings import Settings
+from myna.server.dialects.defaults import default_policy
+from myna.server.dialects.base import Callback, Refusal
+from myna.server.dialects.parameters import Parameters, decimal, refused
+from myna.streaming.audio.raw import AudioError, Codec, Coded, Encoding, RawFormat
+from myna.streaming.session.decode_window import fitted
+from myna.inference.engines.port import EngineInfo
+from myna.streaming.session.events import bare_words
+from myna.streaming.text.formatting import Formatting
+from myna.streaming.text.numerals import LANGUAGES as NUMBER_LANGUAGES
+from myna.streaming.session.policy import Options, Policy
+from myna.wire.quoting import quoted, shortened
+from myna.streaming.text.redaction import Redaction
+
+DEFAULT_ENDPOINTING_MS = 10
+"""Deepgram's own default; engines take their smallest endpoint for it."""
+SILENCE_S = 5.0
+"""In silence, an empty final result comes so often: clients follow by it how far the server has heard."""
+MOST_KEYTERMS = 100
+MOST_GIVEN = 1000
+"""Keyterms and keywords that are looked at: of the latter, those without strength do not count."""
+LONGEST_KEYTERM = 200
+MOST_SEARCHES = 50
+"""Deepgram takes 25."""
+LONGEST_SEARCH = 2500
+"""Characters of all texts to search for."""
+MOST_SEARCH_WORDS = 25
+"""Words of one text. With all three at their most, a result of 250 words takes about 5 ms."""
+MOST_REPLACEMENTS = 200
+"""As many as Deepgram takes."""
+LONGEST_REPLACEMENT = 200
+"""Characters of either side: what is written again and again makes answers long."""
+LONGEST_URL = 2048
+PUBLIC_MODELS = re.compile(r"(nova(-[23])?|enhanced|base|whisper|custom|flux)(-[a-z0-9-]+)?")
+"""Deepgram's names, which no model here bears: they stand for the default, unless the configuration gives them one."""
+MULTIPLE = "multi"
+"""The language of a stream in which languages change."""
+
+_RAW = {
+    "linear16": Encoding.LINEAR16, "linear32": Encoding.FLOAT32, "mulaw": Encoding.MULAW, "alaw": Encoding.ALAW,
+}  # fmt: skip
+_CODED = {
+    "flac": None, "ogg-opus": None, "opus": Codec.OPUS, "amr-nb": Codec.AMR_NB, "amr-wb": Codec.AMR_WB, "g729": Codec.G729,
+}  # fmt: skip
+UNSERVED = {"detect_entities": "there is no model here that detects entities"}
+_DIARIZERS = ("latest", "v1", "v2")
+_REDACTIONS = {"true": Redaction.NUMBERS, **{kind.value: kind for kind in Redaction}}
+_METHODS = ("POST", "PUT")
+"""Of a callback: those that carry a result. Any other would let a client act on somebody's server with this one's address."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListenRequest:
+    """What a client asks for."""
+
+    model: str | None
+    language: str | None
+    language_hints: tuple[str, ...]
+    audio: RawFormat | Coded
+    multichannel: bool
+    interim_results: bool
+    endpointing_ms: int | None
+    utterance_end_ms: int | None
+    vad_events: bool
+    formatting: Formatting
+    search: tuple[str, ...]
+    keyterms: tuple[str, ...]
+    callback: Callback | None
+
+    @property
+    def channels(self) -> int | None:
+        """Return how many transcripts there will be; None: the container will say."""
+        if not self.multichannel:
+            return 1
+        return self.audio.channels if isinstance(self.audio, RawFormat) or self.audio.codec else None
+
+    def policy(self, settings: Settings, engine: EngineInfo) -> Policy:
+        """Return how its stream is cut and reported."""
+        policy = replace(
+            default_policy(settings, engine),
+            endpoint_ms=self.endpointing_ms,
+            gap_ms=self.utterance_end_ms,
+            silence_s=SILENCE_S,
+        )
+        if not self.interim_results:
+            policy = replace(policy, interim_every_s=None)
+        return fitted(policy, engine)
+
+    def options(self, engine: EngineInfo) -> Options:
+        """Return what it asks of the engine. Raises `Refusal` if the engine cannot do it."""
+        return options_of(engine, self.language, self.language_hints, self.keyterms)
+
+
+def options_of(engine: EngineInfo, language: str | None, hints: tuple[str, ...], keyterms: tuple[str, ...]) -> Options:
+    """Return what is asked of the engine. Raises `Refusal` if it cannot do it."""
+    known = ", ".join(engine.languages)
+    for code in (language, *hints):
+        if code not in (None, MULTIPLE) and engine.languages and primary(code) not in engine.languages:
+            raise refused(
+                f"No such model/language combination found: {engine.name} does not know the language {quoted(code)}; "
+                f"it knows {known}.",
+                "unsupported_language",
+            )
+    if language == MULTIPLE and len(engine.languages) == 1:
+        raise refused(
+            f"No such model/language combination found: {engine.name} knows one language, {known}, "
+            "and cannot follow a change of language.",
+            "unsupported_language",
+        )
+    if keyterms and not engine.keyterms:
+        raise refused(
+            f"The model {engine.name} cannot make words likelier: leave keyterm and keywords out.",
+            "unsupported_keyterms",
+        )
+    return Options(None if language == MULTIPLE else language, keyterms)
+
+
+def primary(code: str) -> str:
+    """Return the language of a tag, without region and script."""
+    return re.split("[-_]", code)[0].lower()
+
+
+def parse(query: Collection[tuple[str, str]], *, refuse_speakers: bool = False) -> ListenRequest:
+    """Read the parameters. Raises `Refusal`, also for a request for speakers if `refuse_speakers`."""
+    given = Parameters(query)
+    for name, reason in UNSERVED.items():
+        if given.flag(name):
+            raise refused(f"{name} is not supported: {reason}.", "unsupported_feature")
+    check_speakers(given, refuse=refuse_speakers)
+    if given.text("diarize_model") == "v2":
+        raise refused("diarize_model=v2 is for files; live streams take v1 or latest.")
+    given.flag("no_delay")  # nothing is held back here
+    language = given.text("language")
+    return ListenRequest(
+        model=given.text("model"),
+        language=language,
+        language_hints=given.texts("language_hint") if language == MULTIPLE else (),
+        audio=audio_of(given),
+        multichannel=given.flag("multichannel"),
+        interim_results=given.flag("interim_results"),
+        endpointing_ms=_endpointing(given),
+        utterance_end_ms=given.number("utterance_end_ms", 0, 10_000) or None,
+        vad_events=given.flag("vad_events"),
+        formatting=formatting_of(given, language),
+        search=searches_of(given),
+        keyterms=keyterms_of(given),
+        callback=callback_of(given),
+    )
+
+
+def check_speakers(given: Parameters, *, refuse: bool) -> None:
+    """Check what is asked about speakers, which nothing here tells apart: Deepgram without a diarizer answers without them.
+
+    Raises `Refusal` for a parameter that cannot be; if `refuse`, for every request for speakers.
+    """
+    wanted, model = given.flag("diarize"), given.choice("diarize_model", _DIARIZERS)
+    if wanted and model:
+        raise refused("diarize and diarize_model were given together; one is possible.")
+    if refuse and (wanted or model):
+        name = "diarize" if wanted else "diarize_model"
+        raise refused(f"{name} is not supported: there is no speaker diarization here.", "unsupported_feature")
+
+
+def audio_of(given: Parameters) -> RawFormat | Coded:
+    """Return what the audio is announced to be. Raises `Refusal`."""
+    encoding = given.choice("encoding", {**_RAW, **_CODED})
+    if encoding is None:
+        return Coded()  # sample_rate and channels are only read with an encoding
+    try:
+        if encoding in _CODED:
+            codec = _CODED[encoding]
+            return Coded(codec, (given.number("channels", 1, 2) or 1) if codec is Codec.OPUS else 1)
+        rate = given.number("sample_rate", 1, 1_000_000)
+        if rate is None:
+            raise refused(f"encoding {encoding} needs a sample_rate, in samples per second.")
+        return RawFormat(_RAW[encoding], rate, given.number("channels", 1, 1000) or 1)
+    except AudioError as error:
+        raise refused(str(error)) from error
+
+
+def _endpointing(given: Parameters) -> int | None:
+    value = (given.text("endpointing") or str(DEFAULT_ENDPOINTING_MS)).lower()
+    if value in ("false", "0"):
+        return None
+    if value == "true":
+        return DEFAULT_ENDPOINTING_MS
+    try:
+        return given.number("endpointing", 1, 10_000) or DEFAULT_ENDPOINTING_MS
+    except Refusal:
+        raise refused(f"endpointing must be false or milliseconds from 0 to 10000, not {quoted(value)}") from None
+
+
+def formatting_of(given: Parameters, language: str | None) -> Formatting:
+    """Return how the words are to be written. Raises `Refusal`."""
+    smart = given.flag("smart_format")
+    return Formatting(
+        language="" if language == MULTIPLE else primary(language or "en"),
+        punctuate=given.flag("punctuate") or smart,
+        smart=smart,
+        numerals=given.flag("numerals"),
+        dictation=given.flag("dictation"),
+        fillers=given.flag("filler_words"),
+        profanity=not given.flag("profanity_filter"),
+        replacements=tuple(map(_replacement, given.texts("replace", most=MOST_REPLACEMENTS))),
+        redactions=_redactions(given),
+    )
+
+
+def _replacement(value: str) -> tuple[str, str]:
+    phrase, _, text = value.partition(":")
+    if not phrase.strip():
+        raise refused(f"replace must be FIND:REPLACEMENT, not {quoted(value)}")
+    if (longest := max(len(phrase), len(text))) > LONGEST_REPLACEMENT:
+        raise refused(f"replace has {longest} characters on one side; {LONGEST_REPLACEMENT} are possible")
+    return phrase, text
+
+
+def searches_of(given: Parameters) -> tuple[str, ...]:
+    """Return the texts to search for. Raises `Refusal`."""
+    texts = given.texts("search", most=MOST_SEARCHES)
+    if (total := sum(map(len, texts))) > LONGEST_SEARCH:
+        raise refused(f"search was given with {total} characters in all; {LONGEST_SEARCH} are possible")
+    if (longest := max((len(bare_words(text)) for text in texts), default=0)) > MOST_SEARCH_WORDS:
+        raise refused(f"search was given with a text of {longest} words; {MOST_SEARCH_WORDS} are possible")
+    return texts
+
+
+def _redactions(given: Parameters) -> frozenset[Redaction]:
+    kinds = [kind for kind in given.texts("redact") if kind != "false"]
+    for kind in kinds:
+        if kind not in _REDACTIONS:
+            known = ", ".join(_REDACTIONS)
+            raise refused(f"redact={shortened(kind)} is not supported: there are {known}.", "unsupported_feature")
+    return frozenset(_REDACTIONS[kind] for kind in kinds)
+
+
+def spoken(formatting: Formatting, language: str | None, engine: EngineInfo) -> Formatting:
+    """Return the formatting in the language that is spoken: the engine's only one, where the client has named none.
+
+    Where it is not known to be English, fillers stay: "um" is a word in German and Portuguese. Raises `Refusal` if numbers
+    are to be redacted and the language is not known, or is one whose spoken numbers are not recognised.
+    """
+    certain = engine.languages[0] if language is None and len(engine.languages) == 1 else language
+    code = None if certain in (None, MULTIPLE) else primary(certain)
+    if formatting.redactions and code not in NUMBER_LANGUAGES:
+        spoken_in = f"in {quoted(code)}" if code else f"by {engine.name} unless one language is named"
+        raise refused(
+            f"redact is not supported {spoken_in}: spoken numbers are only recognised in {', '.join(NUMBER_LANGUAGES)}.",
+            "unsupported_feature",
+        )
+    fillers = formatting.fillers or code != "en"
+    return replace(formatting, language=code or formatting.language, fillers=fillers)
+
+
+def keyterms_of(given: Parameters) -> tuple[str, ...]:
+    """Return the keyterms, and the keywords as such. Raises `Refusal`."""
+    terms = list(given.texts("keyterm", most=MOST_GIVEN))
+    for keyword in given.texts("keywords", most=MOST_GIVEN):
+        term, _, boost = keyword.partition(":")
+        strength = decimal(boost.removeprefix("-") or "1")
+        if strength is None:
+            raise refused(f"keywords must be TERM or TERM:BOOST with a number, not {quoted(keyword)}")
+        if boost.startswith("-") and strength:
+            raise refused(
+                f"keywords={shortened(keyword)} is not supported: words can be made likelier, not less likely."
+            )
+        if strength and term:
+            terms.append(term)
+    return checked_keyterms(terms)
+
+
+def checked_keyterms(terms: Sequence[str]) -> tuple[str, ...]:
+    """Return the keyterms. Raises `Refusal` if they are too many, too long or empty."""
+    if len(terms) > MOST_KEYTERMS:
+        raise refused(f"{len(terms)} keyterms were given; {MOST_KEYTERMS} are possible.", "keyterm_limit")
+    for term in terms:
+        if not 0 < len(term.strip()) <= LONGEST_KEYTERM:
+            raise refused(f"a keyterm has 1 to {LONGEST_KEYTERM} characters, not {len(term)}.", "keyterm_limit")
+    return tuple(terms)
+
+
+def callback_of(given: Parameters) -> Callback | None:
+    """Return where results are to go, if not back. Raises `Refusal`."""
+    method = (given.text("callback_method") or "POST").upper()
+    if method not in _METHODS:
+        raise refused(f"callback_method must be one of {', '.join(_METHODS)}, not {quoted(method)}")
+    url = given.text("callback", longest=LONGEST_URL)
+    return None if url is None else Callback(url, method)

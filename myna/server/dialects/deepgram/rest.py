@@ -1,0 +1,185 @@
+"""Deepgram's pre-recorded API over REST: a query to a request, a transcript to its response."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from myna.batch.transcript import UTTERANCE_GAP_S, Channel, Transcript, paragraphs, utterances
+from myna.server.dialects.base import Callback, ModelWanted
+from myna.server.dialects.deepgram.live import confidence_of, model_metadata, models_used, now, search_results, word_of
+from myna.server.dialects.deepgram.listen_request import (
+    PUBLIC_MODELS,
+    UNSERVED,
+    audio_of,
+    callback_of,
+    check_speakers,
+    formatting_of,
+    keyterms_of,
+    options_of,
+    searches_of,
+    spoken,
+)
+from myna.server.dialects.parameters import Parameters, decimal, refused
+from myna.streaming.audio.raw import Coded, RawFormat
+from myna.inference.engines.port import EngineInfo
+from myna.inference.engines.catalogue import Model
+from myna.streaming.session.events import Word
+from myna.streaming.text.formatting import Formatting, formatted, text_of
+from myna.streaming.session.policy import Options
+from myna.wire.quoting import quoted
+
+_TEXT_MODELS = ("summarize", "topics", "intents", "sentiment")
+
+
+@dataclass(frozen=True, slots=True)
+class FileRequest:
+    """What a client asks for."""
+
+    model: ModelWanted
+    language: str | None
+    detect_language: bool
+    audio: RawFormat | Coded
+    multichannel: bool
+    formatting: Formatting
+    paragraphs: bool
+    utterances: bool
+    utterance_gap_s: float
+    search: tuple[str, ...]
+    keyterms: tuple[str, ...]
+    tags: tuple[str, ...]
+    callback: Callback | None
+
+    def options(self, engine: EngineInfo) -> Options:
+        """Return what it asks of the engine. Raises `Refusal` if the engine cannot do it."""
+        if self.detect_language and len(engine.languages) != 1:
+            raise refused(
+                f"detect_language is not supported: {engine.name} does not tell which of its languages it heard.",
+                "unsupported_feature",
+            )
+        spoken(self.formatting, self.language, engine)  # refuses what cannot be redacted
+        return options_of(engine, self.language, (), self.keyterms)
+
+
+def parse(query: Collection[tuple[str, str]], *, refuse_speakers: bool = False) -> FileRequest:
+    """Read the parameters. Raises `Refusal`, also for a request for speakers if `refuse_speakers`."""
+    given = Parameters(query)
+    for name, reason in UNSERVED.items():
+        if given.flag(name):
+            raise refused(f"{name} is not supported: {reason}.", "unsupported_feature")
+    for name in _TEXT_MODELS:
+        if (given.text(name) or "false").lower() not in ("false", "0"):
+            raise refused(
+                f"{name} is not supported: there is no model here that understands text.", "unsupported_feature"
+            )
+    check_speakers(given, refuse=refuse_speakers)
+    language = given.text("language")
+    formatting = formatting_of(given, language)
+    return FileRequest(
+        model=ModelWanted.of(given.text("model"), PUBLIC_MODELS),
+        language=language,
+        detect_language=any(value.lower() not in ("false", "0") for value in given.texts("detect_language")),
+        audio=audio_of(given),
+        multichannel=given.flag("multichannel"),
+        formatting=replace(formatting, measurements=given.flag("measurements")),
+        paragraphs=given.flag("paragraphs") or formatting.smart,
+        utterances=given.flag("utterances"),
+        utterance_gap_s=_seconds(given, "utt_split", UTTERANCE_GAP_S),
+        search=searches_of(given),
+        keyterms=keyterms_of(given),
+        tags=given.texts("tag"),
+        callback=callback_of(given),
+    )
+
+
+def answer(
+    transcript: Transcript, request: FileRequest, model: Model, engine: EngineInfo, request_id: str, sha256: str
+) -> dict[str, Any]:
+    """Return the response's body; iterators in it are lists."""
+    formatting = spoken(request.formatting, request.language, engine)
+    punctuated = formatting.punctuated
+    channels = [channel.written(lambda words: formatted(words, formatting)) for channel in transcript.channels]
+    metadata: dict[str, Any] = {
+        "transaction_key": "deprecated",
+        "request_id": request_id,
+        "sha256": sha256,
+        "created": now(),
+        "duration": round(transcript.duration_s, 3),
+        "channels": len(channels),
+        **models_used(model_metadata(model, engine)),
+    }
+    if request.tags:
+        metadata["tags"] = list(request.tags)
+    results: dict[str, Any] = {
+        "channels": [_channel(channel, request, engine, punctuated=punctuated) for channel in channels]
+    }
+    if request.utterances:
+        said = [
+            (number, words)
+            for number, channel in enumerate(channels)
+            for words in utterances(channel.words, request.utterance_gap_s)
+        ]
+        said.sort(key=lambda utterance: round(utterance[1][0].start, 3))
+        results["utterances"] = (_utterance(number, words, punctuated=punctuated) for number, words in said)
+    return {"metadata": metadata, "results": results}
+
+
+def _channel(channel: Channel, request: FileRequest, engine: EngineInfo, *, punctuated: bool) -> dict[str, Any]:
+    words = channel.words
+    alternative: dict[str, Any] = {
+        "transcript": text_of(words, punctuated=punctuated),
+        "confidence": confidence_of(words),
+        "words": (word_of(word, punctuated=punctuated) for word in words),
+    }
+    if request.paragraphs:
+        alternative["paragraphs"] = _paragraphs(words, punctuated=punctuated)
+    described: dict[str, Any] = {"alternatives": [alternative]}
+    if request.search:
+        described["search"] = search_results(words, request.search)
+    if request.detect_language:
+        described["detected_language"] = engine.languages[0]
+        described["language_confidence"] = 1.0
+    return described
+
+
+def _paragraphs(words: Sequence[Word], *, punctuated: bool) -> dict[str, Any]:
+    found, texts = [], []
+    for paragraph in paragraphs(words):
+        sentences = [
+            {"text": text_of(s, punctuated=punctuated), "start": round(s[0].start, 3), "end": round(s[-1].end, 3)}
+            for s in paragraph
+        ]
+        texts.append(" ".join(str(sentence["text"]) for sentence in sentences))
+        found.append(
+            {
+                "sentences": sentences,
+                "num_words": sum(map(len, paragraph)),
+                "start": sentences[0]["start"],
+                "end": sentences[-1]["end"],
+            }
+        )
+    return {"transcript": "\n" + "\n\n".join(texts) if texts else "", "paragraphs": found}
+
+
+def _utterance(channel: int, words: Sequence[Word], *, punctuated: bool) -> dict[str, Any]:
+    return {
+        "id": str(uuid.uuid4()),
+        "start": round(words[0].start, 3),
+        "end": round(words[-1].end, 3),
+        "confidence": confidence_of(words),
+        "channel": channel,
+        "transcript": text_of(words, punctuated=punctuated),
+        "words": (word_of(word, punctuated=punctuated) for word in words),
+    }
+
+
+def _seconds(given: Parameters, name: str, default: float) -> float:
+    value = given.text(name)
+    if value is None:
+        return default
+    seconds = decimal(value)
+    if seconds is None or not 0 < seconds <= 60:
+        raise refused(f"{name} must be seconds above 0, up to 60, not {quoted(value)}")
+    return seconds

@@ -1,0 +1,22 @@
+"""How a stream is cut and reported for a client that asks for nothing in particular; every dialect starts from it."""
+
+from __future__ import annotations
+
+from myna.server.settings import Settings
+from myna.inference.engines.port import EngineInfo
+from myna.streaming.session.policy import Policy
+
+SOFT_SHARE = 2 / 3
+"""Of the longest utterance: from there on short pauses suffice for a cut (8 of 12 s by default)."""
+
+
+def default_policy(settings: Settings, engine: EngineInfo) -> Policy:
+    """Return the policy of a client that asks for nothing in particular."""
+    longest_s = settings.max_utterance_s or engine.best_segment_s
+    return Policy(
+        endpoint_ms=settings.endpointing_ms or None,
+        hard_s=longest_s,
+        soft_s=longest_s * SOFT_SHARE,
+        context_s=settings.context_s,
+        interim_every_s=settings.interim_every_s,
+    )

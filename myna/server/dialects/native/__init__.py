@@ -1,0 +1,1 @@
+"""The native live protocol (docs/protocol.md)."""

@@ -1,0 +1,297 @@
+"""The native live protocol (docs/protocol.md) as a dialect: `streaming.wire` messages to commands, events to messages."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import Literal, cast
+
+from myna.server.settings import Settings
+from myna.server.dialects.defaults import SOFT_SHARE, default_policy
+from myna.server.dialects.base import (
+    CLOSE_CODES,
+    POLICY_VIOLATION,
+    Audio,
+    Command,
+    DialectError,
+    End,
+    Farewell,
+    Flush,
+    Frame,
+    KeepAlive,
+    ModelWanted,
+    Open,
+    PlainEntry,
+    Refusal,
+    Refused,
+    Reply,
+    Resume,
+)
+from myna.server.dialects.parameters import whole
+from myna.streaming.session import events
+from myna.wire import strictjson
+from myna.wire import messages as wire
+from myna.streaming.audio.raw import AudioError, Coded, Encoding, RawFormat
+from myna.streaming.session.decode_window import fitted
+from myna.inference.engines.port import EngineInfo
+from myna.inference.engines.catalogue import Model
+from myna.streaming.session.events import seconds
+from myna.streaming.session.policy import Options, Policy
+from myna.wire.quoting import quoted
+
+_MESSAGES_UNTOLD, _BYTES_UNTOLD = 100, 160_000
+"""A client that keeps what it has sent learns after so many messages or bytes (about 5 s of audio) that they have come."""
+_CLOSE_CODES = {**CLOSE_CODES, "invalid_message": 1007, "undecodable_audio": 1003}
+
+
+class NativeEntry(PlainEntry):
+    """The way in at `wire.PATH`."""
+
+    def __init__(self, name: str, settings: Settings) -> None:
+        self.name = name
+        self._settings = settings
+        self._form = wire.Format.JSON
+        self._resume: Resume | None = None
+
+    def read(self, query: Collection[tuple[str, str]]) -> ModelWanted:
+        """Take the request's parameters; return the model asked for. Raises `Refusal`."""
+        parameters = {name: strictjson.well_formed(value) for name, value in query}
+        form = parameters.get("format", self._form)
+        if form not in list(wire.Format):
+            known = ", ".join(wire.Format)
+            raise Refusal(400, "unknown_format", f"format {quoted(form)} is not known; there are: {known}")
+        self._form = wire.Format(form)
+        if token := parameters.get("resume"):
+            after = parameters.get("after", "0")
+            number = whole(after)
+            if number is None:
+                message = f"after must be the number of the last message received, not {quoted(after)}"
+                raise Refusal(400, "bad_after", message)
+            self._resume = Resume(token, number)
+        return ModelWanted(parameters.get("model"))
+
+    def dialect(self, model: Model, engine: EngineInfo) -> NativeDialect:
+        """Return the translator; what the model cannot do is refused when the client starts."""
+        del model
+        return NativeDialect(self._form, self._settings, engine)
+
+    @property
+    def resume(self) -> Resume | None:
+        """The stream that the client comes back for, if it does."""
+        return self._resume
+
+    def refused(self, refusal: Refusal) -> Refused:
+        """Return ``{"error": {"code", "message"}}``."""
+        return Refused({"error": {"code": refusal.code, "message": refusal.message}})
+
+
+class NativeDialect:
+    """One connection's translator."""
+
+    def __init__(self, form: wire.Format, settings: Settings, engine: EngineInfo) -> None:
+        self.idle_timeout_s = settings.idle_timeout_s
+        self.resume_token: str | None = None
+        self._resume_s = settings.resume_s
+        self._number = 0
+        self._received = 0  # the client's messages
+        self._told = 0  # how many of them it knows to have been received
+        self._untold_bytes = 0
+        self._stream = ""
+        self._form = form
+        self._defaults = default_policy(settings, engine)
+        self._engine = engine
+        self._policy: Policy | None = None
+        self._language = engine.languages[0] if len(engine.languages) == 1 else "und"
+        self._flushes: dict[str, str | None] = {}
+        self._flush_count = 0
+
+    def begin(self) -> Sequence[Command]:
+        """Return nothing: `start` begins a stream."""
+        return ()
+
+    def receive(self, frame: str | bytes) -> Sequence[Command]:
+        """Return what a client's frame asks for. Raises `DialectError`."""
+        try:
+            message = wire.decode_client(frame, self._form)
+        except wire.TooLargeError as error:
+            raise DialectError("message_too_big", str(error)) from error
+        except wire.WireError as error:
+            raise DialectError("invalid_message", str(error)) from error
+        self._received += 1
+        commands = self._commands(message)
+        self._untold_bytes += len(frame)
+        far = self._received - self._told >= _MESSAGES_UNTOLD or self._untold_bytes >= _BYTES_UNTOLD
+        if far and self.resume_token is not None:
+            return [*commands, Reply(tuple(self._frames(wire.Progress(), replaces="progress")))]
+        return commands
+
+    def _commands(self, message: wire.AnyClientMessage) -> Sequence[Command]:
+        if self._policy is None:
+            if isinstance(message, wire.Start):
+                return [self._open(message)]
+            if isinstance(message, wire.KeepAlive):
+                return [KeepAlive()]
+            if isinstance(message, wire.Close):
+                return [End()]
+            raise DialectError("not_started", f"the first message must be 'start', not '{message.type}'")
+        match message:
+            case wire.Audio(audio=data):
+                return [Audio(data)]
+            case wire.Finalize(id=flush_id):
+                self._flush_count += 1
+                token = str(self._flush_count)
+                self._flushes[token] = flush_id
+                return [Flush(token)]
+            case wire.KeepAlive():
+                return [KeepAlive()]
+            case wire.Close():
+                return [End()]
+            case wire.Start():
+                raise DialectError("already_started", "'start' was sent before; one is enough")
+
+    def opened(self, stream: str) -> Sequence[Frame]:
+        """Return the `ready` message."""
+        self._stream = stream
+        return self._ready()
+
+    def resumed(self) -> Sequence[Frame]:
+        """Return another `ready` message: it tells from where on the client has to send again."""
+        return self._ready()
+
+    def _ready(self) -> Sequence[Frame]:
+        assert self._policy is not None
+        return self._frames(
+            wire.Ready(
+                stream=self._stream,
+                resume=self.resume_token,
+                resume_within_s=self._resume_s if self.resume_token else 0.0,
+                model=self._engine.name,
+                language=self._language,
+                endpointing_ms=self._policy.endpoint_ms or 0,
+                max_utterance_s=self._policy.hard_s,
+            )
+        )
+
+    def emit(self, event: events.Event) -> Sequence[Frame]:
+        """Return what is sent for an event."""
+        match event:
+            case events.SpeechStarted(at=at, channel=channel):
+                return self._frames(wire.SpeechStarted(channel=channel, time=_round(seconds(at))))
+            case events.Tentative(channel=channel, span=span, words=words, stable=stable):
+                partial = wire.Partial(
+                    channel=channel,
+                    start=_round(seconds(span.start)),
+                    end=_round(seconds(span.end)),
+                    text=_text(words),
+                    words=_words(words),
+                    stable=stable,
+                )
+                return self._frames(partial, replaces=f"partial {channel}")
+            case events.Final(channel=channel, span=span, words=words, cause=cause):
+                final = wire.Final(
+                    channel=channel,
+                    start=_round(seconds(span.start)),
+                    end=_round(seconds(span.end)),
+                    text=_text(words),
+                    words=_words(words),
+                    cause=cast(
+                        "Literal['endpoint', 'length', 'finalize', 'close']", cause.value
+                    ),  # all its policies have
+                )
+                return self._frames(final)
+            case events.UtteranceEnd(channel=channel, last_word_end=end):
+                return self._frames(wire.UtteranceEnd(channel=channel, last_word_end=_round(end)))
+            case events.Flushed(token=token, everywhere=True):
+                return self._frames(wire.Finalized(id=self._flushes.pop(token)))
+            case events.Failed(span=span, reason=reason):
+                where = f"{seconds(span.start):.1f}-{seconds(span.end):.1f} s"
+                return self._frames(wire.Error(code="decode_failed", message=f"{where} could not be decoded: {reason}"))
+        return ()
+
+    def closing(self, error: DialectError | None, heard_s: float) -> Farewell:
+        """Return the `error` message, if there is one, and `closed`."""
+        reason, code = (
+            ("close", 1000) if error is None else (error.code, _CLOSE_CODES.get(error.code, POLICY_VIOLATION))
+        )
+        frames = () if error is None else self._frames(wire.Error(code=error.code, message=error.message))
+        closed = self._frames(wire.Closed(reason=reason, seconds=_round(heard_s)))
+        return Farewell((*frames, *closed), code, reason)
+
+    def _frames(self, message: wire.AnyServerMessage, replaces: str | None = None) -> Sequence[Frame]:
+        if self.resume_token is None:
+            return [Frame(wire.encode(message, self._form), replaces)]
+        self._number += 1
+        self._told, self._untold_bytes = self._received, 0
+        account = wire.Account(number=self._number, received=self._received)
+        # Each `ready` is for the connection it opens: it is not sent again.
+        number = None if isinstance(message, wire.Ready) else self._number
+        return [Frame(wire.encode(message, self._form, account), replaces, number)]
+
+    def _open(self, start: wire.Start) -> Open:
+        known = self._engine.languages
+        if start.language is not None:
+            self._language = start.language.split("-")[0].lower()
+        if known and self._language not in (*known, "und"):
+            raise DialectError(
+                "unsupported_language",
+                f"{self._engine.name} does not know the language {quoted(start.language)}; it knows: "
+                + ", ".join(known),
+            )
+        if start.keyterms and not self._engine.keyterms:
+            raise DialectError(
+                "unsupported_keyterms",
+                f"{self._engine.name} cannot make words likelier: leave keyterms out",
+            )
+        policy = self._defaults
+        if start.endpointing_ms is not None:
+            policy = replace(policy, endpoint_ms=start.endpointing_ms or None)
+        if start.max_utterance_s is not None:
+            policy = replace(policy, hard_s=start.max_utterance_s, soft_s=start.max_utterance_s * SOFT_SHARE)
+        if not start.interim:
+            policy = replace(policy, interim_every_s=None)
+        self._policy = fitted(policy, self._engine)
+        if start.resume and self._resume_s:
+            self.resume_token = secrets.token_urlsafe(18)
+        return Open(_audio(start), not start.multichannel, self._policy, Options(start.language, start.keyterms))
+
+
+def _audio(start: wire.Start) -> RawFormat | Coded:
+    if start.encoding is None:
+        if start.sample_rate is not None:
+            raise DialectError(
+                "unsupported_audio",
+                "sample_rate was given without encoding; for raw audio give both, for a container neither",
+            )
+        return Coded()
+    if start.sample_rate is None:
+        raise DialectError(
+            "unsupported_audio",
+            f"encoding {start.encoding} needs a sample_rate (8000 to 48000)",
+        )
+    try:
+        return RawFormat(Encoding(start.encoding), start.sample_rate, start.channels)
+    except AudioError as error:
+        raise DialectError("unsupported_audio", str(error)) from error
+
+
+def _text(words: Sequence[events.Word]) -> str:
+    return " ".join(word.text for word in words)
+
+
+def _words(words: Sequence[events.Word]) -> tuple[wire.Word, ...]:
+    return tuple(
+        wire.Word(
+            word=word.bare,
+            punctuated_word=word.text,
+            start=_round(word.start),
+            end=_round(word.end),
+            confidence=_round(word.confidence),
+        )
+        for word in words
+    )
+
+
+def _round(value: float) -> float:
+    """Return milliseconds' precision: a sample is finer than any word's time is known."""
+    return round(value, 3)

@@ -1,0 +1,1 @@
+"""OpenAI's audio and Realtime APIs."""

@@ -1,0 +1,219 @@
+"""OpenAI's audio API over REST: a form to a request, a transcript to its response formats. Reflector's is a part of it."""
+
+from __future__ import annotations
+
+import math
+import re
+import zlib
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from myna.batch.subtitles import srt, vtt
+from myna.batch.transcript import Transcript, sentences
+from myna.server.dialects.base import ModelWanted, Refusal
+from myna.server.dialects.deepgram.listen_request import LONGEST_KEYTERM, MOST_KEYTERMS, primary
+from myna.server.dialects.parameters import Parameters
+from myna.inference.engines.port import EngineInfo
+from myna.streaming.session.events import Word
+from myna.streaming.session.policy import Options
+from myna.wire.quoting import quoted
+
+_SIZE = r"(tiny|base|small|medium|large|turbo)(-v\d(\.\d)?)?(-turbo)?"
+_VARIANT = r"([.-](en|multi|ct2|mlx|onnx|ggml|gguf|int8|fp16|float16|q\d\w*|\dbit|latest))*"
+PUBLIC_MODELS = re.compile(
+    r"(openai/)?(whisper-\d|gpt(-4o|-live|-realtime)?(-mini)?-(transcribe|whisper)(-diarize)?(-\d[\d-]*|-latest)?)"
+    rf"|([\w.-]+/)?((faster-|distil-)*whisper-)?(distil-)?{_SIZE}{_VARIANT}"
+    r"|[Ss]ystran/[\w.-]+|([\w.-]+/)?(parakeet|canary|voxtral)-[\w.-]+",
+    re.IGNORECASE,
+)
+"""Names of others' speech models, which stand for the default unless a model here bears them: OpenAI's (`whisper-1`,
+`gpt-4o-transcribe-diarize`), Whisper's by size, with or without an owner (`turbo`, `distil-large-v3`,
+`openai/whisper-large-v3-turbo`, `Systran/faster-whisper-small.en`), and those that other servers of OpenAI's API serve. A
+name that somebody has given to a model of their own (`acme/whisper-of-ours`) stands for nothing."""
+FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
+GRANULARITIES = ("word", "segment")
+_LANGUAGES = {
+    "bg": "bulgarian", "cs": "czech", "da": "danish", "de": "german", "el": "greek", "en": "english", "es": "spanish",
+    "et": "estonian", "fi": "finnish", "fr": "french", "hr": "croatian", "hu": "hungarian", "it": "italian", "ja": "japanese",
+    "ko": "korean", "lt": "lithuanian", "lv": "latvian", "mt": "maltese", "nl": "dutch", "pl": "polish", "pt": "portuguese",
+    "ro": "romanian", "ru": "russian", "sk": "slovak", "sl": "slovenian", "sv": "swedish", "uk": "ukrainian", "zh": "chinese",
+}  # fmt: skip
+_CODES = {name: code for code, name in _LANGUAGES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class TranscriptionRequest:
+    """What a form asks for."""
+
+    model: ModelWanted
+    language: str | None = None
+    keywords: tuple[str, ...] = ()
+    response_format: str | None = None
+    granularities: frozenset[str] = frozenset()
+    stream: bool = False
+    logprobs: bool = False
+    batch: bool = False
+    """Reflector: several files."""
+    spaced: bool = False
+    """Reflector: each word carries the space behind it, in every format that has words."""
+
+    def options(self, engine: EngineInfo) -> Options:
+        """Return what it asks of the engine. Raises `Refusal` if the engine cannot do it."""
+        if self.language and engine.languages and primary(self.language) not in engine.languages:
+            known = ", ".join(engine.languages)
+            raise refused(
+                f"The model {engine.name!r} does not know the language {quoted(self.language)}; it knows: {known}.",
+                "language",
+            )
+        if self.keywords and not engine.keyterms:
+            raise refused(f"The model {engine.name!r} cannot make words likelier: leave keywords out.", "keywords")
+        return Options(self.language, self.keywords)
+
+
+def parse(fields: Collection[tuple[str, str]], *, spaced: bool = False) -> TranscriptionRequest:
+    """Read a form's fields; `spaced`: it is Reflector's. Raises `Refusal`."""
+    given = Parameters([(name.removesuffix("[]"), value) for name, value in fields], "invalid_value")
+    if given.text("response_format") == "diarized_json":
+        raise refused("There is no speaker diarization here: ask for another response_format.", "response_format")
+    response_format = given.choice("response_format", FORMATS)
+    granularities = frozenset(given.texts("timestamp_granularities"))
+    if unknown := granularities - set(GRANULARITIES):
+        raise refused(
+            f"timestamp_granularities must be word or segment, not {quoted(min(unknown))}.", "timestamp_granularities"
+        )
+    if "word" in granularities and response_format not in ("verbose_json", None):
+        raise refused("timestamp_granularities take response_format=verbose_json.", "timestamp_granularities")
+    given.fraction("temperature", 0, 1)  # decoding here has none
+    return TranscriptionRequest(
+        model=ModelWanted.of(given.text("model"), PUBLIC_MODELS),
+        language=_language(given),
+        keywords=_keywords(given),
+        response_format=response_format or ("verbose_json" if granularities else None),
+        granularities=granularities,
+        stream=given.flag("stream"),
+        logprobs="logprobs" in given.texts("include"),
+        batch=given.flag("batch"),
+        spaced=spaced,
+    )
+
+
+def refused(message: str, param: str | None = None, status: int = 400, code: str = "invalid_value") -> Refusal:
+    """Return a refusal that names its parameter."""
+    return Refusal(status, code, message, param=param)
+
+
+def error_body(refusal: Refusal) -> dict[str, object]:
+    """Return a refusal as OpenAI's clients read it; Reflector's read `detail`."""
+    kinds = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+    kind = kinds.get(refusal.status, "invalid_request_error" if refusal.status < 500 else "server_error")
+    error = {"message": refusal.message, "type": kind, "param": refusal.param, "code": refusal.code}
+    return {"error": error, "detail": refusal.message}
+
+
+def answer(
+    transcript: Transcript, request: TranscriptionRequest, engine: EngineInfo, filename: str
+) -> dict[str, Any] | str:
+    """Return the response: a text, or what becomes JSON; iterators in it are lists."""
+    words = transcript.words
+    match request.response_format:
+        case "text":
+            return transcript.text + "\n"
+        case "srt":
+            return srt(words)
+        case "vtt":
+            return vtt(words)
+        case "verbose_json":
+            return _verbose(transcript, words, request, engine)
+    body: dict[str, Any] = {"text": transcript.text, "usage": _usage(transcript)}
+    if request.logprobs:
+        body["logprobs"] = _logprobs(words)
+    if request.response_format is None or request.spaced:  # OpenAI's clients look for no more; Reflector's for these
+        body |= {"words": reflector_words(words), "filename": filename}
+    return body
+
+
+def logprobs(words: Sequence[Word], *, first: bool = True) -> list[dict[str, object]]:
+    """Return a token for each word, with the logarithm of the model's confidence in it; `first`: nothing goes before them."""
+    return list(_logprobs(words, first=first))
+
+
+def _logprobs(words: Sequence[Word], *, first: bool = True) -> Iterator[dict[str, object]]:
+    for index, word in enumerate(words):
+        token = word.text if first and index == 0 else f" {word.text}"
+        yield {"token": token, "logprob": round(_log(word), 5), "bytes": list(token.encode())}
+
+
+def reflector_words(words: Sequence[Word], offset_s: float = 0.0) -> Iterator[dict[str, object]]:
+    """Yield words as Reflector joins them, without a separator; no word ends after the next begins."""
+    for i, word in enumerate(words):
+        end = min(word.end, words[i + 1].start if i + 1 < len(words) else word.end)
+        yield {"word": f"{word.text} ", "start": round(word.start + offset_s, 2), "end": round(end + offset_s, 2)}
+
+
+def delta(text: str, *, first: bool) -> dict[str, object]:
+    """Return the event for the next piece of text; the pieces concatenate to the whole."""
+    return {"type": "transcript.text.delta", "delta": text if first else f" {text}"}
+
+
+def done(transcript: Transcript, request: TranscriptionRequest) -> dict[str, object]:
+    """Return the last event of a streamed response; iterators in it are lists."""
+    event: dict[str, object] = {"type": "transcript.text.done", "text": transcript.text}
+    if request.logprobs:
+        event["logprobs"] = _logprobs(transcript.words)
+    return event
+
+
+def _verbose(
+    transcript: Transcript, words: Sequence[Word], request: TranscriptionRequest, engine: EngineInfo
+) -> dict[str, Any]:
+    code = primary(request.language) if request.language else engine.languages[0] if len(engine.languages) == 1 else ""
+    body: dict[str, Any] = {
+        "task": "transcribe",
+        "language": _LANGUAGES.get(code, code),
+        "duration": round(transcript.duration_s, 3),
+        "text": transcript.text,
+    }
+    if "word" in request.granularities or request.spaced:
+        plain = ({"word": w.text, "start": round(w.start, 3), "end": round(w.end, 3)} for w in words)
+        body["words"] = reflector_words(words) if request.spaced else plain
+    if "segment" in request.granularities or not request.granularities:
+        body["segments"] = (_segment(number, part) for number, part in enumerate(sentences(words)))
+    return body | {"usage": _usage(transcript)}
+
+
+def _segment(number: int, words: Sequence[Word]) -> dict[str, object]:
+    text = " ".join(word.text for word in words)
+    data = text.encode()
+    return {
+        "id": number,
+        "seek": 0,
+        "start": round(words[0].start, 3),
+        "end": round(words[-1].end, 3),
+        "text": f" {text}",
+        "tokens": [],
+        "temperature": 0.0,
+        "avg_logprob": round(sum(map(_log, words)) / len(words), 5),
+        "compression_ratio": round(len(data) / len(zlib.compress(data)), 5),
+        "no_speech_prob": 0.0,
+    }
+
+
+def _usage(transcript: Transcript) -> dict[str, object]:
+    return {"type": "duration", "seconds": math.ceil(transcript.duration_s)}
+
+
+def _log(word: Word) -> float:
+    return math.log(min(1.0, max(word.confidence, 1e-6)))
+
+
+def _keywords(given: Parameters) -> tuple[str, ...]:
+    keywords = given.texts("keywords", most=MOST_KEYTERMS)
+    if (longest := max(map(len, keywords), default=0)) > LONGEST_KEYTERM:
+        raise refused(f"keywords has a text of {longest} characters; {LONGEST_KEYTERM} are possible.", "keywords")
+    return keywords
+
+
+def _language(given: Parameters) -> str | None:
+    language = given.text("language") or next(iter(given.texts("languages")), None)
+    return None if language is None else _CODES.get(language.lower(), language)

@@ -1,0 +1,1 @@
+"""Reflector's clients."""

@@ -1,0 +1,1 @@
+"""HTTP that is not a stream: health, models, files, jobs, the page."""

@@ -1,0 +1,163 @@
+"""Answers of any length: made on threads, written as JSON in slices, sent in pieces; the event loop never waits for one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+from aiohttp import web
+
+from myna.batch.disk import private_file
+from myna.runtime.threads import on_thread, settled
+
+_AT_ONCE = 2
+"""Threads: each takes the interpreter from the event loop for some milliseconds at a time."""
+_SLICE = 64
+"""Items of a list that are written in one go; the interpreter is held for a tenth of a millisecond meanwhile."""
+_IN_MEMORY = 1 << 20
+"""Longer answers lie in a file until the client has read them."""
+_PIECE = 1 << 16
+_SCALARS = (str, int, float, type(None))
+_Made = TypeVar("_Made")
+
+
+def json_pieces(value: Any) -> Iterator[bytes]:
+    """Yield a value as JSON in pieces. A number that is not finite becomes null: JSON has no word for it.
+
+    An iterator is written as a list. Give long lists as iterators: where all their items are there at once, a garbage
+    collection that looks at them holds up the whole process for as long as half a second.
+    """
+    if isinstance(value, Mapping):
+        yield b"{"
+        for number, (name, item) in enumerate(value.items()):
+            yield (", " if number else "").encode() + _dumped(str(name)) + b": "
+            yield from json_pieces(item)
+        yield b"}"
+    elif isinstance(value, list | tuple | Iterator):
+        yield b"["
+        items, between = iter(value), b""
+        while part := list(islice(items, _SLICE)):
+            if all(map(_is_flat, part)):
+                yield between + _dumped(part)[1:-1]
+                between = b", "
+                continue
+            for item in part:
+                yield between
+                yield from json_pieces(item)
+                between = b", "
+        yield b"]"
+    else:
+        yield _dumped(value)
+
+
+def _is_flat(item: object) -> bool:
+    """Return whether an item is small: no list, nor a dictionary with one."""
+    if isinstance(item, Mapping):
+        return all(isinstance(value, _SCALARS) for value in item.values())
+    return isinstance(item, _SCALARS)
+
+
+def _dumped(value: object) -> bytes:
+    try:
+        return json.dumps(value, allow_nan=False).encode()
+    except ValueError:
+        return json.dumps(_finite(value), allow_nan=False).encode()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+class Answers:
+    """Makes answers on threads of their own."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="answers")
+
+    def close(self) -> None:
+        """Stop; an answer that is being made is made to its end, for nobody."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def run(self, make: Callable[[], _Made]) -> _Made:
+        """Return what `make` does, on one of the threads."""
+        return await settled(asyncio.get_running_loop().run_in_executor(self._threads, make))
+
+    async def made(self, make: Callable[[], Iterable[bytes]], folder: Path, kind: str = "application/json") -> Answer:
+        """Return the answer that `make` gives in pieces; `folder` holds a long one. Raises `OSError`."""
+        return await self.run(lambda: _collected(make(), folder / "answer", kind))
+
+
+class Answer:
+    """An answer that is complete: what stands `before` a file on the disk, the file, and what stands `after` it."""
+
+    def __init__(self, kind: str, before: bytes, path: Path | None = None, after: bytes = b"") -> None:
+        self._kind = kind
+        self._before, self._path, self._after = before, path, after
+        self._size = len(before) + len(after) + (path.stat().st_size if path else 0)
+
+    async def send(self, request: web.Request) -> web.StreamResponse:
+        """Send it with status 200."""
+        if self._path is None:
+            return web.Response(body=self._before + self._after, content_type=self._kind, charset="utf-8")
+        response = web.StreamResponse()
+        response.content_type, response.charset = self._kind, "utf-8"
+        response.content_length = self._size
+        await response.prepare(request)
+        await self.send_into(request, response)
+        await response.write_eof()
+        return response
+
+    async def send_into(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Send it as the next part of a response. Raises `ConnectionError` if that cannot be done to its end."""
+        await response.write(self._before)
+        if self._path is not None:
+            try:
+                with await on_thread(partial(_opened, self._path), lambda file: file.close()) as file:
+                    while piece := await on_thread(lambda: file.read(_PIECE)):
+                        await response.write(piece)
+            except ConnectionError:
+                raise
+            except OSError as error:
+                abort(request)
+                raise ConnectionResetError(f"the answer cannot be read from the disk: {error}") from error
+        if self._after:
+            await response.write(self._after)
+
+
+def abort(request: web.Request) -> None:
+    """Break a request's connection: its answer has begun and cannot be ended."""
+    if request.transport is not None:
+        request.transport.abort()
+
+
+def _opened(path: Path) -> BinaryIO:
+    return path.open("rb")
+
+
+def _collected(pieces: Iterable[bytes], path: Path, kind: str) -> Answer:
+    data = bytearray()
+    iterator = iter(pieces)
+    for piece in iterator:
+        data += piece
+        if len(data) > _IN_MEMORY:
+            break
+    else:
+        return Answer(kind, bytes(data))
+    with private_file(path) as file:
+        file.write(data)
+        for piece in iterator:
+            file.write(piece)
+    return Answer(kind, b"", path)

@@ -1,0 +1,121 @@
+"""How much the server takes in hand: files and jobs by number and by size, of all and of each client, and what stays free.
+
+A client is a key, or the address it comes from where there are no keys. One takes at most half of what all may.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import structlog
+from aiohttp import web
+
+from myna.batch.addresses import network_of
+from myna.server.keys import Authentication, Identity
+from myna.server.settings import Settings
+from myna.server.dialects.base import Refusal
+from myna.server.operations.metrics import Metrics
+from myna.batch.storage import Doubt
+
+log = structlog.get_logger()
+
+RETRY_S = 5
+"""When to come again: a file is done sooner or later, which nobody knows."""
+
+_LOG_EVERY_S = 60.0
+"""The log says so often that requests are refused."""
+
+Taken = Callable[[str | None], tuple[int, int]]
+"""Tells how many jobs, all or of one share, are not at their end, and the bytes of audio they store."""
+
+
+def share_of(identity: Identity, request: web.Request, authentication: Authentication) -> str:
+    """Return whose share a request takes: its key's, or its address's where there are no keys."""
+    return identity.name if authentication.required else f"@{network_of(request.remote or '')}"
+
+
+class Intake:
+    """One server's. Every method raises `Refusal`: 429 for a number, 507 for a size."""
+
+    def __init__(self, settings: Settings, metrics: Metrics, jobs: Taken, disk: Doubt) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._jobs = jobs
+        self._disk = disk
+        self._files: Counter[str] = Counter()
+        self._bytes: Counter[str] = Counter()
+        self._logged_at = float("-inf")
+
+    @property
+    def least_free(self) -> int:
+        """Bytes of a disk that stay free."""
+        return self._settings.min_free_mb << 20
+
+    @contextlib.contextmanager
+    def file(self, share: str) -> Iterator[Callable[[int], None]]:
+        """Take a request with files in hand while the context lasts; yields what `stored` does."""
+        self._check("files", "max_files", self._settings.max_files, self._files.total(), self._files[share])
+        self._files[share] += 1
+        try:
+            with self.stored(share) as grow:
+                yield grow
+        finally:
+            _lower(self._files, share, 1)
+
+    @contextlib.contextmanager
+    def stored(self, share: str) -> Iterator[Callable[[int], None]]:
+        """Yield what is told of bytes that are about to be written; they are gone when the context ends, or a job's."""
+        total = 0
+
+        def grow(size: int) -> None:
+            nonlocal total
+            self._check_size(share, size)
+            total += size
+            self._bytes[share] += size
+
+        try:
+            yield grow
+        finally:
+            _lower(self._bytes, share, total)
+
+    def check_job(self, share: str) -> None:
+        """Check that another job may be kept."""
+        self._check("jobs", "max_jobs", self._settings.max_jobs, self._jobs(None)[0], self._jobs(share)[0])
+
+    def disk_failed(self, error: Exception) -> None:
+        """Note that a request was refused since the disk is full or broken."""
+        self._metrics.refused("disk")
+        self._disk.raise_(error)
+        now = time.monotonic()
+        if now - self._logged_at >= _LOG_EVERY_S:
+            self._logged_at = now
+            log.error("requests with files are refused: the disk fails", reason=str(error))
+
+    def _check(self, what: str, setting: str, limit: int, taken: int, own: int) -> None:
+        most = max(1, limit // 2)
+        if own >= most:
+            message = f"A client may have {most} {what} waiting and under way, and this one has {own}."
+        elif taken >= limit:
+            message = f"The server takes {limit} {what} at a time, and it has as many."
+        else:
+            return
+        self._metrics.refused(setting)
+        raise Refusal(429, f"too_many_{what}", message, retry_after_s=RETRY_S)
+
+    def _check_size(self, share: str, size: int) -> None:
+        limit = self._settings.max_stored_mb << 20
+        own = self._bytes[share] + self._jobs(share)[1] + size
+        if own <= limit // 2 and self._bytes.total() + self._jobs(None)[1] + size <= limit:
+            return
+        self._metrics.refused("max_stored_mb")
+        whose = "This client's files" if own > limit // 2 else "The files of all clients"
+        raise Refusal(507, "insufficient_storage", f"{whose} take all the room they may.", retry_after_s=RETRY_S)
+
+
+def _lower(counter: Counter[str], share: str, amount: int) -> None:
+    counter[share] -= amount
+    if not counter[share]:
+        del counter[share]

@@ -1,0 +1,86 @@
+"""What holds for every request: its id, and an answer in its dialect's shape whatever goes wrong."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable, Callable
+
+import structlog
+from aiohttp import HttpVersion11, web
+from aiohttp.web_urldispatcher import UrlMappingMatchInfo
+
+from myna.server.http.wrong_addresses import ADDRESSES, advice
+from myna.server.dialects.base import Refusal
+from myna.server.http.service import REQUEST_ID, in_dialect
+
+log = structlog.get_logger()
+
+
+@web.middleware
+async def answered(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Give the request its id; answer in JSON what the handler raises, and log with its trace what it should not raise."""
+    request[REQUEST_ID] = str(uuid.uuid4())
+    try:
+        return await handler(request)
+    except ConnectionResetError:
+        log.info("a client left before its answer", path=request.path)
+        return web.Response(status=499)
+    except web.RequestPayloadError:
+        return in_dialect(Refusal(400, "broken_body", "The body broke off, or is wrongly encoded."), request)
+    except web.HTTPNotFound:
+        meant = request.app[ADDRESSES].meant_by(request.path)
+        message = f"There is nothing at {request.path[:200]}." + (f" {advice(meant)}" if meant else "")
+        return in_dialect(Refusal(404, "not_found", message), request, meant)
+    except web.HTTPMethodNotAllowed as error:
+        allowed = ", ".join(sorted(error.allowed_methods))
+        other = request.app[ADDRESSES].taking(request.method, request.path)
+        message = f"{request.path[:200]} takes {allowed}." + (f" {other} takes {request.method}." if other else "")
+        response = in_dialect(Refusal(405, "method_not_allowed", message), request)
+        response.headers["Allow"] = allowed
+        return response
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        return in_dialect(Refusal(error.status, error.reason.lower().replace(" ", "_"), error.text or ""), request)
+    except Exception:
+        log.exception("a request failed", request_id=request[REQUEST_ID], method=request.method, path=request.path)
+        return _failed(request)
+
+
+def _failed(request: web.Request) -> web.StreamResponse:
+    if request.writer.output_size > 0:  # the answer has begun: there is no way to say it but to break off
+        if request.transport is not None:
+            request.transport.abort()
+        return web.Response(status=500)
+    message = f"The server failed on this request; its log says why, under the id {request[REQUEST_ID]}."
+    response = in_dialect(Refusal(500, "internal_error", message), request)
+    response.force_close()  # what is left of the body has not been read
+    return response
+
+
+class Router(web.UrlDispatcher):
+    """Has `Expect` answered here: aiohttp does so before any middleware, and fails on what is no UTF-8."""
+
+    async def resolve(self, request: web.Request) -> UrlMappingMatchInfo:
+        """Return the route of a request, which may be that of an error."""
+        found = await super().resolve(request)
+        found.route._expect_handler = _expected
+        return found
+
+
+async def _expected(request: web.Request) -> web.Response | None:
+    if request.version < HttpVersion11:
+        return None
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # the answer has not begun
+        return None
+    request[REQUEST_ID] = str(uuid.uuid4())
+    return in_dialect(Refusal(417, "expectation_failed", "Expect must be 100-continue, or absent."), request)
+
+
+async def say_request_id(request: web.Request, response: web.StreamResponse) -> None:
+    """Put the request's id into the answer's headers."""
+    response.headers["dg-request-id"] = request.get(REQUEST_ID) or str(uuid.uuid4())

@@ -1,0 +1,148 @@
+"""Request bodies onto the disk: multipart forms and plain bodies, within limits of size and number."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from aiohttp import BodyPartReader, MultipartReader, web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from myna.batch.disk import FileWriter
+from myna.server.http.connections import SlowBodyError
+from myna.server.dialects.base import Refusal
+from myna.wire.quoting import quoted
+from myna.wire.strictjson import well_formed
+
+_Read = TypeVar("_Read")
+
+LONGEST_FIELD = 64 * 1024
+"""Bytes of a form's field that is no file."""
+MOST_FIELDS = 500
+MOST_FILES = 50
+"""Files in one request: more are better sent one by one, several at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file on disk: the name its sender gave it, its length in bytes, its SHA-256."""
+
+    path: Path
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclass(slots=True)
+class Form:
+    """A form's fields, in order and with repetitions, and its files by the name of their field."""
+
+    fields: list[tuple[str, str]] = field(default_factory=list)
+    files: list[tuple[str, Upload]] = field(default_factory=list)
+
+
+class Receiver:
+    """Receives one request's body into a folder; together its files have at most so many bytes.
+
+    `grow` is told of bytes that are about to be written, and may raise `Refusal`; `least_free` bytes of the disk stay free.
+    Whatever writes a file raises `OSError` if it cannot.
+    """
+
+    def __init__(
+        self,
+        request: web.Request,
+        folder: Path,
+        most_bytes: int,
+        grow: Callable[[int], None] = lambda _: None,
+        least_free: int = 0,
+    ) -> None:
+        self._request = request
+        self._folder = folder
+        self._most_bytes = most_bytes
+        self._grow = grow
+        self._least_free = least_free
+        self._left = most_bytes
+        self._count = 0
+        coding = request.headers.get("Content-Encoding", "identity")
+        if coding.strip().lower() != "identity":
+            raise Refusal(
+                415,
+                "unsupported_encoding",
+                f"Content-Encoding must be absent or identity, not {quoted(coding)}: audio is sent as it is.",
+            )
+        announced = request.content_length
+        if announced is not None and announced > most_bytes + (1 << 20):
+            raise self._too_large()
+
+    async def body(self, *, sync: bool = False) -> Upload:
+        """Return the whole body as one file, with `sync` written to the medium. Raises `Refusal`."""
+        return await self._store(self._request.content.readany, "", sync=sync)
+
+    async def text(self, most_bytes: int) -> str:
+        """Return the body as a text. Raises `Refusal`."""
+        data = bytearray()
+        while chunk := await self._patiently(self._request.content.readany()):
+            data += chunk
+            if len(data) > most_bytes:
+                raise Refusal(413, "too_large", f"The JSON payload has more than {most_bytes} bytes.")
+        return data.decode(errors="replace")
+
+    async def form(self) -> Form:
+        """Return a multipart form. Raises `Refusal`."""
+        if not self._request.content_type.startswith("multipart/form-data"):
+            raise Refusal(415, "unsupported_media_type", "The body must be multipart/form-data.")
+        form = Form()
+        try:
+            reader: MultipartReader = await self._request.multipart()
+            while (part := await self._patiently(reader.next())) is not None:
+                if not isinstance(part, BodyPartReader) or not part.name:
+                    raise Refusal(400, "bad_form", "Each part of the form must have a name, and no parts of its own.")
+                if part.filename is not None:
+                    if len(form.files) == MOST_FILES:
+                        raise Refusal(400, "too_many_files", f"A request may have {MOST_FILES} files, not more.")
+                    form.files.append((part.name, await self._store(part.read_chunk, well_formed(part.filename))))
+                else:
+                    if len(form.fields) == MOST_FIELDS:
+                        raise Refusal(400, "too_many_fields", f"A form may have {MOST_FIELDS} fields, not more.")
+                    form.fields.append((part.name, await self._text(part)))
+        except (ValueError, AssertionError, LookupError, RuntimeError, HttpProcessingError) as error:
+            raise Refusal(
+                400, "bad_form", "The multipart form cannot be read: it is broken off or wrongly written."
+            ) from error
+        return form
+
+    async def _text(self, part: BodyPartReader) -> str:
+        data = bytearray()
+        while chunk := await self._patiently(part.read_chunk()):
+            data += chunk
+            if len(data) > LONGEST_FIELD:
+                raise Refusal(
+                    400, "field_too_long", f"The field {quoted(part.name)} has more than {LONGEST_FIELD} bytes."
+                )
+        return data.decode(errors="replace")
+
+    async def _store(self, read: Callable[[], Awaitable[bytes]], name: str, *, sync: bool = False) -> Upload:
+        self._count += 1
+        path = self._folder / f"upload-{self._count}"
+        async with FileWriter(path, self._grow, self._least_free) as file:
+            while data := await self._patiently(read()):
+                self._left -= len(data)
+                if self._left < 0:
+                    raise self._too_large()
+                await file.write(data)
+            return Upload(path, name, file.size, await file.finish(sync=sync))
+
+    async def _patiently(self, reading: Awaitable[_Read]) -> _Read:
+        try:
+            return await reading
+        except web.RequestPayloadError as error:
+            raise Refusal(400, "broken_body", "The body broke off, or is wrongly encoded.") from error
+        except SlowBodyError as error:
+            raise Refusal(408, "timeout", error.text or "") from error
+
+    def _too_large(self) -> Refusal:
+        return Refusal(
+            413, "too_large", f"The body is larger than {self._most_bytes >> 20} MiB, the most this server takes."
+        )

@@ -1,0 +1,1 @@
+"""What operators watch and limit: admission, metrics, the event loop."""

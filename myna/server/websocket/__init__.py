@@ -1,0 +1,1 @@
+"""A WebSocket from its upgrade to its close, for every dialect."""

@@ -1,0 +1,102 @@
+"""From an HTTP request to a live stream, the same way for every dialect: who asks, for what, and what can serve it."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from myna.batch.addresses import network_of
+from myna.batch.address_gate import Gate
+from myna.server.operations.admission import Admission
+from myna.server.keys import Authentication, Identity, Scope, credential
+from myna.batch.callback import CallbackSender
+from myna.server.settings import Settings
+from myna.server.websocket.connection import Connection, Delivery
+from myna.server.http.connections import authenticated
+from myna.server.dialects.base import Entry, Refusal, Resume
+from myna.server.http.service import answer
+from myna.server.http.intake import share_of
+from myna.inference.models import Models
+from myna.inference.driver import Services
+from myna.server.http.serving import engine_for
+
+
+@dataclass(frozen=True, slots=True)
+class Upgrade:
+    """Serves streams of one server."""
+
+    settings: Settings
+    services: Services
+    models: Models
+    authentication: Authentication
+    admission: Admission
+    gate: Gate
+
+    async def serve(self, request: web.Request, entry: Entry) -> web.StreamResponse:
+        """Serve one stream to its end, or refuse it before the upgrade."""
+        try:
+            return await self._serve(request, entry)
+        except Refusal as refusal:
+            return answer(refusal, entry)
+
+    async def _serve(self, request: web.Request, entry: Entry) -> web.StreamResponse:
+        shown = credential(request.headers)
+        identity = self.authentication.identify(shown, Scope.TRANSCRIBE, client_secrets=entry.takes_client_secrets)
+        authenticated(request)
+        wanted = entry.read(request.query.items())
+        if entry.resume is not None:
+            return await self._resume(request, entry.resume, identity)
+        async with contextlib.AsyncExitStack() as stack:
+            delivery: Delivery | None = None
+            if entry.callback is not None:
+                try:
+                    sender = CallbackSender(
+                        entry.callback, self.gate, identity.name, share_of(identity, request, self.authentication)
+                    )
+                except ValueError as error:
+                    raise Refusal(400, "bad_callback", f"callback: {error}.") from error
+                delivery = (await stack.enter_async_context(sender)).send
+            model, engine = await stack.enter_async_context(engine_for(self.models, wanted))
+            place = await stack.enter_async_context(
+                self.admission.stream(entry.name, identity, network_of(request.remote or ""), engine, entry.channels)
+            )
+            connection = Connection(
+                entry.name,
+                identity,
+                entry.dialect(model, engine.info),
+                place,
+                self.services,
+                self.settings,
+                subprotocol=shown.subprotocol if shown else None,
+                delivery=delivery,
+            )
+            _check_upgrade(request)
+            return await connection.run(request)
+
+    async def _resume(self, request: web.Request, resume: Resume, identity: Identity) -> web.StreamResponse:
+        stream = self.services.resumable.get(resume.token)
+        if stream is None or stream.identity.id != identity.id:
+            raise Refusal(404, "unknown_stream", "No stream waits for this token: it has ended, or was given up.")
+        if not stream.can_resume(resume.after):
+            raise Refusal(
+                410,
+                "too_late",
+                f"What was sent after message {resume.after} is not kept any more: begin another stream.",
+            )
+        _check_upgrade(request)
+        return await stream.resume(request, resume.after)
+
+
+def _check_upgrade(request: web.Request) -> None:
+    try:
+        ready = bool(web.WebSocketResponse().can_prepare(request))
+    except ValueError:  # a header that is no UTF-8, which aiohttp would quote
+        ready = False
+    if not ready:
+        raise Refusal(
+            426,
+            "upgrade_required",
+            "This address is a WebSocket: the request must have the headers of an upgrade.",
+        )

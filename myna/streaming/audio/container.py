@@ -1,0 +1,201 @@
+"""Container formats as a growing stream: WAV, FLAC, MP3, Ogg, WebM, MP4/M4A, ADTS and others, decoded by FFmpeg through PyAV.
+
+FFmpeg reads from a `Feed`, which blocks until there are bytes: this runs in a decoder process, never on an event loop. One
+container may follow another, of any kind (`parts.py`); their sound is one stream.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+import av
+
+from myna.streaming.audio.raw import AudioError, Codec
+from myna.streaming.audio.mp4 import Boxes
+from myna.streaming.audio.frames import Sound
+from myna.streaming.audio.parts import MOST_IDLE_BYTES, SUPPORTED, Feed, Part, Parts, Readable, sniff
+from myna.streaming.audio.wav import Riff
+
+__all__ = ["PROBING", "SUPPORTED", "Feed", "decode_container", "decode_media", "decode_parts", "sniff"]
+
+MOST_MP4_BYTES = 64 * 1024 * 1024
+"""An MP4 whose index lies behind its audio can only be decoded once all of it is here: this much is kept for that."""
+_MOST_MP4_HEAD = 1024 * 1024
+"""An MP4 whose first boxes (type, padding) are longer is taken as one whose index comes first."""
+_MOST_BAD_PACKETS = 50
+"""Damaged packets in a row after which the stream is not audio any more; a lossy link damages a few."""
+_READ = 65_536
+"""Bytes read at a time."""
+PROBING = {"probesize": "65536", "analyzeduration": "500000"}
+"""A live stream must not wait for megabytes before its first word."""
+_USUAL_PROBING = 5_000_000
+"""FFmpeg's own `probesize`: so much is read before the first packet is decoded."""
+_STAMPED = {"mp4", "matroska", "mpegts", "mpeg", "ogg", "flac", "asf", "avi"}
+"""Formats whose stamps tell more than the samples before; in others FFmpeg counts, and knows nothing of losses."""
+_MOST_BYTES_A_SAMPLE = 8
+_MOST_FRAME_HEAD = 4096
+"""Bytes of a packet that are no samples."""
+_MOST_JUNK_BYTES = 2 * 1024 * 1024
+"""Bytes that may make no sound inside one; the longest frames, of FLAC, are shorter."""
+
+
+def decode_container(feed: Feed, *, mix: bool = False, codec: Codec | None = None) -> None:
+    """Decode containers to the end of the feed. Rate and channels are those of the first. Raises `AudioError`.
+
+    Bytes that begin no container are taken as a stream of `codec`, if one is given.
+    """
+    sound = Sound(feed, mix=mix)
+    parts = Parts(feed, sound, codec.value if codec else None)
+    decode_parts(parts, sound, PROBING)
+
+
+def decode_parts(parts: Parts, sound: Sound, options: dict[str, str]) -> None:
+    """Decode one container after the other, to the last. Raises `AudioError`."""
+    while (part := parts.next()) is not None:
+        sound.begin()
+        try:
+            if not (isinstance(part.cutter, Riff) and _plain(part, part.cutter, sound)):
+                source = _from_index(part, part.cutter) if isinstance(part.cutter, Boxes) else part
+                decode_media(source, part.name, sound, part, options)
+            part.drain()
+        except AudioError:
+            sound.flush()  # what was heard before is told
+            raise
+    sound.finish()
+
+
+def _plain(part: Part, riff: Riff, sound: Sound) -> bool:
+    """Put the samples of a WAV into the sound, without FFmpeg's delays; return whether they are plain ones."""
+    data = b""
+    while riff.head_size is None and (more := part.read(_READ)):
+        data += more
+    pcm = riff.pcm
+    if riff.head_size is None or pcm is None or len(data) < riff.head_size:
+        part.unread(data)
+        return False
+    data = data[riff.head_size :]
+    while True:
+        whole = len(data) // pcm.frame * pcm.frame
+        if whole:
+            sound.add(pcm.samples(data[:whole]), pcm.rate, pcm.positions)
+        more = part.read(_READ)
+        if not more:
+            return True
+        data = data[whole:] + more
+
+
+def _from_index(part: Part, boxes: Boxes) -> Readable:
+    """Return an MP4 as FFmpeg can read it: as it grows if its index comes first, else whole."""
+    head = b""
+    while boxes.index_is_last is None and len(head) < _MOST_MP4_HEAD and (more := part.read(_READ)):
+        head += more
+    if not boxes.index_is_last:
+        part.unread(head)
+        return part
+    whole = io.BytesIO()
+    whole.write(head)
+    while not boxes.indexed and (more := part.read(_READ)):
+        if whole.tell() + len(more) > MOST_MP4_BYTES:
+            raise AudioError(
+                f"an MP4 whose index follows its audio can be at most {MOST_MP4_BYTES} bytes long: "
+                "write it with its index first (-movflags +faststart) or fragmented"
+            )
+        whole.write(more)
+    whole.seek(0)
+    return whole
+
+
+def decode_media(source: Readable | str, name: str, sound: Sound, part: Part | None, options: dict[str, str]) -> None:
+    """Decode the first sound track of a container in FFmpeg's format `name`. Raises `AudioError` if there is none.
+
+    What was decoded of a stream that breaks off is kept. `part` knows the bytes where they are read one after another.
+    """
+    try:
+        with av.open(source, format=name, mode="r", options=options) as container:
+            if not container.streams.audio:
+                raise AudioError(f"the {name} stream holds no audio")
+            if part is not None and len(container.streams) == 1:  # a picture may be alone for long
+                part.patience = _MOST_JUNK_BYTES + int(options.get("probesize", _USUAL_PROBING))
+            _decode(container, name, sound, part)
+    except MemoryError as error:
+        raise AudioError(f"the {name} stream cannot be decoded: it needs too much memory") from error
+    except (av.FFmpegError, ValueError, OSError, OverflowError) as error:
+        raise AudioError(f"the {name} stream cannot be decoded: {error}") from error
+
+
+def _decode(container: av.container.InputContainer, name: str, sound: Sound, part: Part | None) -> None:
+    stamped = name in _STAMPED
+    begins: int | None = container.start_time  # PyAV's types leave out that it may be unknown
+    origin = None if begins is None else begins / av.time_base
+    tick = float(container.streams.audio[0].time_base or 0)  # each frame's would be a fraction made anew
+    heard = False
+    for packet, frames in _frames(container, name):
+        if not stamped and frames is None and packet.duration and packet.time_base:
+            sound.lose(float(packet.duration * packet.time_base))
+        for frame in frames or ():
+            stamp = None
+            if stamped and frame.pts is not None:
+                stamp = frame.pts * tick
+                origin = stamp if origin is None else origin
+                stamp -= origin
+            sound.put(frame, stamp)
+            heard = True
+        if frames and packet.size and part is not None:
+            part.sounded(_end(packet, frames))
+    if not heard:
+        raise AudioError(f"the {name} stream holds no audio that can be decoded")
+    if part is not None and part.patience is not None:
+        part.patience = MOST_IDLE_BYTES
+        part.check()
+
+
+def _end(packet: av.Packet[av.AudioStream], frames: list[av.AudioFrame]) -> int | None:
+    """Return where the bytes end that made these frames; None if FFmpeg does not know."""
+    if packet.pos is None or packet.pos < 0:
+        return None
+    # A frame without an end mark (FLAC) takes whatever stands behind it; none is longer than its samples are.
+    most = sum(frame.samples * frame.layout.nb_channels for frame in frames) * _MOST_BYTES_A_SAMPLE + _MOST_FRAME_HEAD
+    return packet.pos + min(packet.size, most)
+
+
+def _frames(
+    container: av.container.InputContainer, name: str
+) -> Iterator[tuple[av.Packet[av.AudioStream], list[av.AudioFrame] | None]]:
+    """Return the packets of the first sound track and their frames; None for a damaged one, which costs itself.
+
+    Raises `AudioError` if too many are.
+    """
+    stream = container.streams.audio[0]
+    codec: av.AudioCodecContext | None = (
+        stream.codec_context
+    )  # None, whatever PyAV's types say, if FFmpeg knows no such codec
+    if codec is None:
+        raise AudioError(f"the sound of the {name} stream has an unknown codec")
+    codec.thread_count = 1  # more threads would hold a frame back each, and a process has its limits
+    bad = 0
+    for packet in _packets(container, stream, name):
+        try:
+            frames = packet.decode()
+        except MemoryError:
+            raise
+        except av.FFmpegError as error:
+            bad += 1
+            if bad > _MOST_BAD_PACKETS:
+                raise AudioError(f"the {name} stream is damaged: {error}") from error
+            yield packet, None
+            continue
+        bad = 0
+        yield packet, [*frames]
+
+
+def _packets(
+    container: av.container.InputContainer, stream: av.AudioStream, name: str
+) -> Iterator[av.Packet[av.AudioStream]]:
+    for _ in range(_MOST_BAD_PACKETS):
+        try:
+            yield from container.demux(stream)
+        except IndexError:  # PyAV: a packet of a stream that appeared midway, or was never announced
+            continue
+        return
+    raise AudioError(f"the {name} stream is damaged: its packets are of streams that it does not announce")

@@ -1,0 +1,203 @@
+"""Bytes of raw audio → int16 mono 16 kHz for each channel, as a stream; what containers and codecs share with it.
+
+A decoder carries state between calls: odd byte counts, the resampler. However the same bytes are split, the same samples
+come out.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from myna.streaming.session.events import SAMPLE_RATE
+from myna.streaming.audio.mixing import Mixer
+from myna.streaming.audio.resampling import Resampler
+
+MOST_CHANNELS = 20
+"""Deepgram's limit; each channel costs as much as a stream."""
+LOWEST_RATE = 8_000
+HIGHEST_RATE = 48_000
+PORTION = 10 * SAMPLE_RATE
+"""Samples a decoder hands out at a time, so that no frame, and no compressed silence, becomes hours of memory at once."""
+STEP_BYTES = 65_536
+"""Raw audio decoded at a time: a millisecond or two, since that is done on the event loop."""
+
+
+class AudioError(Exception):
+    """The bytes are not audio of the announced kind, or the kind is not supported; the message is for the client."""
+
+
+class Encoding(StrEnum):
+    """Encodings of raw audio, by the names clients use."""
+
+    LINEAR16 = "linear16"
+    FLOAT32 = "float32"
+    MULAW = "mulaw"
+    ALAW = "alaw"
+
+
+@dataclass(frozen=True, slots=True)
+class RawFormat:
+    """Interleaved raw audio: encoding, samples per second, channels. Raises `AudioError` if it is out of range."""
+
+    encoding: Encoding
+    sample_rate: int
+    channels: int = 1
+
+    def __post_init__(self) -> None:
+        if not LOWEST_RATE <= self.sample_rate <= HIGHEST_RATE:
+            raise AudioError(f"sample_rate {self.sample_rate} is not supported: {LOWEST_RATE} to {HIGHEST_RATE} Hz are")
+        if not 1 <= self.channels <= MOST_CHANNELS:
+            raise AudioError(f"{self.channels} channels are not supported: 1 to {MOST_CHANNELS} are")
+
+
+class Codec(StrEnum):
+    """Compressed audio that may come bare, without a container."""
+
+    AMR_NB = "amrnb"
+    AMR_WB = "amrwb"
+    G729 = "g729"
+    OPUS = "opus"
+    """Each piece fed is one packet; the others are a stream of bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Coded:
+    """Compressed audio: a container that describes itself, or, unless its first bytes say otherwise, a bare codec."""
+
+    codec: Codec | None = None
+    channels: int = 1
+    """Of bare Opus packets; the other codecs have one, a container says."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.channels <= 2:
+            raise AudioError(f"{self.channels} channels of {self.codec} are not supported: 1 and 2 are")
+
+
+class Converter:
+    """Float samples at one rate, shape [samples, channels] → int16 bytes at 16 kHz for each channel, or for their mix.
+
+    `positions` are the channels' places by FFmpeg's names (FL, FC …), "" where they are not known.
+    """
+
+    def __init__(self, rate: int, positions: Sequence[str], *, mix: bool) -> None:
+        self._mixer = Mixer(rate, positions) if mix and len(positions) > 1 else None
+        self._resampler = Resampler(rate, 1 if mix else len(positions))
+
+    def convert(self, audio: np.ndarray) -> list[bytes]:
+        """Return what the samples add to each channel."""
+        return _int16(self._resampler.resample(self._mixer.mix(audio) if self._mixer else audio))
+
+    def flush(self) -> list[bytes]:
+        """Return what the filter has kept back, as if silence followed. More samples may follow."""
+        return _int16(self._resampler.flush())
+
+
+def _int16(audio: np.ndarray) -> list[bytes]:
+    whole = np.clip(np.rint(audio * 32768.0), -32768, 32767).astype(np.int16)
+    return [whole[:, channel].tobytes() for channel in range(whole.shape[1])]
+
+
+class RawDecoder:
+    """Decodes headerless audio."""
+
+    def __init__(self, audio: RawFormat, *, mix: bool = False) -> None:
+        self._format = audio
+        self._frame = audio.channels * _BYTES[audio.encoding]
+        self._portion = STEP_BYTES // self._frame * self._frame
+        self._waiting = bytearray()
+        self._flush = False
+        self._converter = Converter(audio.sample_rate, [""] * audio.channels, mix=mix)
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes."""
+        self._waiting += data
+
+    def flush(self) -> None:
+        """Have the next reads return everything fed so far, also what the filter keeps back. More bytes may follow."""
+        self._flush = True
+
+    def finish(self) -> None:
+        """No more bytes follow; a broken last sample is dropped."""
+        self.flush()
+
+    @property
+    def steps_waiting(self) -> bool:
+        """Whether a whole step of bytes is there to be decoded."""
+        return len(self._waiting) >= self._portion
+
+    def read(self) -> list[bytes]:
+        """Return the next samples of each channel, of at most `STEP_BYTES`; an empty list until more is fed."""
+        size = min(len(self._waiting) // self._frame * self._frame, self._portion)
+        if size:
+            data = bytes(self._waiting[:size])
+            del self._waiting[:size]
+            return self._converter.convert(to_float(data, self._format.encoding).reshape(-1, self._format.channels))
+        if self._flush:
+            self._flush = False
+            kept_back = self._converter.flush()
+            return kept_back if kept_back[0] else []
+        return []
+
+    def close(self) -> None:
+        """Let go of the bytes that wait."""
+        self._waiting.clear()
+
+
+class PcmQueue:
+    """Decoded samples of each channel, handed out in portions."""
+
+    def __init__(self) -> None:
+        self._parts: deque[list[bytes]] = deque()
+        self.samples = 0
+
+    def put(self, channels: list[bytes]) -> None:
+        """Add the next samples of each channel."""
+        if channels and channels[0]:
+            self._parts.append(channels)
+            self.samples += len(channels[0]) // 2
+
+    def take(self) -> list[bytes]:
+        """Remove and return everything held."""
+        if not self._parts:
+            return []
+        joined = [b"".join(part) for part in zip(*self._parts, strict=True)]
+        self._parts.clear()
+        self.samples = 0
+        return joined
+
+
+def _expand(code: np.ndarray, *, mu: bool) -> np.ndarray:
+    """Return the linear values of G.711 codes (ITU-T G.711, tables 1 and 2), as floats in [-1, 1)."""
+    if mu:
+        code = ~code & 0xFF
+        exponent, mantissa = (code >> 4) & 7, code & 15
+        value = (((mantissa << 3) + 0x84) << exponent) - 0x84
+        negative = code & 0x80
+    else:
+        code = code ^ 0x55
+        exponent, mantissa = (code >> 4) & 7, code & 15
+        value = np.where(exponent > 0, ((mantissa << 4) + 0x108) << np.maximum(exponent - 1, 0), (mantissa << 4) + 8)
+        negative = ~code & 0x80
+    return (np.where(negative != 0, -value, value) / 32768.0).astype(np.float32)
+
+
+_BYTES = {Encoding.LINEAR16: 2, Encoding.FLOAT32: 4, Encoding.MULAW: 1, Encoding.ALAW: 1}
+_G711 = {
+    Encoding.MULAW: _expand(np.arange(256), mu=True),
+    Encoding.ALAW: _expand(np.arange(256), mu=False),
+}
+
+
+def to_float(data: bytes, encoding: Encoding) -> np.ndarray:
+    """Return the samples, from -1 to 1; what is no number is silence."""
+    if encoding is Encoding.LINEAR16:
+        return np.frombuffer(data, "<i2").astype(np.float32) / 32768.0
+    if encoding is Encoding.FLOAT32:
+        audio = np.nan_to_num(np.frombuffer(data, "<f4").astype(np.float32), posinf=0.0, neginf=0.0)
+        return np.clip(audio, -1.0, 1.0)
+    return _G711[encoding][np.frombuffer(data, np.uint8)]

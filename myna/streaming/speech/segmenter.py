@@ -1,0 +1,302 @@
+"""From speech probabilities to decisions: where speech starts, pauses, goes on, and where a segment is cut. Pure.
+
+The four things the design keeps apart live here as follows. A *segment* is what one Final commits: the segments of a
+channel tile its timeline. An *endpoint* is only a fact: so much silence. What a decode covers is the session's business;
+the segmenter only says where the quietest point of a stretch is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from myna.streaming.session.events import SAMPLE_RATE, Cause, Span
+from myna.streaming.session.policy import Policy
+
+WINDOW = 512
+"""Samples of one voice-activity window: what Silero takes at 16 kHz (32 ms)."""
+
+HYSTERESIS = 0.15
+"""Speech pauses so far below the probability from which it begins: Silero's own default."""
+ONSET_WINDOWS = 2
+"""Windows of speech in a row that start it: one alone is often a click."""
+
+LONGEST_PAUSE = 7 * WINDOW
+"""Silence (224 ms) after which a pause is announced, so that its final can be decoded ahead of the endpoint, unless the
+endpoint asks for it sooner. Speech resumes after most shorter gaps."""
+_PAUSE_SHARE = 0.6
+"""The share of a short endpoint after which its pause is announced."""
+_AHEAD_S = 0.3
+"""How soon the decode of a pause is wanted where no endpoint will follow: as a tentative one."""
+_TURN_PAUSE = 5 * WINDOW
+"""The same (160 ms) where the pause's words decide whether a turn is over: the surest are over 0.42 s after the last word. It
+costs hardly more decoding, since one that speech overtakes is an interim; at 128 ms words are lost (docs/turns.md)."""
+_TURN_AHEAD_S = 0.1
+"""How soon they are wanted then."""
+SHORTEST_PAUSE = 3 * WINDOW
+"""Silence (96 ms) that suffices for a cut when the segment has nearly reached its hard length."""
+PAUSE_WITHOUT_ENDPOINT = SAMPLE_RATE
+"""The pause asked for at the soft length where the policy has no endpoint to start from."""
+
+_SMOOTHING = 2
+"""Windows on either side that the smoothed probability averages: together 160 ms, about a syllable."""
+_EARLIEST_CUT = 0.4
+"""A forced cut falls behind this share of the hard length: shorter pieces cost more words than they save."""
+_LATEST_CUT = 10 * WINDOW
+"""A forced cut leaves so much (320 ms) behind it, or the word at the edge would be cut unheard."""
+_SILENCE_LEFT = SAMPLE_RATE
+"""A cut in silence leaves so much behind it: the next words are decoded with some audio before their onset."""
+_HISTORY = 40 * SAMPLE_RATE
+"""Probabilities kept to look for quiet points in: longer than any segment with its context."""
+
+
+@dataclass(frozen=True, slots=True)
+class Onset:
+    """Speech began at sample `at`."""
+
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Speech stopped at `speech.end`; it may be the end, or go on."""
+
+    speech: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """The pause was none: speech goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A segment is cut. `speech` is the part worth decoding (None: nothing to hear), `voice` how surely it is speech.
+
+    `pauses` are the silences inside it, and behind its speech, that are as long as an announced one.
+    """
+
+    span: Span
+    speech: Span | None
+    voice: float
+    cause: Cause
+    pauses: tuple[Span, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """No speech for as long as the policy's gap (or endpoint); what was said before has been closed."""
+
+
+Decision = Onset | Pause | Resumed | Closed | Gap
+
+
+class Segmenter:
+    """Cuts one channel. Feed it every window once, in order; it answers with what has been decided by then."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.adopt(policy)
+        self._gap_ahead = False  # whether speech has been heard since the last gap
+        self._history: list[float] = []
+        self._history_start = 0
+        self._run = 0
+        self._voiced = False
+        self._paused = False
+        self._pauses: list[Span] = []
+        self.open_start = 0
+        """Where the open segment begins: the end of the last one closed."""
+        self.speech_start: int | None = None
+        """Where speech began in the open segment; None while it has none."""
+        self.speech_end = 0
+        """Where speech was last heard, in this segment or before."""
+        self.in_utterance = False
+        """Whether speech has been heard since the last endpoint."""
+        self.position = 0
+        """Samples fed."""
+
+    def adopt(self, policy: Policy) -> None:
+        """Cut by this policy from here on."""
+        self._onset, self._offset = policy.onset, max(policy.onset - HYSTERESIS, policy.onset / 2)
+        self._endpoint = None if policy.endpoint_ms is None else policy.endpoint_ms * SAMPLE_RATE // 1000
+        self._gap = self._endpoint if policy.gap_ms is None else policy.gap_ms * SAMPLE_RATE // 1000
+        self._silence = None if policy.silence_s is None else round(policy.silence_s * SAMPLE_RATE)
+        self._soft = round(policy.soft_s * SAMPLE_RATE)
+        self._hard = round(policy.hard_s * SAMPLE_RATE)
+        self.pause = _TURN_PAUSE if policy.turns else LONGEST_PAUSE
+        """Silence after which a pause is announced."""
+        self.ahead_s = _TURN_AHEAD_S if policy.turns else _AHEAD_S
+        """How long after it a pause becomes an endpoint, in seconds; without one, how soon its decode is wanted."""
+        if self._endpoint is not None:
+            share = round(self._endpoint * _PAUSE_SHARE) // WINDOW
+            self.pause = min(LONGEST_PAUSE, max(ONSET_WINDOWS, share) * WINDOW)
+            self.ahead_s = (self._endpoint - self.pause) / SAMPLE_RATE
+
+    def feed(self, probability: float) -> list[Decision]:
+        """Take the next window's speech probability, return the decisions it brings, in order."""
+        self._history.append(probability)
+        self.position += WINDOW
+        decisions = self._listen(probability) if self.speech_start is None else self._follow(probability)
+        if closed := self._due_cut():
+            decisions.append(closed)
+        decisions += self._due_gap()
+        if closed := self._due_silence():
+            decisions.append(closed)
+        self._forget()
+        return decisions
+
+    def close(self, at: int, cause: Cause) -> Closed:
+        """Cut at `at` whatever is open: the client asks, the stream ends, or (an endpoint) its audio stays away."""
+        if cause is Cause.ENDPOINT:
+            self.in_utterance = self._gap_ahead = False
+        speech = None
+        if self.speech_start is not None:
+            speech = Span(self.speech_start, max(at, self.speech_start))
+        return self._close(max(at, self.open_start), speech, cause)
+
+    def end_utterance(self) -> Closed:
+        """Cut here, as an endpoint does: what was said is complete."""
+        speech = None if self.speech_start is None else Span(self.speech_start, self.speech_end)
+        self.in_utterance = False
+        return self._close(self.position, speech, Cause.ENDPOINT)
+
+    def part(self, at: int, cause: Cause) -> Closed:
+        """Cut at `at` inside speech, which goes on."""
+        assert self.speech_start is not None
+        closed = self._close(at, Span(self.speech_start, at), cause)
+        self.speech_start = at
+        return closed
+
+    @property
+    def in_speech(self) -> bool:
+        """Whether the last window was speech of the open segment."""
+        return self.speech_start is not None and self._voiced
+
+    @property
+    def silence(self) -> int:
+        """Samples since speech was last heard."""
+        return self.position - self.speech_end
+
+    @property
+    def pauses(self) -> tuple[Span, ...]:
+        """The silences of the open segment that were announced, the one that lasts being the last."""
+        lasting = [Span(self.speech_end, self.position)] if self._paused and self.position > self.speech_end else []
+        return (*self._pauses, *lasting)
+
+    @property
+    def voice(self) -> float:
+        """How surely what was heard of the open segment is speech."""
+        if self.speech_start is None:
+            return 0.0
+        return self._strength(Span(self.speech_start, max(self.speech_start, self.speech_end)), self._pauses)
+
+    def quietest(self, start: int, end: int) -> int:
+        """Return the sample between `start` and `end` around which speech is least probable, the later of equals."""
+        first = max(0, (start - self._history_start) // WINDOW)
+        last = min(len(self._history), max(first + 1, (end - self._history_start) // WINDOW))
+        best, lowest = first, 2.0
+        for index in range(first, last):
+            around = self._history[max(0, index - _SMOOTHING) : index + _SMOOTHING + 1]
+            smoothed = sum(around) / max(1, len(around))
+            if smoothed <= lowest:
+                best, lowest = index, smoothed
+        return min(max(self._history_start + best * WINDOW + WINDOW // 2, start), end)
+
+    def _listen(self, probability: float) -> list[Decision]:
+        self._run = self._run + 1 if probability >= self._onset else 0
+        if self._run < ONSET_WINDOWS:
+            return []
+        self.speech_start = max(self.position - self._run * WINDOW, self.open_start)
+        self.speech_end = self.position
+        self._voiced, self._paused, self._gap_ahead = True, False, True
+        if self.in_utterance:
+            return [Resumed()]
+        self.in_utterance = True
+        return [Onset(self.speech_start)]
+
+    def _follow(self, probability: float) -> list[Decision]:
+        assert self.speech_start is not None
+        self._voiced = probability >= self._onset or (self._voiced and probability >= self._offset)
+        if self._voiced:
+            silent_from, self.speech_end = self.speech_end, self.position
+            if self._paused:
+                self._pauses.append(Span(silent_from, self.position - WINDOW))
+                self._paused = False
+                return [Resumed()]
+        elif not self._paused and self.silence >= self.pause:
+            self._paused = True
+            return [Pause(Span(self.speech_start, self.speech_end))]
+        return []
+
+    def _due_cut(self) -> Closed | None:
+        if not self.in_utterance:
+            return None
+        silence = self.silence
+        if self._endpoint is not None and silence >= self._endpoint:
+            return self.end_utterance()
+        if self.speech_start is None:
+            return None
+        length = self.position - self.speech_start
+        if length >= self._soft and silence >= self._sufficient_pause(length):
+            return self._close(self.position, Span(self.speech_start, self.speech_end), Cause.LENGTH)
+        if length >= self._hard:
+            earliest = self.speech_start + round(self._hard * _EARLIEST_CUT)
+            return self.part(self.quietest(earliest, self.position - _LATEST_CUT), Cause.LENGTH)
+        return None
+
+    def _due_gap(self) -> list[Decision]:
+        if self._gap is None or not self._gap_ahead or self.silence < self._gap:
+            return []
+        self._gap_ahead = False
+        decisions: list[Decision] = []
+        if self.speech_start is not None:
+            decisions.append(self._close(self.position, Span(self.speech_start, self.speech_end), Cause.GAP))
+        if self._endpoint is None:
+            self.in_utterance = False
+        return [*decisions, Gap()]
+
+    def _due_silence(self) -> Closed | None:
+        if self._silence is None or self.speech_start is not None or self._run:
+            return None
+        if self.position - max(self.open_start, self.speech_end) < self._silence:
+            return None
+        return self._close(self.position - _SILENCE_LEFT, None, Cause.SILENCE)
+
+    def _sufficient_pause(self, length: int) -> int:
+        longest = PAUSE_WITHOUT_ENDPOINT if self._endpoint is None else self._endpoint
+        share = min(1.0, (length - self._soft) / max(1, self._hard - self._soft))
+        return round(longest + share * (min(SHORTEST_PAUSE, longest) - longest))
+
+    def _close(self, at: int, speech: Span | None, cause: Cause) -> Closed:
+        if self._paused and at > self.speech_end:
+            self._pauses.append(Span(self.speech_end, at))
+        pauses = tuple(pause for pause in self._pauses if pause.start < at)
+        voice = 0.0
+        if speech:
+            voice = self._strength(Span(speech.start, max(speech.start, min(speech.end, self.speech_end))), pauses)
+        closed = Closed(Span(self.open_start, at), speech, voice, cause, pauses)
+        self._pauses = [pause for pause in self._pauses if pause.start >= at]
+        self.open_start = at
+        self.speech_start = None
+        self._run = 0
+        self._paused = False
+        return closed
+
+    def _strength(self, speech: Span, pauses: Sequence[Span]) -> float:
+        """Return the mean probability of the surer half of the windows, pauses left out: they say nothing against speech."""
+        first, last = self._windows(speech)
+        silent = {index for pause in pauses for index in range(*self._windows(pause))}
+        heard = sorted(self._history[index] for index in range(first, max(first + 1, last)) if index not in silent)
+        surer = heard[len(heard) // 2 :]
+        return sum(surer) / len(surer) if surer else 0.0
+
+    def _windows(self, span: Span) -> tuple[int, int]:
+        """Return the first window of a span, and the one behind its last, as far as the history goes."""
+        ends = (min(max(0, (at - self._history_start) // WINDOW), len(self._history)) for at in (span.start, span.end))
+        first, last = ends
+        return first, last
+
+    def _forget(self) -> None:
+        surplus = len(self._history) - _HISTORY // WINDOW
+        if surplus > 256:  # in steps, so that the list is not shifted at every window
+            del self._history[:surplus]
+            self._history_start += surplus * WINDOW

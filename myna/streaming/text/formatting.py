@@ -1,0 +1,164 @@
+"""How recognised words are written for a client: pure transforms in which every word keeps its time, live and in batch.
+
+Where several words become one ("twenty one dollars" → "$21") it begins with the first and ends with the last of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from myna.streaming.text import profanity
+from myna.streaming.session.events import Word, bare_words
+from myna.streaming.text.numerals import numbers
+from myna.streaming.text.redaction import Redaction, redacted
+from myna.streaming.text.written import written
+
+MASK = "****"
+"""What a profane word becomes."""
+FILLERS = frozenset({"uh", "um"})
+"""Left out unless asked for; other disfluencies (uh-huh, mhmm) mean something."""
+_ENDS = ".?!"
+_MARKS = {
+    ("comma",): ",", ("period",): ".", ("full", "stop"): ".", ("question", "mark"): "?", ("exclamation", "mark"): "!",
+    ("exclamation", "point"): "!", ("colon",): ":", ("semicolon",): ";", ("hyphen",): " -", ("dash",): " –",
+    ("ellipsis",): "…", ("new", "line"): "\n", ("new", "paragraph"): "\n\n",
+}  # fmt: skip
+"""Spoken marks, each attached to the word before it."""
+_OPENING = {("open", "parenthesis"): "(", ("open", "quote"): "“"}
+_CLOSING = {("close", "parenthesis"): ")", ("close", "quote"): "”"}
+_SPOKEN_MARKS: dict[str, list[tuple[tuple[str, ...], str, str]]] = {}
+"""The phrases that begin with a word, each with its mark and its kind."""
+for _kind, _table in (("mark", _MARKS), ("opening", _OPENING), ("closing", _CLOSING)):
+    for _phrase, _mark in _table.items():
+        _SPOKEN_MARKS.setdefault(_phrase[0], []).append((_phrase, _mark, _kind))
+
+
+@dataclass(frozen=True, slots=True)
+class Formatting:
+    """What a client asks for. `language` is an ISO 639-1 code, or empty where it is not known."""
+
+    language: str = "en"
+    punctuate: bool = True
+    """Keep the engine's case and punctuation; else `spoken` gives the bare words."""
+    smart: bool = False
+    """Numerals, and money, percentages, times of day, telephone numbers and addresses as they are written."""
+    numerals: bool = False
+    measurements: bool = False
+    """Units behind numbers are abbreviated: "ten kilometers" → "10 km"."""
+    dictation: bool = False
+    """Spoken marks ("comma", "new line") become marks, in English; elsewhere these words mean something else."""
+    fillers: bool = False
+    """Keep "uh" and "um"."""
+    profanity: bool = True
+    """Keep profane words. Only English ones are known, some of which are harmless words of other languages."""
+    replacements: tuple[tuple[str, str], ...] = ()
+    """Phrase → what is written for it; an empty text deletes it."""
+    redactions: frozenset[Redaction] = frozenset()
+
+    @property
+    def punctuated(self) -> bool:
+        """Whether words are shown with case and punctuation."""
+        return self.punctuate or self.smart
+
+
+def formatted(words: Sequence[Word], wanted: Formatting, *, open_ended: bool = False) -> tuple[Word, ...]:
+    """Return the words as they are to be written; `open_ended`: more words of the same breath may follow (an interim)."""
+    result = list(words)
+    english = wanted.language in ("en", "")
+    if not wanted.fillers:
+        result = _without_fillers(result)
+    if wanted.dictation and english:
+        result = _dictated(result)
+    if wanted.replacements:
+        result = _all_replaced(result, wanted.replacements)
+    if wanted.redactions:
+        result = redacted(result, wanted.redactions, wanted.language, open_ended=open_ended)
+    if wanted.smart or wanted.numerals or wanted.measurements:
+        found = numbers(result, wanted.language)
+        result = written(result, found, wanted.language, smart=wanted.smart, measurements=wanted.measurements)
+    if not wanted.profanity and english:
+        result = [_masked(word) if profanity.is_profane(word.bare) else word for word in result]
+    return tuple(result)
+
+
+def text_of(words: Sequence[Word], *, punctuated: bool) -> str:
+    """Return the words as one text; without punctuation in lower case."""
+    joined = " ".join(word.text if punctuated else word.bare for word in words)
+    return re.sub(r"(\n+) ", r"\1", joined)
+
+
+def _masked(word: Word) -> Word:
+    lead, _, trail = word.parts
+    return replace(word, text=lead + MASK + trail)
+
+
+def _without_fillers(words: Sequence[Word]) -> list[Word]:
+    kept: list[Word] = []
+    begins = False  # whether a sentence began with what was left out
+    for word in words:
+        if word.bare not in FILLERS:
+            kept.append(replace(word, text=word.text[:1].upper() + word.text[1:]) if begins else word)
+            begins = False
+            continue
+        begins = begins or word.text[:1].isupper()
+        if word.text[-1] in _ENDS and kept and kept[-1].text[-1] not in _ENDS:
+            kept[-1] = replace(kept[-1], text=kept[-1].text.rstrip(",;:") + word.text[-1])
+    return kept
+
+
+def _dictated(words: Sequence[Word]) -> list[Word]:
+    said: list[Word] = []
+    opening, capital, index = "", False, 0
+    while index < len(words):
+        size, mark, kind = _spoken_mark(words, index)
+        if not size:
+            word = words[index]
+            text = word.text[:1].upper() + word.text[1:] if capital else word.text
+            said.append(replace(word, text=opening + text))
+            opening, capital, index = "", False, index + 1
+            continue
+        last = words[index + size - 1]
+        if kind == "opening":
+            opening += mark
+        elif said:
+            before = said[-1]
+            stem = before.text if kind == "closing" or mark[0] in " \n" else before.text.rstrip(",.;:?!")
+            said[-1] = replace(before, text=stem + mark, end=max(before.end, last.end))
+        capital = capital or mark[0] in ".?!\n"
+        index += size
+    return said
+
+
+def _spoken_mark(words: Sequence[Word], index: int) -> tuple[int, str, str]:
+    for phrase, mark, kind in _SPOKEN_MARKS.get(words[index].bare, ()):
+        if tuple(word.bare for word in words[index : index + len(phrase)]) == phrase:
+            return len(phrase), mark, kind
+    return 0, "", ""
+
+
+def _all_replaced(words: list[Word], replacements: Sequence[tuple[str, str]]) -> list[Word]:
+    """Return the words after each replacement in turn; a phrase is looked for only where all its words are there."""
+    there = {word.bare for word in words}
+    for phrase, text in replacements:
+        wanted = bare_words(phrase)
+        if wanted and there.issuperset(wanted):
+            words = _replaced(words, wanted, text)
+            there = {word.bare for word in words}
+    return words
+
+
+def _replaced(words: Sequence[Word], wanted: Sequence[str], text: str) -> list[Word]:
+    bares = [word.bare for word in words]
+    result: list[Word] = []
+    index = 0
+    while index < len(words):
+        if bares[index] == wanted[0] and tuple(bares[index : index + len(wanted)]) == tuple(wanted):
+            if text:
+                result.append(Word.joined(words[index : index + len(wanted)], text))
+            index += len(wanted)
+        else:
+            result.append(words[index])
+            index += 1
+    return result

@@ -1,0 +1,152 @@
+"""Spoken numbers among words: where they are, and how they are written. Pure.
+
+text2num finds numbers in the languages it knows; what it leaves apart (digits read out one by one, years in two halves) is
+put together here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from text_to_num import find_numbers
+
+from myna.streaming.session.events import Word
+
+LANGUAGES = ("da", "de", "en", "es", "fr", "it", "nl", "pt")
+"""What text2num knows."""
+SMALL = 3
+"""A number alone up to this is left in words ("one of us", "the first"): text2num's own default."""
+_SPELLED = 3
+"""Digits read out one by one are one number from so many on."""
+_APART_S = 1.5
+"""Numbers that far apart in time are two."""
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """Words `start` to `end` (excluded) are a number, written `text`; `spelled`: its digits were read out one by one."""
+
+    start: int
+    end: int
+    text: str
+    ordinal: bool = False
+    spelled: bool = False
+
+    @property
+    def digits(self) -> int:
+        """How many digits it has."""
+        return sum(c.isdigit() for c in self.text)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it is better left in words where nothing beside it speaks against that."""
+        return not self.spelled and self.digits == 1 and int(self.text[0]) <= SMALL
+
+
+class _Token:
+    """What text2num asks a word."""
+
+    def __init__(self, text: str, *, separated: bool, taken: bool) -> None:
+        self._text = text
+        self._separated = separated
+        self._taken = taken
+
+    def text(self) -> str:
+        return self._text
+
+    def nt_separated(self, previous: _Token) -> bool:
+        del previous
+        return self._separated
+
+    def not_a_number_part(self) -> bool:
+        return self._taken
+
+
+def numbers(words: Sequence[Word], language: str) -> list[Number]:
+    """Return the numbers among the words, in order: spoken ones, and those the engine wrote in digits already."""
+    bares = [word.bare for word in words]
+    written = [_is_written(bare) for bare in bares]
+    found = [Number(i, i + 1, bare) for i, bare in enumerate(bares) if written[i]]
+    if language in LANGUAGES:
+        tokens = [
+            _Token(
+                _digit_said(bares, i) if language == "en" else bare,
+                separated=i > 0 and _separated(words[i - 1], words[i]),
+                taken=written[i] or (i > 0 and written[i - 1]),
+            )
+            for i, bare in enumerate(bares)
+        ]
+        found += [
+            Number(n.start, n.end, n.text, n.is_ordinal, spelled=len(n.text) == n.end - n.start)
+            for n in find_numbers(tokens, language, 0.0)
+        ]
+    return _years(_joined(sorted(found, key=lambda n: n.start)))
+
+
+def _is_written(bare: str) -> bool:
+    return bare[:1].isdigit() and all(c.isdigit() or c in ".,:/-" for c in bare)
+
+
+def _separated(before: Word, word: Word) -> bool:
+    return not before.text[-1:].isalnum() or word.start - before.end > _APART_S
+
+
+_ZEROS = {"o", "oh"}
+_DIGITS = {"zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"}
+
+
+def _digit_said(bares: Sequence[str], index: int) -> str:
+    """Return the word as text2num knows it: "oh" beside a digit is a zero."""
+    beside = {*bares[max(0, index - 1) : index], *bares[index + 1 : index + 2]}
+    return "zero" if bares[index] in _ZEROS and beside & (_DIGITS | _ZEROS) else bares[index]
+
+
+def _joined(found: list[Number]) -> list[Number]:
+    """Join digits that were read out one by one."""
+    runs: list[list[Number]] = []
+    for number in found:
+        last = runs[-1][-1] if runs else None
+        if last and last.spelled and number.spelled and last.end == number.start:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    joined = []
+    for run in runs:
+        if sum(number.digits for number in run) >= _SPELLED and all(number.spelled for number in run):
+            text = "".join(number.text for number in run)
+            joined.append(Number(run[0].start, run[-1].end, text, spelled=True))
+        else:
+            joined += [Number(n.start, n.end, n.text, n.ordinal) for n in run]
+    return joined
+
+
+def _years(found: list[Number]) -> list[Number]:
+    """Join the halves of years: nineteen eighty-four, twenty twenty-four."""
+    joined: list[Number] = []
+    for number in found:
+        last = joined[-1] if joined else None
+        halves = last and last.end == number.start and not (last.ordinal or last.spelled or number.ordinal)
+        if last and halves and _is_half(last.text, 11, 20) and _is_half(number.text, 10, 99):
+            joined[-1] = Number(last.start, number.end, last.text + number.text)
+        else:
+            joined.append(number)
+    return joined
+
+
+def _is_half(text: str, low: int, high: int) -> bool:
+    return len(text) == 2 and text.isdecimal() and low <= int(text) <= high
+
+
+def runs_of_digits(found: Sequence[Number]) -> list[tuple[int, int, int]]:
+    """Return first word, last word (excluded) and digits of each stretch of numbers that follow each other directly."""
+    starts: list[int] = []
+    for i, number in enumerate(found):
+        adjacent = i > 0 and found[i - 1].end == number.start
+        starts.append(starts[-1] if adjacent else i)
+    runs = []
+    for _, group in groupby(range(len(found)), key=lambda i: starts[i]):
+        members = [found[i] for i in group]
+        runs.append((members[0].start, members[-1].end, sum(number.digits for number in members)))
+    return runs
