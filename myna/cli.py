@@ -51,18 +51,19 @@ def _numbers(option: str, given: str) -> list[int]:
 @app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def serve(context: typer.Context) -> None:
     """Run the server; every setting is a flag (--help lists them)."""
-    from myna.server import settings as config
+    from myna.runtime.errors import ConfigurationError
+    from myna.server.settings import load
 
     try:
-        settings = config.load(context.args)
-    except config.ConfigurationError as error:
+        settings = load(context.args)
+    except ConfigurationError as error:
         _fail(str(error))
-    from myna.inference.engines.port import EngineUnavailableError
     from myna.server.app import serve as run
+    from myna.streaming.errors import EngineUnavailableError
 
     try:
         run(settings)
-    except (config.ConfigurationError, EngineUnavailableError) as error:
+    except (ConfigurationError, EngineUnavailableError) as error:
         _fail(str(error))
 
 
@@ -111,7 +112,7 @@ def transcribe(
 
     from myna.clients.transcribe import OutputFormat, Request
     from myna.clients.transcribe import transcribe as run
-    from myna.inference.engines.port import EngineUnavailableError
+    from myna.streaming.errors import EngineUnavailableError
 
     if form not in list(OutputFormat):
         _fail(f"--format must be one of {', '.join(OutputFormat)}, not {form!r}")
@@ -194,8 +195,8 @@ def add(
     scope: Annotated[list[str] | None, typer.Option(help="transcribe, grant; all if none is given.")] = None,
 ) -> None:
     """Make a key, add it to the file, and print it: the file holds only its hash."""
+    from myna.runtime.errors import ConfigurationError
     from myna.server.keys import Scope, add_key
-    from myna.server.settings import ConfigurationError
 
     try:
         scopes = frozenset(Scope(each) for each in scope or Scope)
@@ -243,7 +244,7 @@ def engine(
     """Measure what the scheduler and the engine cost on top of the bare model."""
     from myna.bench.accuracy import AccuracyError
     from myna.bench.engine import measure
-    from myna.inference.engines.port import EngineUnavailableError
+    from myna.streaming.errors import EngineUnavailableError
 
     sizes = _numbers("--batch", batch)
     try:
@@ -289,7 +290,7 @@ def turns(
     """Measure turns: how many end inside an utterance, and how long after its end the others do."""
     from myna.bench.accuracy import AccuracyError
     from myna.bench.turns import Setting, measure
-    from myna.inference.engines.port import EngineUnavailableError
+    from myna.streaming.errors import EngineUnavailableError
 
     try:
         settings = [Setting(float(threshold), eager) for threshold in thresholds.split(",")]
@@ -323,7 +324,7 @@ def load(
     """Measure how many real-time streams a server holds: delays, words, refusals, CPU and memory, step by step."""
     from myna.bench.accuracy import AccuracyError
     from myna.bench.load import Plan, measure
-    from myna.inference.engines.port import EngineUnavailableError
+    from myna.streaming.errors import EngineUnavailableError
 
     if dialect not in ("native", "deepgram"):
         _fail(f"--dialect must be native or deepgram, not {dialect!r}")
@@ -366,7 +367,7 @@ def containers(
     """Measure what live streams in containers cost beside raw ones."""
     from myna.bench.containers import measure
     from myna.clients.files import UnreadableFileError
-    from myna.inference.engines.port import EngineUnavailableError
+    from myna.streaming.errors import EngineUnavailableError
 
     try:
         measure(file, streams, seconds, model, as_json=json)

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from myna.inference.engines.port import Engine, Job
-from myna.streaming.session.events import Ended, Event, Final
+from myna.inference.engines.port import Engine
+from myna.streaming.events import Ended, Event, Final
+from myna.streaming.session.jobs import Job
 from myna.streaming.session.requests import Cancel, Detect, Request, Submit
 from myna.streaming.session.session import Session
 from myna.streaming.speech.segmenter import WINDOW

@@ -42,7 +42,7 @@ from myna.server.dialects.deepgram.live import DeepgramDialect, flux
 from myna.server.settings import Settings
 from myna.streaming.audio.container import sniff
 from myna.streaming.audio.raw import AudioError, RawDecoder, RawFormat
-from myna.streaming.session.events import SAMPLE_RATE
+from myna.streaming.events import SAMPLE_RATE
 from myna.streaming.session.requests import Detect, Submit
 from myna.streaming.session.stream import Stream
 

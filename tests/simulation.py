@@ -12,12 +12,13 @@ import numpy as np
 from drive import amplitude_voice
 
 from myna.inference.engines.fake.engine import FakeEngine, silence, spoken
-from myna.inference.engines.port import Engine, Job, JobError, Kind, Outcome
+from myna.inference.engines.port import Engine
 from myna.inference.scheduling.capacity import Headroom
 from myna.inference.scheduling.claims import Claim
 from myna.inference.scheduling.dispatcher import BLAME, KILLED_BLAME, Assignment, Dispatcher
-from myna.streaming.session.events import SAMPLE_RATE, Cause, Ended, Event, Failed, Final, Tentative, seconds
-from myna.streaming.session.policy import Options, Policy
+from myna.streaming.events import SAMPLE_RATE, Cause, Ended, Event, Failed, Final, Tentative, seconds
+from myna.streaming.policy import Options, Policy
+from myna.streaming.session.jobs import Job, JobError, Kind, Outcome
 from myna.streaming.session.requests import Cancel, Detect, Release, Submit
 from myna.streaming.session.session import Session
 

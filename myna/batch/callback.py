@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -11,7 +12,6 @@ import structlog
 from aiohttp import ClientTimeout
 
 from myna.batch.address_gate import Gate, explained
-from myna.server.dialects.base import Callback, Frame
 
 log = structlog.get_logger()
 
@@ -24,13 +24,26 @@ _MOST_LOST = 3
 """Results lost in a row after which nobody is asked any more."""
 
 
-class CallbackSender:
-    """Sends frames to a callback address. Use as an async context manager. Raises `ValueError` if it is no such address."""
+@dataclass(frozen=True, slots=True)
+class Callback:
+    """Where the frames go instead of back over the socket, and by which HTTP method."""
 
-    def __init__(self, callback: Callback, gate: Gate, key_name: str, share: str) -> None:
+    url: str
+    method: str = "POST"
+    key_header: str = ""
+    """The header that names the key whose result it is; empty: none does."""
+    key_name: str = ""
+
+
+class CallbackSender:
+    """Sends payloads to a callback address. Use as an async context manager. Raises `ValueError` if it is no such address."""
+
+    def __init__(self, callback: Callback, gate: Gate, share: str) -> None:
         self._callback = callback
         self._url = gate.check(callback.url)
-        self._headers = {"Content-Type": "application/json", "dg-token": key_name}
+        self._headers = {"Content-Type": "application/json"}
+        if callback.key_header:
+            self._headers[callback.key_header] = callback.key_name
         self._session = gate.session(TIMEOUT_S, share)
         self._lost = 0
 
@@ -42,13 +55,13 @@ class CallbackSender:
     ) -> None:
         await self._session.close()
 
-    async def send(self, frame: Frame) -> None:
-        """Deliver a frame; one that nobody takes is given up after three attempts, and so is, after three, the address."""
+    async def send(self, payload: str | bytes) -> None:
+        """Deliver a payload; one that nobody takes is given up after three attempts, and so is, after three, the address."""
         if self._lost >= _MOST_LOST:
             return
         reason = None
         for pause_s in (*_PAUSES_S, None):
-            reason = await self.attempt(frame.payload)
+            reason = await self.attempt(payload)
             if reason is None:
                 self._lost = 0
                 return

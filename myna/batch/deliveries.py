@@ -13,9 +13,7 @@ import structlog
 
 from myna.batch.address_gate import Gate
 from myna.batch.job_store import Job, JobStore
-from myna.server.keys import name_of
-from myna.batch.callback import CallbackSender
-from myna.server.dialects.deepgram import rest as deepgram_rest
+from myna.batch.callback import Callback, CallbackSender
 from myna.batch.fairness import FairQueue, Pool
 
 log = structlog.get_logger()
@@ -51,8 +49,11 @@ class _Delivery:
 class Deliveries:
     """One server's. Waits are counted by the monotonic clock; the store has the wall time of each for the next start."""
 
-    def __init__(self, gate: Gate, keep: Keep, ended: Callable[[Job], None]) -> None:
+    def __init__(
+        self, gate: Gate, keep: Keep, callback_of: Callable[[Job], Callback | None], ended: Callable[[Job], None]
+    ) -> None:
         self._gate = gate
+        self._callback_of = callback_of
         self._keep = keep
         self._ended = ended
         self._busy: Counter[str] = Counter()  # by host: under way, or next in its pool
@@ -70,7 +71,7 @@ class Deliveries:
     def add(self, job: Job, pause_s: float = 0.0) -> None:
         """Deliver the job's result, after a pause of at most the longest there is."""
         try:
-            callback = deepgram_rest.parse(job.query).callback
+            callback = self._callback_of(job)
             host = "" if callback is None else self._gate.check(callback.url).host or ""
         except Exception:  # accepted by an older server; the attempt will say why
             host = ""
@@ -129,9 +130,9 @@ class Deliveries:
 
     async def _attempt(self, job: Job) -> str | None:
         assert self._store is not None
-        callback = deepgram_rest.parse(job.query).callback
+        callback = self._callback_of(job)
         assert callback is not None
-        async with CallbackSender(callback, self._gate, name_of(job.owner), job.share) as sender:
+        async with CallbackSender(callback, self._gate, job.share) as sender:
             return await sender.attempt_file(self._store.result(job.id))
 
     async def _note(self, delivery: _Delivery, reason: str | None) -> None:

@@ -10,6 +10,7 @@ import shutil
 import stat
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -64,6 +65,16 @@ def check_free(folder: Path, least_bytes: int) -> None:
         raise OSError(
             errno.ENOSPC, f"the disk has {free >> 20} MiB free, less than the {least_bytes >> 20} MiB that stay free"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file on disk: the name its sender gave it, its length in bytes, its SHA-256."""
+
+    path: Path
+    name: str
+    size: int
+    sha256: str
 
 
 class FileWriter:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,16 +15,16 @@ import structlog
 from myna.batch.address_gate import Gate
 from myna.batch.job_store import MOST_ATTEMPTS, Job, JobStore, State
 from myna.runtime.threads import on_thread
-from myna.server.http.answers import json_pieces
+from myna.batch.callback import Callback
+from myna.batch.json_pieces import json_pieces
 from myna.batch.deliveries import Deliveries
-from myna.server.dialects.base import Refusal
-from myna.server.dialects.deepgram.live import DeepgramEntry
+from myna.runtime.errors import Refusal
 from myna.batch.fairness import Pool
 from myna.batch.storage import Doubt, refusal_of
 from myna.runtime.supervisor import Supervisor
 from myna.batch.transcriber import Listener
-from myna.server.http.uploads import Upload
-from myna.streaming.session.events import Final, seconds
+from myna.batch.disk import Upload
+from myna.streaming.events import Final, seconds
 
 log = structlog.get_logger()
 
@@ -47,7 +47,7 @@ Pieces = Iterable[bytes]
 
 
 class Work(Protocol):
-    """What the runner has done for it. Both raise `Refusal`."""
+    """What the runner has done for it. The first two raise `Refusal`."""
 
     async def fetch_job(self, job: Job, path: Path) -> Job:
         """Fetch the job's audio to `path`; return the job with its hash and size."""
@@ -57,6 +57,14 @@ class Work(Protocol):
         self, job: Job, path: Path, listener: Listener, begin: Callable[[], Awaitable[None]]
     ) -> Callable[[], Pieces]:
         """Transcribe the job's audio; return what makes the answer in pieces, on a thread."""
+        ...
+
+    def callback_of(self, job: Job) -> Callback | None:
+        """Return where the job's result goes."""
+        ...
+
+    def refused(self, job: Job, refusal: Refusal) -> Mapping[str, object]:
+        """Return the answer of a job that cannot be carried out, in the words of the dialect it came in."""
         ...
 
 
@@ -72,7 +80,7 @@ class JobRunner:
         self.work: Work | None = None
         self._fetching = Pool("job fetch", FETCHES_AT_ONCE, FETCHES_OF_ONE_OWNER, self._fetch, self._may_fetch)
         self._running = Pool("job", AT_ONCE, OF_ONE_OWNER, self._run)
-        self._deliveries = Deliveries(gate, self._keep, self._ended)
+        self._deliveries = Deliveries(gate, self._keep, self._callback_of, self._ended)
         self._open: dict[str, Job] = {}  # not at their end
         self._begun: dict[str, Job] = {}  # as they were before they were begun
         self._heard_s: dict[str, float] = {}
@@ -263,7 +271,8 @@ class JobRunner:
             await self._postpone(job)
 
     async def _fail(self, job: Job, refusal: Refusal) -> None:
-        body = dict(DeepgramEntry.shape(refusal, job.id).body)
+        assert self.work is not None
+        body = dict(self.work.refused(job, refusal))
         await self._finish(job, lambda: json_pieces(body), refusal.message)
         log.warning("job failed", job=job.id, reason=refusal.message)
 
@@ -299,6 +308,10 @@ class JobRunner:
 
         timer = asyncio.get_running_loop().call_later(pause_s, again)
         self._timers.add(timer)
+
+    def _callback_of(self, job: Job) -> Callback | None:
+        assert self.work is not None
+        return self.work.callback_of(job)
 
     def _ended(self, job: Job) -> None:
         self._open.pop(job.id, None)

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from myna.batch.disk import check_free, is_shortage
-from myna.server.dialects.base import Refusal
+from myna.runtime.errors import Refusal
 from myna.runtime.supervisor import Supervisor
 
 UPLOADS = "myna-upload-"

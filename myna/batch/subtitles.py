@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from myna.batch.transcript import ends_sentence
-from myna.streaming.session.events import Word
+from myna.streaming.events import Word
 
 LINE = 42
 """Characters of a line (the BBC's and Netflix' guidelines for subtitles agree on about this)."""

@@ -11,15 +11,15 @@ from pathlib import Path
 import structlog
 
 from myna.batch.transcript import Channel, Segment, Transcript
-from myna.server.settings import Settings
-from myna.server.dialects.defaults import default_policy
 from myna.inference.workers.pool import EnginePool
-from myna.inference.driver import Pump, Services
+from myna.inference.driver import StreamDriver
+from myna.inference.workers.vad_worker import VoiceActivity
+from myna.media.pool import DecoderPool
 from myna.streaming.audio.raw import AudioError, Coded, RawFormat
 from myna.streaming.session.decode_window import fitted
-from myna.inference.engines.port import EngineInfo
-from myna.streaming.session.events import Ended, Event, Failed, Final, seconds
-from myna.streaming.session.policy import Options, Policy
+from myna.streaming.session.jobs import EngineInfo
+from myna.streaming.events import Ended, Event, Failed, Final, Repeated, seconds
+from myna.streaming.policy import Options, Policy
 from myna.streaming.session.stream import Stream
 
 log = structlog.get_logger()
@@ -50,20 +50,30 @@ class DecodeFailedError(Exception):
     """Nothing of a file could be decoded, though it is sound; the engine's fault."""
 
 
-def batch_policy(settings: Settings, engine: EngineInfo) -> Policy:
-    """Return how files are cut: nobody waits, so at long pauses only, into pieces as long as the engine likes."""
-    return fitted(
-        replace(default_policy(settings, engine), live=False, lead_s=_LEAD_S, endpoint_ms=None, interim_every_s=None),
-        engine,
-    )
+def batch_policy(policy: Policy, engine: EngineInfo) -> Policy:
+    """Return how files are cut: nobody waits, so at long pauses only, into pieces as long as the engine likes.
+
+    `policy` is that of a live stream which asks for nothing in particular.
+    """
+    return fitted(replace(policy, live=False, lead_s=_LEAD_S, endpoint_ms=None, interim_every_s=None), engine)
+
+
+@dataclass(frozen=True, slots=True)
+class Hearing:
+    """What files are heard with: decoders, voice activity, and how a live stream is cut that asks for nothing in particular."""
+
+    decoders: DecoderPool
+    vad: VoiceActivity
+    policy_of: Callable[[EngineInfo], Policy]
+    on_repeated: Callable[[Repeated], None]
+    """Is told of each segment that was decoded twice."""
 
 
 class Transcriber:
     """Transcribes files with the engines of one server."""
 
-    def __init__(self, services: Services, settings: Settings) -> None:
-        self._services = services
-        self._settings = settings
+    def __init__(self, hearing: Hearing) -> None:
+        self._hearing = hearing
         self.active = 0
         """Files being transcribed now."""
 
@@ -72,7 +82,7 @@ class Transcriber:
     ) -> Transcript:
         """Return what the file says. Raises `AudioError` if it is no sound, `DecodeFailedError` if the engine fails."""
         self.active += 1
-        task = _Task(sound, engine, options, self._services, self._settings, listener, pause)
+        task = _Task(sound, engine, options, self._hearing, listener, pause)
         try:
             return await task.run()
         finally:
@@ -86,17 +96,17 @@ class _Task:
         sound: Sound,
         engine: EnginePool,
         options: Options,
-        services: Services,
-        settings: Settings,
+        hearing: Hearing,
         listener: Listener,
         pause: Pause,
     ) -> None:
         self._sound = sound
         self._pause = pause
-        policy = batch_policy(settings, engine.info)
-        self._decoder = services.decoders.file(sound.path, sound.audio, mix=sound.mix)
+        policy = batch_policy(hearing.policy_of(engine.info), engine.info)
+        self._decoder = hearing.decoders.file(sound.path, sound.audio, mix=sound.mix)
         stream = Stream(f"file-{secrets.token_hex(8)}", policy, options, engine.info)
-        self._pump = Pump(stream, engine, services, self._tell, self._fail)
+        self._driver = StreamDriver(stream, engine, hearing.vad, self._tell, self._fail)
+        self._on_repeated = hearing.on_repeated
         batch_s = engine.info.largest_batch * engine.lanes * policy.hard_s
         self._most_ahead_s = max(_LEAST_AHEAD_S, _AHEAD * batch_s)
         self._listener = listener
@@ -106,10 +116,10 @@ class _Task:
         self._ended = False
 
     async def run(self) -> Transcript:
-        stream = self._pump.stream
+        stream = self._driver.stream
         while channels := await self._decoder.read():
             stream.push(channels, time.monotonic())
-            self._pump.run()
+            self._driver.run()
             if seconds(stream.received) > self._sound.longest_s:
                 raise AudioError(
                     f"the file is longer than {self._sound.longest_s / 3600:g} h, the most this server takes"
@@ -119,7 +129,7 @@ class _Task:
         if not stream.received:
             raise AudioError("the file holds no audio: it is 0 seconds long")
         stream.end()
-        self._pump.run()
+        self._driver.run()
         await self._until(lambda: self._ended)
         if self._failed and not any(s.words for segments in self._segments.values() for s in segments):
             raise DecodeFailedError(self._failed[0])
@@ -128,14 +138,14 @@ class _Task:
 
     async def close(self) -> None:
         await self._decoder.close()
-        self._pump.close()
+        self._driver.close()
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         while not condition():
             if self._error is not None:
                 raise self._error
-            self._pump.changed.clear()
-            await self._pump.changed.wait()
+            self._driver.changed.clear()
+            await self._driver.changed.wait()
 
     def _tell(self, event: Event) -> None:
         match event:
@@ -147,10 +157,12 @@ class _Task:
                 self._listener(final)
             case Failed(span=span, reason=reason):
                 self._failed.append(f"{seconds(span.start):.1f}-{seconds(span.end):.1f} s: {reason}")
+            case Repeated():
+                self._on_repeated(event)
             case Ended():
                 self._ended = True
 
     def _fail(self, error: Exception) -> None:
         log.error("a file failed", exc_info=error)
         self._error = error
-        self._pump.changed.set()
+        self._driver.changed.set()

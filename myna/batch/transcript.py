@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from myna.streaming.session.events import Word
+from myna.streaming.events import Word
 
 UTTERANCE_GAP_S = 0.8
 """Silence that parts two utterances, unless asked otherwise: Deepgram's own default."""

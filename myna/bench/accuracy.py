@@ -23,7 +23,8 @@ from myna.bench.local import local_engine, local_server
 from myna.clients import files
 from myna.clients.live import LiveClient, StreamError
 from myna.inference.engines.catalogue import MOONSHINE
-from myna.inference.engines.port import EngineUnavailableError, Job, Kind, Transcript
+from myna.streaming.errors import EngineUnavailableError
+from myna.streaming.session.jobs import Job, Kind, Transcript
 from myna.wire import messages as wire
 
 WHOLE_FILE_S = 40.0

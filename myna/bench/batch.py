@@ -27,8 +27,9 @@ from myna.bench.local import local_engine, local_server
 from myna.bench.memory import children, resident_mb
 from myna.clients import files
 from myna.clients.live import LiveClient
-from myna.inference.engines.port import Engine, Job, Kind
-from myna.streaming.session.events import SAMPLE_RATE
+from myna.inference.engines.port import Engine
+from myna.streaming.events import SAMPLE_RATE
+from myna.streaming.session.jobs import Job, Kind
 from myna.wire import messages as wire
 
 PIECE_S = 12.0

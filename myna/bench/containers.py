@@ -20,7 +20,7 @@ from websockets.asyncio.client import connect
 from myna.bench.local import LocalServer, local_server
 from myna.clients import files
 from myna.clients.live import websocket_url
-from myna.streaming.session.events import SAMPLE_RATE
+from myna.streaming.events import SAMPLE_RATE
 
 _FRAME_S = 0.1
 _KINDS: dict[str, tuple[str, str, int] | None] = {

@@ -19,11 +19,12 @@ from rich.table import Table
 from myna.bench.accuracy import AccuracyError, read_manifest
 from myna.bench.local import local_engine
 from myna.clients import files
-from myna.inference.engines.port import Engine, Job, Kind
+from myna.inference.engines.port import Engine
 from myna.inference.scheduling.scheduler import Scheduler
 from myna.inference.workers.ipc import encode
 from myna.inference.workers.worker import run_batch
-from myna.streaming.session.events import SAMPLE_RATE
+from myna.streaming.events import SAMPLE_RATE
+from myna.streaming.session.jobs import Job, Kind
 
 ROUNDS = 5
 """Everything is decoded both ways so often; the median of the ratios is told."""

@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -24,11 +24,10 @@ from rich.console import Console
 from rich.table import Table
 
 from myna.bench.accuracy import AccuracyError, normalised, read_manifest
+from myna.bench.load_report import Level, Report
 from myna.bench.load_streams import DeepgramWords, Heard, NativeWords, Speech, Words, speak, speeches
 from myna.bench.local import local_server
 
-ALLOWED_WER = 0.3
-"""Percent by which the words under load may be worse than those of the same streams one by one."""
 _SPREAD_S = 3.0
 """Staggered streams begin within so much of each other: three interims long, so that their timers spread out."""
 _SETTLE_S = 2.0
@@ -58,56 +57,6 @@ class Plan:
     """Of the server that is started where there is no `url`."""
     beside: bool = False
     """Measure the plain loop around sherpa-onnx, too."""
-
-
-@dataclass(slots=True)
-class Level:
-    """One number of streams. Delays are in milliseconds, CPU in cores, memory in MB."""
-
-    streams: int
-    refused: int = 0
-    broken: list[str] = field(default_factory=list)
-    final_p50_ms: float | None = None
-    final_p95_ms: float | None = None
-    final_p99_ms: float | None = None
-    interim_p50_ms: float | None = None
-    interim_p95_ms: float | None = None
-    interim_p99_ms: float | None = None
-    interims_a_minute: float = 0.0
-    wer: float | None = None
-    wer_alone: float | None = None
-    cpu: float | None = None
-    memory_mb: float | None = None
-    lag_p99_ms: float | None = None
-    """Of the event loop, since the server's start: the bound that 99 % of its beats kept."""
-    holds: bool = False
-
-    def judge(self, target_ms: int) -> None:
-        """Say whether this many streams are held: all of them, in time, with the words they have alone."""
-        worse = self.wer is not None and self.wer_alone is not None and self.wer > self.wer_alone + ALLOWED_WER
-        in_time = self.final_p95_ms is not None and self.final_p95_ms <= target_ms
-        self.holds = in_time and not worse and not self.refused and not self.broken
-
-
-@dataclass(slots=True)
-class Report:
-    """All levels. `holds`: the most streams of those tried up to which every level is held."""
-
-    what: str
-    target_ms: int
-    staggered: bool
-    levels: list[Level]
-    holds: int = 0
-
-    def judge(self) -> None:
-        """Judge every level."""
-        self.holds = 0
-        for level in self.levels:
-            level.judge(self.target_ms)
-        for level in self.levels:
-            if not level.holds:
-                break
-            self.holds = level.streams
 
 
 def measure(plan: Plan, report_folder: Path | None, *, as_json: bool) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from myna.bench.accuracy import AccuracyError
-from myna.bench.load import Report
+from myna.bench.load_report import Report
 
 
 def draw(reports: Sequence[Report], path: Path) -> None:

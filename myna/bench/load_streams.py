@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from myna.bench.accuracy import TAIL_S, Recording
 from myna.clients import files
 from myna.clients.live import stream_url, websocket_url
-from myna.streaming.session.events import SAMPLE_RATE
+from myna.streaming.events import SAMPLE_RATE
 from myna.wire import messages as wire
 
 PAUSE_S = 0.6

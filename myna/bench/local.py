@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from myna.inference.engines.catalogue import MOONSHINE, Catalogue, UnknownModelError
-from myna.inference.engines.port import Engine, EngineUnavailableError, ModelOptions
+from myna.inference.engines.port import Engine, ModelOptions
 from myna.inference.engines.registry import builder
+from myna.streaming.errors import EngineUnavailableError
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ import numpy as np
 from myna.bench.accuracy import AccuracyError
 from myna.bench.load_streams import FRAME_S, Heard, Speech
 from myna.inference.engines.moonshine.engine import installed_weights, read_tokenizer
-from myna.streaming.session.events import SAMPLE_RATE
+from myna.streaming.events import SAMPLE_RATE
 from myna.streaming.speech.silero import installed_model
 
 _SILENCE_S = 0.25

@@ -21,7 +21,7 @@ from rich.table import Table
 from myna.bench.accuracy import AccuracyError, Recording, read_manifest
 from myna.bench.local import local_server
 from myna.clients import files
-from myna.streaming.session.events import samples, seconds
+from myna.streaming.events import samples, seconds
 from myna.streaming.speech.segmenter import WINDOW
 from myna.streaming.speech.silero import SileroVad, VoiceMemory
 

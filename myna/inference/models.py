@@ -5,20 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 import structlog
 
 from myna.inference.engines import registry
 from myna.inference.engines.catalogue import Catalogue, Model, UnknownModelError
-from myna.inference.engines.port import EngineUnavailableError, ModelOptions
+from myna.inference.engines.port import ModelOptions
 from myna.inference.engines.registry import EngineKind
-from myna.inference.workers.pool import EnginePool
+from myna.inference.workers.pool import EnginePool, Step
 from myna.runtime.deadlines import Clock
+from myna.runtime.errors import ConfigurationError
 from myna.runtime.supervisor import Supervisor
-from myna.server.operations.metrics import Metrics
-from myna.server.settings import ConfigurationError, Settings
+from myna.streaming.errors import EngineUnavailableError
 
 log = structlog.get_logger()
 
@@ -39,6 +39,26 @@ _LANE_BYTES = {"moonshine": 110 << 20}
 """What a worker process, and each of its lanes, takes besides weights, until it has told: NeMo's import alone is 670 MB."""
 
 
+OnStep = Callable[[str], Callable[[Step], None]]
+"""From a model's name, what is told of each of its steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """How models are loaded. Each field is the setting of the same name; docs/configuration.md says what it means."""
+
+    preload: list[str]
+    models_memory_mb: int
+    device: str
+    precision: str
+    cuda_graphs: bool
+    torch_compile: bool
+    largest_batch: int
+    lanes: int
+    workers: int
+    stuck_after_s: float
+
+
 class ModelBusyError(Exception):
     """The model cannot serve now: it is being loaded, or there is no room for it; `retry_s` says when to come again."""
 
@@ -56,7 +76,7 @@ class _Shape:
     threads: int
 
 
-def _shape(settings: Settings, engine: EngineKind) -> _Shape:
+def _shape(settings: ModelSettings, engine: EngineKind) -> _Shape:
     cores = os.cpu_count() or 1
     if engine.one_lane:
         workers = settings.workers or 1
@@ -80,14 +100,14 @@ class Models:
     """Hands out workers. A model's streams keep it in memory; an idle one may be unloaded."""
 
     def __init__(
-        self, catalogue: Catalogue, settings: Settings, metrics: Metrics, supervisor: Supervisor, clock: Clock
+        self, catalogue: Catalogue, settings: ModelSettings, on_step: OnStep, supervisor: Supervisor, clock: Clock
     ) -> None:
         self._supervisor = supervisor
         self._clock = clock
         supervisor.watch("models", self.why_not)
         self.catalogue = catalogue
         self._settings = settings
-        self._metrics = metrics
+        self._on_step = on_step
         self._loaded: dict[tuple[str, str], _Loaded] = {}
         self._loading: dict[tuple[str, str], asyncio.Task[_Loaded]] = {}
         self._failed: dict[tuple[str, str], tuple[str, float]] = {}
@@ -196,7 +216,7 @@ class Models:
             pool = EnginePool(
                 model.engine, options, shape.workers, shape.lanes, patience_s, self._supervisor, self._clock
             )
-            pool.on_step = self._metrics.on_step(model.name)
+            pool.on_step = self._on_step(model.name)
             await pool.start()
         info = pool.info
         log.info(

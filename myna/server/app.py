@@ -13,6 +13,7 @@ import signal
 import socket
 import tempfile
 from collections.abc import AsyncIterator
+from dataclasses import fields
 from pathlib import Path
 
 import structlog
@@ -29,7 +30,8 @@ from myna.server.http import page
 from myna.server.http.wrong_addresses import ADDRESSES, Addresses
 from myna.server.operations.admission import Admission
 from myna.server.keys import Authentication, credential
-from myna.server.settings import ConfigurationError, Settings
+from myna.server.settings import Settings
+from myna.runtime.errors import ConfigurationError
 from myna.server.websocket.connection import FAREWELL_S, FINALS_S
 from myna.server.http.connections import Connections, Limits, descriptor_limit, raise_descriptor_limit
 from myna.server.http.cross_site import CrossSite
@@ -47,19 +49,20 @@ from myna.batch.job_runner import JobRunner
 from myna.server.operations.gauges import Look
 from myna.server.operations.metrics import Metrics
 from myna.server.http.middlewares import Router, answered, say_request_id
-from myna.inference.models import Models
+from myna.inference.models import Models, ModelSettings
 from myna.runtime.deadlines import CLOCK
 from myna.server.operations.loop_monitor import Pulse
-from myna.inference.driver import Services
+from myna.server.services import Services
 from myna.server.websocket.revocation import watch
 from myna.batch.storage import STRAY_S, UPLOADS, Doubt, probe_uploads
 from myna.runtime.supervisor import Supervisor
-from myna.batch.transcriber import Transcriber
+from myna.batch.transcriber import Hearing, Transcriber
+from myna.server.dialects.defaults import default_policy
 from myna.server.websocket.upgrade import Upgrade
 from myna.inference.workers.vad_worker import VoiceActivity
 from myna.wire import messages as wire
 from myna.inference.engines.catalogue import Catalogue
-from myna.inference.workers.memory import TRIM_EVERY_S, give_back, keep_steady
+from myna.runtime.memory import TRIM_EVERY_S, give_back, keep_steady
 from myna.streaming.speech.silero import SileroVad
 
 log = structlog.get_logger()
@@ -90,7 +93,14 @@ class Server:
         host, port = listener.getsockname()[:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         gate = Gate(settings.allowed_networks)
-        self.transcriber = transcriber = Transcriber(services, settings)
+        self.transcriber = transcriber = Transcriber(
+            Hearing(
+                services.decoders,
+                services.voice,
+                functools.partial(default_policy, settings),
+                lambda repeated: services.metrics.speech_repeated(heard=repeated.heard),
+            )
+        )
         self.supervisor = supervisor
         self.jobs = JobRunner(settings.data / "jobs", gate, supervisor)
         self._authentication = authentication
@@ -100,7 +110,7 @@ class Server:
         self.app[CLOCK] = services.clock
         CrossSite(settings, host, keyless=not authentication.required).add_to(self.app)
         self.app.on_response_prepare.append(say_request_id)
-        look = Look(services, models, transcriber, self.admission, pulse, self.jobs, supervisor)
+        look = Look(services.streams, services.voice, services.decoders, models, transcriber, self.admission, pulse, self.jobs, supervisor)
         services.metrics.look_up(look.gauges)
         Pages(services, models, transcriber, authentication, self.admission, look).add_to(self.app)
         self.disk = Doubt(
@@ -182,7 +192,8 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         stack.push_async_callback(voice.close)
         services = Services(voice, metrics, decoders, settings.max_backlog_s, settings.spool_mb << 20, pulse.awake)
         catalogue = Catalogue(settings.models, settings.model, settings.aliases, settings.languages)
-        models = Models(catalogue, settings, metrics, supervisor, pulse.awake)
+        wanted = ModelSettings(**{field.name: getattr(settings, field.name) for field in fields(ModelSettings)})
+        models = Models(catalogue, wanted, metrics.on_step, supervisor, pulse.awake)
         stack.push_async_callback(models.close)
         await models.start()
         await decoders.ready()

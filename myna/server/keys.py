@@ -23,8 +23,8 @@ import jwt
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from myna.server.settings import ConfigurationError
-from myna.server.dialects.base import Refusal
+from myna.runtime.errors import ConfigurationError
+from myna.runtime.errors import Refusal
 
 log = structlog.get_logger()
 

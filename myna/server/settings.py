@@ -17,14 +17,12 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from myna.runtime.errors import ConfigurationError
+
 CONFIG_VARIABLE = "MYNA_CONFIG"
 DEFAULT_FILE = "myna.toml"
 SHORTEST_UTTERANCE_S = 2.0
 """The native protocol's lower bound of `max_utterance_s`, too."""
-
-
-class ConfigurationError(Exception):
-    """The configuration cannot be used; the message is one line for the person who wrote it."""
 
 
 class Settings(BaseSettings):

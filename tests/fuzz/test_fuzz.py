@@ -20,9 +20,9 @@ from mutations import DEEPGRAM, FIELDS, FLUX, NATIVE, QUERIES, REALTIME, Mutator
 
 from myna.inference.engines.catalogue import Model
 from myna.inference.engines.fake.engine import FakeEngine
-from myna.inference.engines.port import Job, Kind
 from myna.inference.workers.ipc import Batch, Release, Unpacker, encode
-from myna.server.dialects.base import Command, Configure, DialectError, Discard, End, Flush, Refusal, Reply
+from myna.runtime.errors import Refusal
+from myna.server.dialects.base import Command, Configure, DialectError, Discard, End, Flush, Reply
 from myna.server.dialects.deepgram import listen_request as deepgram_request
 from myna.server.dialects.deepgram import rest as deepgram_rest
 from myna.server.dialects.deepgram.flux import FluxDialect
@@ -33,8 +33,9 @@ from myna.server.dialects.openai.realtime import RealtimeDialect, RealtimeEntry
 from myna.server.dialects.openai.realtime_session import Session
 from myna.server.keys import credential
 from myna.server.settings import Settings
+from myna.streaming import events
 from myna.streaming.audio.raw import AudioError, Encoding, RawDecoder, RawFormat
-from myna.streaming.session import events
+from myna.streaming.session.jobs import Job, Kind
 from myna.wire import messages as wire
 
 FRAMES = int(os.environ.get("MYNA_FUZZ_FRAMES", "6000"))

@@ -16,19 +16,21 @@ from sounds import RATE
 from myna.batch.transcriber import batch_policy
 from myna.inference.engines.fake.engine import FakeEngine
 from myna.inference.engines.moonshine import engine as moonshine
-from myna.inference.engines.port import EngineInfo
-from myna.server.dialects.base import Command, Configure, DialectError, Open, Refusal
+from myna.runtime.errors import Refusal
+from myna.server.dialects.base import Command, Configure, DialectError, Open
 from myna.server.dialects.deepgram import flux_request
 from myna.server.dialects.deepgram import listen_request as deepgram_request
 from myna.server.dialects.deepgram import rest as deepgram_rest
 from myna.server.dialects.deepgram.flux import FluxDialect
+from myna.server.dialects.defaults import default_policy
 from myna.server.dialects.native.dialect import NativeDialect
 from myna.server.dialects.openai import rest as openai_rest
 from myna.server.dialects.openai.realtime import RealtimeDialect
 from myna.server.dialects.openai.realtime_session import Session as RealtimeSession
 from myna.server.settings import Settings
-from myna.streaming.session.events import samples
-from myna.streaming.session.policy import Options, Policy
+from myna.streaming.events import samples
+from myna.streaming.policy import Options, Policy
+from myna.streaming.session.jobs import EngineInfo
 from myna.streaming.session.session import Session
 from myna.wire import messages as wire
 
@@ -201,7 +203,7 @@ def test_a_number_of_the_configuration_is_refused_or_works(name: str, engine: En
         except ValueError:
             continue
         heard(deepgram_request.parse([]).policy(settings, engine), Options(), engine)
-        heard(replace(batch_policy(settings, engine), live=True), Options(), engine)
+        heard(replace(batch_policy(default_policy(settings, engine), engine), live=True), Options(), engine)
 
 
 def test_a_number_in_openais_form_is_refused_or_works() -> None:

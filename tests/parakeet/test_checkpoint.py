@@ -14,7 +14,8 @@ from tiny import TINY, TINY_STREAMING, Reference, Sentence, contents, decode, te
 from myna.inference.engines.catalogue import Catalogue, UnknownModelError
 from myna.inference.engines.parakeet.checkpoint import inspect
 from myna.inference.engines.parakeet.engine import ParakeetEngine
-from myna.inference.engines.port import EngineUnavailableError, ModelOptions
+from myna.inference.engines.port import ModelOptions
+from myna.streaming.errors import EngineUnavailableError
 
 
 def changed(path: Path, change: dict[str, Any]) -> Path:

@@ -13,8 +13,9 @@ from tiny import Reference, Sentence, decode, final, plain, spaced, text
 
 from myna.inference.engines.parakeet import model as parakeet_model
 from myna.inference.engines.parakeet.engine import ParakeetEngine
-from myna.inference.engines.port import Job, JobError, Kind, ModelOptions, Transcript
-from myna.streaming.session.policy import Options
+from myna.inference.engines.port import ModelOptions
+from myna.streaming.policy import Options
+from myna.streaming.session.jobs import Job, JobError, Kind, Transcript
 
 FRAME_S = 0.08
 

@@ -9,7 +9,8 @@ from tiny import TINY_STREAMING, Sentence, final, plain, text
 
 from myna.inference.engines.parakeet.engine import ParakeetEngine
 from myna.inference.engines.parakeet.following import LEFT, RIGHT, WHOLE
-from myna.inference.engines.port import Job, Kind, Missing, ModelOptions, Outcome, Transcript
+from myna.inference.engines.port import ModelOptions
+from myna.streaming.session.jobs import Job, Kind, Missing, Outcome, Transcript
 
 STEP = 12_800  # 0.8 s
 

@@ -17,9 +17,10 @@ from peer import RAW, Peer, connected, listening, settings
 from tiny import TINY, TINY_STREAMING, Reference, Sentence, contents, plain, spaced, write
 
 from myna.clients.live import LiveClient, StreamError
-from myna.inference.engines.port import EngineUnavailableError, Job, Kind
 from myna.inference.workers.pool import EnginePool, OnResult
 from myna.server.app import Server, running
+from myna.streaming.errors import EngineUnavailableError
+from myna.streaming.session.jobs import Job, Kind
 from myna.wire import messages as wire
 
 CHUNK = 3_200  # bytes: 100 ms

@@ -12,8 +12,8 @@ import numpy as np
 from nemo.collections.asr.models import ASRModel
 
 from myna.inference.engines.parakeet.engine import ParakeetEngine
-from myna.inference.engines.port import Job, Kind, Outcome, Transcript
-from myna.streaming.session.policy import Options
+from myna.streaming.policy import Options
+from myna.streaming.session.jobs import Job, Kind, Outcome, Transcript
 
 HERE = Path(__file__).parent
 TINY, TINY_STREAMING = HERE / "tiny-parakeet.nemo", HERE / "tiny-parakeet-streaming.nemo"

@@ -21,7 +21,7 @@ from myna.clients.live import LiveClient, StreamError
 from myna.server.app import Server
 from myna.server.operations.loop_monitor import Pulse
 from myna.wire import messages as wire
-from myna.inference.engines.port import Kind
+from myna.streaming.session.jobs import Kind
 from myna.inference.scheduling.capacity import Headroom
 
 START = wire.Start(encoding="linear16", sample_rate=16_000)

@@ -18,8 +18,8 @@ from myna.clients.live import LiveClient, StreamError
 from myna.server.websocket import revocation
 from myna.server.app import Server, running
 from myna.server.keys import Authentication, Credential, Scope, add_key, credential
-from myna.server.settings import ConfigurationError
-from myna.server.dialects.base import Refusal
+from myna.runtime.errors import ConfigurationError
+from myna.runtime.errors import Refusal
 from myna.wire import messages as wire
 
 ALL = frozenset(Scope)

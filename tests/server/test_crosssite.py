@@ -11,7 +11,8 @@ from peer import RAW, connected, settings
 
 from myna.server.app import Server, running
 from myna.server.keys import Scope, add_key
-from myna.server.settings import ConfigurationError, load
+from myna.server.settings import load
+from myna.runtime.errors import ConfigurationError
 
 SOCKETS = ["/v1/stream", "/v1/listen", "/v2/listen", "/v1/realtime"]
 

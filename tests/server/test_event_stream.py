@@ -21,7 +21,7 @@ from speakers import phrases, running_fake
 
 from myna.server.http import event_stream as eventstream
 from myna.server.app import Server
-from myna.streaming.session.events import Cause, Final, Span
+from myna.streaming.events import Cause, Final, Span
 from myna.streaming.session.stream import Stream
 
 SOUND = "/v1/audio/transcriptions"

@@ -30,7 +30,7 @@ from myna.server.app import Server
 from myna.server.keys import Scope, add_key
 from myna.batch.transcriber import Transcriber
 from myna.inference.engines.fake.engine import silence
-from myna.streaming.session.events import Word
+from myna.streaming.events import Word
 
 RAW = "/v1/listen?encoding=linear16&sample_rate=16000"
 FORM = "/v1/audio/transcriptions"

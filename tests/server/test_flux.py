@@ -16,7 +16,7 @@ from myna.server.app import Server
 from myna.server.settings import Settings
 from myna.server.dialects.base import Configure, Reply
 from myna.server.dialects.deepgram.flux import PATH, FluxDialect, parse
-from myna.streaming.session import events
+from myna.streaming import events
 from myna.inference.engines.fake.engine import FakeEngine
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "flux.md").read_text()

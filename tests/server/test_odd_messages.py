@@ -15,7 +15,8 @@ from myna.server.dialects.deepgram import listen_request as deepgram_request
 from myna.server.dialects.deepgram import rest as deepgram_rest
 from myna.server.dialects.deepgram import flux_request
 from myna.server.dialects.openai import rest as openai_rest
-from myna.server.dialects.base import Frame, Refusal, Reply
+from myna.server.dialects.base import Frame, Reply
+from myna.runtime.errors import Refusal
 from myna.server.dialects.deepgram.live import DeepgramDialect
 from myna.server.dialects.native.dialect import NativeEntry
 

@@ -16,7 +16,7 @@ from myna.clients.live import StreamError, stream_url
 from myna.server.websocket import live_stream as live
 from myna.server.app import Server
 from myna.wire import messages as wire
-from myna.inference.engines.port import Job
+from myna.streaming.session.jobs import Job
 from myna.inference.engines.fake.engine import silence, spoken
 
 

@@ -18,7 +18,7 @@ from myna.server.settings import Settings
 from myna.server.dialects.base import Flush
 from myna.server.dialects.openai.realtime import RealtimeDialect
 from myna.server.dialects.openai.realtime_session import Session
-from myna.streaming.session import events
+from myna.streaming import events
 from myna.inference.engines.fake.engine import FakeEngine, silence, spoken
 
 PATH = "/v1/realtime"

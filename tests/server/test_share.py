@@ -16,7 +16,8 @@ from peer import RAW, connected, eventually, listening, settings
 from sockets import Raw, frame, raw, upgraded
 
 from myna.server.app import Server, running
-from myna.server.dialects.base import LONGEST_CONTROL, LONGEST_MESSAGE
+from myna.server.dialects.base import LONGEST_CONTROL
+from myna.runtime.errors import LONGEST_MESSAGE
 
 PCM = "encoding=linear16&sample_rate=16000"
 

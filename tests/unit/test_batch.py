@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from myna.batch.subtitles import LINE, LONGEST_S, cues, srt, vtt
 from myna.batch.transcript import paragraphs, sentences, utterances
-from myna.streaming.session.events import Word
+from myna.streaming.events import Word
 
 
 def said(text: str, start: float = 0.0, pause: float = 0.1) -> list[Word]:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from myna.server.settings import ConfigurationError, Settings, load
+from myna.runtime.errors import ConfigurationError
+from myna.server.settings import Settings, load
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration.md"
 

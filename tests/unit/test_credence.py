@@ -10,11 +10,10 @@ import pytest
 from drive import Drive
 
 from myna.inference.engines.fake.engine import FakeEngine, FakeSettings, silence, spoken
-from myna.inference.engines.port import Job, Kind, Outcome, Transcript
-from myna.streaming.session.events import Repeated, Tentative, TurnEnded, Word
-from myna.streaming.session.policy import Options, Policy
+from myna.streaming.events import Repeated, Tentative, TurnEnded, Word
+from myna.streaming.policy import Options, Policy, TurnPolicy
+from myna.streaming.session.jobs import Job, Kind, Outcome, Transcript
 from myna.streaming.session.session import Session
-from myna.streaming.speech.turns import TurnPolicy
 
 FILE = Policy(live=False, endpoint_ms=None, interim_every_s=None, lead_s=1.0)
 Fault = Callable[[Transcript], Transcript]

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from myna.inference.engines.port import EngineInfo, Job, Kind
 from myna.inference.scheduling.dispatcher import BLAME, KILLED_BLAME, Dispatcher
+from myna.streaming.session.jobs import EngineInfo, Job, Kind
 
 
 def dispatcher_of(workers: int = 1, lanes: int = 1, **info: Any) -> Dispatcher:

@@ -9,9 +9,9 @@ from speakers import phrases
 
 from myna.batch.fairness import SLICE_S, FairQueue, Pool, Turns
 from myna.inference.engines.fake.engine import FakeEngine
-from myna.inference.engines.port import Job
 from myna.inference.scheduling.scheduler import Scheduler
-from myna.streaming.session.policy import Options, Policy
+from myna.streaming.policy import Options, Policy
+from myna.streaming.session.jobs import Job
 from myna.streaming.session.requests import Detect, Submit
 from myna.streaming.session.stream import Stream
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from myna.inference.engines.fake.engine import FakeEngine, FakeSettings, silence, spoken
-from myna.inference.engines.port import Job, Kind
-from myna.streaming.session.events import Tentative
-from myna.streaming.session.policy import Options, Policy
+from myna.streaming.events import Tentative
+from myna.streaming.policy import Options, Policy
+from myna.streaming.session.jobs import Job, Kind
 from myna.streaming.session.requests import Cancel, Release
 from myna.streaming.session.session import Session
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rapidfuzz import fuzz
 
-from myna.streaming.session.events import Word, bare_words
+from myna.streaming.events import Word, bare_words
 from myna.streaming.text.formatting import Formatting, formatted, text_of
 from myna.streaming.text.redaction import Redaction
 from myna.streaming.text.search import LEAST, MOST_HITS, Hit, hits

@@ -6,7 +6,7 @@ import struct
 from hypothesis import given
 from hypothesis import strategies as st
 
-from myna.server.websocket.frame_meter import FrameMeter
+from myna.server.http.frame_meter import FrameMeter
 
 
 def frame(opcode: int, size: int, *, final: bool = True) -> bytes:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from myna.inference.engines.port import EngineUnavailableError
+from myna.streaming.errors import EngineUnavailableError
 from myna.streaming.speech import graph_cache
 
 MADE = {"encoder": b"e" * 1000, "decoder": b"d" * 1000}

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import pytest
 from simulation import Simulation, assert_nothing_lost, p95, per_second, phrases
 
-from myna.inference.engines.port import Kind
 from myna.inference.scheduling.capacity import WINDOW_S, Headroom
 from myna.inference.scheduling.claims import QUIET_S, Claim
+from myna.streaming.session.jobs import Kind
 
 TARGET_S = 0.7
 COST = 0.018

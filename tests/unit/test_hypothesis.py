@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from myna.streaming.session.events import Word
+from myna.streaming.events import Word
 from myna.streaming.session.hypothesis import agreed, in_order, seam_index
 
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 
-from myna.inference.engines.port import EngineInfo, Job, JobError, Kind, Missing, Transcript
 from myna.inference.workers.ipc import (
     LARGEST,
     Batch,
@@ -15,8 +14,9 @@ from myna.inference.workers.ipc import (
     Unpacker,
     encode,
 )
-from myna.streaming.session.events import Word
-from myna.streaming.session.policy import Options
+from myna.streaming.events import Word
+from myna.streaming.policy import Options
+from myna.streaming.session.jobs import EngineInfo, Job, JobError, Kind, Missing, Transcript
 
 MESSAGES: list[Message] = [
     Batch(1, (Job("a/0/1", "a/0", Kind.INTERIM, b"\x01\x02" * 100, 12.5, Options("en")),)),

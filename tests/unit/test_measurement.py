@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from myna.inference.engines.port import EngineInfo, JobError, Transcript
 from myna.inference.workers.measurement import Measurement
+from myna.streaming.session.jobs import EngineInfo, JobError, Transcript
 
 ENGINE = EngineInfo("e", ("en",), 15.0, 100)
 

@@ -14,9 +14,10 @@ from sounds import RATE, recording
 
 from myna.bench.accuracy import normalised
 from myna.inference.engines.moonshine.engine import BEGIN, END, PADDING, MoonshineEngine, align
-from myna.inference.engines.port import EngineUnavailableError, Job, JobError, Kind, Transcript
-from myna.streaming.session.events import Tentative
-from myna.streaming.session.policy import Options, Policy
+from myna.streaming.errors import EngineUnavailableError
+from myna.streaming.events import Tentative
+from myna.streaming.policy import Options, Policy
+from myna.streaming.session.jobs import Job, JobError, Kind, Transcript
 from myna.streaming.session.session import Session
 
 

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from myna.server.dialects.base import LONGEST_MESSAGE, DialectError, Frame, Refusal
+from myna.runtime.errors import LONGEST_MESSAGE, Refusal
+from myna.server.dialects.base import DialectError, Frame
 from myna.server.websocket.outbox import LARGEST, Outbox, SlowReaderError
 
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from myna.inference.engines.port import EngineInfo, Job, Kind
 from myna.inference.scheduling.scheduler import Scheduler
+from myna.streaming.session.jobs import EngineInfo, Job, Kind
 
 
 def scheduler_of(**info: Any) -> Scheduler:

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from myna.streaming.session.events import Cause, Span
-from myna.streaming.session.policy import Policy
+from myna.streaming.events import Cause, Span
+from myna.streaming.policy import Policy
 from myna.streaming.speech.segmenter import WINDOW, Closed, Decision, Gap, Onset, Pause, Resumed, Segmenter
 
 

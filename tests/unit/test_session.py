@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from myna.inference.engines.fake.engine import FakeEngine, FakeSettings, silence, spoken
-from myna.streaming.session.events import (
+from myna.streaming.events import (
     Cause,
     Ended,
     Failed,
@@ -20,7 +20,7 @@ from myna.streaming.session.events import (
     Tentative,
     UtteranceEnd,
 )
-from myna.streaming.session.policy import Options, Policy
+from myna.streaming.policy import Options, Policy
 from myna.streaming.session.session import Session
 
 ENGINE = FakeEngine()

@@ -8,9 +8,9 @@ import pytest
 from simulation import Simulation, assert_nothing_lost, p95, per_second, phrases
 
 from myna.inference.engines.fake.engine import FakeEngine, FakeSettings
-from myna.inference.engines.port import Job, Kind
 from myna.inference.scheduling.dispatcher import BLAME, Assignment
-from myna.streaming.session.events import SAMPLE_RATE
+from myna.streaming.events import SAMPLE_RATE
+from myna.streaming.session.jobs import Job, Kind
 
 
 def crowd(simulation: Simulation, count: int, seed: int = 0, *, spread_s: float = 2.0, length: int = 4) -> None:

@@ -5,8 +5,8 @@ import pytest
 from drive import amplitude_voice
 
 from myna.inference.engines.fake.engine import FakeEngine, silence, spoken
-from myna.streaming.session.events import Ended, Event, Final, Flushed, Opened
-from myna.streaming.session.policy import Options, Policy
+from myna.streaming.events import Ended, Event, Final, Flushed, Opened
+from myna.streaming.policy import Options, Policy
 from myna.streaming.session.requests import Detect, Submit
 from myna.streaming.session.stream import Stream
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from myna.inference.engines.fake.engine import FakeEngine, silence, spoken
-from myna.streaming.session.events import (
+from myna.streaming.events import (
     Cause,
     Configured,
     Event,
@@ -26,9 +26,9 @@ from myna.streaming.session.events import (
     Word,
     samples,
 )
-from myna.streaming.session.policy import Options, Policy
+from myna.streaming.policy import Options, Policy, TurnPolicy
 from myna.streaming.session.session import Session
-from myna.streaming.speech.turns import Eager, Over, TurnPolicy, Turns, confidence
+from myna.streaming.speech.turns import Eager, Over, Turns, confidence
 
 ENGINE = FakeEngine()
 TURN_EVENTS = TurnStarted | TurnEager | TurnResumed | TurnEnded

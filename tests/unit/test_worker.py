@@ -15,9 +15,11 @@ import pytest
 
 from myna.inference.engines import registry
 from myna.inference.engines.fake.engine import FakeEngine, FakeSettings, spoken
-from myna.inference.engines.port import EngineUnavailableError, Job, Kind, Missing, ModelOptions, Transcript
+from myna.inference.engines.port import ModelOptions
 from myna.inference.workers import worker
 from myna.inference.workers.ipc import Batch, Hello, Message, Release, Result, Status, Unavailable, Unpacker, encode
+from myna.streaming.errors import EngineUnavailableError
+from myna.streaming.session.jobs import Job, Kind, Missing, Transcript
 
 
 class Front:

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from myna.inference.engines import registry
-from myna.inference.engines.port import EngineUnavailableError
+from myna.streaming.errors import EngineUnavailableError
 from myna.wire.quoting import quoted
 
 MOONSHINE = registry.MOONSHINE.name

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 
-from myna.inference.engines.port import Engine, EngineUnavailableError, ModelOptions
+from myna.inference.engines.port import Engine, ModelOptions
+from myna.streaming.errors import EngineUnavailableError
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass
 
-from myna.inference.engines.port import Kind
 from myna.inference.scheduling.claims import Claim, Claims
+from myna.streaming.session.jobs import Kind
 
 WINDOW_S = 30.0
 """What happened longer ago says nothing about now: about five utterances of each stream."""

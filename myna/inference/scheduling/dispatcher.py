@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from myna.inference.engines.port import EngineInfo, Job, Kind
 from myna.inference.scheduling.scheduler import Scheduler
+from myna.streaming.session.jobs import EngineInfo, Job, Kind
 
 ALONE_FROM = 2.0
 """A job under way at so many deaths runs alone from then on."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 
-from myna.inference.engines.port import EngineInfo, Job, Kind
-from myna.streaming.session.events import samples
+from myna.streaming.events import samples
+from myna.streaming.session.jobs import EngineInfo, Job, Kind
 
 _CONSIDERED = 16
 """A batch is put together from so many times its size of the most urgent jobs; looking further costs more than it gains."""

@@ -9,9 +9,9 @@ from typing import Any
 
 import msgpack
 
-from myna.inference.engines.port import EngineInfo, Job, JobError, Kind, Missing, Outcome, Transcript
-from myna.streaming.session.events import Word
-from myna.streaming.session.policy import Options
+from myna.streaming.events import Word
+from myna.streaming.policy import Options
+from myna.streaming.session.jobs import EngineInfo, Job, JobError, Kind, Missing, Outcome, Transcript
 
 _LENGTH = struct.Struct("<I")
 STATUS_EVERY_S = 0.5

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from myna.inference.engines.port import EngineInfo, Job, JobError, Kind, Outcome
 from myna.inference.scheduling.capacity import MEASURED_S
-from myna.streaming.session.events import samples
+from myna.streaming.events import samples
+from myna.streaming.session.jobs import EngineInfo, Job, JobError, Kind, Outcome
 
 _SOURCE = "measurement"
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from myna.inference.engines.port import EngineInfo, EngineUnavailableError, Job, JobError, Kind, ModelOptions, Outcome
+from myna.inference.engines.port import ModelOptions
 from myna.inference.scheduling.capacity import Headroom
 from myna.inference.scheduling.dispatcher import BLAME, KILLED_BLAME, Dispatcher
 from myna.inference.workers.ipc import STATUS_EVERY_S, Batch, Hello, Message, Release, Result
@@ -18,7 +18,9 @@ from myna.inference.workers.measurement import Measurement, is_measurement
 from myna.inference.workers.process import WorkerProcess
 from myna.runtime.deadlines import Clock
 from myna.runtime.supervisor import Supervisor
-from myna.streaming.session.events import seconds
+from myna.streaming.errors import EngineUnavailableError
+from myna.streaming.events import seconds
+from myna.streaming.session.jobs import EngineInfo, Job, JobError, Kind, Outcome
 
 log = structlog.get_logger()
 

@@ -13,9 +13,10 @@ from dataclasses import asdict
 
 import structlog
 
-from myna.inference.engines.port import EngineUnavailableError, ModelOptions
+from myna.inference.engines.port import ModelOptions
 from myna.inference.workers.ipc import Hello, Message, Status, Unavailable, Unpacker, encode
 from myna.runtime.deadlines import Clock, timeout
+from myna.streaming.errors import EngineUnavailableError
 
 log = structlog.get_logger()
 

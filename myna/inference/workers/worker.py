@@ -23,16 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from myna.inference.engines import registry
-from myna.inference.engines.port import (
-    Engine,
-    EngineInfo,
-    EngineUnavailableError,
-    Job,
-    JobError,
-    Kind,
-    ModelOptions,
-    Outcome,
-)
+from myna.inference.engines.port import Engine, ModelOptions
 from myna.inference.scheduling.capacity import MEASURED_S
 from myna.inference.workers.ipc import (
     STATUS_EVERY_S,
@@ -46,8 +37,10 @@ from myna.inference.workers.ipc import (
     Unpacker,
     encode,
 )
-from myna.inference.workers.memory import give_back
-from myna.streaming.session.events import samples
+from myna.runtime.memory import give_back
+from myna.streaming.errors import EngineUnavailableError
+from myna.streaming.events import samples
+from myna.streaming.session.jobs import EngineInfo, Job, JobError, Kind, Outcome
 
 _NICENESS = 10
 """Of workers that decode on the CPU: the front answers pings and sends words out while every core decodes."""

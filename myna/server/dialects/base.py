@@ -9,10 +9,12 @@ from typing import Protocol
 
 from myna.wire import strictjson
 from myna.streaming.audio.raw import Coded, RawFormat
-from myna.inference.engines.port import EngineInfo
+from myna.streaming.session.jobs import EngineInfo
 from myna.inference.engines.catalogue import Model
-from myna.streaming.session.events import Event
-from myna.streaming.session.policy import Options, Policy
+from myna.streaming.events import Event
+from myna.streaming.policy import Options, Policy
+from myna.batch.callback import Callback
+from myna.runtime.errors import LONGEST_MESSAGE, Refusal
 from myna.wire.quoting import shortened
 
 
@@ -141,8 +143,6 @@ CLOSE_CODES = {
 
 LONGEST_CONTROL = 65_536
 """Characters or bytes of a client's message that is no audio: what is in it is parsed at once, on the event loop."""
-LONGEST_MESSAGE = 1000
-"""Characters of a message for a person; it may quote what a client has sent."""
 
 
 class DialectError(Exception):
@@ -167,34 +167,12 @@ def check_control(frame: str | bytes) -> None:
         )
 
 
-class Refusal(Exception):  # noqa: N818 - the answer, not a fault of ours
-    """A request is refused before anything begins: HTTP status, a machine's `code`, a message for a person."""
-
-    def __init__(
-        self, status: int, code: str, message: str, *, retry_after_s: int | None = None, param: str | None = None
-    ) -> None:
-        super().__init__(shortened(message, LONGEST_MESSAGE))
-        self.status = status
-        self.code = code
-        self.message = shortened(message, LONGEST_MESSAGE)
-        self.retry_after_s = retry_after_s
-        self.param = param
-
-
 @dataclass(frozen=True, slots=True)
 class Refused:
     """A refusal in a dialect's own shape: the JSON body and its headers."""
 
     body: Mapping[str, object]
     headers: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Callback:
-    """Where the frames go instead of back over the socket, and by which HTTP method."""
-
-    url: str
-    method: str = "POST"
 
 
 @dataclass(frozen=True, slots=True)

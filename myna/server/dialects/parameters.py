@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from myna.server.dialects.base import Refusal
+from myna.runtime.errors import Refusal
 from myna.wire.quoting import quoted
 from myna.wire.strictjson import well_formed
 

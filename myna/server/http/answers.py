@@ -19,66 +19,10 @@ from myna.runtime.threads import on_thread, settled
 
 _AT_ONCE = 2
 """Threads: each takes the interpreter from the event loop for some milliseconds at a time."""
-_SLICE = 64
-"""Items of a list that are written in one go; the interpreter is held for a tenth of a millisecond meanwhile."""
 _IN_MEMORY = 1 << 20
 """Longer answers lie in a file until the client has read them."""
 _PIECE = 1 << 16
-_SCALARS = (str, int, float, type(None))
 _Made = TypeVar("_Made")
-
-
-def json_pieces(value: Any) -> Iterator[bytes]:
-    """Yield a value as JSON in pieces. A number that is not finite becomes null: JSON has no word for it.
-
-    An iterator is written as a list. Give long lists as iterators: where all their items are there at once, a garbage
-    collection that looks at them holds up the whole process for as long as half a second.
-    """
-    if isinstance(value, Mapping):
-        yield b"{"
-        for number, (name, item) in enumerate(value.items()):
-            yield (", " if number else "").encode() + _dumped(str(name)) + b": "
-            yield from json_pieces(item)
-        yield b"}"
-    elif isinstance(value, list | tuple | Iterator):
-        yield b"["
-        items, between = iter(value), b""
-        while part := list(islice(items, _SLICE)):
-            if all(map(_is_flat, part)):
-                yield between + _dumped(part)[1:-1]
-                between = b", "
-                continue
-            for item in part:
-                yield between
-                yield from json_pieces(item)
-                between = b", "
-        yield b"]"
-    else:
-        yield _dumped(value)
-
-
-def _is_flat(item: object) -> bool:
-    """Return whether an item is small: no list, nor a dictionary with one."""
-    if isinstance(item, Mapping):
-        return all(isinstance(value, _SCALARS) for value in item.values())
-    return isinstance(item, _SCALARS)
-
-
-def _dumped(value: object) -> bytes:
-    try:
-        return json.dumps(value, allow_nan=False).encode()
-    except ValueError:
-        return json.dumps(_finite(value), allow_nan=False).encode()
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {name: _finite(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
 
 
 class Answers:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from myna.server.dialects.openai import rest as openai_rest
-from myna.server.dialects.base import Refusal
-from myna.server.http.uploads import Form, Upload
+from myna.runtime.errors import Refusal
+from myna.server.http.uploads import Form
+from myna.batch.disk import Upload
 from myna.wire import strictjson
 from myna.wire.quoting import quoted
 

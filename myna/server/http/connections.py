@@ -20,7 +20,7 @@ from aiohttp.web_request import BaseRequest
 
 from myna.batch.addresses import network_of
 from myna.batch.pace import TOO_SLOW, Pace
-from myna.server.websocket.frame_meter import FrameMeter
+from myna.server.http.frame_meter import FrameMeter
 from myna.runtime.deadlines import Clock
 
 log = structlog.get_logger()

@@ -22,7 +22,7 @@ import structlog
 from aiohttp import web
 
 from myna.server.settings import Settings
-from myna.server.dialects.base import Refusal
+from myna.runtime.errors import Refusal
 from myna.server.http.service import in_dialect
 from myna.wire.quoting import quoted
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,20 +12,25 @@ from myna.batch.fetch import Fetched, FetchError, Limits, fetch
 from myna.batch.address_gate import Gate
 from myna.batch.job_store import Job
 from myna.batch.transcript import Transcript
-from myna.server.http.answers import Answers, json_pieces
+from myna.server.http.answers import Answers
+from myna.batch.json_pieces import json_pieces
 from myna.server.settings import Settings
 from myna.media.source import DecoderLostError
 from myna.server.dialects.deepgram import rest as deepgram_rest
-from myna.server.dialects.base import ModelWanted, Refusal
+from myna.server.dialects.deepgram.live import DeepgramEntry
+from myna.server.keys import name_of
+from myna.batch.callback import Callback
+from myna.server.dialects.base import ModelWanted
+from myna.runtime.errors import Refusal
 from myna.batch.fairness import Turns
 from myna.server.http.intake import RETRY_S, Intake
 from myna.inference.models import Models
 from myna.server.http.serving import engine_for
 from myna.batch.transcriber import DecodeFailedError, Listener, Sound, Transcriber
 from myna.streaming.audio.raw import AudioError, Coded, RawFormat
-from myna.inference.engines.port import EngineInfo
+from myna.streaming.session.jobs import EngineInfo
 from myna.inference.engines.catalogue import Model
-from myna.streaming.session.policy import Options
+from myna.streaming.policy import Options
 
 log = structlog.get_logger()
 
@@ -79,6 +84,15 @@ class FileWork:
             begin=begin,
         )
         return deepgram_answer(done, asked, job.id, job.sha256 or "")
+
+    def callback_of(self, job: Job) -> Callback | None:
+        """Return where the job's result goes."""
+        callback = deepgram_rest.parse(job.query).callback
+        return callback and replace(callback, key_name=name_of(job.owner))
+
+    def refused(self, job: Job, refusal: Refusal) -> Mapping[str, object]:
+        """Return the answer of a job that cannot be carried out, in Deepgram's words."""
+        return DeepgramEntry.shape(refusal, job.id).body
 
     def deepgram_request(self, query: Collection[tuple[str, str]]) -> deepgram_rest.FileRequest:
         """Return what a query in Deepgram's words asks for. Raises `Refusal`."""

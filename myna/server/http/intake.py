@@ -16,7 +16,7 @@ from aiohttp import web
 from myna.batch.addresses import network_of
 from myna.server.keys import Authentication, Identity
 from myna.server.settings import Settings
-from myna.server.dialects.base import Refusal
+from myna.runtime.errors import Refusal
 from myna.server.operations.metrics import Metrics
 from myna.batch.storage import Doubt
 

@@ -10,7 +10,7 @@ from aiohttp import HttpVersion11, web
 from aiohttp.web_urldispatcher import UrlMappingMatchInfo
 
 from myna.server.http.wrong_addresses import ADDRESSES, advice
-from myna.server.dialects.base import Refusal
+from myna.runtime.errors import Refusal
 from myna.server.http.service import REQUEST_ID, in_dialect
 
 log = structlog.get_logger()

@@ -17,7 +17,8 @@ from myna.server.dialects.deepgram import listen_request as deepgram_request
 from myna.server.dialects.deepgram import flux
 from myna.server.dialects.openai import rest as openai_rest
 from myna.server.dialects.reflector import requests as reflector
-from myna.server.dialects.base import Entry, Refusal
+from myna.server.dialects.base import Entry
+from myna.runtime.errors import Refusal
 from myna.server.dialects.deepgram.live import DeepgramEntry
 from myna.server.dialects.openai.rest import error_body
 from myna.server.dialects.openai.realtime_session import Session
@@ -25,7 +26,7 @@ from myna.server.http.json_answer import compact_answer, json_answer
 from myna.server.operations.gauges import Look
 from myna.server.operations.metrics import CONTENT_TYPE
 from myna.inference.models import Models
-from myna.inference.driver import Services
+from myna.server.services import Services
 from myna.batch.transcriber import Transcriber
 from myna.wire import strictjson
 from myna.inference.engines.catalogue import Model, UnknownModelError

@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-from myna.server.dialects.base import ModelWanted, Refusal
+from myna.server.dialects.base import ModelWanted
+from myna.runtime.errors import Refusal
 from myna.inference.workers.pool import EnginePool
 from myna.inference.models import ModelBusyError, Models
-from myna.inference.engines.port import EngineUnavailableError
+from myna.streaming.errors import EngineUnavailableError
 from myna.inference.engines.catalogue import Model, UnknownModelError
 
 

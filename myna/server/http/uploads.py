@@ -12,7 +12,8 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from myna.batch.disk import FileWriter
 from myna.server.http.connections import SlowBodyError
-from myna.server.dialects.base import Refusal
+from myna.batch.disk import Upload
+from myna.runtime.errors import Refusal
 from myna.wire.quoting import quoted
 from myna.wire.strictjson import well_formed
 
@@ -23,16 +24,6 @@ LONGEST_FIELD = 64 * 1024
 MOST_FIELDS = 500
 MOST_FILES = 50
 """Files in one request: more are better sent one by one, several at a time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Upload:
-    """A file on disk: the name its sender gave it, its length in bytes, its SHA-256."""
-
-    path: Path
-    name: str
-    size: int
-    sha256: str
 
 
 @dataclass(slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -12,17 +12,21 @@ from myna.server.operations.admission import Admission
 from myna.batch.job_runner import JobRunner
 from myna.inference.models import Models
 from myna.server.operations.loop_monitor import Pulse
-from myna.inference.driver import Services
+from myna.inference.workers.vad_worker import VoiceActivity
+from myna.media.pool import DecoderPool
 from myna.runtime.supervisor import Supervisor
 from myna.batch.transcriber import Transcriber
-from myna.inference.engines.port import Kind
+from myna.streaming.session.jobs import Kind
 
 
 @dataclass(slots=True)
 class Look:
     """At one server."""
 
-    services: Services
+    streams: Mapping[str, object]
+    """The live ones."""
+    vad: VoiceActivity
+    decoders: DecoderPool
     models: Models
     transcriber: Transcriber
     admission: Admission
@@ -37,14 +41,14 @@ class Look:
 
     def gauges(self) -> Iterable[Metric]:
         """Return every gauge."""
-        yield GaugeMetricFamily("myna_streams", "Live streams.", value=len(self.services.streams))
+        yield GaugeMetricFamily("myna_streams", "Live streams.", value=len(self.streams))
         yield GaugeMetricFamily("myna_files", "Files being transcribed.", value=self.transcriber.active)
         yield GaugeMetricFamily("myna_jobs_unfinished", "Jobs waiting or under way.", value=self.jobs.unfinished())
         yield GaugeMetricFamily("myna_loop_busy", "Share of a core the event loop uses.", value=self.pulse.busy)
-        voice = self.services.voice
+        voice = self.vad
         yield CounterMetricFamily("myna_vad_windows", "Windows of voice activity looked at.", value=voice.windows)
         yield CounterMetricFamily("myna_vad_seconds", "CPU seconds that took.", value=voice.seconds)
-        decoders = self.services.decoders
+        decoders = self.decoders
         yield GaugeMetricFamily("myna_decoders", "Decoder processes at a stream or file.", value=decoders.active)
         lost = CounterMetricFamily("myna_decoders_lost", "Decoder processes that did not end well.", labels=["reason"])
         for reason, count in decoders.lost.items():

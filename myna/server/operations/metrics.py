@@ -10,7 +10,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from myna.inference.workers.pool import Step
-from myna.inference.engines.port import Kind
+from myna.streaming.session.jobs import Kind
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _DELAYS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)

@@ -30,7 +30,7 @@ from myna.server.dialects.base import (
 from myna.server.websocket.live_stream import LiveStream, failure
 from myna.server.websocket.outbox import SlowReaderError
 from myna.runtime.deadlines import LAST_LOOK_S, timeout
-from myna.inference.driver import Services
+from myna.server.services import Services
 from myna.server.websocket.loop_share import Share
 from myna.streaming.audio.raw import Codec, Coded
 
@@ -186,8 +186,8 @@ class _Seat:
         self.left.set()
 
 
-Delivery = Callable[[Frame], Awaitable[None]]
-"""Carries a frame to where the client wants it."""
+Delivery = Callable[[str | bytes], Awaitable[None]]
+"""Carries a message to where the client wants it."""
 
 
 class Connection:
@@ -560,7 +560,7 @@ class Connection:
                 if self._delivery is None:
                     await _send(socket, frame)
                 else:
-                    await self._delivery(frame)
+                    await self._delivery(frame.payload)
             except Exception as error:
                 if self._delivery is None and isinstance(error, ConnectionError):
                     raise

@@ -29,9 +29,10 @@ from myna.server.dialects.base import (
 )
 from myna.server.websocket.outbox import Outbox, SlowReaderError
 from myna.runtime.deadlines import timeout
-from myna.inference.driver import Pump, Services
+from myna.inference.driver import StreamDriver
+from myna.server.services import Services
 from myna.streaming.audio.raw import STEP_BYTES, AudioError, RawFormat
-from myna.streaming.session.events import SAMPLE_RATE, Ended, Event, Opened, seconds
+from myna.streaming.events import SAMPLE_RATE, Ended, Event, Opened, Repeated, seconds
 from myna.streaming.speech.segmenter import WINDOW
 from myna.streaming.session.stream import Stream
 
@@ -63,7 +64,7 @@ class LiveStream:
         self.broken: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         self._dialect = dialect
         self._services = services
-        self._pump: Pump | None = None
+        self._driver: StreamDriver | None = None
         self._source: Source | None = None
         self._coded = False
         self._arrived = 0.0
@@ -79,12 +80,12 @@ class LiveStream:
     @property
     def is_open(self) -> bool:
         """Whether the client has started the stream."""
-        return self._pump is not None
+        return self._driver is not None
 
     @property
     def heard_s(self) -> float:
         """Seconds of audio received."""
-        return self._heard_s if self._pump is None else seconds(self._pump.stream.received)
+        return self._heard_s if self._driver is None else seconds(self._driver.stream.received)
 
     @property
     def spooled(self) -> int:
@@ -106,7 +107,7 @@ class LiveStream:
 
     async def end(self) -> None:
         """Take no more audio, wait until everything heard is final. May be called again, and cancelled."""
-        if self._pump is None:
+        if self._driver is None:
             return
         if not self._end_asked:
             self._end_asked = True
@@ -114,8 +115,8 @@ class LiveStream:
             if self._feeding is None:
                 self._start_feeding()
         while not self._ended and not self.broken.done():
-            self._pump.changed.clear()
-            await self._pump.changed.wait()
+            self._driver.changed.clear()
+            await self._driver.changed.wait()
 
     async def close(self) -> None:
         """Free everything: audio, jobs that wait, the decoder once nobody reads from it."""
@@ -126,22 +127,22 @@ class LiveStream:
             await self._source.close()
         self._spool.clear()
         self.outbox.clear()
-        if self._pump is not None:
+        if self._driver is not None:
             self._heard_s = self.heard_s
-            self._pump.close()
-            self._pump = None  # its audio must not live as long as a timer of the socket's that still knows the stream
+            self._driver.close()
+            self._driver = None  # its audio must not live as long as a timer of the socket's that still knows the stream
 
     def break_off(self, error: Exception) -> None:
         """End the stream for this reason; its connection says so to the client."""
         if not self.broken.done():
             self.broken.set_result(error)
-        if self._pump is not None:
-            self._pump.changed.set()
+        if self._driver is not None:
+            self._driver.changed.set()
 
     @property
-    def _opened(self) -> Pump:
-        assert self._pump is not None
-        return self._pump
+    def _opened(self) -> StreamDriver:
+        assert self._driver is not None
+        return self._driver
 
     @property
     def _opened_source(self) -> Source:
@@ -156,7 +157,7 @@ class LiveStream:
                 self._coded = True
                 self._source = self._services.decoders.stream(coded, mix=command.mix)
         stream = Stream(self.name, command.policy, command.options, self.engine.info)
-        self._pump = Pump(stream, self.engine, self._services, self._tell, self.fail)
+        self._driver = StreamDriver(stream, self.engine, self._services.voice, self._tell, self.fail)
         for frame in self._dialect.opened(self.name):
             self.outbox.put(frame)
 
@@ -200,32 +201,32 @@ class LiveStream:
     async def _begin(self, command: Command, arrived: float) -> None:
         """Hand a command to the core; audio is then still to be decoded. Raises `AudioError`."""
         self._arrived = arrived
-        pump, source = self._opened, self._opened_source
+        driver, source = self._opened, self._opened_source
         match command:
             case Audio(data):
                 source.feed(data)
             case Flush(token, channel):
                 await self._decode_everything()
-                pump.stream.flush(token, channel)
-                pump.run()
+                driver.stream.flush(token, channel)
+                driver.run()
             case Discard(token):
                 await self._decode_everything()
-                pump.stream.discard(token)
-                pump.run()
+                driver.stream.discard(token)
+                driver.run()
             case EndTurn():
                 await self._decode_everything()
-                pump.stream.end_turn()
-                pump.run()
+                driver.stream.end_turn()
+                driver.run()
             case Configure(options, policy, token):
-                pump.stream.configure(options, policy, token)
-                pump.run()
+                driver.stream.configure(options, policy, token)
+                driver.run()
             case Reformat(audio):
                 await self._decode_everything()
                 await source.close()
                 self._source = RawSource(audio, mix=True)
             case Stalled():
-                pump.stream.stall()
-                pump.run()
+                driver.stream.stall()
+                driver.run()
             case End():
                 source.finish()
                 self._ending = True
@@ -271,9 +272,9 @@ class LiveStream:
 
         Of a stream that is broken nothing more is wanted.
         """
-        pump = self._opened
+        driver = self._opened
         while not self.broken.done():
-            if pump.stream.backlog_s > self._services.max_backlog_s:
+            if driver.stream.backlog_s > self._services.max_backlog_s:
                 return False
             channels = await self._opened_source.read()
             if not channels:
@@ -283,19 +284,19 @@ class LiveStream:
 
     def _push(self, channels: list[bytes]) -> None:
         """Hand decoded samples to the core."""
-        pump = self._opened
-        pump.stream.push(channels, self._arrived)
-        pump.run()
+        driver = self._opened
+        driver.stream.push(channels, self._arrived)
+        driver.run()
         length_s = sum(map(len, channels)) / 2 / SAMPLE_RATE
         self._services.metrics.audio_in(length_s)
         self._place.heard(length_s)
 
     async def _until(self, backlog_s: float) -> None:
         """Wait until no more audio than this waits for the engine."""
-        pump = self._opened
-        while pump.stream.backlog_s > backlog_s and not self.broken.done():
-            pump.changed.clear()
-            await pump.changed.wait()
+        driver = self._opened
+        while driver.stream.backlog_s > backlog_s and not self.broken.done():
+            driver.changed.clear()
+            await driver.changed.wait()
 
     async def _break_off_after_words(self, reason: DialectError) -> None:
         """End the stream for this reason once what was decoded before is final."""
@@ -316,6 +317,9 @@ class LiveStream:
                 self._ended = True
             case Opened(channels=channels):
                 self._resize(channels)
+            case Repeated(heard=heard):
+                self._services.metrics.speech_repeated(heard=heard)
+                return
         if self.broken.done():  # its client has been, or is being, told the reason: nothing may follow that
             return
         for frame in self._dialect.emit(event):

@@ -8,7 +8,7 @@ import structlog
 
 from myna.server.keys import Authentication
 from myna.server.dialects.base import DialectError
-from myna.inference.driver import Services
+from myna.server.services import Services
 
 log = structlog.get_logger()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aiohttp import web
 
@@ -15,11 +15,12 @@ from myna.batch.callback import CallbackSender
 from myna.server.settings import Settings
 from myna.server.websocket.connection import Connection, Delivery
 from myna.server.http.connections import authenticated
-from myna.server.dialects.base import Entry, Refusal, Resume
+from myna.server.dialects.base import Entry, Resume
+from myna.runtime.errors import Refusal
 from myna.server.http.service import answer
 from myna.server.http.intake import share_of
 from myna.inference.models import Models
-from myna.inference.driver import Services
+from myna.server.services import Services
 from myna.server.http.serving import engine_for
 
 
@@ -52,9 +53,8 @@ class Upgrade:
             delivery: Delivery | None = None
             if entry.callback is not None:
                 try:
-                    sender = CallbackSender(
-                        entry.callback, self.gate, identity.name, share_of(identity, request, self.authentication)
-                    )
+                    callback = replace(entry.callback, key_name=identity.name)
+                    sender = CallbackSender(callback, self.gate, share_of(identity, request, self.authentication))
                 except ValueError as error:
                     raise Refusal(400, "bad_callback", f"callback: {error}.") from error
                 delivery = (await stack.enter_async_context(sender)).send

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from myna.streaming.session.events import SAMPLE_RATE, Span
+from myna.streaming.events import SAMPLE_RATE, Span
 
 
 class Tape:

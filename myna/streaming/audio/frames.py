@@ -10,7 +10,7 @@ import av
 import numpy as np
 
 from myna.streaming.audio.raw import MOST_CHANNELS, AudioError, Converter
-from myna.streaming.session.events import SAMPLE_RATE
+from myna.streaming.events import SAMPLE_RATE
 from myna.streaming.audio.mixing import Mixer
 from myna.streaming.audio.timestamps import LEAST_HOLE_S, Stamps
 

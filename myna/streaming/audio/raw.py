@@ -13,7 +13,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from myna.streaming.session.events import SAMPLE_RATE
+from myna.streaming.events import SAMPLE_RATE
 from myna.streaming.audio.mixing import Mixer
 from myna.streaming.audio.resampling import Resampler
 

@@ -8,7 +8,7 @@ from math import ceil, gcd
 
 import numpy as np
 
-from myna.streaming.session.events import SAMPLE_RATE
+from myna.streaming.events import SAMPLE_RATE
 
 _CROSSINGS = 32
 """Zero crossings of the filter on each side: its delay, 4 ms at 8 kHz and 2 ms at 16 kHz and above."""

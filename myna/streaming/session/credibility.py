@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from myna.inference.engines.port import Transcript
-from myna.streaming.session.events import Word, samples, seconds
+from myna.streaming.session.jobs import Transcript
+from myna.streaming.events import Word, samples, seconds
 from myna.streaming.session.hypothesis import bare, final_words
 from myna.streaming.session.pending import Decode
-from myna.streaming.session.policy import Gate
+from myna.streaming.policy import Gate
 from myna.streaming.speech.segmenter import Closed
 
 _SURE = samples(0.2)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from myna.inference.engines.port import EngineInfo
-from myna.streaming.session.events import Span, samples, seconds
-from myna.streaming.session.policy import Policy
+from myna.streaming.session.jobs import EngineInfo
+from myna.streaming.events import Span, samples, seconds
+from myna.streaming.policy import Policy
 from myna.streaming.speech.segmenter import Segmenter
 
 BEYOND = samples(1.0)

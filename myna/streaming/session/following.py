@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from myna.streaming.session.events import Span
+from myna.streaming.events import Span
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from rapidfuzz.distance import Levenshtein
 
-from myna.streaming.session.events import Span, Word, seconds
+from myna.streaming.events import Span, Word, seconds
 from myna.streaming.speech.segmenter import Closed
 
 _SECONDS_WEIGH = 2.0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from myna.inference.engines.port import Kind, Outcome
-from myna.streaming.session.events import Cause, Span, Trigger, Word
-from myna.streaming.session.policy import Options, Policy
+from myna.streaming.session.jobs import Kind, Outcome
+from myna.streaming.events import Cause, Span, Trigger, Word
+from myna.streaming.policy import Options, Policy
 from myna.streaming.speech.segmenter import Closed
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from myna.inference.engines.port import Job
+from myna.streaming.session.jobs import Job
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from myna.streaming.session.decode_window import INTERIM_OVERLAP, Coverage, fitted
 from myna.streaming.session.credibility import doubts, is_sure
-from myna.inference.engines.port import EngineInfo, Job, Kind, Missing, Outcome, Transcript
-from myna.streaming.session.events import (
+from myna.streaming.session.jobs import EngineInfo, Job, Kind, Missing, Outcome, Transcript
+from myna.streaming.events import (
     Cause,
     Configured,
     Event,
@@ -32,7 +32,7 @@ from myna.streaming.session.events import (
 from myna.streaming.session.following import Following
 from myna.streaming.session.hypothesis import agreed, in_order, new_words
 from myna.streaming.session.pending import Barrier, Change, Decode, TurnEnd, Waiting
-from myna.streaming.session.policy import Options, Policy
+from myna.streaming.policy import Options, Policy
 from myna.streaming.session.requests import Cancel, Detect, Release, Request, Submit
 from myna.streaming.speech.segmenter import WINDOW, Closed, Decision, Gap, Onset, Pause, Resumed, Segmenter
 from myna.streaming.audio.buffer import Tape

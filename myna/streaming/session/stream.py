@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from myna.inference.engines.port import EngineInfo, Outcome
-from myna.streaming.session.events import SAMPLE_RATE, Configured, Ended, Event, Flushed, Opened, seconds
-from myna.streaming.session.policy import Options, Policy
+from myna.streaming.session.jobs import EngineInfo, Outcome
+from myna.streaming.events import SAMPLE_RATE, Configured, Ended, Event, Flushed, Opened, seconds
+from myna.streaming.policy import Options, Policy
 from myna.streaming.session.requests import Request
 from myna.streaming.session.session import Session
 

@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Sequence
 
 from myna.streaming.session.credibility import doubts, is_sure, words_of
-from myna.inference.engines.port import JobError, Missing, Outcome, Transcript
-from myna.streaming.session.events import (
+from myna.streaming.session.jobs import JobError, Missing, Outcome, Transcript
+from myna.streaming.events import (
     Cause,
     Ended,
     Event,
@@ -23,7 +23,7 @@ from myna.streaming.session.events import (
     seconds,
 )
 from myna.streaming.session.pending import Barrier, Decode, TurnEnd, Waiting
-from myna.streaming.session.policy import Gate
+from myna.streaming.policy import Gate
 from myna.streaming.speech.segmenter import Gap
 
 

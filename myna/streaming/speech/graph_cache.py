@@ -16,7 +16,7 @@ from pathlib import Path
 import onnxruntime
 from platformdirs import user_cache_path
 
-from myna.inference.engines.port import EngineUnavailableError
+from myna.streaming.errors import EngineUnavailableError
 
 
 def cached(shipped: Path, kind: str, revision: int, make: Callable[[], dict[str, bytes]]) -> dict[str, Path]:

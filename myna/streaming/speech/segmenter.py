@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from myna.streaming.session.events import SAMPLE_RATE, Cause, Span
-from myna.streaming.session.policy import Policy
+from myna.streaming.events import SAMPLE_RATE, Cause, Span
+from myna.streaming.policy import Policy
 
 WINDOW = 512
 """Samples of one voice-activity window: what Silero takes at 16 kHz (32 ms)."""

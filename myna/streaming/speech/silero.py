@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from myna.inference.engines.port import EngineUnavailableError
+from myna.streaming.errors import EngineUnavailableError
 from myna.streaming.speech.graph_cache import cached
 from myna.streaming.speech.segmenter import WINDOW
 

@@ -12,7 +12,7 @@ from itertools import groupby
 
 from text_to_num import find_numbers
 
-from myna.streaming.session.events import Word
+from myna.streaming.events import Word
 
 LANGUAGES = ("da", "de", "en", "es", "fr", "it", "nl", "pt")
 """What text2num knows."""

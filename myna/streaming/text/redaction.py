@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import StrEnum
 
-from myna.streaming.session.events import Word
+from myna.streaming.events import Word
 from myna.streaming.text.numerals import Number, numbers, runs_of_digits
 
 REDACTED = "[REDACTED]"

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from rapidfuzz import fuzz, process
 
-from myna.streaming.session.events import Word, bare_words
+from myna.streaming.events import Word, bare_words
 
 LEAST = 0.6
 """Likeness from which something is a hit; 1 is the same text."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from myna.streaming.session.events import Word
+from myna.streaming.events import Word
 from myna.streaming.text.numerals import Number
 
 _CURRENCIES = {

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from myna.inference.engines.port import EngineInfo, Job, JobError, Missing, ModelOptions, Outcome, Transcript
-from myna.streaming.session.events import SAMPLE_RATE, Word
+from myna.inference.engines.port import ModelOptions
+from myna.streaming.events import SAMPLE_RATE, Word
+from myna.streaming.session.jobs import EngineInfo, Job, JobError, Missing, Outcome, Transcript
 
 WORD = 4800
 """Samples a fake word lasts (300 ms)."""

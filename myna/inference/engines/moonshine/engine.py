@@ -15,19 +15,12 @@ import numpy as np
 import onnxruntime
 
 from myna.inference.engines.moonshine.graph import LAYERS, decoder_graphs
-from myna.inference.engines.port import (
-    EngineInfo,
-    EngineUnavailableError,
-    Job,
-    JobError,
-    Kind,
-    ModelOptions,
-    Outcome,
-    Transcript,
-)
+from myna.inference.engines.port import ModelOptions
 from myna.inference.engines.registry import MOONSHINE
-from myna.inference.workers.memory import keep_steady
-from myna.streaming.session.events import SAMPLE_RATE, Word
+from myna.runtime.memory import keep_steady
+from myna.streaming.errors import EngineUnavailableError
+from myna.streaming.events import SAMPLE_RATE, Word
+from myna.streaming.session.jobs import EngineInfo, Job, JobError, Kind, Outcome, Transcript
 
 INFO = EngineInfo(
     name=MOONSHINE.name,

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from myna.inference.engines.port import EngineUnavailableError
+from myna.streaming.errors import EngineUnavailableError
 
 SUPPORTED = ("EncDecRNNTBPEModel", "EncDecHybridRNNTCTCBPEModel")
 """NeMo's classes of the transducers with word pieces, alone and with a CTC head beside them."""

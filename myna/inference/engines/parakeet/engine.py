@@ -16,17 +16,10 @@ import torch
 from myna.inference.engines.parakeet.checkpoint import Checkpoint, inspect
 from myna.inference.engines.parakeet.following import CacheFollower, WindowFollower
 from myna.inference.engines.parakeet.model import ParakeetModel
-from myna.inference.engines.port import (
-    EngineInfo,
-    EngineUnavailableError,
-    Job,
-    JobError,
-    Kind,
-    ModelOptions,
-    Outcome,
-    Transcript,
-)
-from myna.streaming.session.events import SAMPLE_RATE, samples, seconds
+from myna.inference.engines.port import ModelOptions
+from myna.streaming.errors import EngineUnavailableError
+from myna.streaming.events import SAMPLE_RATE, samples, seconds
+from myna.streaming.session.jobs import EngineInfo, Job, JobError, Kind, Outcome, Transcript
 
 LONGEST_S = 40.0
 """Longest job: what Parakeet's training utterances reach at most (NVIDIA's model cards filter at 40 s)."""

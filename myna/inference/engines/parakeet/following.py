@@ -21,8 +21,8 @@ import torch
 
 from myna.inference.engines.parakeet.model import Encoded, ParakeetModel
 from myna.inference.engines.parakeet.words import Tokens
-from myna.inference.engines.port import Job, Missing, Outcome, Transcript
-from myna.streaming.session.events import samples, seconds
+from myna.streaming.events import samples, seconds
+from myna.streaming.session.jobs import Job, Missing, Outcome, Transcript
 
 WHOLE = samples(12.0)
 """An utterance is encoded whole up to this length: exact, and up to 10-14 s no dearer than a window."""

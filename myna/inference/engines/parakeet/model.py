@@ -18,8 +18,9 @@ import torch
 from myna.inference.engines.parakeet.checkpoint import Checkpoint
 from myna.inference.engines.parakeet.durations import durations
 from myna.inference.engines.parakeet.words import Tokens, Vocabulary
-from myna.inference.engines.port import EngineUnavailableError, ModelOptions
-from myna.streaming.session.events import SAMPLE_RATE, samples
+from myna.inference.engines.port import ModelOptions
+from myna.streaming.errors import EngineUnavailableError
+from myna.streaming.events import SAMPLE_RATE, samples
 
 _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _LEAST = samples(0.1)

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from myna.streaming.session.events import Word
+from myna.streaming.events import Word
 
 WORD_START = "▁"
 """What SentencePiece writes before a piece that begins a word."""

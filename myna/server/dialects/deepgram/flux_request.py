@@ -11,7 +11,7 @@ from myna.streaming.audio.raw import Coded, RawFormat
 from myna.streaming.text.formatting import Formatting
 from myna.wire.quoting import quoted, shortened
 from myna.streaming.text.redaction import Redaction
-from myna.streaming.speech.turns import TurnPolicy
+from myna.streaming.policy import TurnPolicy
 
 _EAGER = (0.3, 0.9)
 _END = (0.5, 1.0)

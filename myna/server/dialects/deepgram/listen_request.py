@@ -8,15 +8,16 @@ from dataclasses import dataclass, replace
 
 from myna.server.settings import Settings
 from myna.server.dialects.defaults import default_policy
-from myna.server.dialects.base import Callback, Refusal
+from myna.batch.callback import Callback
+from myna.runtime.errors import Refusal
 from myna.server.dialects.parameters import Parameters, decimal, refused
 from myna.streaming.audio.raw import AudioError, Codec, Coded, Encoding, RawFormat
 from myna.streaming.session.decode_window import fitted
-from myna.inference.engines.port import EngineInfo
-from myna.streaming.session.events import bare_words
+from myna.streaming.session.jobs import EngineInfo
+from myna.streaming.events import bare_words
 from myna.streaming.text.formatting import Formatting
 from myna.streaming.text.numerals import LANGUAGES as NUMBER_LANGUAGES
-from myna.streaming.session.policy import Options, Policy
+from myna.streaming.policy import Options, Policy
 from myna.wire.quoting import quoted, shortened
 from myna.streaming.text.redaction import Redaction
 
@@ -293,4 +294,4 @@ def callback_of(given: Parameters) -> Callback | None:
     if method not in _METHODS:
         raise refused(f"callback_method must be one of {', '.join(_METHODS)}, not {quoted(method)}")
     url = given.text("callback", longest=LONGEST_URL)
-    return None if url is None else Callback(url, method)
+    return None if url is None else Callback(url, method, key_header="dg-token")

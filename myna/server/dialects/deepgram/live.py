@@ -10,27 +10,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from myna.server.settings import Settings
-from myna.server.dialects.base import (
-    Audio,
-    Callback,
-    Command,
-    Configure,
-    DialectError,
-    End,
-    Farewell,
-    Flush,
-    Frame,
-    KeepAlive,
-    ModelWanted,
-    Open,
-    PlainEntry,
-    Refusal,
-    Refused,
-    Reply,
-    Unresumable,
-    check_control,
-    json_frame,
-)
+from myna.server.dialects.base import Audio, Command, Configure, DialectError, End, Farewell, Flush, Frame, KeepAlive, ModelWanted, Open, PlainEntry, Refused, Reply, Unresumable, check_control, json_frame
+from myna.batch.callback import Callback
+from myna.runtime.errors import Refusal
 from myna.server.dialects.deepgram.listen_request import (
     MULTIPLE,
     PUBLIC_MODELS,
@@ -39,13 +21,13 @@ from myna.server.dialects.deepgram.listen_request import (
     parse,
     spoken,
 )
-from myna.streaming.session import events
+from myna.streaming import events
 from myna.streaming.text import search
 from myna.wire import strictjson
 from myna.streaming.audio.raw import RawFormat
-from myna.inference.engines.port import EngineInfo
+from myna.streaming.session.jobs import EngineInfo
 from myna.inference.engines.catalogue import Model
-from myna.streaming.session.events import Word, seconds
+from myna.streaming.events import Word, seconds
 from myna.streaming.text.formatting import formatted, text_of
 from myna.wire.quoting import quoted
 

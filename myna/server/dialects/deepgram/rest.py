@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from myna.batch.transcript import UTTERANCE_GAP_S, Channel, Transcript, paragraphs, utterances
-from myna.server.dialects.base import Callback, ModelWanted
+from myna.server.dialects.base import ModelWanted
+from myna.batch.callback import Callback
 from myna.server.dialects.deepgram.live import confidence_of, model_metadata, models_used, now, search_results, word_of
 from myna.server.dialects.deepgram.listen_request import (
     PUBLIC_MODELS,
@@ -24,11 +25,11 @@ from myna.server.dialects.deepgram.listen_request import (
 )
 from myna.server.dialects.parameters import Parameters, decimal, refused
 from myna.streaming.audio.raw import Coded, RawFormat
-from myna.inference.engines.port import EngineInfo
+from myna.streaming.session.jobs import EngineInfo
 from myna.inference.engines.catalogue import Model
-from myna.streaming.session.events import Word
+from myna.streaming.events import Word
 from myna.streaming.text.formatting import Formatting, formatted, text_of
-from myna.streaming.session.policy import Options
+from myna.streaming.policy import Options
 from myna.wire.quoting import quoted
 
 _TEXT_MODELS = ("summarize", "topics", "intents", "sentiment")

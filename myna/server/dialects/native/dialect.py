@@ -9,35 +9,18 @@ from typing import Literal, cast
 
 from myna.server.settings import Settings
 from myna.server.dialects.defaults import SOFT_SHARE, default_policy
-from myna.server.dialects.base import (
-    CLOSE_CODES,
-    POLICY_VIOLATION,
-    Audio,
-    Command,
-    DialectError,
-    End,
-    Farewell,
-    Flush,
-    Frame,
-    KeepAlive,
-    ModelWanted,
-    Open,
-    PlainEntry,
-    Refusal,
-    Refused,
-    Reply,
-    Resume,
-)
+from myna.server.dialects.base import CLOSE_CODES, POLICY_VIOLATION, Audio, Command, DialectError, End, Farewell, Flush, Frame, KeepAlive, ModelWanted, Open, PlainEntry, Refused, Reply, Resume
+from myna.runtime.errors import Refusal
 from myna.server.dialects.parameters import whole
-from myna.streaming.session import events
+from myna.streaming import events
 from myna.wire import strictjson
 from myna.wire import messages as wire
 from myna.streaming.audio.raw import AudioError, Coded, Encoding, RawFormat
 from myna.streaming.session.decode_window import fitted
-from myna.inference.engines.port import EngineInfo
+from myna.streaming.session.jobs import EngineInfo
 from myna.inference.engines.catalogue import Model
-from myna.streaming.session.events import seconds
-from myna.streaming.session.policy import Options, Policy
+from myna.streaming.events import seconds
+from myna.streaming.policy import Options, Policy
 from myna.wire.quoting import quoted
 
 _MESSAGES_UNTOLD, _BYTES_UNTOLD = 100, 160_000

@@ -13,39 +13,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from myna.server.settings import Settings
-from myna.server.dialects.base import (
-    CLOSE_CODES,
-    LONGEST_CONTROL,
-    POLICY_VIOLATION,
-    Audio,
-    Command,
-    Configure,
-    DialectError,
-    Discard,
-    EndTurn,
-    Farewell,
-    Flush,
-    Frame,
-    KeepAlive,
-    ModelWanted,
-    Open,
-    PlainEntry,
-    Reformat,
-    Refusal,
-    Refused,
-    Reply,
-    Unresumable,
-    json_frame,
-)
+from myna.server.dialects.base import CLOSE_CODES, LONGEST_CONTROL, POLICY_VIOLATION, Audio, Command, Configure, DialectError, Discard, EndTurn, Farewell, Flush, Frame, KeepAlive, ModelWanted, Open, PlainEntry, Reformat, Refused, Reply, Unresumable, json_frame
+from myna.runtime.errors import Refusal
 from myna.server.dialects.openai.rest import PUBLIC_MODELS, error_body, logprobs, refused
 from myna.server.dialects.parameters import Parameters
 from myna.server.dialects.openai.realtime_session import LOGPROBS, Session
-from myna.streaming.session import events
+from myna.streaming import events
 from myna.wire import strictjson
 from myna.streaming.audio.raw import Encoding
-from myna.inference.engines.port import EngineInfo
+from myna.streaming.session.jobs import EngineInfo
 from myna.inference.engines.catalogue import Model
-from myna.streaming.session.events import Cause, Word, seconds
+from myna.streaming.events import Cause, Word, seconds
 from myna.wire.quoting import quoted
 
 PATH = "/v1/realtime"

@@ -13,10 +13,10 @@ from myna.server.dialects.deepgram.listen_request import LONGEST_KEYTERM, MOST_K
 from myna.server.dialects.openai.rest import PUBLIC_MODELS, refused
 from myna.streaming.audio.raw import AudioError, Encoding, RawFormat
 from myna.streaming.session.decode_window import fitted
-from myna.inference.engines.port import EngineInfo
-from myna.streaming.session.policy import Options, Policy
+from myna.streaming.session.jobs import EngineInfo
+from myna.streaming.policy import Options, Policy
 from myna.wire.quoting import quoted
-from myna.streaming.speech.turns import TurnPolicy
+from myna.streaming.policy import TurnPolicy
 
 LOGPROBS = "item.input_audio_transcription.logprobs"
 RATE = 24_000

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from myna.streaming.speech.turns import TurnPolicy
-
 
 @dataclass(frozen=True, slots=True)
 class Gate:
@@ -26,6 +24,32 @@ class Gate:
         if log_probability < self.hopeless:
             return False
         return log_probability >= self.doubtful or voice >= self.sure_voice
+
+
+@dataclass(frozen=True, slots=True)
+class TurnPolicy:
+    """When a turn is over."""
+
+    end: float = 0.7
+    """End-of-turn confidence that ends it; 1: confidence never does."""
+    eager: float | None = None
+    """Confidence at which it is said that the end may have come; None: it is not said."""
+    timeout_ms: int = 5000
+    """Silence that ends it whatever the confidence."""
+    longest_s: float = 300.0
+    """A turn so long ends at the next cut, whatever the confidence: clients are told all words of a turn again and again."""
+    most_words: int = 1000
+    """So does a turn of so many words."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.end <= 1:
+            raise ValueError(f"the end-of-turn threshold must be above 0 and at most 1, not {self.end}")
+        if self.eager is not None and not 0 < self.eager <= self.end:
+            raise ValueError(f"the eager threshold must be above 0 and at most the other, {self.end}, not {self.eager}")
+        if self.timeout_ms <= 0:
+            raise ValueError(f"the time-out of a turn must be positive, not {self.timeout_ms}")
+        if self.longest_s <= 0 or self.most_words <= 0:
+            raise ValueError(f"a turn must be let last, not {self.longest_s} s and {self.most_words} words")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,58 @@
+"""What the load bench found, for each number of streams."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+ALLOWED_WER = 0.3
+"""Percent by which the words under load may be worse than those of the same streams one by one."""
+
+
+@dataclass(slots=True)
+class Level:
+    """One number of streams. Delays are in milliseconds, CPU in cores, memory in MB."""
+
+    streams: int
+    refused: int = 0
+    broken: list[str] = field(default_factory=list)
+    final_p50_ms: float | None = None
+    final_p95_ms: float | None = None
+    final_p99_ms: float | None = None
+    interim_p50_ms: float | None = None
+    interim_p95_ms: float | None = None
+    interim_p99_ms: float | None = None
+    interims_a_minute: float = 0.0
+    wer: float | None = None
+    wer_alone: float | None = None
+    cpu: float | None = None
+    memory_mb: float | None = None
+    lag_p99_ms: float | None = None
+    """Of the event loop, since the server's start: the bound that 99 % of its beats kept."""
+    holds: bool = False
+
+    def judge(self, target_ms: int) -> None:
+        """Say whether this many streams are held: all of them, in time, with the words they have alone."""
+        worse = self.wer is not None and self.wer_alone is not None and self.wer > self.wer_alone + ALLOWED_WER
+        in_time = self.final_p95_ms is not None and self.final_p95_ms <= target_ms
+        self.holds = in_time and not worse and not self.refused and not self.broken
+
+
+@dataclass(slots=True)
+class Report:
+    """All levels. `holds`: the most streams of those tried up to which every level is held."""
+
+    what: str
+    target_ms: int
+    staggered: bool
+    levels: list[Level]
+    holds: int = 0
+
+    def judge(self) -> None:
+        """Judge every level."""
+        self.holds = 0
+        for level in self.levels:
+            level.judge(self.target_ms)
+        for level in self.levels:
+            if not level.holds:
+                break
+            self.holds = level.streams

@@ -1,0 +1,26 @@
+"""Errors that a request or the configuration is answered with."""
+
+from __future__ import annotations
+
+from myna.wire.quoting import shortened
+
+LONGEST_MESSAGE = 1000
+"""Characters of a message for a person; it may quote what a client has sent."""
+
+
+class ConfigurationError(Exception):
+    """The settings cannot be used; the message names the setting, its value and what would be right."""
+
+
+class Refusal(Exception):  # noqa: N818 - the answer, not a fault of ours
+    """A request is refused before anything begins: HTTP status, a machine's `code`, a message for a person."""
+
+    def __init__(
+        self, status: int, code: str, message: str, *, retry_after_s: int | None = None, param: str | None = None
+    ) -> None:
+        super().__init__(shortened(message, LONGEST_MESSAGE))
+        self.status = status
+        self.code = code
+        self.message = shortened(message, LONGEST_MESSAGE)
+        self.retry_after_s = retry_after_s
+        self.param = param
