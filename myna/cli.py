@@ -161,11 +161,11 @@ def mic(
         _fail(str(error))
 
 
-def _start(endpointing_ms: int | None, language: str | None, keyterms: list[str] | None) -> wire.Start:
+def _start(endpointing_ms: int | None, language: str | None, keyterms: list[str] | None) -> wire.StartMessage:
     from myna.wire import messages as wire
 
     try:
-        return wire.Start(
+        return wire.StartMessage(
             encoding="linear16", sample_rate=16_000, endpointing_ms=endpointing_ms, language=language,
             keyterms=tuple(keyterms or ()),
         )  # fmt: skip
@@ -175,7 +175,13 @@ def _start(endpointing_ms: int | None, language: str | None, keyterms: list[str]
 
 
 def _transcribe(
-    audio: AsyncIterator[bytes], start: wire.Start, url: str, *, model: str | None, api_key: str | None, json: bool
+    audio: AsyncIterator[bytes],
+    start: wire.StartMessage,
+    url: str,
+    *,
+    model: str | None,
+    api_key: str | None,
+    json: bool,
 ) -> None:
     from myna.clients.display import JsonLines, Terminal
     from myna.clients.live import StreamError

@@ -9,11 +9,11 @@ import numpy as np
 
 from myna.inference.engines.port import Engine
 from myna.streaming.events import Ended, Event, Final
-from myna.streaming.session.jobs import Job
+from myna.streaming.session.jobs import InferenceJob
 from myna.streaming.session.requests import Cancel, Detect, Request, Submit
 from myna.streaming.session.session import Session
 from myna.streaming.speech.segmenter import WINDOW
-from myna.streaming.speech.silero import SileroVad, VoiceMemory
+from myna.streaming.speech.silero import SileroVad, VadMemory
 
 Voice = Callable[[int, bytes], list[float]]
 
@@ -29,10 +29,10 @@ class SileroVoice:
 
     def __init__(self) -> None:
         self._vad = SileroVad()
-        self._memories: dict[int, VoiceMemory] = {}
+        self._memories: dict[int, VadMemory] = {}
 
     def __call__(self, channel: int, pcm: bytes) -> list[float]:
-        memory = self._memories.setdefault(channel, VoiceMemory())
+        memory = self._memories.setdefault(channel, VadMemory())
         return self._vad.probabilities([(memory, pcm)])[0]
 
 
@@ -45,11 +45,11 @@ class Drive:
         self.session = session
         self.engine = engine
         self.events: list[Event] = []
-        self.decoded: list[Job] = []
+        self.decoded: list[InferenceJob] = []
         self._voice = voice
         self._random = random.Random(seed) if seed is not None else None
         self._detects: list[Detect] = []
-        self._jobs: list[Job] = []
+        self._jobs: list[InferenceJob] = []
         self.most_audio_held = 0
 
     @property

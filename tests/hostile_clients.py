@@ -82,7 +82,7 @@ async def control(url: str, chance: random.Random) -> None:
     """A control message of megabytes, and messages without end."""
     giant = json.dumps({"type": "KeepAlive", "more": [{}] * 500_000})
     many: list[str | bytes] = ['{"type":"Finalize"}', '{"type":"KeepAlive"}'] * 2_000
-    start: list[str | bytes] = [wire.Start(encoding="linear16", sample_rate=RATE).model_dump_json()]
+    start: list[str | bytes] = [wire.StartMessage(encoding="linear16", sample_rate=RATE).model_dump_json()]
     await _conversation(
         url, *chance.choice([("/v1/listen", [giant]), (wire.PATH, [*start, giant]), ("/v1/listen", many)]), leave=True
     )

@@ -13,13 +13,13 @@ from drive import amplitude_voice
 
 from myna.inference.engines.fake.engine import FakeEngine, silence, spoken
 from myna.inference.engines.port import Engine
-from myna.inference.scheduling.capacity import Headroom
+from myna.inference.scheduling.capacity import Capacity
 from myna.inference.scheduling.claims import Claim
 from myna.inference.scheduling.dispatcher import BLAME, KILLED_BLAME, Assignment, Dispatcher
-from myna.streaming.events import SAMPLE_RATE, Cause, Ended, Event, Failed, Final, Tentative, seconds
+from myna.streaming.events import SAMPLE_RATE, Cause, Ended, Event, Failed, Final, Interim, seconds
 from myna.streaming.policy import Options, Policy
-from myna.streaming.session.jobs import Job, JobError, Kind, Outcome
-from myna.streaming.session.requests import Cancel, Detect, Release, Submit
+from myna.streaming.session.jobs import InferenceJob, JobError, JobKind, Outcome
+from myna.streaming.session.requests import Cancel, Detect, ReleaseUtterance, Submit
 from myna.streaming.session.session import Session
 
 FRAME_S = 0.2
@@ -63,7 +63,7 @@ class Speaker:
 
     @property
     def tentatives(self) -> int:
-        return sum(isinstance(event, Tentative) for _, event in self.events)
+        return sum(isinstance(event, Interim) for _, event in self.events)
 
     @property
     def failures(self) -> int:
@@ -89,7 +89,7 @@ class Simulation:
         self.random = random.Random(seed)
         self.engine = engine or FakeEngine()
         self.dispatcher = Dispatcher(self.engine.info)
-        self.headroom = Headroom(workers * lanes, silence_costs)
+        self.headroom = Capacity(workers * lanes, silence_costs)
         self.speakers: list[Speaker] = []
         self.files: list[Speaker] = []
         self.restart_s = 1.0
@@ -97,7 +97,7 @@ class Simulation:
         self.poison: set[int] = set()
         """Words at which an engine dies."""
         self.on_assignment: Callable[[Assignment], None] = lambda _: None
-        self.on_result: Callable[[Job], None] = lambda _: None
+        self.on_result: Callable[[InferenceJob], None] = lambda _: None
         self.slowness = 1.0
         """How many times longer everything takes, since other programs have the cores."""
         self._cost = cost
@@ -226,7 +226,7 @@ class Simulation:
                     case Cancel(job_id):
                         self._owners.pop(job_id, None)
                         self.dispatcher.cancel(job_id)
-                    case Release(source):
+                    case ReleaseUtterance(source):
                         self.dispatcher.release(source)
 
     def _assign(self) -> None:
@@ -247,16 +247,16 @@ class Simulation:
         self.headroom.step_done(self.now, assignment.jobs[0].kind, audio_s, took_s, ahead_s)
         for job, outcome in zip(assignment.jobs, self.engine.transcribe(assignment.jobs), strict=True):
             self.dispatcher.done(assignment.worker, job.id)
-            if job.kind is Kind.FINAL and job.id in self._owners:
+            if job.kind is JobKind.FINAL and job.id in self._owners:
                 self.headroom.final_out(self.now, self.now - job.due, job.due - self._asked.pop(job.id, job.due))
             self._deliver(job, outcome)
             self.on_result(job)
         self._assign()
 
-    def _kills(self, job: Job) -> bool:
+    def _kills(self, job: InferenceJob) -> bool:
         return any(bytes(spoken(code)[:100]) in job.pcm for code in self.poison)
 
-    def _deliver(self, job: Job, outcome: Outcome) -> None:
+    def _deliver(self, job: InferenceJob, outcome: Outcome) -> None:
         if speaker := self._owners.pop(job.id, None):
             speaker.session.on_result(job.id, outcome)
             self._pump(speaker)

@@ -15,14 +15,14 @@ from peer import settings
 from myna.clients.live import LiveClient
 from myna.inference.engines.fake.engine import silence, spoken
 from myna.server.app import Server, running
-from myna.streaming.speech.silero import VoiceMemory
+from myna.streaming.speech.silero import VadMemory
 from myna.wire import messages as wire
 
 
 class AmplitudeVad:
     """Voice activity for the fake engine's sounds, which Silero does not take for speech: loud is speech."""
 
-    def probabilities(self, parts: Sequence[tuple[VoiceMemory, bytes]]) -> list[list[float]]:
+    def probabilities(self, parts: Sequence[tuple[VadMemory, bytes]]) -> list[list[float]]:
         return [amplitude_voice(0, pcm) for _, pcm in parts]
 
 
@@ -35,7 +35,7 @@ async def running_fake(vad: Callable[[], Any] = AmplitudeVad, **changes: Any) ->
         yield server
 
 
-START = wire.Start(encoding="linear16", sample_rate=16_000, interim=False)
+START = wire.StartMessage(encoding="linear16", sample_rate=16_000, interim=False)
 FRAME = 6400
 
 
@@ -54,7 +54,7 @@ def names(codes: Sequence[int]) -> list[str]:
 class Speaker:
     """A live client that can be given audio bit by bit, and keeps what it is told."""
 
-    def __init__(self, server: Server | str, start: wire.Start = START, **how: object) -> None:
+    def __init__(self, server: Server | str, start: wire.StartMessage = START, **how: object) -> None:
         self.client = LiveClient(start, server if isinstance(server, str) else server.url, **how)  # type: ignore[arg-type]
         self.messages: list[wire.AnyServerMessage] = []
         self._listening: asyncio.Task[None] | None = None
@@ -87,8 +87,8 @@ class Speaker:
         await self._listening
 
     @property
-    def finals(self) -> list[wire.Final]:
-        return [message for message in self.messages if isinstance(message, wire.Final)]
+    def finals(self) -> list[wire.FinalMessage]:
+        return [message for message in self.messages if isinstance(message, wire.FinalMessage)]
 
     @property
     def words(self) -> list[str]:

@@ -58,7 +58,7 @@ def explained(error: BaseException) -> str:
     return shortened(str(error), _LONGEST_REASON) or type(error).__name__
 
 
-class Gate:
+class AddressGate:
     """Decides about addresses; `allowed` are private networks that may be reached all the same."""
 
     def __init__(self, allowed: Sequence[str]) -> None:
@@ -115,7 +115,7 @@ class Gate:
 class _Connector(TCPConnector):
     """Checks each address when its socket is made, which is right before it connects, and each peer once it has."""
 
-    def __init__(self, gate: Gate, share: str) -> None:
+    def __init__(self, gate: AddressGate, share: str) -> None:
         super().__init__(resolver=_Checked(gate, share), use_dns_cache=False, socket_factory=self._socket)
         self._gate = gate
 
@@ -142,7 +142,7 @@ class _Connector(TCPConnector):
 
 
 class _Checked(AbstractResolver):
-    def __init__(self, gate: Gate, share: str) -> None:
+    def __init__(self, gate: AddressGate, share: str) -> None:
         self._gate = gate
         self._resolver = Names(share)
 

@@ -11,7 +11,7 @@ from types import TracebackType
 import structlog
 from aiohttp import ClientTimeout
 
-from myna.batch.address_gate import Gate, explained
+from myna.batch.address_gate import AddressGate, explained
 
 log = structlog.get_logger()
 
@@ -38,7 +38,7 @@ class Callback:
 class CallbackSender:
     """Sends payloads to a callback address. Use as an async context manager. Raises `ValueError` if it is no such address."""
 
-    def __init__(self, callback: Callback, gate: Gate, share: str) -> None:
+    def __init__(self, callback: Callback, gate: AddressGate, share: str) -> None:
         self._callback = callback
         self._url = gate.check(callback.url)
         self._headers = {"Content-Type": "application/json"}

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from myna.batch.address_gate import Gate
+from myna.batch.address_gate import AddressGate
 from myna.batch.job_store import Job, JobStore
 from myna.batch.callback import Callback, CallbackSender
 from myna.batch.fairness import FairQueue, Pool
@@ -50,7 +50,7 @@ class Deliveries:
     """One server's. Waits are counted by the monotonic clock; the store has the wall time of each for the next start."""
 
     def __init__(
-        self, gate: Gate, keep: Keep, callback_of: Callable[[Job], Callback | None], ended: Callable[[Job], None]
+        self, gate: AddressGate, keep: Keep, callback_of: Callable[[Job], Callback | None], ended: Callable[[Job], None]
     ) -> None:
         self._gate = gate
         self._callback_of = callback_of

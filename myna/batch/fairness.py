@@ -61,7 +61,7 @@ class FairQueue(Generic[_Item]):
         return None
 
 
-class Turns:
+class FairTurns:
     """Places for work that takes long and can pause: an owner that waits gets one as soon as another has more than it."""
 
     def __init__(self, places: int, clock: Callable[[], float] = time.monotonic) -> None:

@@ -11,7 +11,7 @@ from aiohttp import ClientResponse, ClientSession, ClientTimeout
 from yarl import URL
 
 from myna.batch.disk import FileWriter
-from myna.batch.address_gate import FAILURES, Gate, explained
+from myna.batch.address_gate import FAILURES, AddressGate, explained
 from myna.batch.pace import TOO_SLOW, Pace
 from myna.wire.quoting import quoted
 
@@ -40,7 +40,7 @@ class Fetched:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class FetchLimits:
     """What one file may take: bytes in all, seconds in all, and bytes that stay free of the disk.
 
     `share` is the client who wants it. `grow` is told of bytes that are about to be written, and may raise.
@@ -53,7 +53,7 @@ class Limits:
     share: str = ""
 
 
-async def fetch(url: str, path: Path, gate: Gate, limits: Limits) -> Fetched:
+async def fetch(url: str, path: Path, gate: AddressGate, limits: FetchLimits) -> Fetched:
     """Fetch a file to `path`, synced. Raises `FetchError`, and `OSError` if the file cannot be written."""
     try:
         async with asyncio.timeout(limits.within_s), gate.session(limits.within_s, limits.share) as session:
@@ -64,7 +64,7 @@ async def fetch(url: str, path: Path, gate: Gate, limits: Limits) -> Fetched:
         ) from None
 
 
-async def _follow(session: ClientSession, url: str, path: Path, gate: Gate, limits: Limits) -> Fetched:
+async def _follow(session: ClientSession, url: str, path: Path, gate: AddressGate, limits: FetchLimits) -> Fetched:
     for _ in range(MOST_REDIRECTS + 1):
         timeout = ClientTimeout(sock_read=STALL_S, sock_connect=STALL_S)
         try:
@@ -88,7 +88,7 @@ async def _follow(session: ClientSession, url: str, path: Path, gate: Gate, limi
     raise FetchError(f"more than {MOST_REDIRECTS} redirects")
 
 
-async def _stored(response: ClientResponse, path: Path, limits: Limits) -> Fetched:
+async def _stored(response: ClientResponse, path: Path, limits: FetchLimits) -> Fetched:
     pace = Pace(asyncio.get_running_loop().time)
     pace.is_slow(0)
     async with FileWriter(path, limits.grow, limits.least_free) as file:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from myna.batch.address_gate import Gate
+from myna.batch.address_gate import AddressGate
 from myna.batch.job_store import MOST_ATTEMPTS, Job, JobStore, State
 from myna.runtime.threads import on_thread
 from myna.batch.callback import Callback
@@ -71,7 +71,7 @@ class Work(Protocol):
 class JobRunner:
     """One server's. The store is made when there is something to keep, and opened when it is there."""
 
-    def __init__(self, folder: Path, gate: Gate, supervisor: Supervisor) -> None:
+    def __init__(self, folder: Path, gate: AddressGate, supervisor: Supervisor) -> None:
         self._folder = folder
         self._supervisor = supervisor
         self._doubt = Doubt(_STORAGE, self._probe, supervisor)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import structlog
 
-from myna.batch.transcript import Channel, Segment, Transcript
+from myna.batch.transcript import Channel, Segment, FileTranscript
 from myna.inference.workers.pool import EnginePool
 from myna.inference.driver import StreamDriver
-from myna.inference.workers.vad_worker import VoiceActivity
+from myna.inference.workers.vad_worker import VadWorker
 from myna.media.pool import DecoderPool
 from myna.streaming.audio.raw import AudioError, Coded, RawFormat
 from myna.streaming.session.decode_window import fitted
@@ -37,7 +37,7 @@ Pause = Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Sound:
+class SoundFile:
     """A file on disk, and how to hear it. `longest_s`: more audio than this is refused."""
 
     path: Path
@@ -63,7 +63,7 @@ class Hearing:
     """What files are heard with: decoders, voice activity, and how a live stream is cut that asks for nothing in particular."""
 
     decoders: DecoderPool
-    vad: VoiceActivity
+    vad: VadWorker
     policy_of: Callable[[EngineInfo], Policy]
     on_repeated: Callable[[Repeated], None]
     """Is told of each segment that was decoded twice."""
@@ -78,8 +78,8 @@ class Transcriber:
         """Files being transcribed now."""
 
     async def transcribe(
-        self, sound: Sound, engine: EnginePool, options: Options, listener: Listener, pause: Pause
-    ) -> Transcript:
+        self, sound: SoundFile, engine: EnginePool, options: Options, listener: Listener, pause: Pause
+    ) -> FileTranscript:
         """Return what the file says. Raises `AudioError` if it is no sound, `DecodeFailedError` if the engine fails."""
         self.active += 1
         task = _Task(sound, engine, options, self._hearing, listener, pause)
@@ -93,7 +93,7 @@ class Transcriber:
 class _Task:
     def __init__(
         self,
-        sound: Sound,
+        sound: SoundFile,
         engine: EnginePool,
         options: Options,
         hearing: Hearing,
@@ -115,7 +115,7 @@ class _Task:
         self._error: Exception | None = None
         self._ended = False
 
-    async def run(self) -> Transcript:
+    async def run(self) -> FileTranscript:
         stream = self._driver.stream
         while channels := await self._decoder.read():
             stream.push(channels, time.monotonic())
@@ -134,7 +134,7 @@ class _Task:
         if self._failed and not any(s.words for segments in self._segments.values() for s in segments):
             raise DecodeFailedError(self._failed[0])
         heard = tuple(Channel(tuple(self._segments.get(n, ()))) for n in range(stream.channels))
-        return Transcript(seconds(stream.received), heard, tuple(self._failed))
+        return FileTranscript(seconds(stream.received), heard, tuple(self._failed))
 
     async def close(self) -> None:
         await self._decoder.close()

@@ -67,7 +67,7 @@ class Channel:
 
 
 @dataclass(frozen=True, slots=True)
-class Transcript:
+class FileTranscript:
     """A whole file; `failed` are the stretches that could not be decoded, and why."""
 
     duration_s: float

@@ -24,7 +24,7 @@ from myna.clients import files
 from myna.clients.live import LiveClient, StreamError
 from myna.inference.engines.catalogue import MOONSHINE
 from myna.streaming.errors import EngineUnavailableError
-from myna.streaming.session.jobs import Job, Kind, Transcript
+from myna.streaming.session.jobs import InferenceJob, JobKind, Transcript
 from myna.wire import messages as wire
 
 WHOLE_FILE_S = 40.0
@@ -49,7 +49,7 @@ class Recording:
 
 
 @dataclass(slots=True)
-class Heard:
+class HeardRecording:
     """What came of a recording. Delays are in wall seconds; those of a stream faster than real time mean nothing."""
 
     group: str
@@ -76,7 +76,7 @@ def measure(
     """Measure and print. Raises `AccuracyError`."""
     recordings = read_manifest(manifest, groups)
     progress = Console(file=sys.stderr)
-    heard: list[Heard] = []
+    heard: list[HeardRecording] = []
     try:
         if not live:
             if url is not None:
@@ -131,9 +131,9 @@ def normalised(text: str) -> str:
     return " ".join("".join(kept).split())
 
 
-def summary(heard: Sequence[Heard]) -> dict[str, dict[str, float | int]]:
+def summary(heard: Sequence[HeardRecording]) -> dict[str, dict[str, float | int]]:
     """Return the figures of each group, and of all together."""
-    groups: dict[str, list[Heard]] = {}
+    groups: dict[str, list[HeardRecording]] = {}
     for one in heard:
         groups.setdefault(one.group, []).append(one)
     if len(groups) > 1:
@@ -141,7 +141,7 @@ def summary(heard: Sequence[Heard]) -> dict[str, dict[str, float | int]]:
     return {name: _figures(members) for name, members in groups.items()}
 
 
-def _figures(members: Sequence[Heard]) -> dict[str, float | int]:
+def _figures(members: Sequence[HeardRecording]) -> dict[str, float | int]:
     measures = jiwer.process_words(
         [normalised(h.reference) for h in members], [normalised(h.hypothesis) for h in members]
     )
@@ -177,11 +177,11 @@ def _whole(model: str | None):  # type: ignore[no-untyped-def]
     own_model = model in (None, "moonshine", MOONSHINE)
     loaded = build(longest_segment_s=WHOLE_FILE_S) if own_model else build()
 
-    def decode(recording: Recording) -> Heard | None:
+    def decode(recording: Recording) -> HeardRecording | None:
         pcm = b"".join(files.chunks(recording.audio))
         if len(pcm) / 2 / files.RATE > WHOLE_FILE_S:
             return None
-        (outcome,) = loaded.transcribe([Job("1", "1", Kind.FILE, pcm, 0.0)])
+        (outcome,) = loaded.transcribe([InferenceJob("1", "1", JobKind.FILE, pcm, 0.0)])
         if not isinstance(outcome, Transcript):
             raise AccuracyError(f"{recording.audio}: {outcome}")
         words = [(word.text, word.start) for word in outcome.words]
@@ -190,16 +190,16 @@ def _whole(model: str | None):  # type: ignore[no-untyped-def]
     return decode
 
 
-def _heard(recording: Recording, words: Sequence[tuple[str, float]]) -> Heard:
+def _heard(recording: Recording, words: Sequence[tuple[str, float]]) -> HeardRecording:
     text = " ".join(word for word, _ in words)
-    return Heard(recording.group, recording.text, text, start_errors(recording.words, words))
+    return HeardRecording(recording.group, recording.text, text, start_errors(recording.words, words))
 
 
 async def _stream(
     recording: Recording, url: str, api_key: str | None, speed: float, endpointing_ms: int | None, model: str | None
-) -> Heard:
-    start = wire.Start(encoding="linear16", sample_rate=files.RATE, endpointing_ms=endpointing_ms)
-    finals: list[wire.Final] = []
+) -> HeardRecording:
+    start = wire.StartMessage(encoding="linear16", sample_rate=files.RATE, endpointing_ms=endpointing_ms)
+    finals: list[wire.FinalMessage] = []
     first_partial, gaps, delays = list[float](), list[float](), list[float]()
     async with LiveClient(start, url, model=model, api_key=api_key) as client:
         began = time.monotonic()
@@ -210,21 +210,21 @@ async def _stream(
             # The wall time at which a point of the audio was spoken, had the file been a microphone.
             now = time.monotonic() - began
             match message:
-                case wire.SpeechStarted(time=at):
+                case wire.SpeechStartedMessage(time=at):
                     onset, last_partial = at, None
-                case wire.Partial():
+                case wire.PartialMessage():
                     if onset is not None:
                         first_partial.append(now - onset)
                         onset = None
                     if last_partial is not None:
                         gaps.append(now - last_partial)
                     last_partial = now
-                case wire.Final(cause="endpoint"):
+                case wire.FinalMessage(cause="endpoint"):
                     finals.append(message)
                     last_partial = None
                     if message.words:
                         delays.append(now - message.end)
-                case wire.Final():
+                case wire.FinalMessage():
                     finals.append(message)
                     if last_partial is not None:
                         last_partial = now  # it tells more than a partial would

@@ -22,14 +22,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from myna.bench.accuracy import AccuracyError, Heard, Recording, read_manifest, start_errors, summary
+from myna.bench.accuracy import AccuracyError, HeardRecording, Recording, read_manifest, start_errors, summary
 from myna.bench.local import local_engine, local_server
 from myna.bench.memory import children, resident_mb
 from myna.clients import files
 from myna.clients.live import LiveClient
 from myna.inference.engines.port import Engine
 from myna.streaming.events import SAMPLE_RATE
-from myna.streaming.session.jobs import Job, Kind
+from myna.streaming.session.jobs import InferenceJob, JobKind
 from myna.wire import messages as wire
 
 PIECE_S = 12.0
@@ -38,7 +38,7 @@ _engine: Engine | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class BatchFigures:
     """One file: its minutes, the seconds it took, audio seconds a second, their share of the bare engine's, MB."""
 
     minutes: float
@@ -86,7 +86,9 @@ def measure(
         Console().print(f"{group}: {figures['wer_percent']} % of {figures['words']} words wrong")
 
 
-async def _measured(url: str, pid: int, path: Path, minutes: float, bare: float, spoken: np.ndarray | None) -> Figures:
+async def _measured(
+    url: str, pid: int, path: Path, minutes: float, bare: float, spoken: np.ndarray | None
+) -> BatchFigures:
     pids = [pid, *children(pid)]
     idle = sum(map(resident_mb, pids))
     watch = _Watch(pids)
@@ -103,7 +105,7 @@ async def _measured(url: str, pid: int, path: Path, minutes: float, bare: float,
             delays = await live
     p95 = sorted(delays)[int(0.95 * len(delays))] if delays else None
     speed = minutes * 60 / seconds
-    return Figures(minutes, seconds, speed, speed / bare, idle, watch.peak, p95)
+    return BatchFigures(minutes, seconds, speed, speed / bare, idle, watch.peak, p95)
 
 
 class _Watch(contextlib.AbstractContextManager["_Watch"]):
@@ -146,7 +148,7 @@ async def _live(url: str, spoken: np.ndarray) -> list[float]:
     delays: list[float] = []
     data = np.concatenate([spoken, np.zeros(SAMPLE_RATE, np.int16)]).tobytes()
     size = SAMPLE_RATE // 10 * 2
-    async with LiveClient(wire.Start(encoding="linear16", sample_rate=SAMPLE_RATE, interim=True), url) as client:
+    async with LiveClient(wire.StartMessage(encoding="linear16", sample_rate=SAMPLE_RATE, interim=True), url) as client:
         began = time.monotonic()
 
         async def speak() -> None:
@@ -158,7 +160,7 @@ async def _live(url: str, spoken: np.ndarray) -> list[float]:
         speaking = asyncio.create_task(speak())
         try:
             async for message in client:
-                if isinstance(message, wire.Final) and message.cause == "endpoint":
+                if isinstance(message, wire.FinalMessage) and message.cause == "endpoint":
                     late_s = time.monotonic() - began - message.end
                     delays.append(late_s)
         except asyncio.CancelledError:
@@ -168,14 +170,14 @@ async def _live(url: str, spoken: np.ndarray) -> list[float]:
     return delays
 
 
-async def _heard(url: str, recordings: Sequence[Recording]) -> list[Heard]:
+async def _heard(url: str, recordings: Sequence[Recording]) -> list[HeardRecording]:
     found = []
     for recording in recordings:
         body = await _post(url, recording.audio)
         best = body["results"]["channels"][0]["alternatives"][0]  # type: ignore[index]
         words = [(word["punctuated_word"], word["start"]) for word in best["words"]]
         errors = start_errors(recording.words, words)
-        found.append(Heard(recording.group, recording.text, best["transcript"], errors))
+        found.append(HeardRecording(recording.group, recording.text, best["transcript"], errors))
     return found
 
 
@@ -199,7 +201,7 @@ def _load(model: str | None) -> None:
 
 def _decode(pcm: bytes) -> None:
     assert _engine is not None
-    _engine.transcribe([Job("1", "1", Kind.FILE, pcm, 0.0)])
+    _engine.transcribe([InferenceJob("1", "1", JobKind.FILE, pcm, 0.0)])
 
 
 def _pcm(recording: Recording) -> np.ndarray:

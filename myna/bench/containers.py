@@ -32,7 +32,7 @@ _KINDS: dict[str, tuple[str, str, int] | None] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class ContainerFigures:
     """One kind of audio. CPU is in milliseconds for a second of one stream; memory in MB for one stream, beside idle."""
 
     kind: str
@@ -58,13 +58,13 @@ def measure(file: Path, streams: int, seconds: float, model: str | None, *, as_j
     Console(width=100).print(table)
 
 
-async def _measured(server: LocalServer, kind: str, pcm: np.ndarray, seconds: float, streams: int) -> Figures:
+async def _measured(server: LocalServer, kind: str, pcm: np.ndarray, seconds: float, streams: int) -> ContainerFigures:
     how = _KINDS[kind]
     data = pcm.tobytes() if how is None else _contained(pcm, *how)
     before, idle, most = _cpu_s(server), memory(server), list[int]()
     await _speak(server, kind, data, seconds, streams, most)
     cpu_s = _cpu_s(server) - before
-    return Figures(kind, streams, 1000 * cpu_s / (streams * seconds), (max(most) - idle) / (1 << 20) / streams)
+    return ContainerFigures(kind, streams, 1000 * cpu_s / (streams * seconds), (max(most) - idle) / (1 << 20) / streams)
 
 
 async def _speak(server: LocalServer, kind: str, data: bytes, seconds: float, streams: int, taken: list[int]) -> None:

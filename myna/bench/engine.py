@@ -24,7 +24,7 @@ from myna.inference.scheduling.scheduler import Scheduler
 from myna.inference.workers.ipc import encode
 from myna.inference.workers.worker import run_batch
 from myna.streaming.events import SAMPLE_RATE
-from myna.streaming.session.jobs import Job, Kind
+from myna.streaming.session.jobs import InferenceJob, JobKind
 
 ROUNDS = 5
 """Everything is decoded both ways so often; the median of the ratios is told."""
@@ -34,7 +34,7 @@ _WHEEL_SPEECH = ("two_cities.wav", "beckett.wav", "endgame_nagg_nell.wav")
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class EngineFigures:
     """One batch size. Speeds are audio seconds decoded in a second."""
 
     batch: int
@@ -68,7 +68,9 @@ def measure(
     Console().print(table)
 
 
-def _measured(engine: Engine, bare: Callable[[Sequence[bytes]], Any], speech: Sequence[bytes], batch: int) -> Figures:
+def _measured(
+    engine: Engine, bare: Callable[[Sequence[bytes]], Any], speech: Sequence[bytes], batch: int
+) -> EngineFigures:
     audio_s = sum(len(pcm) for pcm in speech) / 2 / SAMPLE_RATE
     alike = sorted(speech, key=len)  # the best a bare loop can do about padding
     parts = [alike[i : i + batch] for i in range(0, len(alike), batch)]
@@ -80,7 +82,7 @@ def _measured(engine: Engine, bare: Callable[[Sequence[bytes]], Any], speech: Se
         bare_s.append(sum(bare_steps))
         engine_s.append(sum(engine_steps))
         steps += engine_steps
-    return Figures(
+    return EngineFigures(
         batch=batch,
         bare=audio_s / statistics.median(bare_s),
         engine=audio_s / statistics.median(engine_s),
@@ -105,7 +107,7 @@ def _round(
     """
     scheduler = Scheduler(replace(engine.info, largest_batch=batch))
     for number, pcm in enumerate(speech):
-        scheduler.add(Job(f"{number}", f"{number}", Kind.FINAL, pcm, float(number)))
+        scheduler.add(InferenceJob(f"{number}", f"{number}", JobKind.FINAL, pcm, float(number)))
     left = list(parts)
     bare_steps, engine_steps, heard, padded = list[float](), list[float](), 0, 0
     while left or len(scheduler):
@@ -132,7 +134,9 @@ def _bare(engine: Engine) -> Callable[[Sequence[bytes]], Any]:
 
         if isinstance(engine, ParakeetEngine):
             return nemo_loop(engine.path, engine.device, engine.dtype)
-    return lambda part: engine.transcribe([Job(f"{n}", f"{n}", Kind.FINAL, pcm, 0.0) for n, pcm in enumerate(part)])
+    return lambda part: engine.transcribe(
+        [InferenceJob(f"{n}", f"{n}", JobKind.FINAL, pcm, 0.0) for n, pcm in enumerate(part)]
+    )
 
 
 def _utterances(manifest: Path | None, count: int) -> list[bytes]:

@@ -20,14 +20,14 @@ from rich.table import Table
 
 from myna.bench.accuracy import read_manifest
 from myna.bench.load import pulse
-from myna.bench.load_streams import Heard, NativeWords, Speech, speak, speeches
+from myna.bench.load_streams import HeardStream, NativeWords, Speech, speak, speeches
 
 _SPREAD_S = 5.0
 _SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class FrontFigures:
     """One number of streams. CPU is in cores, of the front's process; delays in milliseconds, on the client's side."""
 
     streams: int
@@ -63,7 +63,7 @@ def measure(manifest: Path, counts: list[int], *, as_json: bool) -> None:
     Console(width=120).print(table)
 
 
-def _measured(url: str, pid: int, count: int, spoken: list[Speech], *, voice: bool) -> Figures:
+def _measured(url: str, pid: int, count: int, spoken: list[Speech], *, voice: bool) -> FrontFigures:
     process = psutil.Process(pid)  # without its worker
     before = process.cpu_times()
     with multiprocessing.get_context("spawn").Pool(1) as clients:
@@ -73,17 +73,17 @@ def _measured(url: str, pid: int, count: int, spoken: list[Speech], *, voice: bo
     finals = [1000 * delay for one in heard for delay in one.finals_s]
     broken = sum(1 for one in heard if one.broken or one.refused)
     p95 = float(np.quantile(finals, 0.95)) if finals else 0.0
-    return Figures(count, voice, cores, count / cores, busy, 1000 * lag_s, p95, broken)
+    return FrontFigures(count, voice, cores, count / cores, busy, 1000 * lag_s, p95, broken)
 
 
-def _speak_all(url: str, count: int, spoken: list[Speech]) -> tuple[list[Heard], float, float]:
+def _speak_all(url: str, count: int, spoken: list[Speech]) -> tuple[list[HeardStream], float, float]:
     import uvloop
 
     return uvloop.run(_all(url, count, spoken))
 
 
-async def _all(url: str, count: int, spoken: list[Speech]) -> tuple[list[Heard], float, float]:
-    async def one(number: int) -> Heard:
+async def _all(url: str, count: int, spoken: list[Speech]) -> tuple[list[HeardStream], float, float]:
+    async def one(number: int) -> HeardStream:
         await asyncio.sleep(_SPREAD_S * number / count)
         return await speak(spoken[number % len(spoken)], NativeWords(url), None)
 

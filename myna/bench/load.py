@@ -25,7 +25,7 @@ from rich.table import Table
 
 from myna.bench.accuracy import AccuracyError, normalised, read_manifest
 from myna.bench.load_report import Level, Report
-from myna.bench.load_streams import DeepgramWords, Heard, NativeWords, Speech, Words, speak, speeches
+from myna.bench.load_streams import DeepgramWords, HeardStream, NativeWords, Speech, Words, speak, speeches
 from myna.bench.local import local_server
 
 _SPREAD_S = 3.0
@@ -130,10 +130,10 @@ def _server(plan: Plan, spoken: Sequence[Speech], console: Console) -> Report:
     return Report(plan.url or "Myna", plan.target_ms, plan.staggered, levels)
 
 
-async def _alone(spoken: Sequence[Speech], words: Words, plan: Plan) -> list[Heard]:
+async def _alone(spoken: Sequence[Speech], words: Words, plan: Plan) -> list[HeardStream]:
     turns = asyncio.Semaphore(_ONE_BY_ONE)
 
-    async def one(speech: Speech) -> Heard:
+    async def one(speech: Speech) -> HeardStream:
         async with turns:
             for _ in range(_ASKED_AGAIN):
                 heard = await speak(speech, words, plan.api_key, real_time=False)
@@ -151,7 +151,7 @@ async def _alone(spoken: Sequence[Speech], words: Words, plan: Plan) -> list[Hea
 
 def _level(
     count: int, spoken: Sequence[Speech], words: Words, plan: Plan, pid: int | None
-) -> tuple[Level, list[Heard]]:
+) -> tuple[Level, list[HeardStream]]:
     usage = Usage(pid) if pid is not None else None
     began = time.monotonic()
     heard = asyncio.run(_at_once(spoken[:count], words, plan))
@@ -163,8 +163,8 @@ def _level(
     return level, heard
 
 
-async def _at_once(spoken: Sequence[Speech], words: Words, plan: Plan) -> list[Heard]:
-    async def one(number: int, speech: Speech) -> Heard:
+async def _at_once(spoken: Sequence[Speech], words: Words, plan: Plan) -> list[HeardStream]:
+    async def one(number: int, speech: Speech) -> HeardStream:
         if plan.staggered:
             await asyncio.sleep(_SPREAD_S * number / len(spoken))
         return await speak(speech, words, plan.api_key)
@@ -172,7 +172,7 @@ async def _at_once(spoken: Sequence[Speech], words: Words, plan: Plan) -> list[H
     return list(await asyncio.gather(*(one(number, speech) for number, speech in enumerate(spoken))))
 
 
-def fill_delays(level: Level, heard: Sequence[Heard], seconds: float) -> None:
+def fill_delays(level: Level, heard: Sequence[HeardStream], seconds: float) -> None:
     """Fill in what the streams met."""
     level.refused = sum(one.refused is not None for one in heard)
     served = len(heard) - level.refused
@@ -185,7 +185,9 @@ def fill_delays(level: Level, heard: Sequence[Heard], seconds: float) -> None:
         level.interims_a_minute = len(interims) / served / (seconds / 60)
 
 
-def _judge_words(level: Level, spoken: Sequence[Speech], heard: Sequence[Heard], alone: Sequence[Heard]) -> None:
+def _judge_words(
+    level: Level, spoken: Sequence[Speech], heard: Sequence[HeardStream], alone: Sequence[HeardStream]
+) -> None:
     served = [number for number, one in enumerate(heard) if not one.refused]
     if served:
         level.wer = wer([spoken[n].text for n in served], [heard[n].text for n in served])

@@ -38,7 +38,7 @@ class Speech:
 
 
 @dataclass(slots=True)
-class Heard:
+class HeardStream:
     """What came of a stream. Delays are in seconds; `refused` and `broken` say why there is nothing, or not all."""
 
     text: str = ""
@@ -78,11 +78,11 @@ class NativeWords:
 
     def __init__(self, url: str) -> None:
         self.url = stream_url(url, wire.Format.JSON)
-        start = wire.Start(encoding="linear16", sample_rate=SAMPLE_RATE)
+        start = wire.StartMessage(encoding="linear16", sample_rate=SAMPLE_RATE)
         self.opening: str | bytes | None = wire.encode(start, wire.Format.JSON)
         self.closing = json.dumps({"type": "close"})
 
-    def take(self, message: dict[str, Any], now_s: float, heard: Heard, texts: list[str]) -> bool:
+    def take(self, message: dict[str, Any], now_s: float, heard: HeardStream, texts: list[str]) -> bool:
         """Take a message that came at second `now_s` of the stream; return whether it was the last."""
         match message:
             case {"type": "partial", "end": end}:
@@ -110,7 +110,7 @@ class DeepgramWords:
         self.opening: str | bytes | None = None
         self.closing = json.dumps({"type": "CloseStream"})
 
-    def take(self, message: dict[str, Any], now_s: float, heard: Heard, texts: list[str]) -> bool:
+    def take(self, message: dict[str, Any], now_s: float, heard: HeardStream, texts: list[str]) -> bool:
         """Take a message that came at second `now_s` of the stream; return whether it was the last."""
         match message:
             case {"type": "Results", "is_final": False, "start": start, "duration": duration}:
@@ -127,9 +127,9 @@ class DeepgramWords:
 Words = NativeWords | DeepgramWords
 
 
-async def speak(speech: Speech, words: Words, api_key: str | None, *, real_time: bool = True) -> Heard:
+async def speak(speech: Speech, words: Words, api_key: str | None, *, real_time: bool = True) -> HeardStream:
     """Stream the speech and listen; whatever goes wrong stands in the answer."""
-    heard = Heard()
+    heard = HeardStream()
     # Deepgram's scheme, which the native protocol takes too.
     headers = {"Authorization": f"Token {api_key}"} if api_key else {}
     try:
@@ -150,7 +150,9 @@ async def speak(speech: Speech, words: Words, api_key: str | None, *, real_time:
     return heard
 
 
-async def _converse(socket: ClientConnection, speech: Speech, words: Words, heard: Heard, *, real_time: bool) -> None:
+async def _converse(
+    socket: ClientConnection, speech: Speech, words: Words, heard: HeardStream, *, real_time: bool
+) -> None:
     began = time.monotonic()
     texts: list[str] = []
     sending = asyncio.create_task(_send(socket, speech.pcm, words.closing, began if real_time else None))

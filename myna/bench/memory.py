@@ -30,12 +30,12 @@ def measure(file: Path, minutes: float, model: str | None) -> None:
 async def _send(url: str, pid: int, file: Path, minutes: float) -> list[tuple[float, float, float, float]]:
     points: list[tuple[float, float, float, float]] = []
     began = time.monotonic()
-    async with LiveClient(wire.Start(encoding="linear16", sample_rate=files.RATE), url) as client:
+    async with LiveClient(wire.StartMessage(encoding="linear16", sample_rate=files.RATE), url) as client:
         sending = asyncio.create_task(_feed(client, _repeated(file, minutes)))
         marks = iter([1.0, *(minutes * (step + 1) / 12 for step in range(12))])
         mark = next(marks)
         async for message in client:
-            if isinstance(message, wire.Final) and message.end / 60 >= min(mark, minutes - 0.1):
+            if isinstance(message, wire.FinalMessage) and message.end / 60 >= min(mark, minutes - 0.1):
                 worker = sum(resident_mb(child) for child in children(pid))
                 points.append((message.end / 60, time.monotonic() - began, resident_mb(pid), worker))
                 while mark <= message.end / 60:

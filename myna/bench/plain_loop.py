@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from myna.bench.accuracy import AccuracyError
-from myna.bench.load_streams import FRAME_S, Heard, Speech
+from myna.bench.load_streams import FRAME_S, HeardStream, Speech
 from myna.inference.engines.moonshine.engine import installed_weights, read_tokenizer
 from myna.streaming.events import SAMPLE_RATE
 from myna.streaming.speech.silero import installed_model
@@ -80,7 +80,7 @@ class _Stream:
     """One speaker: voice activity in the loop, decodes on the threads."""
 
     def __init__(self, recogniser: _Recogniser, pool: ThreadPoolExecutor, interim_every_s: float) -> None:
-        self.heard = Heard()
+        self.heard = HeardStream()
         self._voice = _voice_activity()
         self._recogniser = recogniser
         self._pool = pool
@@ -124,7 +124,7 @@ class _Stream:
 
 def run(
     spoken: Sequence[Speech], interim_every_s: float, staggered: bool, spread_s: float
-) -> tuple[list[Heard], float, float]:
+) -> tuple[list[HeardStream], float, float]:
     """Speak all streams at once in real time; return what was heard, the cores used and the memory in MB."""
     import psutil
 

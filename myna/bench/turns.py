@@ -23,7 +23,7 @@ from myna.bench.local import local_server
 from myna.clients import files
 from myna.streaming.events import samples, seconds
 from myna.streaming.speech.segmenter import WINDOW
-from myna.streaming.speech.silero import SileroVad, VoiceMemory
+from myna.streaming.speech.silero import SileroVad, VadMemory
 
 TAIL_S = 6.0
 """Silence streamed after each recording: beyond the time-out, so that every turn ends."""
@@ -47,7 +47,7 @@ class Setting:
 
 
 @dataclass(slots=True)
-class Ended:
+class EndedTurn:
     """What happened to one utterance."""
 
     audio: str
@@ -92,7 +92,7 @@ def measure(
         Console(width=130).print(table)
 
 
-def figures(ended: Sequence[Ended]) -> dict[str, float | int]:
+def figures(ended: Sequence[EndedTurn]) -> dict[str, float | int]:
     """Return the figures of one run."""
     delays = [one.delay_s for one in ended if one.delay_s is not None]
     return {
@@ -120,16 +120,16 @@ def utterances(recordings: Sequence[Recording]) -> Iterator[tuple[Recording, byt
 
 def _last_speech_s(vad: SileroVad, pcm: bytes) -> float:
     whole = pcm + bytes(-len(pcm) % (2 * WINDOW))
-    (probabilities,) = vad.probabilities([(VoiceMemory(), whole)])
+    (probabilities,) = vad.probabilities([(VadMemory(), whole)])
     speech = np.flatnonzero(np.array(probabilities) >= SPEECH)
     return seconds((int(speech[-1]) + 1) * WINDOW) if len(speech) else 0.0
 
 
 async def _run(
     recordings: Sequence[tuple[Recording, bytes, float]], setting: Setting, url: str, api_key: str | None, streams: int
-) -> list[Ended]:
+) -> list[EndedTurn]:
     waiting = list(reversed(recordings))
-    ended: list[Ended] = []
+    ended: list[EndedTurn] = []
 
     async def stream_some(session: ClientSession) -> None:
         while waiting:
@@ -145,7 +145,7 @@ async def _run(
 
 async def _stream(
     session: ClientSession, told: tuple[Recording, bytes, float], setting: Setting, url: str, api_key: str | None
-) -> Ended:
+) -> EndedTurn:
     recording, pcm, end_s = told
     query = {"model": "flux-general-en", "encoding": "linear16", "sample_rate": str(files.RATE)}
     query |= {"eot_threshold": str(setting.end)}
@@ -155,7 +155,7 @@ async def _stream(
     sound = bytes(2 * samples(LEAD_S)) + pcm + bytes(2 * samples(TAIL_S))
     size = 2 * samples(files.CHUNK_S)
     parts = iter([sound[start : start + size] for start in range(0, len(sound), size)])
-    result = Ended(str(recording.audio.name), 0, 0, None, "")
+    result = EndedTurn(str(recording.audio.name), 0, 0, None, "")
     end_s += LEAD_S
     async with session.ws_connect(f"{url}/v2/listen", params=query, headers=headers) as socket:
         began = time.monotonic()

@@ -62,17 +62,17 @@ class Terminal:
     def show(self, message: wire.AnyServerMessage) -> None:
         """Draw what a message changes."""
         match message:
-            case wire.Partial(channel=channel, words=words, stable=stable):
+            case wire.PartialMessage(channel=channel, words=words, stable=stable):
                 text = Text(" ".join(word.punctuated_word for word in words[:stable]), style="bright_black")
                 text.append(" " + " ".join(word.punctuated_word for word in words[stable:]), style="dim italic")
                 self._tentative[channel] = text
-            case wire.Final(channel=channel):
+            case wire.FinalMessage(channel=channel):
                 self._tentative.pop(channel, None)
                 if message.text:
                     self._settled.setdefault(channel, []).append(message.text)
-            case wire.UtteranceEnd(channel=channel):
+            case wire.UtteranceEndMessage(channel=channel):
                 self._print(channel)
-            case wire.Error():
+            case wire.ErrorMessage():
                 self._console.print(Text(message.message, style="red"))
             case _:
                 return

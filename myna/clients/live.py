@@ -40,7 +40,7 @@ class LiveClient:
 
     ::
 
-        async with LiveClient(wire.Start(encoding="linear16", sample_rate=16_000)) as client:
+        async with LiveClient(wire.StartMessage(encoding="linear16", sample_rate=16_000)) as client:
             await client.send(pcm)
             await client.close()
             async for message in client:
@@ -55,7 +55,7 @@ class LiveClient:
 
     def __init__(
         self,
-        start: wire.Start,
+        start: wire.StartMessage,
         url: str = DEFAULT_URL,
         *,
         model: str | None = None,
@@ -74,9 +74,9 @@ class LiveClient:
         self._number = 0  # of its last message
         self._writing = asyncio.Lock()
         self._returning = asyncio.Lock()
-        self.ready: wire.Ready | None = None
+        self.ready: wire.ReadyMessage | None = None
         """The server's terms, once the stream is open."""
-        self.closed: wire.Closed | None = None
+        self.closed: wire.ClosedMessage | None = None
         """The server's last message, once it has come."""
 
     async def __aenter__(self) -> LiveClient:
@@ -127,25 +127,25 @@ class LiveClient:
 
     async def send(self, audio: bytes) -> None:
         """Send audio as announced in `start`; waits while the server is behind."""
-        frame = audio if self._form is wire.Format.JSON else wire.encode(wire.Audio(audio=audio), self._form)
+        frame = audio if self._form is wire.Format.JSON else wire.encode(wire.AudioMessage(audio=audio), self._form)
         await self._send_frame(frame)
 
     async def finalize(self, flush_id: str | None = None) -> None:
         """Ask for everything sent so far to become final; `finalized` with this id says that it has."""
-        await self._send(wire.Finalize(id=flush_id))
+        await self._send(wire.FinalizeMessage(id=flush_id))
 
     async def keep_alive(self) -> None:
         """Say that the client is there, when there is no audio to send."""
-        await self._send(wire.KeepAlive())
+        await self._send(wire.KeepAliveMessage())
 
     async def close(self) -> None:
         """Say that no audio follows; keep iterating for what is left."""
-        await self._send(wire.Close())
+        await self._send(wire.CloseMessage())
 
     async def __aiter__(self) -> AsyncIterator[wire.AnyServerMessage]:
         while self.closed is None:
             message = await self._next()
-            if isinstance(message, wire.Closed):
+            if isinstance(message, wire.ClosedMessage):
                 self.closed = message
             yield message
 
@@ -158,9 +158,9 @@ class LiveClient:
             except ConnectionClosed as error:
                 await self._come_back(socket, error)
                 continue
-            if isinstance(message, wire.Error) and message.code != "decode_failed":
+            if isinstance(message, wire.ErrorMessage) and message.code != "decode_failed":
                 raise StreamError(message.code, message.message)
-            if not isinstance(message, wire.Progress):
+            if not isinstance(message, wire.ProgressMessage):
                 return message
 
     def _taken(self, frame: str | bytes) -> wire.AnyServerMessage:
@@ -176,14 +176,14 @@ class LiveClient:
             self._received = max(self._received, account.received)
         return message
 
-    async def _read_ready(self, socket: ClientConnection) -> wire.Ready:
+    async def _read_ready(self, socket: ClientConnection) -> wire.ReadyMessage:
         try:
             message = self._taken(await socket.recv())
         except ConnectionClosed as error:
             raise StreamError("disconnected", f"the connection was lost: {error}") from error
-        if isinstance(message, wire.Error):
+        if isinstance(message, wire.ErrorMessage):
             raise StreamError(message.code, message.message)
-        if not isinstance(message, wire.Ready):
+        if not isinstance(message, wire.ReadyMessage):
             raise StreamError("protocol", f"the server began with {message.type!r} instead of 'ready'")
         return message
 
@@ -253,7 +253,7 @@ class SyncLiveClient:
 
     def __init__(
         self,
-        start: wire.Start,
+        start: wire.StartMessage,
         url: str = DEFAULT_URL,
         *,
         model: str | None = None,
@@ -266,12 +266,12 @@ class SyncLiveClient:
         self._thread = threading.Thread(target=self._loop.run_forever, name="myna-live-client", daemon=True)
 
     @property
-    def ready(self) -> wire.Ready | None:
+    def ready(self) -> wire.ReadyMessage | None:
         """The server's terms, once the stream is open."""
         return self._client.ready
 
     @property
-    def closed(self) -> wire.Closed | None:
+    def closed(self) -> wire.ClosedMessage | None:
         """The server's last message, once it has come."""
         return self._client.closed
 

@@ -14,18 +14,18 @@ from myna.wire import messages as wire
 
 async def transcribe(
     audio: AsyncIterator[bytes],
-    start: wire.Start,
+    start: wire.StartMessage,
     url: str = DEFAULT_URL,
     display: Display | None = None,
     *,
     model: str | None = None,
     api_key: str | None = None,
-) -> list[wire.Final]:
+) -> list[wire.FinalMessage]:
     """Send audio until it ends, or Ctrl-C is pressed; show every message; return the finals.
 
     Raises `StreamError` if the stream breaks off, and whatever `audio` raises.
     """
-    finals: list[wire.Final] = []
+    finals: list[wire.FinalMessage] = []
     with display or contextlib.nullcontext() as shown:
         async with LiveClient(start, url, model=model, api_key=api_key) as client:
             sending = asyncio.create_task(_send(audio, client))
@@ -33,7 +33,7 @@ async def transcribe(
                 asyncio.get_running_loop().add_signal_handler(signal.SIGINT, sending.cancel)
             try:
                 async for message in client:
-                    if isinstance(message, wire.Final):
+                    if isinstance(message, wire.FinalMessage):
                         finals.append(message)
                     if shown is not None:
                         shown.show(message)

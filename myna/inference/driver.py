@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Callable
 
 from myna.inference.workers.pool import EnginePool
-from myna.inference.workers.vad_worker import VoiceActivity
+from myna.inference.workers.vad_worker import VadWorker
 from myna.streaming.events import Event
 from myna.streaming.session.jobs import Outcome
-from myna.streaming.session.requests import Cancel, Detect, Release, Request, Submit
+from myna.streaming.session.requests import Cancel, Detect, ReleaseUtterance, Request, Submit
 from myna.streaming.session.stream import Stream
-from myna.streaming.speech.silero import VoiceMemory
+from myna.streaming.speech.silero import VadMemory
 
 
 class StreamDriver:
@@ -21,7 +21,7 @@ class StreamDriver:
         self,
         stream: Stream,
         engine: EnginePool,
-        vad: VoiceActivity,
+        vad: VadWorker,
         tell: Callable[[Event], None],
         fail: Callable[[Exception], None],
     ) -> None:
@@ -31,7 +31,7 @@ class StreamDriver:
         self._vad = vad
         self._tell = tell
         self._fail = fail
-        self._memories: dict[int, VoiceMemory] = {}
+        self._memories: dict[int, VadMemory] = {}
         self._closed = False
 
     def run(self) -> None:
@@ -53,13 +53,13 @@ class StreamDriver:
         for request in requests:
             match request:
                 case Detect(channel, start, pcm):
-                    memory = self._memories.setdefault(channel, VoiceMemory())
+                    memory = self._memories.setdefault(channel, VadMemory())
                     self._vad.detect(memory, pcm, self._voice_answer(channel, start), self._on_failure)
                 case Submit(job):
                     self.engine.submit(job, self._on_result)
                 case Cancel(job_id):
                     self.engine.cancel(job_id)
-                case Release(source):
+                case ReleaseUtterance(source):
                     self.engine.release(source)
 
     def _voice_answer(self, channel: int, start: int) -> Callable[[list[float]], None]:

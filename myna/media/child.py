@@ -10,7 +10,7 @@ import traceback
 from collections import deque
 
 from myna.media.files import decode_file
-from myna.media.messages import HEAD, HELLO, PORTION_CPU_S, Kind, Media, message, samples_message
+from myna.media.messages import HEAD, HELLO, PORTION_CPU_S, Media, MessageKind, message, samples_message
 from myna.streaming.audio.container import decode_container
 from myna.streaming.audio.opus import decode_opus
 from myna.streaming.audio.parts import FlushAsked
@@ -36,14 +36,14 @@ def serve(line: socket.socket) -> None:
         try:
             _decode(media, feed)
         except AudioError as error:
-            feed.close(Kind.REFUSED, str(error))
+            feed.close(MessageKind.REFUSED, str(error))
         except MemoryError:
-            feed.close(Kind.REFUSED, f"the audio cannot be decoded in {MEMORY_BYTES >> 20} MB of memory")
+            feed.close(MessageKind.REFUSED, f"the audio cannot be decoded in {MEMORY_BYTES >> 20} MB of memory")
         except (_GoneError, ConnectionError):
             raise
         except Exception:
-            feed.close(Kind.FAILED, traceback.format_exc())
-        feed.close(Kind.SAMPLES)
+            feed.close(MessageKind.FAILED, traceback.format_exc())
+        feed.close(MessageKind.SAMPLES)
 
 
 def _decode(media: Media, feed: _SocketFeed) -> None:
@@ -91,7 +91,7 @@ class _SocketFeed:
     def opened(self) -> Media:
         """Wait for what is to be decoded."""
         kind, body = self._receive()
-        assert kind is Kind.OPEN
+        assert kind is MessageKind.OPEN
         return Media.of(body)
 
     def read(self, size: int) -> bytes:
@@ -118,12 +118,12 @@ class _SocketFeed:
             self._until_asked()
             self._answer(samples_message(self._decoded.take()))
 
-    def close(self, kind: Kind, text: str = "") -> None:
+    def close(self, kind: MessageKind, text: str = "") -> None:
         """Hand out what is decoded, then answer every request with this, until the front closes the socket."""
         if self._decoded.samples:
             self._until_asked()
             self._answer(samples_message(self._decoded.take()))
-        last = samples_message([]) if kind is Kind.SAMPLES else message(kind, text.encode())
+        last = samples_message([]) if kind is MessageKind.SAMPLES else message(kind, text.encode())
         while True:
             self._until_asked()
             self._pieces.clear()  # a client may go on sending
@@ -145,20 +145,20 @@ class _SocketFeed:
 
     def _take_message(self) -> None:
         kind, body = self._receive()
-        if kind is Kind.DATA:
+        if kind is MessageKind.DATA:
             if body:
                 self._pieces.append(body)
-        elif kind is Kind.FLUSH:
+        elif kind is MessageKind.FLUSH:
             self._pieces.append(None)
-        elif kind is Kind.END:
+        elif kind is MessageKind.END:
             self._ended = True
-        elif kind is Kind.READ:
+        elif kind is MessageKind.READ:
             self._asked = True
             _limit_time()
 
-    def _receive(self) -> tuple[Kind, bytes]:
+    def _receive(self) -> tuple[MessageKind, bytes]:
         kind, size = HEAD.unpack(self._exactly(HEAD.size))
-        return Kind(kind), self._exactly(size)
+        return MessageKind(kind), self._exactly(size)
 
     def _exactly(self, size: int) -> bytes:
         data = bytearray()

@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 from myna.streaming.audio import mp4 as boxes
 from myna.streaming.audio.container import decode_media, decode_parts
-from myna.streaming.audio.frames import Sink, Sound
+from myna.streaming.audio.frames import FrameConverter, Sink
 from myna.streaming.audio.parts import SUPPORTED, TELLING, WEAKLY_MARKED, Parts, sniff
 from myna.streaming.audio.raw import AudioError, Coded, RawDecoder, RawFormat
 
@@ -27,7 +27,7 @@ def decode_file(path: Path, audio: RawFormat | Coded, feed: Sink, *, mix: bool) 
             _decode_raw(file, audio, feed, mix=mix)
             return
         name = kind_of(file.read(TELLING), audio)
-        sound = Sound(feed, mix=mix)
+        sound = FrameConverter(feed, mix=mix)
         try:
             if name == "mp4":
                 begins = boxes.beginnings(file)
@@ -57,7 +57,7 @@ def kind_of(head: bytes, audio: Coded | None = None) -> str:
     return name
 
 
-def _decode(path: Path, name: str, sound: Sound, begin: int = 0, end: int | None = None) -> None:
+def _decode(path: Path, name: str, sound: FrameConverter, begin: int = 0, end: int | None = None) -> None:
     """Decode the container between these bytes of a file; None: to its end."""
     whole = not begin and end is None
     url = f"file:{path}" if whole else f"subfile,,start,{begin},end,{end or 0},,:file:{path}"

@@ -26,7 +26,7 @@ PORTION_CPU_S = 10
 _CHANNELS = struct.Struct("<B")
 
 
-class Kind(IntEnum):
+class MessageKind(IntEnum):
     """Kinds of messages."""
 
     OPEN = 1
@@ -47,14 +47,14 @@ class Kind(IntEnum):
     """Everything heard in the bytes so far is wanted, also what filters keep back; bytes may follow."""
 
 
-def message(kind: Kind, body: bytes = b"") -> bytes:
+def message(kind: MessageKind, body: bytes = b"") -> bytes:
     """Return a message's bytes."""
     return HEAD.pack(kind, len(body)) + body
 
 
 def samples_message(channels: list[bytes]) -> bytes:
     """Return the message that carries a portion of each channel."""
-    return message(Kind.SAMPLES, _CHANNELS.pack(len(channels)) + b"".join(channels))
+    return message(MessageKind.SAMPLES, _CHANNELS.pack(len(channels)) + b"".join(channels))
 
 
 def samples_of(body: bytes) -> list[bytes]:

@@ -19,8 +19,8 @@ from myna.media.messages import (
     LARGEST_ANSWER,
     PORTION_CPU_S,
     STATUS,
-    Kind,
     Media,
+    MessageKind,
     message,
     samples_of,
 )
@@ -65,19 +65,19 @@ class _Process:
         """Whether it has ended."""
         return self._reader.at_eof() or self._reader.exception() is not None
 
-    def send(self, kind: Kind, body: bytes = b"") -> None:
+    def send(self, kind: MessageKind, body: bytes = b"") -> None:
         self._writer.write(message(kind, body))
 
     async def hello(self) -> None:
         """Wait until it runs. Raises `EOFError`."""
         await self._reader.readexactly(len(HELLO))
 
-    async def answer(self) -> tuple[Kind, bytes]:
+    async def answer(self) -> tuple[MessageKind, bytes]:
         """Return its next answer. Raises `EOFError` when it is gone, `ValueError` if it is no answer."""
         kind, size = HEAD.unpack(await self._reader.readexactly(HEAD.size))
         if size > LARGEST_ANSWER:
             raise ValueError(f"an answer of {size} bytes is longer than {LARGEST_ANSWER}")
-        return Kind(kind), await self._reader.readexactly(size)
+        return MessageKind(kind), await self._reader.readexactly(size)
 
     async def status(self) -> int | None:
         """Return how it ended: its exit code, or the negative number of a signal; None if nobody knows."""
@@ -247,7 +247,7 @@ class ProcessDecoder:
         self._pool = pool
         self._media = media
         self._process: _Process | None = None
-        self._waiting: list[tuple[Kind, bytes]] = []
+        self._waiting: list[tuple[MessageKind, bytes]] = []
         self._begun = media.path is not None
         self._over = False
         self._held_bytes = 0
@@ -261,16 +261,16 @@ class ProcessDecoder:
                 "sound that can be heard yet: an MP4 must have its index first (-movflags +faststart)"
             )
         self._begun = self._begun or bool(data)
-        self._waiting.append((Kind.DATA, data))
+        self._waiting.append((MessageKind.DATA, data))
 
     def flush(self) -> None:
         """Have the next read return everything fed so far, also what filters keep back."""
         if self._begun:
-            self._waiting.append((Kind.FLUSH, b""))
+            self._waiting.append((MessageKind.FLUSH, b""))
 
     def finish(self) -> None:
         """No more bytes follow."""
-        self._waiting.append((Kind.END, b""))
+        self._waiting.append((MessageKind.END, b""))
 
     async def read(self) -> list[bytes]:
         """Return the next samples of each channel. Raises `AudioError`, `DecoderLostError`; then nothing more comes."""
@@ -279,11 +279,11 @@ class ProcessDecoder:
         self._over = True  # unless this comes to its end
         if self._process is None:
             self._process = await self._pool.take()
-            self._process.send(Kind.OPEN, self._media.encoded())
+            self._process.send(MessageKind.OPEN, self._media.encoded())
         for kind, body in self._waiting:
             self._process.send(kind, body)
         self._waiting.clear()
-        self._process.send(Kind.READ)
+        self._process.send(MessageKind.READ)
         channels = await self._answer(self._process)
         if channels:
             self._hold(-self._held_bytes)
@@ -307,9 +307,9 @@ class ProcessDecoder:
         try:
             async with timeout(ANSWER_S, self._pool.clock):
                 kind, body = await process.answer()
-            if kind is Kind.REFUSED:
+            if kind is MessageKind.REFUSED:
                 raise AudioError(body.decode(errors="replace"))
-            if kind is Kind.SAMPLES:
+            if kind is MessageKind.SAMPLES:
                 return samples_of(body)
         except TimeoutError as error:
             self._pool.lost["slow"] += 1

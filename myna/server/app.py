@@ -22,7 +22,7 @@ from aiohttp import web
 
 from myna import __version__
 from myna.batch.disk import remove_strays
-from myna.batch.address_gate import Gate
+from myna.batch.address_gate import AddressGate
 from myna.runtime.threads import on_thread
 from myna.server import log as logs
 from myna.server.http import openapi
@@ -33,7 +33,7 @@ from myna.server.keys import Authentication, credential
 from myna.server.settings import Settings
 from myna.runtime.errors import ConfigurationError
 from myna.server.websocket.connection import FAREWELL_S, FINALS_S
-from myna.server.http.connections import Connections, Limits, descriptor_limit, raise_descriptor_limit
+from myna.server.http.connections import Connections, ConnectionLimits, descriptor_limit, raise_descriptor_limit
 from myna.server.http.cross_site import CrossSite
 from myna.media.pool import DecoderPool
 from myna.runtime.descriptors import descriptors_left
@@ -46,12 +46,12 @@ from myna.server.http.files import Files
 from myna.server.http.service import REQUEST_ID, Pages
 from myna.server.http.intake import Intake
 from myna.batch.job_runner import JobRunner
-from myna.server.operations.gauges import Look
+from myna.server.operations.gauges import Gauges
 from myna.server.operations.metrics import Metrics
 from myna.server.http.middlewares import Router, answered, say_request_id
 from myna.inference.models import Models, ModelSettings
 from myna.runtime.deadlines import CLOCK
-from myna.server.operations.loop_monitor import Pulse
+from myna.server.operations.loop_monitor import LoopMonitor
 from myna.server.services import Services
 from myna.server.websocket.revocation import watch
 from myna.batch.storage import STRAY_S, UPLOADS, Doubt, probe_uploads
@@ -59,7 +59,7 @@ from myna.runtime.supervisor import Supervisor
 from myna.batch.transcriber import Hearing, Transcriber
 from myna.server.dialects.defaults import default_policy
 from myna.server.websocket.upgrade import Upgrade
-from myna.inference.workers.vad_worker import VoiceActivity
+from myna.inference.workers.vad_worker import VadWorker
 from myna.wire import messages as wire
 from myna.inference.engines.catalogue import Catalogue
 from myna.runtime.memory import TRIM_EVERY_S, give_back, keep_steady
@@ -82,7 +82,7 @@ class Server:
         services: Services,
         models: Models,
         authentication: Authentication,
-        pulse: Pulse,
+        pulse: LoopMonitor,
         supervisor: Supervisor,
     ) -> None:
         self.settings = settings
@@ -92,7 +92,7 @@ class Server:
         self.admission = Admission(settings, services.metrics, pulse)
         host, port = listener.getsockname()[:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        gate = Gate(settings.allowed_networks)
+        gate = AddressGate(settings.allowed_networks)
         self.transcriber = transcriber = Transcriber(
             Hearing(
                 services.decoders,
@@ -110,7 +110,7 @@ class Server:
         self.app[CLOCK] = services.clock
         CrossSite(settings, host, keyless=not authentication.required).add_to(self.app)
         self.app.on_response_prepare.append(say_request_id)
-        look = Look(services.streams, services.voice, services.decoders, models, transcriber, self.admission, pulse, self.jobs, supervisor)
+        look = Gauges(services.streams, services.voice, services.decoders, models, transcriber, self.admission, pulse, self.jobs, supervisor)
         services.metrics.look_up(look.gauges)
         Pages(services, models, transcriber, authentication, self.admission, look).add_to(self.app)
         self.disk = Doubt(
@@ -182,13 +182,13 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         supervisor = Supervisor()
         stack.push_async_callback(supervisor.close)
         metrics = Metrics()
-        pulse = Pulse(metrics.lagged)
+        pulse = LoopMonitor(metrics.lagged)
         supervisor.watch("descriptors", functools.partial(descriptors_left, listener.fileno()))
         supervisor.run("pulse", pulse.beat)
         supervisor.run("memory", _give_memory_back)
         decoders = DecoderPool(supervisor, pulse.awake)
         decoders.start()
-        voice = VoiceActivity(SileroVad(), supervisor, pulse.awake)
+        voice = VadWorker(SileroVad(), supervisor, pulse.awake)
         stack.push_async_callback(voice.close)
         services = Services(voice, metrics, decoders, settings.max_backlog_s, settings.spool_mb << 20, pulse.awake)
         catalogue = Catalogue(settings.models, settings.model, settings.aliases, settings.languages)
@@ -209,7 +209,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         stack.push_async_callback(runner.cleanup)
         assert runner.server is not None
         connections = Connections(
-            Limits(
+            ConnectionLimits(
                 settings.request_timeout_s,
                 settings.keepalive_s,
                 settings.max_unauthenticated,

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from aiohttp import web
 
-from myna.inference.workers.vad_worker import VoiceActivity
+from myna.inference.workers.vad_worker import VadWorker
 from myna.media.pool import DecoderPool
 from myna.runtime.deadlines import Clock
 from myna.server.dialects.base import DialectError
@@ -54,7 +54,7 @@ class Services:
     `clock` measures how long a peer is silent (`Pulse.awake`).
     """
 
-    voice: VoiceActivity
+    voice: VadWorker
     metrics: Metrics
     decoders: DecoderPool
     max_backlog_s: float

@@ -149,7 +149,7 @@ class SpeechStopped(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tentative(Event):
+class Interim(Event):
     """What the open segment sounds like so far; replaces the tentative before it. The first `stable` words have settled."""
 
     span: Span
@@ -199,7 +199,7 @@ class Progress(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnStarted(Event):
-    """A turn began at sample `at`; comes behind the Tentative or Final that holds its first words."""
+    """A turn began at sample `at`; comes behind the Interim or Final that holds its first words."""
 
     at: int
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
+class PlausibilityGate:
     """No speech, no text: a transcript passes only if voice activity *and* the engine's own probability say so.
 
     `hopeless` and `doubtful` are mean token log-probabilities. What lies below `hopeless` never passes; what lies below
@@ -84,7 +84,7 @@ class Policy:
     """A tentative transcript at least every so much speech; None: none."""
     interim_window_s: float = 6.0
     """A tentative decode hears at most so much; older words of the segment stay as they settled."""
-    gate: Gate = field(default_factory=Gate)
+    gate: PlausibilityGate = field(default_factory=PlausibilityGate)
 
     def __post_init__(self) -> None:
         if self.endpoint_ms is not None and self.endpoint_ms <= 0:

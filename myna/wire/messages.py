@@ -54,7 +54,7 @@ class _ServerMessage(BaseModel):
     model_config = ConfigDict(frozen=True)  # a client ignores what a newer server adds
 
 
-class Start(_ClientMessage):
+class StartMessage(_ClientMessage):
     """First message. Without `encoding` the audio is a container (WAV, FLAC, MP3, Ogg, WebM, MP4) and describes itself."""
 
     type: Literal["start"] = "start"
@@ -77,36 +77,36 @@ class Start(_ClientMessage):
     """The client will come back for the stream if it loses its connection."""
 
 
-class Audio(_ClientMessage):
+class AudioMessage(_ClientMessage):
     """Audio in msgpack; in JSON a binary frame is audio and this message is not used."""
 
     type: Literal["audio"] = "audio"
     audio: bytes
 
 
-class Finalize(_ClientMessage):
+class FinalizeMessage(_ClientMessage):
     """Make everything sent so far final, and acknowledge it with this id."""
 
     type: Literal["finalize"] = "finalize"
     id: Annotated[str, Field(max_length=200)] | None = None
 
 
-class KeepAlive(_ClientMessage):
+class KeepAliveMessage(_ClientMessage):
     """The client is there though it sends no audio."""
 
     type: Literal["keepalive"] = "keepalive"
 
 
-class Close(_ClientMessage):
+class CloseMessage(_ClientMessage):
     """No audio follows; the server sends what is left, `closed`, and closes."""
 
     type: Literal["close"] = "close"
 
 
-AnyClientMessage = Start | Audio | Finalize | KeepAlive | Close
+AnyClientMessage = StartMessage | AudioMessage | FinalizeMessage | KeepAliveMessage | CloseMessage
 
 
-class Word(BaseModel):
+class WordEntry(BaseModel):
     """A word, bare and in lower case and as written, with its times and a confidence between 0 and 1."""
 
     model_config = ConfigDict(frozen=True)
@@ -118,7 +118,7 @@ class Word(BaseModel):
     confidence: float
 
 
-class Ready(_ServerMessage):
+class ReadyMessage(_ServerMessage):
     """The stream is open, on these terms."""
 
     type: Literal["ready"] = "ready"
@@ -133,7 +133,7 @@ class Ready(_ServerMessage):
     max_utterance_s: float
 
 
-class SpeechStarted(_ServerMessage):
+class SpeechStartedMessage(_ServerMessage):
     """Speech began."""
 
     type: Literal["speech_started"] = "speech_started"
@@ -141,7 +141,7 @@ class SpeechStarted(_ServerMessage):
     time: float
 
 
-class Partial(_ServerMessage):
+class PartialMessage(_ServerMessage):
     """The open segment so far; replaces the partial before it. The first `stable` words have settled, none is final."""
 
     type: Literal["partial"] = "partial"
@@ -149,11 +149,11 @@ class Partial(_ServerMessage):
     start: float
     end: float
     text: str
-    words: tuple[Word, ...]
+    words: tuple[WordEntry, ...]
     stable: int
 
 
-class Final(_ServerMessage):
+class FinalMessage(_ServerMessage):
     """A segment for good. The finals of a channel follow each other without gap or overlap; one may be empty."""
 
     type: Literal["final"] = "final"
@@ -161,11 +161,11 @@ class Final(_ServerMessage):
     start: float
     end: float
     text: str
-    words: tuple[Word, ...]
+    words: tuple[WordEntry, ...]
     cause: Literal["endpoint", "length", "finalize", "close"]
 
 
-class UtteranceEnd(_ServerMessage):
+class UtteranceEndMessage(_ServerMessage):
     """The endpointing silence followed speech; comes after the utterance's last final."""
 
     type: Literal["utterance_end"] = "utterance_end"
@@ -173,20 +173,20 @@ class UtteranceEnd(_ServerMessage):
     last_word_end: float
 
 
-class Finalized(_ServerMessage):
+class FinalizedMessage(_ServerMessage):
     """Everything sent before the `finalize` of this id is final."""
 
     type: Literal["finalized"] = "finalized"
     id: str | None
 
 
-class Progress(_ServerMessage):
+class ProgressMessage(_ServerMessage):
     """Nothing has happened but that the client's messages have come; only where it can resume."""
 
     type: Literal["progress"] = "progress"
 
 
-class Error(_ServerMessage):
+class ErrorMessage(_ServerMessage):
     """Something is wrong. Only `decode_failed` leaves the stream open; after any other `closed` follows."""
 
     type: Literal["error"] = "error"
@@ -194,7 +194,7 @@ class Error(_ServerMessage):
     message: str
 
 
-class Closed(_ServerMessage):
+class ClosedMessage(_ServerMessage):
     """The last message: why, and how many seconds of audio were heard."""
 
     type: Literal["closed"] = "closed"
@@ -202,7 +202,17 @@ class Closed(_ServerMessage):
     seconds: float
 
 
-AnyServerMessage = Ready | SpeechStarted | Partial | Final | UtteranceEnd | Finalized | Progress | Error | Closed
+AnyServerMessage = (
+    ReadyMessage
+    | SpeechStartedMessage
+    | PartialMessage
+    | FinalMessage
+    | UtteranceEndMessage
+    | FinalizedMessage
+    | ProgressMessage
+    | ErrorMessage
+    | ClosedMessage
+)
 
 
 class Account(BaseModel):
@@ -233,12 +243,12 @@ def encode(message: AnyClientMessage | AnyServerMessage, form: Format, account: 
 def decode_client(frame: str | bytes, form: Format) -> AnyClientMessage:
     """Return the message a client sent; a binary frame in JSON is audio. Raises `WireError`, `TooLargeError`."""
     if form is Format.JSON and isinstance(frame, bytes):
-        return Audio.model_construct(audio=frame)
+        return AudioMessage.model_construct(audio=frame)
     parsed = _parsed_around_audio(frame) if len(frame) > LONGEST_CONTROL else _parsed(frame, form)
     if len(parsed) > _MOST_FIELDS:
         raise WireError(f"a message has at most {_MOST_FIELDS} fields, not {len(parsed)}")
     message = _validated(_CLIENT, parsed)
-    if form is Format.JSON and isinstance(message, Audio):
+    if form is Format.JSON and isinstance(message, AudioMessage):
         raise WireError("in JSON, audio is sent as binary frames, not as an 'audio' message")
     return message
 

@@ -30,12 +30,12 @@ from myna.server.dialects.deepgram.live import DeepgramDialect, flux_request
 from myna.server.dialects.native.dialect import NativeDialect, NativeEntry
 from myna.server.dialects.openai import rest as openai_rest
 from myna.server.dialects.openai.realtime import RealtimeDialect, RealtimeEntry
-from myna.server.dialects.openai.realtime_session import Session
+from myna.server.dialects.openai.realtime_session import RealtimeSession
 from myna.server.keys import credential
 from myna.server.settings import Settings
 from myna.streaming import events
 from myna.streaming.audio.raw import AudioError, Encoding, RawDecoder, RawFormat
-from myna.streaming.session.jobs import Job, Kind
+from myna.streaming.session.jobs import InferenceJob, JobKind
 from myna.wire import messages as wire
 
 FRAMES = int(os.environ.get("MYNA_FUZZ_FRAMES", "6000"))
@@ -63,7 +63,9 @@ def native(mutator: Mutator, form: wire.Format) -> Callable[[], None]:
         if mutator.random.random() < 0.2:
             dialect = NativeDialect(form, SETTINGS, ENGINE)
             if mutator.random.random() < 0.8:
-                dialect.receive(wire.encode(wire.Start(encoding="linear16", sample_rate=16_000, resume=True), form))
+                dialect.receive(
+                    wire.encode(wire.StartMessage(encoding="linear16", sample_rate=16_000, resume=True), form)
+                )
                 dialect.opened("s")
         frame = mutator.json(NATIVE) if form is wire.Format.JSON else mutator.msgpack(NATIVE)
         try:
@@ -115,7 +117,7 @@ def flux(mutator: Mutator) -> Callable[[], None]:
 
 def realtime(mutator: Mutator) -> Callable[[], None]:
     def fresh() -> RealtimeDialect:
-        return RealtimeDialect(Session(), SETTINGS, ENGINE, frozenset({"fake"}), beta=False)
+        return RealtimeDialect(RealtimeSession(), SETTINGS, ENGINE, frozenset({"fake"}), beta=False)
 
     dialect, at = fresh(), 0
 
@@ -161,9 +163,9 @@ def server_words(mutator: Mutator) -> Callable[[], None]:
     said = [
         json.loads(wire.encode(message, wire.Format.JSON))
         for message in (
-            wire.Final(channel=0, start=0, end=1, text="a", words=(), cause="endpoint"),
-            wire.Progress(),
-            wire.Error(code="x", message="y"),
+            wire.FinalMessage(channel=0, start=0, end=1, text="a", words=(), cause="endpoint"),
+            wire.ProgressMessage(),
+            wire.ErrorMessage(code="x", message="y"),
         )
     ]
 
@@ -175,7 +177,10 @@ def server_words(mutator: Mutator) -> Callable[[], None]:
 
 
 def link(mutator: Mutator) -> Callable[[], None]:
-    messages = [encode(Batch(0, (Job("a", "a/0", Kind.FINAL, b"\x00\x01" * 20, 1.0),))), encode(Release("a/0"))]
+    messages = [
+        encode(Batch(0, (InferenceJob("a", "a/0", JobKind.FINAL, b"\x00\x01" * 20, 1.0),))),
+        encode(Release("a/0")),
+    ]
 
     def one() -> None:
         data = mutator.bytes(mutator.random.choice(messages))

@@ -15,7 +15,7 @@ from myna.inference.engines.parakeet import model as parakeet_model
 from myna.inference.engines.parakeet.engine import ParakeetEngine
 from myna.inference.engines.port import ModelOptions
 from myna.streaming.policy import Options
-from myna.streaming.session.jobs import Job, JobError, Kind, Transcript
+from myna.streaming.session.jobs import InferenceJob, JobError, JobKind, Transcript
 
 FRAME_S = 0.08
 
@@ -128,7 +128,8 @@ def test_one_utterance_too_big_for_the_memory_fails_and_the_others_do_not(
     assert isinstance(outcomes[1], JobError)
     assert "12.5 s" in outcomes[1].reason
     follow = [
-        Job(str(n), f"s{n}", Kind.INTERIM, s.pcm.tobytes(), 0.0, utterance=1) for n, s in enumerate(sentences[:4])
+        InferenceJob(str(n), f"s{n}", JobKind.INTERIM, s.pcm.tobytes(), 0.0, utterance=1)
+        for n, s in enumerate(sentences[:4])
     ]
     assert all(text(outcome) for outcome in tiny.transcribe(follow))
 
@@ -179,7 +180,7 @@ def test_keyterms_hold_while_an_utterance_is_followed(
         options = Options(keyterms=terms)
         for held, end in ((0, 20_000), (20_000, len(pcm))):
             part = pcm[held:end].tobytes()
-            job = Job("i", str(terms), Kind.INTERIM, part, 0.0, options=options, utterance=1, held=held)
+            job = InferenceJob("i", str(terms), JobKind.INTERIM, part, 0.0, options=options, utterance=1, held=held)
             (last,) = engine.transcribe([job])
         engine.release(str(terms))
         told.append(boosted_word in text(last))

@@ -10,13 +10,15 @@ from tiny import TINY_STREAMING, Sentence, final, plain, text
 from myna.inference.engines.parakeet.engine import ParakeetEngine
 from myna.inference.engines.parakeet.following import LEFT, RIGHT, WHOLE
 from myna.inference.engines.port import ModelOptions
-from myna.streaming.session.jobs import Job, Kind, Missing, Outcome, Transcript
+from myna.streaming.session.jobs import InferenceJob, JobKind, Missing, Outcome, Transcript
 
 STEP = 12_800  # 0.8 s
 
 
-def step(source: str, pcm: np.ndarray, held: int, end: int, utterance: int = 1) -> Job:
-    return Job(f"{source} {end}", source, Kind.INTERIM, pcm[held:end].tobytes(), 0.0, utterance=utterance, held=held)
+def step(source: str, pcm: np.ndarray, held: int, end: int, utterance: int = 1) -> InferenceJob:
+    return InferenceJob(
+        f"{source} {end}", source, JobKind.INTERIM, pcm[held:end].tobytes(), 0.0, utterance=utterance, held=held
+    )
 
 
 def follow(engine: ParakeetEngine, source: str, pcm: np.ndarray, size: int = STEP) -> list[Outcome]:
@@ -92,7 +94,7 @@ def test_long_speech_keeps_only_the_audio_that_a_window_needs(engine: ParakeetEn
     second = np.zeros(16_000, np.int16)
     for number in range(120):
         engine.transcribe(
-            [Job(str(number), "s", Kind.INTERIM, second.tobytes(), 0.0, utterance=1, held=16_000 * number)]
+            [InferenceJob(str(number), "s", JobKind.INTERIM, second.tobytes(), 0.0, utterance=1, held=16_000 * number)]
         )
     (state,) = engine._follower._followed.values()
     assert len(state.pcm) // 2 <= WHOLE + LEFT + RIGHT

@@ -20,7 +20,7 @@ from myna.clients.live import LiveClient, StreamError
 from myna.inference.workers.pool import EnginePool, OnResult
 from myna.server.app import Server, running
 from myna.streaming.errors import EngineUnavailableError
-from myna.streaming.session.jobs import Job, Kind
+from myna.streaming.session.jobs import InferenceJob, JobKind
 from myna.wire import messages as wire
 
 CHUNK = 3_200  # bytes: 100 ms
@@ -66,8 +66,8 @@ class Decoded:
         self.audio: dict[str, list[np.ndarray]] = defaultdict(list)
         submit = EnginePool.submit
 
-        def heard(pool: EnginePool, job: Job, on_result: OnResult) -> None:
-            if job.kind is Kind.FINAL:
+        def heard(pool: EnginePool, job: InferenceJob, on_result: OnResult) -> None:
+            if job.kind is JobKind.FINAL:
                 self.audio[job.source].append(np.frombuffer(job.pcm, np.int16))
             submit(pool, job, on_result)
 
@@ -162,10 +162,10 @@ async def test_a_file_dropped_into_the_folder_is_served_without_a_restart(
             "offline",
             "3.0.0",
         )
-        async with LiveClient(wire.Start(**RAW), server.url, model="birds") as client:
+        async with LiveClient(wire.StartMessage(**RAW), server.url, model="birds") as client:
             await client.send(np.concatenate([sentences[0].pcm, np.zeros(16_000, np.int16)]).tobytes())
             await client.close()
-            assert [message async for message in client if isinstance(message, wire.Final) and message.words]
+            assert [message async for message in client if isinstance(message, wire.FinalMessage) and message.words]
             assert client.ready is not None
             assert client.ready.model == "birds"
         (loaded,) = [model for model in (await listed(server))["data"] if model["id"] == "birds"]
@@ -180,7 +180,7 @@ async def test_a_file_dropped_into_the_folder_is_served_without_a_restart(
 
 async def test_a_file_whose_weights_do_not_load_is_refused_and_costs_nobody_else_anything(tmp_path: Path) -> None:
     write(tmp_path / "broken.nemo", {**contents(TINY), "model_weights.ckpt": b"no weights"})
-    start = wire.Start(encoding="linear16", sample_rate=16_000)
+    start = wire.StartMessage(encoding="linear16", sample_rate=16_000)
     async with running(settings(model="fake", models=tmp_path)) as server, connected(server) as peer:
         await peer.send(RAW)
         await peer.until("ready")

@@ -13,7 +13,7 @@ from nemo.collections.asr.models import ASRModel
 
 from myna.inference.engines.parakeet.engine import ParakeetEngine
 from myna.streaming.policy import Options
-from myna.streaming.session.jobs import Job, Kind, Outcome, Transcript
+from myna.streaming.session.jobs import InferenceJob, JobKind, Outcome, Transcript
 
 HERE = Path(__file__).parent
 TINY, TINY_STREAMING = HERE / "tiny-parakeet.nemo", HERE / "tiny-parakeet-streaming.nemo"
@@ -38,8 +38,8 @@ class Reference:
         return list(self.model.transcribe(floats, batch_size=1, verbose=False, timestamps=timestamps))
 
 
-def final(pcm: np.ndarray, name: str = "f", keyterms: tuple[str, ...] = ()) -> Job:
-    return Job(name, name, Kind.FINAL, pcm.tobytes(), 0.0, options=Options(keyterms=keyterms))
+def final(pcm: np.ndarray, name: str = "f", keyterms: tuple[str, ...] = ()) -> InferenceJob:
+    return InferenceJob(name, name, JobKind.FINAL, pcm.tobytes(), 0.0, options=Options(keyterms=keyterms))
 
 
 def decode(engine: ParakeetEngine, audio: list[np.ndarray]) -> list[Outcome]:

@@ -19,12 +19,12 @@ from speakers import phrases, running_fake
 
 from myna.clients.live import LiveClient, StreamError
 from myna.server.app import Server
-from myna.server.operations.loop_monitor import Pulse
+from myna.server.operations.loop_monitor import LoopMonitor
 from myna.wire import messages as wire
-from myna.streaming.session.jobs import Kind
-from myna.inference.scheduling.capacity import Headroom
+from myna.streaming.session.jobs import JobKind
+from myna.inference.scheduling.capacity import Capacity
 
-START = wire.Start(encoding="linear16", sample_rate=16_000)
+START = wire.StartMessage(encoding="linear16", sample_rate=16_000)
 
 
 async def refused(server: Server, path: str, **how: Any) -> tuple[int, dict[str, str], dict[str, Any]]:
@@ -69,7 +69,7 @@ async def test_a_stream_of_several_channels_takes_as_many_places() -> None:
 
 
 async def test_without_headroom_streams_are_refused_but_for_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Headroom, "predicted_p95", lambda self, now, more, owner: 0.8)
+    monkeypatch.setattr(Capacity, "predicted_p95", lambda self, now, more, owner: 0.8)
     async with running_fake(final_target_ms=700) as server, connected(server) as peer:
         await peer.send(RAW)
         await peer.until("ready")
@@ -231,7 +231,7 @@ async def test_a_container_that_holds_more_channels_than_there_is_room_for_ends_
 @pytest.fixture
 def slow_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models are loaded while other programs have the cores: a second of audio costs five."""
-    monkeypatch.setattr("myna.inference.workers.pool.Headroom", lambda lanes, cost: Headroom(lanes, 5.0 + cost))
+    monkeypatch.setattr("myna.inference.workers.pool.Headroom", lambda lanes, cost: Capacity(lanes, 5.0 + cost))
 
 
 async def open_streams(server: Server, count: int) -> None:
@@ -259,7 +259,7 @@ async def test_a_server_that_was_slow_once_lets_everybody_in_once_it_is_idle() -
     async with running_fake(final_target_ms=700) as server:
         headroom = server.models.pools[0].headroom
         for number in range(200):  # other programs had the cores, a minute ago
-            headroom.step_done(time.monotonic() - 100 + 0.2 * number, Kind.FINAL, 1.0, 5.0)
+            headroom.step_done(time.monotonic() - 100 + 0.2 * number, JobKind.FINAL, 1.0, 5.0)
             headroom.final_out(time.monotonic() - 100 + 0.2 * number, 4.0, 0.2)
         await open_streams(server, 24)
 
@@ -296,7 +296,7 @@ async def test_what_files_take_of_the_front_is_not_taken_for_that_of_streams(
     async with running_fake(final_target_ms=700) as server, connected(server) as peer:
         await peer.send(RAW)
         await peer.until("ready")
-        monkeypatch.setattr(Pulse, "busy", busy)
+        monkeypatch.setattr(LoopMonitor, "busy", busy)
         if status == 503:
             assert (await refused(server, "/v1/stream"))[0] == 503
         else:

@@ -94,7 +94,7 @@ async def test_without_a_good_key_nothing_but_health_is_answered(locked: Server,
 
 
 async def test_the_python_client_shows_its_key_or_is_told(locked: Server, key: str) -> None:
-    start = wire.Start(encoding="linear16", sample_rate=16_000)
+    start = wire.StartMessage(encoding="linear16", sample_rate=16_000)
     async with LiveClient(start, locked.url, api_key=key) as client:
         await client.close()
         assert [message.type async for message in client] == ["closed"]

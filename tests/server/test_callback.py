@@ -10,7 +10,7 @@ from aiohttp import web
 from peer import served, settings, transcript
 from sounds import recording
 
-from myna.batch.address_gate import ForbiddenAddressError, Gate
+from myna.batch.address_gate import ForbiddenAddressError, AddressGate
 from myna.batch import callback as callbacks
 from myna.server.app import running
 
@@ -103,11 +103,11 @@ async def test_a_callback_follows_no_redirect(hook: Hook) -> None:
 )  # fmt: skip
 def test_the_gate_refuses_addresses_that_are_not_public(url: str) -> None:
     with pytest.raises(ValueError, match=r"public|address"):
-        Gate([]).check(url)
+        AddressGate([]).check(url)
 
 
 def test_the_gate_lets_through_what_is_public_or_allowed() -> None:
-    gate = Gate(["10.0.0.0/8", "fd00::/8"])
+    gate = AddressGate(["10.0.0.0/8", "fd00::/8"])
     for url in ("https://example.com/x", "http://93.184.215.14/", "http://10.1.2.3:8080/", "http://[fd00::1]/"):
         assert gate.check(url).host
     with pytest.raises(ValueError):
@@ -116,14 +116,14 @@ def test_the_gate_lets_through_what_is_public_or_allowed() -> None:
 
 async def test_a_name_is_judged_by_what_it_resolves_to(hook: Hook) -> None:
     name = hook.url.replace("127.0.0.1", "localhost")
-    async with Gate([]).session(5) as session:
+    async with AddressGate([]).session(5) as session:
         with pytest.raises(OSError) as refused:
             await session.post(name, data=b"{}")
     assert isinstance(refused.value.__cause__ or refused.value, ForbiddenAddressError) or "not a public" in str(
         refused.value
     )
     assert hook.asked == 0
-    async with Gate(["127.0.0.0/8", "::1/128"]).session(5) as session, session.post(name, data=b"{}") as response:
+    async with AddressGate(["127.0.0.0/8", "::1/128"]).session(5) as session, session.post(name, data=b"{}") as response:
         assert response.status == 200
 
 
@@ -131,7 +131,7 @@ def test_a_name_with_one_forbidden_address_is_forbidden_whole() -> None:
     def found(host: str) -> Any:
         return {"hostname": "mixed.example", "host": host, "port": 80, "family": socket.AF_INET, "proto": 0, "flags": 0}
 
-    gate = Gate([])
+    gate = AddressGate([])
     assert len(gate.passing([found("93.184.215.14")])) == 1
     with pytest.raises(ForbiddenAddressError, match=r"10\.0\.0\.1"):
         gate.passing([found("93.184.215.14"), found("10.0.0.1")])

@@ -28,7 +28,7 @@ from myna.server.websocket import connection
 from myna.server.http import connections
 from myna.server.app import Server, running
 from myna.server.keys import Scope, add_key
-from myna.server.http.connections import Connections, Limits
+from myna.server.http.connections import Connections, ConnectionLimits
 from myna.server.dialects.base import Farewell
 
 
@@ -271,7 +271,7 @@ async def test_pings_are_answered_and_do_not_keep_a_stream_alive(strict_server: 
 
 
 @contextlib.asynccontextmanager
-async def answering(size: int, limits: Limits, *, pieces: bool = False) -> AsyncIterator[tuple[str, list[str]]]:
+async def answering(size: int, limits: ConnectionLimits, *, pieces: bool = False) -> AsyncIterator[tuple[str, list[str]]]:
     """A server whose answers are so large; yields its address and why connections were dropped."""
     dropped: list[str] = []
 
@@ -299,14 +299,14 @@ async def answering(size: int, limits: Limits, *, pieces: bool = False) -> Async
 
 async def test_who_reads_an_answer_too_slowly_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "WINDOW_S", 0.4)
-    async with answering(32 << 20, Limits(0.4, 5, 10, 1 << 20, 1000)) as (url, dropped), raw(url, 65_536) as client:
+    async with answering(32 << 20, ConnectionLimits(0.4, 5, 10, 1 << 20, 1000)) as (url, dropped), raw(url, 65_536) as client:
         await client.send(ASKS)
         await eventually(lambda: "slow_reader" in dropped)
 
 
 async def test_large_answers_are_read_to_their_end_by_who_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "WINDOW_S", 0.4)
-    async with answering(32 << 20, Limits(0.4, 5, 10, 1 << 20, 1000)) as (url, dropped), ClientSession() as session:
+    async with answering(32 << 20, ConnectionLimits(0.4, 5, 10, 1 << 20, 1000)) as (url, dropped), ClientSession() as session:
         for _ in range(3):
             async with session.get(url) as answer:
                 assert len(await answer.read()) == 32 << 20
@@ -318,7 +318,7 @@ async def test_an_answer_in_pieces_is_sent_to_its_end_to_who_reads_slowly_but_on
 ) -> None:
     """The server refills its buffer as the client reads: how much lies in it tells nothing."""
     monkeypatch.setattr(pace, "WINDOW_S", 0.5)
-    limits = Limits(0.2, 5, 10, 1 << 20, 1000)
+    limits = ConnectionLimits(0.2, 5, 10, 1 << 20, 1000)
     async with (
         answering(8 << 20, limits, pieces=True) as (url, dropped),
         raw(url, 65_536, receive_buffer=65_536) as client,

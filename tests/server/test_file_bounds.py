@@ -23,7 +23,7 @@ from sounds import contained
 from speakers import phrases, running_fake
 
 from myna.batch import pace
-from myna.batch.transcript import Channel, Segment, Transcript
+from myna.batch.transcript import Channel, Segment, FileTranscript
 from myna.server.http import answers
 from myna.batch import fairness
 from myna.server.app import Server
@@ -201,10 +201,10 @@ WORDS = 100_000
 """Of some eleven hours."""
 
 
-def long_transcript(words: int = WORDS, confidence: float = 0.9) -> Transcript:
+def long_transcript(words: int = WORDS, confidence: float = 0.9) -> FileTranscript:
     said = [Word(f"Word{n}." if n % 12 == 0 else "words", n * 0.4, n * 0.4 + 0.3, confidence) for n in range(words)]
     segments = tuple(Segment(p[0].start, p[-1].end, tuple(p)) for p in (said[i : i + 30] for i in range(0, words, 30)))
-    return Transcript(words * 0.4, (Channel(segments),))
+    return FileTranscript(words * 0.4, (Channel(segments),))
 
 
 @pytest.fixture
@@ -212,7 +212,7 @@ def hours_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every file says what people say in eleven hours."""
     transcript = long_transcript()
 
-    async def transcribe(*_: Any) -> Transcript:
+    async def transcribe(*_: Any) -> FileTranscript:
         return transcript
 
     monkeypatch.setattr(Transcriber, "transcribe", transcribe)
@@ -312,7 +312,7 @@ def test_json_in_pieces_is_the_same_json() -> None:
 async def test_no_answer_holds_a_number_that_json_does_not_know(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def transcribe(*_: Any) -> Transcript:
+    async def transcribe(*_: Any) -> FileTranscript:
         return long_transcript(100, math.nan)
 
     monkeypatch.setattr(Transcriber, "transcribe", transcribe)

@@ -18,7 +18,7 @@ from myna.wire import messages as wire
 
 
 async def transcribed(
-    server: Server, start: wire.Start, data: bytes, chunk: int = 3200, form: wire.Format = wire.Format.JSON
+    server: Server, start: wire.StartMessage, data: bytes, chunk: int = 3200, form: wire.Format = wire.Format.JSON
 ):
     async with LiveClient(start, server.url, form=form) as client:
 
@@ -33,8 +33,8 @@ async def transcribed(
     return messages
 
 
-def finals(messages: list, channel: int = 0) -> list[wire.Final]:
-    return [m for m in messages if isinstance(m, wire.Final) and m.channel == channel]
+def finals(messages: list, channel: int = 0) -> list[wire.FinalMessage]:
+    return [m for m in messages if isinstance(m, wire.FinalMessage) and m.channel == channel]
 
 
 def said(messages: list, channel: int = 0) -> str:
@@ -45,7 +45,7 @@ def wrong(messages: list, reference: str, channel: int = 0) -> float:
     return jiwer.wer(normalised(reference), said(messages, channel))
 
 
-START = wire.Start(encoding="linear16", sample_rate=RATE)
+START = wire.StartMessage(encoding="linear16", sample_rate=RATE)
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +66,7 @@ async def test_real_speech_becomes_words_with_times_and_confidence(
     kinds = [message.type for message in messages]
     assert kinds[0] == "speech_started"
     assert "utterance_end" in kinds
-    assert isinstance(messages[-1], wire.Closed)
+    assert isinstance(messages[-1], wire.ClosedMessage)
     assert messages[-1].reason == "close"
     assert messages[-1].seconds == pytest.approx(len(beckett) / RATE, abs=0.001)
 
@@ -88,9 +88,9 @@ async def test_words_are_told_while_they_are_spoken(server: Server, beckett: np.
 
 
 async def test_without_interims_no_partial_is_sent(server: Server, beckett: np.ndarray) -> None:
-    start = wire.Start(encoding="linear16", sample_rate=RATE, interim=False)
+    start = wire.StartMessage(encoding="linear16", sample_rate=RATE, interim=False)
     messages = await transcribed(server, start, beckett.tobytes())
-    assert not [m for m in messages if isinstance(m, wire.Partial)]
+    assert not [m for m in messages if isinstance(m, wire.PartialMessage)]
     assert said(messages) == BECKETT
 
 
@@ -103,7 +103,7 @@ async def test_telephone_audio_is_understood(server: Server, beckett: np.ndarray
     low = np.concatenate([f.to_ndarray()[0] for f in [*narrow.resample(frame), *narrow.resample(None)]])
     coded = contained([low], "wav", "pcm_mulaw", rate=8_000)
     mulaw = coded[coded.index(b"data") + 8 :]
-    messages = await transcribed(server, wire.Start(encoding="mulaw", sample_rate=8_000), mulaw)
+    messages = await transcribed(server, wire.StartMessage(encoding="mulaw", sample_rate=8_000), mulaw)
     assert wrong(messages, BECKETT) <= 0.2
 
 
@@ -120,14 +120,14 @@ async def test_containers_describe_themselves(
     server: Server, beckett: np.ndarray, container: str, codec: str, rate: int
 ) -> None:
     data = contained([np.repeat(beckett, rate // RATE)], container, codec, rate=rate)
-    assert wrong(await transcribed(server, wire.Start(), data, chunk=1000), BECKETT) <= 0.2
+    assert wrong(await transcribed(server, wire.StartMessage(), data, chunk=1000), BECKETT) <= 0.2
 
 
 async def test_two_channels_are_transcribed_apart(server: Server, beckett: np.ndarray) -> None:
     cities = recording("two_cities")[: 8 * RATE]
     left = np.concatenate([beckett, np.zeros(RATE, np.int16)])[: 8 * RATE]
     both = np.stack([left, cities], axis=1).tobytes()
-    start = wire.Start(encoding="linear16", sample_rate=RATE, channels=2, multichannel=True)
+    start = wire.StartMessage(encoding="linear16", sample_rate=RATE, channels=2, multichannel=True)
     messages = await transcribed(server, start, both)
     assert BECKETT.startswith(said(messages, 0)[:40])
     assert "it was the best of times" in said(messages, 1)
@@ -236,7 +236,7 @@ async def test_a_worker_that_is_killed_costs_no_word() -> None:
             half = 2 * RATE
             await client.send(cities[:half].tobytes())
             async for message in client:
-                if isinstance(message, wire.Partial):
+                if isinstance(message, wire.PartialMessage):
                     break
             pool = server.models.pools[0]
             for pid in pool.pids:

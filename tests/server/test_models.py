@@ -80,7 +80,7 @@ async def test_a_model_that_is_not_there_is_refused_with_the_names_of_those_that
 async def test_the_client_library_tells_why_a_model_was_refused() -> None:
     async with running(settings(**TWO)) as server:
         with pytest.raises(StreamError, match="whisper") as refused:
-            async with LiveClient(wire.Start(), server.url, model="whisper"):
+            async with LiveClient(wire.StartMessage(), server.url, model="whisper"):
                 pass
         assert refused.value.code == "unknown_model"
 
@@ -144,7 +144,7 @@ async def test_the_client_library_waits_while_its_model_is_loaded(monkeypatch: p
     monkeypatch.setattr(loading, "PATIENCE_S", 0.01)
     monkeypatch.setattr(loading, "RETRY_AFTER_S", 0.05)
     async with running(settings(**TWO)) as server:
-        start = wire.Start(encoding="linear16", sample_rate=16_000)
+        start = wire.StartMessage(encoding="linear16", sample_rate=16_000)
         async with LiveClient(start, server.url, model="nova") as client:
             assert client.ready is not None
             assert client.ready.model == "moonshine-tiny-en"

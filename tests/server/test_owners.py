@@ -26,7 +26,7 @@ from myna.batch import job_runner as jobrunner
 from myna.inference.workers import vad_worker as voice
 from myna.server.app import Server
 from myna.inference.engines.fake.engine import EXIT
-from myna.streaming.speech.silero import VoiceMemory
+from myna.streaming.speech.silero import VadMemory
 
 
 class Vad(AmplitudeVad):
@@ -40,7 +40,7 @@ class Vad(AmplitudeVad):
         self.go_on.set()
         self.asked = 0
 
-    def probabilities(self, parts: Sequence[tuple[VoiceMemory, bytes]]) -> list[list[float]]:
+    def probabilities(self, parts: Sequence[tuple[VadMemory, bytes]]) -> list[list[float]]:
         self.asked += 1
         self.go_on.wait(30)
         if self.error is not None or any(self.poison is not None and self.poison in pcm for _, pcm in parts):

@@ -16,7 +16,7 @@ from myna.clients.live import StreamError, stream_url
 from myna.server.websocket import live_stream as live
 from myna.server.app import Server
 from myna.wire import messages as wire
-from myna.streaming.session.jobs import Job
+from myna.streaming.session.jobs import InferenceJob
 from myna.inference.engines.fake.engine import silence, spoken
 
 
@@ -31,7 +31,7 @@ class Brake:
 
     def __init__(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         pool = server.models.pools[0]
-        self._held: list[tuple[Job, object]] = []
+        self._held: list[tuple[InferenceJob, object]] = []
         self._submit = pool.submit
         monkeypatch.setattr(pool, "submit", lambda job, on_result: self._held.append((job, on_result)))
 
@@ -100,14 +100,14 @@ async def test_pings_are_answered_while_last_finals_are_awaited_and_while_there_
         brake = Brake(server, monkeypatch)
         async with connect(stream_url(server.url, wire.Format.JSON)) as socket:
             await socket.send(
-                wire.encode(wire.Start(encoding="linear16", sample_rate=16_000, interim=False), wire.Format.JSON)
+                wire.encode(wire.StartMessage(encoding="linear16", sample_rate=16_000, interim=False), wire.Format.JSON)
             )
             await socket.recv()
             for _ in range(20):
                 await socket.send(phrases(list(range(20))))
             async with asyncio.timeout(20):
                 await (await socket.ping())
-                await socket.send(wire.encode(wire.Close(), wire.Format.JSON))
+                await socket.send(wire.encode(wire.CloseMessage(), wire.Format.JSON))
                 await (await socket.ping())
             reading = asyncio.create_task(anext(message async for message in socket if "closed" in str(message)))
             while not reading.done():

@@ -17,7 +17,7 @@ from myna.server.keys import Scope, add_key
 from myna.server.settings import Settings
 from myna.server.dialects.base import Flush
 from myna.server.dialects.openai.realtime import RealtimeDialect
-from myna.server.dialects.openai.realtime_session import Session
+from myna.server.dialects.openai.realtime_session import RealtimeSession
 from myna.streaming import events
 from myna.inference.engines.fake.engine import FakeEngine, silence, spoken
 
@@ -226,7 +226,7 @@ async def test_semantic_detection_gives_the_same_turns(server: Server, eagerness
 
 
 def test_semantic_detection_waits_longer_where_it_is_to_be_less_eager() -> None:
-    sessions = [Session(turn_detection={"type": "semantic_vad", "eagerness": name}) for name in ("high", "auto", "low")]
+    sessions = [RealtimeSession(turn_detection={"type": "semantic_vad", "eagerness": name}) for name in ("high", "auto", "low")]
     turns = [session.policy(Settings(), FakeEngine().info).turns for session in sessions]
     assert [turn.timeout_ms for turn in turns if turn] == [2000, 4000, 8000]
     ends = [turn.end for turn in turns if turn]
@@ -379,7 +379,7 @@ async def test_an_append_of_fifteen_megabytes_is_taken_and_one_byte_more_is_not(
 
 def test_an_item_that_cannot_be_decoded_fails_and_the_next_does_not() -> None:
     dialect = RealtimeDialect(
-        Session(transcription={}, turn_detection=None), Settings(), FakeEngine().info, frozenset(), beta=False
+        RealtimeSession(transcription={}, turn_detection=None), Settings(), FakeEngine().info, frozenset(), beta=False
     )
     told: list[dict[str, Any]] = []
     for number in (1, 2):

@@ -42,7 +42,7 @@ async def test_a_client_that_is_cut_off_again_and_again_gets_the_transcript_of_o
             await eventually(lambda known=known: line.connections > known)  # type: ignore[misc]
         await cut.done()
     assert cut.words == uncut.words == names(codes)
-    assert isinstance(cut.messages[-1], wire.Closed)
+    assert isinstance(cut.messages[-1], wire.ClosedMessage)
 
 
 async def test_real_speech_over_a_connection_lost_in_the_middle_of_a_word_is_the_same(server: Server) -> None:

@@ -49,8 +49,8 @@ async def test_twenty_kills_under_load_lose_and_double_no_word_and_close_no_clie
         over.set()
         for speaker, said in await asyncio.gather(*talks):
             assert speaker.words == names(said)
-            assert isinstance(speaker.messages[-1], wire.Closed)
-            assert not [message for message in speaker.messages if isinstance(message, wire.Error)]
+            assert isinstance(speaker.messages[-1], wire.ClosedMessage)
+            assert not [message for message in speaker.messages if isinstance(message, wire.ErrorMessage)]
         assert pool.restarts == kills
         assert pool.open_jobs == 0
 
@@ -67,7 +67,7 @@ async def test_a_hanging_worker_is_found_and_replaced_and_others_go_on_meanwhile
         await eventually(lambda: pool.restarts == 3)  # twice with others, once alone; then the job fails by itself
         await victim.done()
         assert victim.words == names([1, 2, 3, 4, 9, 10, 11, 12])
-        errors = [message for message in victim.messages if isinstance(message, wire.Error)]
+        errors = [message for message in victim.messages if isinstance(message, wire.ErrorMessage)]
         assert [error.code for error in errors] == ["decode_failed"]
 
 

@@ -82,7 +82,7 @@ async def test_finals_come_in_time_while_ten_thousand_clients_leave_amid_a_decod
         begin = number * len(spoken) // HONEST
         while not ended.is_set():
             pcm = np.roll(spoken, -begin).tobytes()
-            async with LiveClient(wire.Start(encoding="linear16", sample_rate=RATE), server.url) as client:
+            async with LiveClient(wire.StartMessage(encoding="linear16", sample_rate=RATE), server.url) as client:
 
                 async def send(client: LiveClient = client, pcm: bytes = pcm) -> None:
                     async for part in paced((pcm[at : at + FRAME] for at in range(0, len(pcm), FRAME)), 1.0):
@@ -93,7 +93,7 @@ async def test_finals_come_in_time_while_ten_thousand_clients_leave_amid_a_decod
 
                 sending = asyncio.create_task(send())
                 async for message in client:
-                    finals += isinstance(message, wire.Final)
+                    finals += isinstance(message, wire.FinalMessage)
                 await sending
 
     async def leave(number: int) -> None:

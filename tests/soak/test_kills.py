@@ -18,11 +18,11 @@ from myna.wire import messages as wire
 
 KILLS = int(os.environ.get("MYNA_KILLS", "100"))
 STREAMS = 8
-START = wire.Start(encoding="linear16", sample_rate=RATE)
+START = wire.StartMessage(encoding="linear16", sample_rate=RATE)
 FRAME_S = 0.1
 
 
-async def heard(server: Server, pcm: bytes, speed: float) -> list[wire.Final]:
+async def heard(server: Server, pcm: bytes, speed: float) -> list[wire.FinalMessage]:
     async with LiveClient(START, server.url) as client:
 
         async def speak() -> None:
@@ -36,9 +36,9 @@ async def heard(server: Server, pcm: bytes, speed: float) -> list[wire.Final]:
         speaking = asyncio.create_task(speak())
         messages = [message async for message in client]
         await speaking
-    assert isinstance(messages[-1], wire.Closed)
-    assert not [message for message in messages if isinstance(message, wire.Error)]
-    return [message for message in messages if isinstance(message, wire.Final)]
+    assert isinstance(messages[-1], wire.ClosedMessage)
+    assert not [message for message in messages if isinstance(message, wire.ErrorMessage)]
+    return [message for message in messages if isinstance(message, wire.FinalMessage)]
 
 
 async def test_a_hundred_kills_under_real_load_change_no_final() -> None:
@@ -48,7 +48,7 @@ async def test_a_hundred_kills_under_real_load_change_no_final() -> None:
     async with running(settings(final_target_ms=0)) as server:
         (pool,) = server.models.pools
         undisturbed = [await heard(server, pcm, 0) for pcm in spoken]
-        rounds: list[list[wire.Final]] = []
+        rounds: list[list[wire.FinalMessage]] = []
         over = asyncio.Event()
 
         async def talk(number: int) -> None:

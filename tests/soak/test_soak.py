@@ -37,7 +37,7 @@ WAYS = (
     + list(hostile.WAYS)
 )
 WAV_HEAD = wav(size=2**31 - 1, data=b"")
-START = wire.Start(encoding="linear16", sample_rate=RATE)
+START = wire.StartMessage(encoding="linear16", sample_rate=RATE)
 
 
 @pytest.fixture

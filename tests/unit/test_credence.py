@@ -10,9 +10,9 @@ import pytest
 from drive import Drive
 
 from myna.inference.engines.fake.engine import FakeEngine, FakeSettings, silence, spoken
-from myna.streaming.events import Repeated, Tentative, TurnEnded, Word
+from myna.streaming.events import Interim, Repeated, TurnEnded, Word
 from myna.streaming.policy import Options, Policy, TurnPolicy
-from myna.streaming.session.jobs import Job, Kind, Outcome, Transcript
+from myna.streaming.session.jobs import InferenceJob, JobKind, Outcome, Transcript
 from myna.streaming.session.session import Session
 
 FILE = Policy(live=False, endpoint_ms=None, interim_every_s=None, lead_s=1.0)
@@ -22,12 +22,12 @@ Fault = Callable[[Transcript], Transcript]
 class Unsure(FakeEngine):
     """Answers some jobs, counted from 0 over those of a kind, with a fault."""
 
-    def __init__(self, fault: Fault, *, at: set[int], kind: Kind, incremental: bool = False) -> None:
+    def __init__(self, fault: Fault, *, at: set[int], kind: JobKind, incremental: bool = False) -> None:
         super().__init__(settings=FakeSettings(incremental=incremental))
         self._fault, self._at, self._kind = fault, at, kind
         self._seen = 0
 
-    def transcribe(self, jobs: Sequence[Job]) -> list[Outcome]:
+    def transcribe(self, jobs: Sequence[InferenceJob]) -> list[Outcome]:
         outcomes = super().transcribe(jobs)
         for index, (job, outcome) in enumerate(zip(jobs, outcomes, strict=True)):
             if job.kind is not self._kind or not isinstance(outcome, Transcript):
@@ -77,7 +77,7 @@ def names(*codes: int) -> list[str]:
 def test_sure_speech_whose_decode_is_not_credible_is_decoded_again_in_another_window(
     policy: Policy, fault: Fault
 ) -> None:
-    kind = Kind.FINAL if policy.live else Kind.FILE
+    kind = JobKind.FINAL if policy.live else JobKind.FILE
     d = drive(Unsure(fault, at={0}, kind=kind), policy)
     codes = range(1, 21)
     d.push(said(*codes))
@@ -91,7 +91,7 @@ def test_sure_speech_whose_decode_is_not_credible_is_decoded_again_in_another_wi
 @FAULTS
 def test_a_segment_with_context_loses_nothing_either_and_doubles_nothing(fault: Fault) -> None:
     for number in range(1, 4):
-        d = drive(Unsure(fault, at={number}, kind=Kind.FINAL), Policy(), seed=number)
+        d = drive(Unsure(fault, at={number}, kind=JobKind.FINAL), Policy(), seed=number)
         codes = range(1, 161)  # 48 s without a pause
         d.push(said(*codes))
         d.end()
@@ -99,16 +99,16 @@ def test_a_segment_with_context_loses_nothing_either_and_doubles_nothing(fault: 
 
 
 def test_a_segment_is_decoded_twice_at_most_and_is_then_empty() -> None:
-    d = drive(Unsure(babble, at=set(range(100)), kind=Kind.FINAL), Policy())
+    d = drive(Unsure(babble, at=set(range(100)), kind=JobKind.FINAL), Policy())
     d.push(said(1, 2, 3, 4))
     d.end()
     assert d.text == []
-    assert len([job for job in d.decoded if job.kind is Kind.FINAL]) == 2
+    assert len([job for job in d.decoded if job.kind is JobKind.FINAL]) == 2
     assert [event.heard for event in d.events if isinstance(event, Repeated)] == [False]
 
 
 def test_what_hardly_passed_for_speech_is_not_decoded_again() -> None:
-    engine = Unsure(babble, at=set(range(100)), kind=Kind.FINAL)
+    engine = Unsure(babble, at=set(range(100)), kind=JobKind.FINAL)
 
     def doubtful(channel: int, pcm: bytes) -> list[float]:
         del channel
@@ -117,12 +117,12 @@ def test_what_hardly_passed_for_speech_is_not_decoded_again() -> None:
     d = Drive(Session("s/0", Policy(), Options(), engine.info), engine, doubtful)
     d.push(said(1, 2, 3, 4))
     d.end()
-    assert len([job for job in d.decoded if job.kind is Kind.FINAL]) == 1
+    assert len([job for job in d.decoded if job.kind is JobKind.FINAL]) == 1
 
 
 def test_the_words_of_a_turn_wait_for_the_second_decode() -> None:
     policy = Policy(endpoint_ms=None, turns=TurnPolicy())
-    d = drive(Unsure(babble, at={0}, kind=Kind.FINAL), policy)
+    d = drive(Unsure(babble, at={0}, kind=JobKind.FINAL), policy)
     d.push(said(1, 2, 3, 4, pause_s=3.0))
     assert d.text == names(1, 2, 3, 4)
     assert any(isinstance(event, TurnEnded) for event in d.events)
@@ -130,20 +130,20 @@ def test_the_words_of_a_turn_wait_for_the_second_decode() -> None:
 
 @pytest.mark.parametrize("incremental", [False, True])
 def test_a_tentative_decode_that_fails_its_gate_is_decoded_again_at_once(incremental: bool) -> None:
-    d = drive(Unsure(babble, at={0}, kind=Kind.INTERIM, incremental=incremental), Policy())
+    d = drive(Unsure(babble, at={0}, kind=JobKind.INTERIM, incremental=incremental), Policy())
     d.push(np.concatenate([silence(0.5), *map(spoken, (1, 2, 3))]))
-    (first, second) = [job for job in d.decoded if job.kind is Kind.INTERIM][:2]
+    (first, second) = [job for job in d.decoded if job.kind is JobKind.INTERIM][:2]
     assert second.due == first.due
-    shown = [event for event in d.events if isinstance(event, Tentative)]
+    shown = [event for event in d.events if isinstance(event, Interim)]
     assert [word.text for word in shown[0].words] == names(1, 2)
 
 
 @pytest.mark.parametrize("tail_s", [0.4, 1.0, 3.0])
 @pytest.mark.parametrize("policy", [Policy(endpoint_ms=None), FILE])
 def test_silence_behind_a_short_phrase_does_not_make_its_speech_less_sure(policy: Policy, tail_s: float) -> None:
-    engine = Unsure(lambda heard: replace(heard, log_probability=-0.3), at=set(range(100)), kind=Kind.FINAL)
+    engine = Unsure(lambda heard: replace(heard, log_probability=-0.3), at=set(range(100)), kind=JobKind.FINAL)
     if not policy.live:
-        engine = Unsure(lambda heard: replace(heard, log_probability=-0.3), at=set(range(100)), kind=Kind.FILE)
+        engine = Unsure(lambda heard: replace(heard, log_probability=-0.3), at=set(range(100)), kind=JobKind.FILE)
     d = drive(engine, policy)
     d.push(said(1, 2, pause_s=tail_s))
     d.end()
@@ -151,7 +151,7 @@ def test_silence_behind_a_short_phrase_does_not_make_its_speech_less_sure(policy
 
 
 def test_words_with_long_pauses_between_them_are_as_sure_as_fluent_speech() -> None:
-    engine = Unsure(lambda heard: replace(heard, log_probability=-0.3), at=set(range(100)), kind=Kind.FILE)
+    engine = Unsure(lambda heard: replace(heard, log_probability=-0.3), at=set(range(100)), kind=JobKind.FILE)
     d = drive(engine, FILE)
     d.push(np.concatenate([silence(0.3), *[part for code in (1, 2, 3, 4) for part in (spoken(code), silence(0.9))]]))
     d.end()

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from myna.inference.scheduling.dispatcher import BLAME, KILLED_BLAME, Dispatcher
-from myna.streaming.session.jobs import EngineInfo, Job, Kind
+from myna.streaming.session.jobs import EngineInfo, InferenceJob, JobKind
 
 
 def dispatcher_of(workers: int = 1, lanes: int = 1, **info: Any) -> Dispatcher:
@@ -15,8 +15,10 @@ def dispatcher_of(workers: int = 1, lanes: int = 1, **info: Any) -> Dispatcher:
     return dispatcher
 
 
-def job(name: str, kind: Kind = Kind.FINAL, due: float = 0.0, source: str | None = None, utterance: int = 0) -> Job:
-    return Job(name, source or name, kind, b"", due, utterance=utterance)
+def job(
+    name: str, kind: JobKind = JobKind.FINAL, due: float = 0.0, source: str | None = None, utterance: int = 0
+) -> InferenceJob:
+    return InferenceJob(name, source or name, kind, b"", due, utterance=utterance)
 
 
 def given(dispatcher: Dispatcher) -> list[tuple[int, int, list[str]]]:
@@ -132,11 +134,11 @@ def test_the_steps_of_a_followed_utterance_stay_with_their_worker_until_it_dies(
     dispatcher = dispatcher_of(workers=2, incremental=True, largest_batch=4)
     for step in range(3):
         for source in "ab":
-            dispatcher.submit(job(f"{source}{step}", Kind.INTERIM, step, source, utterance=1))
+            dispatcher.submit(job(f"{source}{step}", JobKind.INTERIM, step, source, utterance=1))
         assert given(dispatcher) == [(0, 0, [f"a{step}"]), (1, 0, [f"b{step}"])]
         dispatcher.done(0, f"a{step}")
         dispatcher.done(1, f"b{step}")
-    dispatcher.submit(job("a3", Kind.INTERIM, 3, "a", utterance=1))
+    dispatcher.submit(job("a3", JobKind.INTERIM, 3, "a", utterance=1))
     dispatcher.down(0, BLAME)
     assert given(dispatcher) == [(1, 0, ["a3"])]
     assert dispatcher.release("a") == 1
@@ -146,20 +148,20 @@ def test_the_steps_of_a_followed_utterance_stay_with_their_worker_until_it_dies(
 def test_steps_whose_worker_is_gone_for_good_are_taken_over_by_one_that_comes() -> None:
     dispatcher = dispatcher_of(incremental=True)
     dispatcher.down(0, BLAME)
-    dispatcher.submit(job("a", Kind.INTERIM, 0, "a", utterance=1))
+    dispatcher.submit(job("a", JobKind.INTERIM, 0, "a", utterance=1))
     dispatcher.up(1, 1)
     assert given(dispatcher) == [(1, 0, ["a"])]
 
 
 def test_a_final_goes_before_the_steps_of_followed_utterances() -> None:
     dispatcher = dispatcher_of(incremental=True)
-    dispatcher.submit(job("step", Kind.INTERIM, 0, "a", utterance=1))
+    dispatcher.submit(job("step", JobKind.INTERIM, 0, "a", utterance=1))
     dispatcher.submit(job("final", due=5))
     assert given(dispatcher) == [(0, 0, ["final"])]
 
 
-def interim(name: str, utterance: int = 0) -> Job:
-    return job(name, Kind.INTERIM, source="channel", utterance=utterance)
+def interim(name: str, utterance: int = 0) -> InferenceJob:
+    return job(name, JobKind.INTERIM, source="channel", utterance=utterance)
 
 
 @pytest.mark.parametrize("utterance", [0, 1])

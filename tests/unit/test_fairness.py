@@ -7,11 +7,11 @@ import pytest
 from drive import amplitude_voice
 from speakers import phrases
 
-from myna.batch.fairness import SLICE_S, FairQueue, Pool, Turns
+from myna.batch.fairness import SLICE_S, FairQueue, FairTurns, Pool
 from myna.inference.engines.fake.engine import FakeEngine
 from myna.inference.scheduling.scheduler import Scheduler
 from myna.streaming.policy import Options, Policy
-from myna.streaming.session.jobs import Job
+from myna.streaming.session.jobs import InferenceJob
 from myna.streaming.session.requests import Detect, Submit
 from myna.streaming.session.stream import Stream
 
@@ -47,7 +47,7 @@ class Work:
 
     def __init__(self, places: int) -> None:
         self.clock = Clock()
-        self.turns = Turns(places, self.clock)
+        self.turns = FairTurns(places, self.clock)
         self.at_work: list[str] = []
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self._portions: dict[str, asyncio.Queue[bool]] = {}
@@ -152,11 +152,11 @@ async def test_a_pool_works_on_so_much_at_a_time_and_survives_what_fails(capsys:
     await pool.close()
 
 
-def jobs_of(name: str, times: int, arrived: float) -> list[Job]:
+def jobs_of(name: str, times: int, arrived: float) -> list[InferenceJob]:
     """Return what a file asks to have decoded that was read at this time, as many times ten words long."""
     policy = Policy(live=False, endpoint_ms=None, interim_every_s=None)
     stream = Stream(name, policy, Options(), FakeEngine().info)
-    jobs: list[Job] = []
+    jobs: list[InferenceJob] = []
     for _ in range(times):
         stream.push([phrases(range(10), 5)], arrived)
         while requests := stream.take()[0]:

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from myna.inference.engines.fake.engine import FakeEngine, FakeSettings, silence, spoken
-from myna.streaming.events import Tentative
+from myna.streaming.events import Interim
 from myna.streaming.policy import Options, Policy
-from myna.streaming.session.jobs import Job, Kind
-from myna.streaming.session.requests import Cancel, Release
+from myna.streaming.session.jobs import InferenceJob, JobKind
+from myna.streaming.session.requests import Cancel, ReleaseUtterance
 from myna.streaming.session.session import Session
 
 
@@ -24,12 +24,12 @@ def phrase(*codes: int) -> np.ndarray:
     return np.concatenate([spoken(code) for code in codes])
 
 
-def steps(d: Drive) -> list[Job]:
-    return [job for job in d.decoded if job.kind is Kind.INTERIM]
+def steps(d: Drive) -> list[InferenceJob]:
+    return [job for job in d.decoded if job.kind is JobKind.INTERIM]
 
 
 def tentative(d: Drive) -> list[list[str]]:
-    return [[word.text for word in event.words] for event in d.events if isinstance(event, Tentative)]
+    return [[word.text for word in event.words] for event in d.events if isinstance(event, Interim)]
 
 
 def test_each_step_holds_only_what_the_engine_has_not_heard() -> None:
@@ -48,7 +48,7 @@ def test_every_tentative_holds_the_whole_utterance_so_far_with_its_times() -> No
     d.push(np.concatenate([silence(1), phrase(*range(20))]))
     for words in tentative(d):
         assert words == [f"w{code}" for code in range(len(words))]
-    last = [event for event in d.events if isinstance(event, Tentative)][-1]
+    last = [event for event in d.events if isinstance(event, Interim)][-1]
     assert [round(word.start, 3) for word in last.words] == [round(1 + 0.3 * i, 3) for i in range(len(last.words))]
     assert last.stable >= len(last.words) - 4
 
@@ -74,8 +74,8 @@ def test_an_abandoned_session_releases_what_the_engine_follows() -> None:
     d = following()
     d.push(phrase(*range(10)))
     requests = d.session.abandon()
-    assert Release("s/0") in requests
-    assert all(isinstance(request, Cancel | Release) for request in requests)
+    assert ReleaseUtterance("s/0") in requests
+    assert all(isinstance(request, Cancel | ReleaseUtterance) for request in requests)
 
 
 @settings(max_examples=40, deadline=None)

@@ -15,8 +15,8 @@ from aiohttp import ClientSession
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from myna.batch import address_gate as gates
-from myna.batch.address_gate import Gate
-from myna.batch.fetch import FetchError, Limits, fetch
+from myna.batch.address_gate import AddressGate
+from myna.batch.fetch import FetchError, FetchLimits, fetch
 
 
 class Listener:
@@ -60,7 +60,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 )  # fmt: skip
 def test_an_address_is_refused_before_anything_is_looked_up_in_every_form(host: str) -> None:
     with pytest.raises(ValueError) as refused:
-        Gate([]).check(f"http://{host}/")
+        AddressGate([]).check(f"http://{host}/")
     assert type(refused.value) is ValueError
     assert 0 < len(str(refused.value)) < 250
     str(refused.value).encode()
@@ -80,7 +80,7 @@ def test_an_address_is_refused_before_anything_is_looked_up_in_every_form(host: 
 )  # fmt: skip
 def test_no_address_of_a_special_registry_is_public(network: str, inside: str) -> None:
     with pytest.raises(ValueError, match="not a public address"):
-        Gate([]).check(f"http://[{inside}]/" if ":" in inside else f"http://{inside}/")
+        AddressGate([]).check(f"http://[{inside}]/" if ":" in inside else f"http://{inside}/")
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_no_address_of_a_special_registry_is_public(network: str, inside: str) -
      "müller.example", "xn--bcher-kva.example", "3com.example", "0x.example", "172.32.0.1", "[2001:4860:4860::8888]"],
 )  # fmt: skip
 def test_public_addresses_and_names_pass(host: str) -> None:
-    assert Gate([]).check(f"https://{host}:8443/x").host
+    assert AddressGate([]).check(f"https://{host}:8443/x").host
 
 
 def test_whatever_this_python_calls_private_the_gate_does_too() -> None:
@@ -98,7 +98,7 @@ def test_whatever_this_python_calls_private_the_gate_does_too() -> None:
         address = ipaddress.ip_address(start)
         if not address.is_global:
             with pytest.raises(ValueError):
-                Gate([]).check(f"http://{address}/")
+                AddressGate([]).check(f"http://{address}/")
 
 
 class Told(AbstractResolver):
@@ -138,7 +138,7 @@ def unresolved(session: ClientSession, bypass: Callable[[str], str]) -> None:
 
 @pytest.mark.parametrize("host", ["127.1", "2130706433", "0177.0.0.1", "017700000001", "127.0.0.1"])
 async def test_a_client_that_resolves_nothing_is_stopped_before_it_connects(inside: Listener, host: str) -> None:
-    async with Gate([]).session(5) as session:
+    async with AddressGate([]).session(5) as session:
         unresolved(session, lambda name: host)
         with pytest.raises(OSError) as refused:
             await session.get(f"http://example.com:{inside.port}/")
@@ -147,7 +147,7 @@ async def test_a_client_that_resolves_nothing_is_stopped_before_it_connects(insi
 
 
 async def test_a_peer_that_is_not_public_is_sent_nothing(inside: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with Gate([]).session(5) as session:
+    async with AddressGate([]).session(5) as session:
         connector: Any = session.connector
         unresolved(session, lambda name: "127.0.0.1")
         connector._socket_factory = None  # as if the address had changed on the way
@@ -162,7 +162,7 @@ async def test_a_name_that_exists_inside_is_refused_as_one_that_does_not_exist(
 ) -> None:
     said, took = [], []
     for address in (None, "10.0.0.1", "127.0.0.1", "fd00::1"):
-        gate = Gate([])
+        gate = AddressGate([])
         make = gate.session
 
         def session(timeout_s: float, share: str, make: Any = make, address: str | None = address) -> ClientSession:
@@ -174,7 +174,10 @@ async def test_a_name_that_exists_inside_is_refused_as_one_that_does_not_exist(
         began = asyncio.get_running_loop().time()
         with pytest.raises(FetchError) as refused:
             await fetch(
-                f"http://files.corp.example:{inside.port}/", tmp_path / "x", gate, Limits(most_bytes=10, within_s=5)
+                f"http://files.corp.example:{inside.port}/",
+                tmp_path / "x",
+                gate,
+                FetchLimits(most_bytes=10, within_s=5),
             )
         said.append((str(refused.value), refused.value.status))
         took.append(asyncio.get_running_loop().time() - began)
@@ -194,7 +197,7 @@ async def test_every_refused_name_takes_as_long(monkeypatch: pytest.MonkeyPatch)
     gates_own = SimpleNamespace(sleep=sleep, get_running_loop=asyncio.get_running_loop)
     monkeypatch.setattr(gates, "asyncio", gates_own)
     for address in (None, "10.0.0.1"):
-        async with Gate([]).session(5) as session:
+        async with AddressGate([]).session(5) as session:
             resolving(session, Told(address))
             with pytest.raises(OSError):
                 await session.get("http://example.com/")
@@ -213,9 +216,9 @@ async def test_a_redirect_to_a_broken_or_forbidden_target_is_an_error_of_the_fil
     inside: Listener, tmp_path: Path, location: bytes
 ) -> None:
     inside.answer = b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: " + location + b"\r\n\r\n"
-    gate = Gate(["127.0.0.1/32"])
+    gate = AddressGate(["127.0.0.1/32"])
     with pytest.raises(FetchError) as refused:
-        await fetch(f"http://127.0.0.1:{inside.port}/", tmp_path / "x", gate, Limits(most_bytes=10, within_s=5))
+        await fetch(f"http://127.0.0.1:{inside.port}/", tmp_path / "x", gate, FetchLimits(most_bytes=10, within_s=5))
     str(refused.value).encode()
     assert inside.connections <= 6
 
@@ -234,7 +237,7 @@ async def test_a_broken_answer_is_an_error_of_the_file(inside: Listener, tmp_pat
     inside.answer = answer
     address = f"http://127.0.0.1:{inside.port}/"
     try:
-        await fetch(address, tmp_path / "x", Gate(["127.0.0.1/32"]), Limits(most_bytes=10, within_s=5))
+        await fetch(address, tmp_path / "x", AddressGate(["127.0.0.1/32"]), FetchLimits(most_bytes=10, within_s=5))
     except FetchError as error:
         assert len(str(error)) < 500
         str(error).encode()
@@ -249,6 +252,6 @@ async def test_a_user_and_password_that_no_header_can_hold_are_an_error_of_the_f
         await fetch(
             f"http://{user}@127.0.0.1:{inside.port}/",
             tmp_path / "x",
-            Gate(["127.0.0.0/8"]),
-            Limits(most_bytes=10, within_s=5),
+            AddressGate(["127.0.0.0/8"]),
+            FetchLimits(most_bytes=10, within_s=5),
         )

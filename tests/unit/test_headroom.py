@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import pytest
 from simulation import Simulation, assert_nothing_lost, p95, per_second, phrases
 
-from myna.inference.scheduling.capacity import WINDOW_S, Headroom
+from myna.inference.scheduling.capacity import WINDOW_S, Capacity
 from myna.inference.scheduling.claims import QUIET_S, Claim
-from myna.streaming.session.jobs import Kind
+from myna.streaming.session.jobs import JobKind
 
 TARGET_S = 0.7
 COST = 0.018
@@ -21,12 +21,12 @@ UTTERANCE_S, DECODED_S = 3.0, 6.0
 lanes = pytest.mark.parametrize("lanes", [1, 2, 8])
 
 
-def join(headroom: Headroom, now: float, count: int, owner: str = "anybody") -> list[Claim]:
+def join(headroom: Capacity, now: float, count: int, owner: str = "anybody") -> list[Claim]:
     return [headroom.claims.join(f"{owner} {now} {number}", owner, 1, now) for number in range(count)]
 
 
 def serve(
-    headroom: Headroom,
+    headroom: Capacity,
     now: float,
     length_s: float,
     streams: int,
@@ -45,14 +45,14 @@ def serve(
             headroom.heard(at, claim, 1.0)
             headroom.claims.asked(f"{claim.name}/0", at)
             if (second + number) % UTTERANCE_S == 0:
-                headroom.step_done(at, Kind.FINAL, DECODED_S, slower * 1.6 * COST * DECODED_S)
+                headroom.step_done(at, JobKind.FINAL, DECODED_S, slower * 1.6 * COST * DECODED_S)
                 headroom.final_out(at, late_s, 0.2)
     for claim in claims:
         headroom.claims.leave(claim)
     return now + length_s
 
 
-def ask(headroom: Headroom, now: float, cost: float = COST) -> int:
+def ask(headroom: Capacity, now: float, cost: float = COST) -> int:
     """Return the room as admission learns it: what is idle is measured first."""
     if headroom.p95(now) is None:
         headroom.measured(now, cost)
@@ -61,7 +61,7 @@ def ask(headroom: Headroom, now: float, cost: float = COST) -> int:
 
 @lanes
 def test_a_machine_that_was_slow_takes_as_many_streams_as_a_new_one_once_it_is_idle(lanes: int) -> None:
-    headroom, fresh = Headroom(lanes, COST), Headroom(lanes, COST)
+    headroom, fresh = Capacity(lanes, COST), Capacity(lanes, COST)
     now = serve(headroom, 0.0, 60.0, 2, slower=40.0, late_s=4.0)
     assert headroom.room(now, TARGET_S) == 0
     now += WINDOW_S + 1.0
@@ -71,13 +71,13 @@ def test_a_machine_that_was_slow_takes_as_many_streams_as_a_new_one_once_it_is_i
 
 @lanes
 def test_a_model_that_was_loaded_on_a_busy_machine_is_judged_by_what_it_costs_later(lanes: int) -> None:
-    headroom, fresh = Headroom(lanes, 15 * COST), Headroom(lanes, COST)
+    headroom, fresh = Capacity(lanes, 15 * COST), Capacity(lanes, COST)
     assert headroom.room(0.0, TARGET_S) == 0
     assert ask(headroom, 1.0) == fresh.room(0.0, TARGET_S)
 
 
 def test_a_machine_that_stays_slow_is_believed_after_some_measurements() -> None:
-    headroom = Headroom(2, COST)
+    headroom = Capacity(2, COST)
     assert ask(headroom, 10.0, 15 * COST) > 0  # other programs may have had the cores
     for now in (20.0, 30.0):
         ask(headroom, now, 15 * COST)
@@ -86,14 +86,14 @@ def test_a_machine_that_stays_slow_is_believed_after_some_measurements() -> None
 
 @lanes
 def test_an_idle_machine_takes_as_many_streams_as_it_served_when_it_was_busy(lanes: int) -> None:
-    headroom = Headroom(lanes, COST)
+    headroom = Capacity(lanes, COST)
     many = 2 * headroom.room(0.0, TARGET_S)
     now = serve(headroom, 0.0, 90.0, many)
     assert ask(headroom, now + 3600.0) >= 0.95 * many
 
 
 def test_what_it_served_once_counts_no_longer_when_as_many_have_come_late() -> None:
-    headroom, fresh = Headroom(2, COST), Headroom(2, COST)
+    headroom, fresh = Capacity(2, COST), Capacity(2, COST)
     now = serve(headroom, 0.0, 90.0, 30)
     assert ask(headroom, now + 60.0) >= 28
     now = serve(headroom, now + 60.0, 90.0, 29, slower=2.0, late_s=3.0)
@@ -101,16 +101,16 @@ def test_what_it_served_once_counts_no_longer_when_as_many_have_come_late() -> N
 
 
 def test_of_what_was_served_once_nothing_holds_while_finals_come_late() -> None:
-    headroom = Headroom(2, COST)
+    headroom = Capacity(2, COST)
     now = serve(headroom, 0.0, 90.0, 30) + 60.0
     for second in range(3):
-        headroom.step_done(now + second, Kind.FINAL, DECODED_S, 2.0)
+        headroom.step_done(now + second, JobKind.FINAL, DECODED_S, 2.0)
         headroom.final_out(now + second, 2.5, 0.2)
     assert headroom.room(now + 3.0, TARGET_S) == 0
 
 
 def test_streams_that_say_nothing_leave_most_of_the_room_to_others() -> None:
-    headroom = Headroom(8, COST)
+    headroom = Capacity(8, COST)
     empty = headroom.room(0.0, TARGET_S)
     join(headroom, 0.0, 23, "silent")
     assert headroom.room(1.0, TARGET_S) == empty - 23  # they have only just come
@@ -118,7 +118,7 @@ def test_streams_that_say_nothing_leave_most_of_the_room_to_others() -> None:
 
 
 def test_one_owner_cannot_hold_every_place_with_streams_that_say_nothing() -> None:
-    headroom, now, opened = Headroom(8, COST), 0.0, 0
+    headroom, now, opened = Capacity(8, COST), 0.0, 0
     empty = headroom.room(0.0, TARGET_S)
     while headroom.predicted_p95(now, 1, "silent") <= TARGET_S:
         join(headroom, now, 1, "silent")
@@ -129,7 +129,7 @@ def test_one_owner_cannot_hold_every_place_with_streams_that_say_nothing() -> No
 
 
 def test_a_quiet_channel_counts_in_full_as_soon_as_it_speaks_again() -> None:
-    headroom = Headroom(8, COST)
+    headroom = Capacity(8, COST)
     empty = headroom.room(0.0, TARGET_S)
     claim = headroom.claims.join("a", "anybody", 20, 0.0)
     assert headroom.room(0.0, TARGET_S) == empty - 20
@@ -141,7 +141,7 @@ def test_a_quiet_channel_counts_in_full_as_soon_as_it_speaks_again() -> None:
 
 
 def test_a_stream_whose_client_is_away_weighs_no_more_than_a_quiet_one() -> None:
-    headroom = Headroom(8, COST)
+    headroom = Capacity(8, COST)
     empty = headroom.room(0.0, TARGET_S)
     claims = join(headroom, 0.0, 10)
     for claim in claims:
@@ -153,7 +153,7 @@ def test_a_stream_whose_client_is_away_weighs_no_more_than_a_quiet_one() -> None
 
 
 def test_streams_that_send_silence_do_not_make_speech_seem_cheap() -> None:
-    talk, mixed = Headroom(8, COST), Headroom(8, COST)
+    talk, mixed = Capacity(8, COST), Capacity(8, COST)
     silent = join(mixed, -QUIET_S, 200, "silent")
     serve(talk, 0.0, 60.0, 8)
     now = serve(mixed, 0.0, 60.0, 8, silent=silent)
@@ -163,8 +163,8 @@ def test_streams_that_send_silence_do_not_make_speech_seem_cheap() -> None:
 
 
 def test_one_step_that_took_for_ever_is_forgotten_within_half_a_minute() -> None:
-    headroom, spared = Headroom(2, COST), Headroom(2, COST)
-    headroom.step_done(9.0, Kind.FINAL, DECODED_S, 300.0)
+    headroom, spared = Capacity(2, COST), Capacity(2, COST)
+    headroom.step_done(9.0, JobKind.FINAL, DECODED_S, 300.0)
     headroom.final_out(9.0, 300.0, 0.2)
     for one in (headroom, spared):
         serve(one, 10.0, 60.0, 4)
@@ -174,14 +174,14 @@ def test_one_step_that_took_for_ever_is_forgotten_within_half_a_minute() -> None
 
 @pytest.mark.parametrize("cost", [math.nan, math.inf, -1.0, 0.0])
 def test_a_measurement_that_is_no_number_does_no_harm(cost: float) -> None:
-    headroom = Headroom(2, cost)
-    headroom.step_done(0.0, Kind.FINAL, DECODED_S, cost)
+    headroom = Capacity(2, cost)
+    headroom.step_done(0.0, JobKind.FINAL, DECODED_S, cost)
     headroom.measured(1.0, cost)
-    assert ask(headroom, 2.0) == Headroom(2, COST).room(0.0, TARGET_S)
+    assert ask(headroom, 2.0) == Capacity(2, COST).room(0.0, TARGET_S)
 
 
 def test_nobody_is_let_in_while_no_worker_lives() -> None:
-    headroom = Headroom(2, COST)
+    headroom = Capacity(2, COST)
     headroom.lanes = 0
     assert headroom.room(0.0, TARGET_S) == 0
     headroom.lanes = 2
@@ -189,7 +189,7 @@ def test_nobody_is_let_in_while_no_worker_lives() -> None:
 
 
 def test_a_stream_that_has_gone_takes_its_whole_claim_along() -> None:
-    headroom = Headroom(2, COST)
+    headroom = Capacity(2, COST)
     claim = headroom.claims.join("a", "anybody", 1, 0.0)
     claim.resize(20, 0.0)
     assert headroom.streams == 20

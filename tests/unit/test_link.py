@@ -16,15 +16,17 @@ from myna.inference.workers.ipc import (
 )
 from myna.streaming.events import Word
 from myna.streaming.policy import Options
-from myna.streaming.session.jobs import EngineInfo, Job, JobError, Kind, Missing, Transcript
+from myna.streaming.session.jobs import EngineInfo, InferenceJob, JobError, JobKind, Missing, Transcript
 
 MESSAGES: list[Message] = [
-    Batch(1, (Job("a/0/1", "a/0", Kind.INTERIM, b"\x01\x02" * 100, 12.5, Options("en")),)),
+    Batch(1, (InferenceJob("a/0/1", "a/0", JobKind.INTERIM, b"\x01\x02" * 100, 12.5, Options("en")),)),
     Batch(
         0,
         (
-            Job("a/0/2", "a/0", Kind.INTERIM, b"", 0.0, Options(None, ("Myna", "a b")), utterance=4, held=800),
-            Job("b/0/2", "b/0", Kind.INTERIM, b"\x01\x02", 0.0),
+            InferenceJob(
+                "a/0/2", "a/0", JobKind.INTERIM, b"", 0.0, Options(None, ("Myna", "a b")), utterance=4, held=800
+            ),
+            InferenceJob("b/0/2", "b/0", JobKind.INTERIM, b"\x01\x02", 0.0),
         ),
     ),
     Release("a/0"),

@@ -15,9 +15,9 @@ from sounds import RATE, recording
 from myna.bench.accuracy import normalised
 from myna.inference.engines.moonshine.engine import BEGIN, END, PADDING, MoonshineEngine, align
 from myna.streaming.errors import EngineUnavailableError
-from myna.streaming.events import Tentative
+from myna.streaming.events import Interim
 from myna.streaming.policy import Options, Policy
-from myna.streaming.session.jobs import Job, JobError, Kind, Transcript
+from myna.streaming.session.jobs import InferenceJob, JobError, JobKind, Transcript
 from myna.streaming.session.session import Session
 
 
@@ -27,7 +27,7 @@ def engine() -> MoonshineEngine:
 
 
 def transcribe(engine: MoonshineEngine, pcm: np.ndarray) -> Transcript:
-    (outcome,) = engine.transcribe([Job("1", "1", Kind.FINAL, pcm.astype(np.int16).tobytes(), 0.0)])
+    (outcome,) = engine.transcribe([InferenceJob("1", "1", JobKind.FINAL, pcm.astype(np.int16).tobytes(), 0.0)])
     assert isinstance(outcome, Transcript)
     return outcome
 
@@ -103,8 +103,8 @@ def test_audio_too_short_for_a_word_has_none(engine: MoonshineEngine) -> None:
 
 
 def test_audio_too_long_for_one_decode_fails_by_itself(engine: MoonshineEngine) -> None:
-    long = Job("1", "1", Kind.FINAL, bytes(2 * 16 * RATE), 0.0)
-    short = Job("2", "2", Kind.FINAL, recording("beckett").tobytes(), 0.0)
+    long = InferenceJob("1", "1", JobKind.FINAL, bytes(2 * 16 * RATE), 0.0)
+    short = InferenceJob("2", "2", JobKind.FINAL, recording("beckett").tobytes(), 0.0)
     failed, done = engine.transcribe([long, short])
     assert isinstance(failed, JobError)
     assert "16.0 s" in failed.reason
@@ -155,7 +155,7 @@ def test_five_minutes_of_no_speech_give_no_word(engine: MoonshineEngine, sound: 
     drive.push(SOUNDS[sound](300 * RATE), chunk=16_000)
     drive.end()
     assert drive.text == []
-    assert not [event for event in drive.events if isinstance(event, Tentative)]
+    assert not [event for event in drive.events if isinstance(event, Interim)]
 
 
 def test_a_minute_of_fluent_speech_without_pauses_loses_and_doubles_nothing(engine: MoonshineEngine) -> None:

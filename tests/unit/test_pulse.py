@@ -9,12 +9,12 @@ import pytest
 from peer import eventually
 
 from myna.runtime.deadlines import timeout
-from myna.server.operations.loop_monitor import Pulse
+from myna.server.operations.loop_monitor import LoopMonitor
 
 
 async def test_a_standstill_is_not_counted() -> None:
     now, lags = 100.0, list[float]()
-    pulse = Pulse(lags.append, lambda: now)
+    pulse = LoopMonitor(lags.append, lambda: now)
     beating = asyncio.create_task(pulse.beat())
     await asyncio.sleep(0)
     now += 12.0
@@ -28,7 +28,7 @@ async def test_a_standstill_is_not_counted() -> None:
 
 async def test_time_that_is_short_is_counted_whole() -> None:
     now, lags = 0.0, list[float]()
-    pulse = Pulse(lags.append, lambda: now)
+    pulse = LoopMonitor(lags.append, lambda: now)
     beating = asyncio.create_task(pulse.beat())
     for beat in range(1, 4):
         now += 0.2

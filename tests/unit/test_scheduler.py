@@ -3,15 +3,15 @@ from __future__ import annotations
 from typing import Any
 
 from myna.inference.scheduling.scheduler import Scheduler
-from myna.streaming.session.jobs import EngineInfo, Job, Kind
+from myna.streaming.session.jobs import EngineInfo, InferenceJob, JobKind
 
 
 def scheduler_of(**info: Any) -> Scheduler:
     return Scheduler(EngineInfo("e", ("en",), 15.0, 100, **info))
 
 
-def job(name: str, kind: Kind = Kind.FINAL, due: float = 0.0, source: str | None = None) -> Job:
-    return Job(name, source or name, kind, b"", due)
+def job(name: str, kind: JobKind = JobKind.FINAL, due: float = 0.0, source: str | None = None) -> InferenceJob:
+    return InferenceJob(name, source or name, kind, b"", due)
 
 
 def order(scheduler: Scheduler) -> list[str]:
@@ -24,8 +24,8 @@ def order(scheduler: Scheduler) -> list[str]:
 def test_finals_come_before_interims_before_files_and_the_earliest_due_first() -> None:
     scheduler = scheduler_of()
     for added in (
-        job("file", Kind.FILE),
-        job("interim", Kind.INTERIM),
+        job("file", JobKind.FILE),
+        job("interim", JobKind.INTERIM),
         job("late", due=2),
         job("early", due=1),
     ):
@@ -42,18 +42,18 @@ def test_jobs_due_at_the_same_time_keep_their_order() -> None:
 
 def test_the_newest_interim_of_a_channel_replaces_the_one_that_waits() -> None:
     scheduler = scheduler_of()
-    old = job("old", Kind.INTERIM, source="x")
+    old = job("old", JobKind.INTERIM, source="x")
     assert scheduler.add(old) is None
-    scheduler.add(job("other", Kind.INTERIM, source="y"))
-    assert scheduler.add(job("new", Kind.INTERIM, due=1, source="x")) is old
+    scheduler.add(job("other", JobKind.INTERIM, source="y"))
+    assert scheduler.add(job("new", JobKind.INTERIM, due=1, source="x")) is old
     assert order(scheduler) == ["other", "new"]
 
 
 def test_an_interim_that_runs_is_not_replaced() -> None:
     scheduler = scheduler_of()
-    scheduler.add(job("old", Kind.INTERIM, source="x"))
+    scheduler.add(job("old", JobKind.INTERIM, source="x"))
     scheduler.schedule()
-    assert scheduler.add(job("new", Kind.INTERIM, source="x")) is None
+    assert scheduler.add(job("new", JobKind.INTERIM, source="x")) is None
 
 
 def test_a_cancelled_job_never_runs() -> None:
@@ -67,7 +67,7 @@ def test_a_cancelled_job_never_runs() -> None:
 
 def test_a_batch_holds_one_kind_and_no_more_than_the_engine_takes() -> None:
     scheduler = scheduler_of(largest_batch=2)
-    for added in (job("a"), job("b"), job("c"), job("i", Kind.INTERIM)):
+    for added in (job("a"), job("b"), job("c"), job("i", JobKind.INTERIM)):
         scheduler.add(added)
     batches = []
     while batch := scheduler.schedule():
@@ -85,11 +85,11 @@ def test_cancelled_jobs_leave_no_memory_behind() -> None:
     assert len(scheduler._order) < 200
 
 
-def long(name: str, samples: int, kind: Kind = Kind.FINAL, due: float = 0.0, held: int = 0) -> Job:
-    return Job(name, name, kind, bytes(2 * samples), due, utterance=1, held=held)
+def long(name: str, samples: int, kind: JobKind = JobKind.FINAL, due: float = 0.0, held: int = 0) -> InferenceJob:
+    return InferenceJob(name, name, kind, bytes(2 * samples), due, utterance=1, held=held)
 
 
-def batches_of(scheduler: Scheduler) -> list[list[Job]]:
+def batches_of(scheduler: Scheduler) -> list[list[InferenceJob]]:
     batches = []
     while batch := scheduler.schedule():
         batches.append(batch)
@@ -121,30 +121,30 @@ def test_the_most_urgent_job_is_in_the_next_batch_however_odd_its_length() -> No
 
 def test_an_interim_counts_for_no_more_than_the_window_its_engine_encodes() -> None:
     scheduler = scheduler_of(largest_batch=4, most_padding=0.0, interim_window_s=0.01)
-    scheduler.add(long("short", 160, Kind.INTERIM))
-    scheduler.add(long("long", 160, Kind.INTERIM, held=160_000))
+    scheduler.add(long("short", 160, JobKind.INTERIM))
+    scheduler.add(long("long", 160, JobKind.INTERIM, held=160_000))
     assert len(scheduler.schedule()) == 2
 
 
 def test_an_interim_of_fresh_audio_takes_the_place_of_the_one_that_waits_for_its_channel() -> None:
     scheduler = scheduler_of()
-    scheduler.add(job("a1", Kind.INTERIM, due=1, source="a"))
-    scheduler.add(job("b1", Kind.INTERIM, due=2, source="b"))
+    scheduler.add(job("a1", JobKind.INTERIM, due=1, source="a"))
+    scheduler.add(job("b1", JobKind.INTERIM, due=2, source="b"))
     for number in (2, 3):
-        replaced = scheduler.add(job(f"a{number}", Kind.INTERIM, due=2 + number, source="a"))
+        replaced = scheduler.add(job(f"a{number}", JobKind.INTERIM, due=2 + number, source="a"))
         assert replaced is not None
         assert replaced.id == f"a{number - 1}"
     assert len(scheduler) == 2
     assert order(scheduler) == ["a3", "b1"]
-    scheduler.add(job("a4", Kind.INTERIM, due=9, source="a"))
-    scheduler.add(job("b2", Kind.INTERIM, due=8, source="b"))
+    scheduler.add(job("a4", JobKind.INTERIM, due=9, source="a"))
+    scheduler.add(job("b2", JobKind.INTERIM, due=8, source="b"))
     assert order(scheduler) == ["b2", "a4"]
 
 
 def test_superseded_jobs_leave_nothing_behind() -> None:
     scheduler = scheduler_of()
     for number in range(1000):
-        scheduler.add(job(f"{number}", Kind.INTERIM, due=number, source="a"))
+        scheduler.add(job(f"{number}", JobKind.INTERIM, due=number, source="a"))
     assert len(scheduler) == 1
     assert len(scheduler._order) < 100
     assert order(scheduler) == ["999"]

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from myna.streaming.events import Cause, Span
 from myna.streaming.policy import Policy
-from myna.streaming.speech.segmenter import WINDOW, Closed, Decision, Gap, Onset, Pause, Resumed, Segmenter
+from myna.streaming.speech.segmenter import WINDOW, ClosedSegment, Decision, Gap, Onset, Pause, Resumed, Segmenter
 
 
 def feed(segmenter: Segmenter, probabilities: list[float]) -> list[Decision]:
@@ -42,7 +42,7 @@ def test_the_endpoint_comes_after_the_silence_asked_for() -> None:
     for endpoint_ms in (100, 300, 500, 1000):
         segmenter = Segmenter(Policy(endpoint_ms=endpoint_ms))
         (*_, closed, _) = feed(segmenter, SPEECH * 30 + QUIET * 60)
-        assert isinstance(closed, Closed)
+        assert isinstance(closed, ClosedSegment)
         assert closed.cause is Cause.ENDPOINT
         silence_ms = (closed.span.end - 30 * WINDOW) / 16
         assert endpoint_ms <= silence_ms < endpoint_ms + 32
@@ -50,37 +50,37 @@ def test_the_endpoint_comes_after_the_silence_asked_for() -> None:
 
 def test_a_pause_is_announced_before_a_short_endpoint() -> None:
     decisions = feed(Segmenter(Policy(endpoint_ms=100)), SPEECH * 10 + QUIET * 10)
-    assert [type(decision) for decision in decisions] == [Onset, Pause, Closed, Gap]
+    assert [type(decision) for decision in decisions] == [Onset, Pause, ClosedSegment, Gap]
 
 
 def test_a_gap_shorter_than_the_endpoint_closes_the_segment_and_leaves_the_utterance_open() -> None:
     segmenter = Segmenter(Policy(endpoint_ms=2000, gap_ms=1000))
     decisions = feed(segmenter, SPEECH * 10 + QUIET * 35)
-    assert [type(decision) for decision in decisions] == [Onset, Pause, Closed, Gap]
+    assert [type(decision) for decision in decisions] == [Onset, Pause, ClosedSegment, Gap]
     assert segmenter.in_utterance
     (endpoint,) = feed(segmenter, QUIET * 35)
-    assert isinstance(endpoint, Closed)
+    assert isinstance(endpoint, ClosedSegment)
     assert (endpoint.cause, endpoint.speech) == (Cause.ENDPOINT, None)
 
 
 def test_a_gap_longer_than_the_endpoint_is_told_when_it_is_reached_and_once() -> None:
     segmenter = Segmenter(Policy(endpoint_ms=300, gap_ms=1000))
     decisions = feed(segmenter, SPEECH * 10 + QUIET * 20)
-    assert isinstance(decisions[-1], Closed)
+    assert isinstance(decisions[-1], ClosedSegment)
     assert feed(segmenter, QUIET * 100) == [Gap()]
 
 
 def test_without_endpoints_each_gap_ends_an_utterance() -> None:
     segmenter = Segmenter(Policy(endpoint_ms=None, gap_ms=1000))
     decisions = feed(segmenter, (SPEECH * 10 + QUIET * 40) * 2)
-    assert [type(decision) for decision in decisions] == [Onset, Pause, Closed, Gap] * 2
+    assert [type(decision) for decision in decisions] == [Onset, Pause, ClosedSegment, Gap] * 2
 
 
 def test_long_silence_is_cut_into_empty_segments_that_end_well_before_what_follows() -> None:
     segmenter = Segmenter(Policy(silence_s=5))
     decisions = feed(segmenter, QUIET * seconds(11.5))
-    assert all(isinstance(decision, Closed) and decision.cause is Cause.SILENCE for decision in decisions)
-    ends = [decision.span.end / 16_000 for decision in decisions if isinstance(decision, Closed)]
+    assert all(isinstance(decision, ClosedSegment) and decision.cause is Cause.SILENCE for decision in decisions)
+    ends = [decision.span.end / 16_000 for decision in decisions if isinstance(decision, ClosedSegment)]
     assert ends == pytest.approx([4, 8], abs=0.1)
     (onset,) = feed(segmenter, SPEECH * 2)
     assert isinstance(onset, Onset)
@@ -89,7 +89,7 @@ def test_long_silence_is_cut_into_empty_segments_that_end_well_before_what_follo
 def test_long_speech_is_cut_at_a_shorter_pause_than_the_endpoint() -> None:
     segmenter = Segmenter(Policy(soft_s=8, hard_s=12))
     decisions = feed(segmenter, SPEECH * seconds(10) + QUIET * 12 + SPEECH * 5)
-    (closed,) = [decision for decision in decisions if isinstance(decision, Closed)]
+    (closed,) = [decision for decision in decisions if isinstance(decision, ClosedSegment)]
     assert closed.cause is Cause.LENGTH
     assert segmenter.in_utterance
 
@@ -98,7 +98,7 @@ def test_speech_without_any_pause_is_cut_where_it_is_least_probable() -> None:
     segmenter = Segmenter(Policy(soft_s=8, hard_s=12))
     dip = seconds(7)
     decisions = feed(segmenter, SPEECH * dip + [0.6] * 3 + SPEECH * seconds(12))
-    closed = next(decision for decision in decisions if isinstance(decision, Closed))
+    closed = next(decision for decision in decisions if isinstance(decision, ClosedSegment))
     assert abs(closed.span.end - (dip + 1) * WINDOW) <= 2 * WINDOW
     assert closed.speech == Span(0, closed.span.end)
 
@@ -106,7 +106,7 @@ def test_speech_without_any_pause_is_cut_where_it_is_least_probable() -> None:
 def test_after_a_cut_by_length_the_endpoint_still_comes() -> None:
     segmenter = Segmenter(Policy(soft_s=8, hard_s=12))
     decisions = feed(segmenter, SPEECH * seconds(11.9) + QUIET * 40)
-    closed = [decision for decision in decisions if isinstance(decision, Closed)]
+    closed = [decision for decision in decisions if isinstance(decision, ClosedSegment)]
     assert [c.cause for c in closed] == [Cause.LENGTH, Cause.ENDPOINT]
     assert closed[1].speech is None
 
@@ -114,14 +114,14 @@ def test_after_a_cut_by_length_the_endpoint_still_comes() -> None:
 def test_voice_tells_speech_from_what_hardly_passed_for_it() -> None:
     for probabilities, sure in (([0.98, 0.97, 0.4, 0.9] * 5, True), ([0.55, 0.6, 0.52], False)):
         *_, closed, _ = feed(Segmenter(Policy()), probabilities + QUIET * 30)
-        assert isinstance(closed, Closed)
+        assert isinstance(closed, ClosedSegment)
         assert (closed.voice > 0.85) is sure
 
 
 @given(st.lists(st.floats(0, 1), max_size=3000), st.sampled_from([None, 100, 500]))
 def test_segments_tile_the_timeline(probabilities: list[float], endpoint_ms: int | None) -> None:
     segmenter = Segmenter(Policy(endpoint_ms=endpoint_ms, soft_s=2, hard_s=3))
-    closed = [d for d in feed(segmenter, probabilities) if isinstance(d, Closed)]
+    closed = [d for d in feed(segmenter, probabilities) if isinstance(d, ClosedSegment)]
     closed.append(segmenter.close(segmenter.position, Cause.END))
     position = 0
     for segment in closed:

@@ -15,9 +15,9 @@ from myna.streaming.events import (
     Failed,
     Final,
     Flushed,
+    Interim,
     SpeechStarted,
     SpeechStopped,
-    Tentative,
     UtteranceEnd,
 )
 from myna.streaming.policy import Options, Policy
@@ -41,7 +41,7 @@ def names(*codes: int) -> list[str]:
 def test_an_utterance_becomes_one_final_and_its_end_is_told() -> None:
     d = drive()
     d.push(np.concatenate([silence(1), phrase(1, 2, 3), silence(1)]))
-    told = [type(event) for event in d.events if not isinstance(event, Tentative)]
+    told = [type(event) for event in d.events if not isinstance(event, Interim)]
     assert told == [SpeechStarted, SpeechStopped, Final, UtteranceEnd]
     assert d.text == names(1, 2, 3)
     (final,) = d.finals
@@ -64,7 +64,7 @@ def test_noise_that_the_vad_takes_for_speech_does_not_hide_a_gap() -> None:
     d = drive(Policy(gap_ms=1000))
     noise = np.full(16_000 * 6, 600, np.int16)  # loud enough for the VAD, no word for the engine
     d.push(np.concatenate([phrase(1, 2), noise]))
-    told = [type(event) for event in d.events if not isinstance(event, Tentative)]
+    told = [type(event) for event in d.events if not isinstance(event, Interim)]
     assert told[:3] == [SpeechStarted, Final, UtteranceEnd]
     assert told.count(UtteranceEnd) == 1
     assert d.text == names(1, 2)
@@ -109,7 +109,7 @@ def test_speech_that_resumes_within_the_endpoint_stays_one_utterance() -> None:
 def test_tentative_words_come_at_least_every_1200_ms_of_speech() -> None:
     d = drive()
     d.push(phrase(*range(30)), chunk=320)
-    ends = [event.span.end / 16_000 for event in d.events if isinstance(event, Tentative)]
+    ends = [event.span.end / 16_000 for event in d.events if isinstance(event, Interim)]
     assert ends[0] <= 1.2
     assert all(later - earlier <= 1.2 for earlier, later in pairwise(ends))
 
@@ -117,13 +117,13 @@ def test_tentative_words_come_at_least_every_1200_ms_of_speech() -> None:
 def test_without_interims_there_are_no_tentative_words() -> None:
     d = drive(Policy(interim_every_s=None))
     d.push(np.concatenate([phrase(*range(8)), silence(1)]))
-    assert not [event for event in d.events if isinstance(event, Tentative)]
+    assert not [event for event in d.events if isinstance(event, Interim)]
 
 
 def test_the_newest_tentative_of_long_speech_keeps_the_words_its_window_no_longer_hears() -> None:
     d = drive(Policy(interim_window_s=3.0))
     d.push(phrase(*range(30)))
-    last = [event for event in d.events if isinstance(event, Tentative)][-1]
+    last = [event for event in d.events if isinstance(event, Interim)][-1]
     assert [word.text for word in last.words] == names(*range(len(last.words)))
     assert len(last.words) >= 25
     assert last.stable >= 20

@@ -10,7 +10,7 @@ from simulation import Simulation, assert_nothing_lost, p95, per_second, phrases
 from myna.inference.engines.fake.engine import FakeEngine, FakeSettings
 from myna.inference.scheduling.dispatcher import BLAME, Assignment
 from myna.streaming.events import SAMPLE_RATE
-from myna.streaming.session.jobs import Job, Kind
+from myna.streaming.session.jobs import InferenceJob, JobKind
 
 
 def crowd(simulation: Simulation, count: int, seed: int = 0, *, spread_s: float = 2.0, length: int = 4) -> None:
@@ -79,7 +79,7 @@ def test_a_worker_may_die_at_every_single_message(boundary: str) -> None:
     def run(at: int) -> tuple[Simulation, int]:
         simulation, seen = Simulation(per_second(0.05)), 0
 
-        def count(what: Assignment | Job) -> None:
+        def count(what: Assignment | InferenceJob) -> None:
             nonlocal seen
             seen += 1
             if seen == at:
@@ -155,9 +155,9 @@ def test_of_three_lanes_the_dead_one_costs_time_and_no_word() -> None:
 
 def test_files_are_decoded_when_nothing_else_is_to_do() -> None:
     simulation = Simulation(per_second(0.02))
-    kinds: list[Kind] = []
+    kinds: list[JobKind] = []
     simulation.on_assignment = lambda assignment: kinds.append(assignment.jobs[0].kind)
     file = simulation.send_file(0.0, phrases(random.Random(1), 10))
     simulation.run()
     assert file.words == file.said
-    assert set(kinds) == {Kind.FILE}
+    assert set(kinds) == {JobKind.FILE}

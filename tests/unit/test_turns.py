@@ -15,9 +15,9 @@ from myna.streaming.events import (
     Event,
     Final,
     Flushed,
+    Interim,
     Progress,
     SpeechStopped,
-    Tentative,
     Trigger,
     TurnEager,
     TurnEnded,
@@ -28,7 +28,7 @@ from myna.streaming.events import (
 )
 from myna.streaming.policy import Options, Policy, TurnPolicy
 from myna.streaming.session.session import Session
-from myna.streaming.speech.turns import Eager, Over, Turns, confidence
+from myna.streaming.speech.turns import Eager, Over, TurnDetector, confidence
 
 ENGINE = FakeEngine()
 TURN_EVENTS = TurnStarted | TurnEager | TurnResumed | TurnEnded
@@ -64,13 +64,13 @@ def test_a_word_that_ends_no_sentence_makes_it_wait_whatever_mark_is_behind_it()
 
 def test_no_word_is_no_turn() -> None:
     assert confidence(samples(3), []) == 0
-    turns = Turns(TurnPolicy())
+    turns = TurnDetector(TurnPolicy())
     assert turns.look(samples(0.4), []) is None
     assert turns.look(samples(0.6), []) == Over(None, 0)
 
 
 def test_eager_comes_once_and_again_after_speech_has_gone_on() -> None:
-    turns = Turns(TurnPolicy(end=0.99, eager=0.5))
+    turns = TurnDetector(TurnPolicy(end=0.99, eager=0.5))
     said = words("That is all I know.")
     found = [turns.look(samples(ms / 1000), said) for ms in range(224, 1000, 32)]
     assert [type(verdict) for verdict in found if verdict] == [Eager]
@@ -81,7 +81,7 @@ def test_eager_comes_once_and_again_after_speech_has_gone_on() -> None:
 
 def test_who_has_gone_on_from_a_long_pause_is_given_twice_as_long() -> None:
     def ends_after(*pauses: float) -> float:
-        turns = Turns(TurnPolicy())
+        turns = TurnDetector(TurnPolicy())
         said: list[Word] = []
         for number, pause in enumerate(pauses):
             said += [Word(w.text, w.start + 10 * number, w.end + 10 * number, 0.98) for w in words("I know the")]
@@ -98,7 +98,7 @@ def test_who_has_gone_on_from_a_long_pause_is_given_twice_as_long() -> None:
 
 
 def test_a_pause_counts_once_words_have_followed_it_and_only_in_its_turn() -> None:
-    turns = Turns(TurnPolicy())
+    turns = TurnDetector(TurnPolicy())
     said = words("I know him.")
     assert turns.look(samples(0.3), said) is None
     turns.resume()  # a cough
@@ -114,7 +114,7 @@ def test_a_pause_counts_once_words_have_followed_it_and_only_in_its_turn() -> No
 
 def test_who_goes_on_right_after_a_turn_had_not_finished_and_is_given_longer_from_then_on() -> None:
     def ends_after(gap: float, *, ended_by: Trigger = Trigger.CONFIDENCE) -> float:
-        turns = Turns(TurnPolicy(timeout_ms=900 if ended_by is Trigger.TIMEOUT else 5000))
+        turns = TurnDetector(TurnPolicy(timeout_ms=900 if ended_by is Trigger.TIMEOUT else 5000))
         before = words("That is all I know.", sure=0.5 if ended_by is Trigger.TIMEOUT else 0.98)
         over = turns.look(samples(0.9), before)
         assert isinstance(over, Over)
@@ -132,7 +132,7 @@ def test_who_goes_on_right_after_a_turn_had_not_finished_and_is_given_longer_fro
 
 
 def test_silence_ends_a_turn_at_its_time_out_even_if_the_words_are_not_known_yet() -> None:
-    turns = Turns(TurnPolicy(end=1.0, timeout_ms=1500))
+    turns = TurnDetector(TurnPolicy(end=1.0, timeout_ms=1500))
     assert turns.look(samples(1.4), words("That is all I know.")) is None
     verdict = turns.look(samples(1.5), words("That is all I know."))
     assert isinstance(verdict, Over)
@@ -166,10 +166,10 @@ def told(d: Drive) -> list[type[Event]]:
 def test_a_turn_starts_with_its_first_words_and_ends_behind_its_last_final() -> None:
     d = turning()
     d.push(np.concatenate([silence(1), phrase(1, 2, 3), silence(2)]))
-    events = [event for event in d.events if isinstance(event, TURN_EVENTS | Final | Tentative | SpeechStopped)]
-    kinds = [type(event) for event in events if not isinstance(event, Tentative)]
+    events = [event for event in d.events if isinstance(event, TURN_EVENTS | Final | Interim | SpeechStopped)]
+    kinds = [type(event) for event in events if not isinstance(event, Interim)]
     assert kinds == [TurnStarted, SpeechStopped, Final, TurnEnded]
-    assert isinstance(events[0], Tentative)
+    assert isinstance(events[0], Interim)
     assert d.text == ["w1", "w2", "w3"]
     ended = events[-1]
     assert isinstance(ended, TurnEnded)

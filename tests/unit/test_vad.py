@@ -4,12 +4,12 @@ import numpy as np
 from sounds import RATE, recording
 
 from myna.streaming.speech.segmenter import WINDOW
-from myna.streaming.speech.silero import SileroVad, VoiceMemory
+from myna.streaming.speech.silero import SileroVad, VadMemory
 
 
 def test_speech_is_told_from_silence() -> None:
     pcm = np.concatenate([recording("beckett")[: 2 * RATE // WINDOW * WINDOW], np.zeros(2 * RATE // WINDOW * WINDOW)])
-    (probabilities,) = SileroVad().probabilities([(VoiceMemory(), pcm.astype(np.int16).tobytes())])
+    (probabilities,) = SileroVad().probabilities([(VadMemory(), pcm.astype(np.int16).tobytes())])
     half = len(probabilities) // 2
     assert max(probabilities[:half]) > 0.9
     assert max(probabilities[half + 10 :]) < 0.1
@@ -20,19 +20,19 @@ def test_a_channel_hears_the_same_alone_and_beside_others() -> None:
     size = 4 * RATE // WINDOW * WINDOW
     parts = [recording("beckett")[:size], recording("two_cities")[:size], recording("endgame_nagg_nell")[: size // 2]]
     parts = [part[: len(part) // WINDOW * WINDOW] for part in parts]
-    alone = [vad.probabilities([(VoiceMemory(), part.tobytes())])[0] for part in parts]
-    together = vad.probabilities([(VoiceMemory(), part.tobytes()) for part in parts])
+    alone = [vad.probabilities([(VadMemory(), part.tobytes())])[0] for part in parts]
+    together = vad.probabilities([(VadMemory(), part.tobytes()) for part in parts])
     assert together == alone
 
 
 def test_windows_given_one_by_one_are_heard_as_if_given_at_once() -> None:
-    vad, memory = SileroVad(), VoiceMemory()
+    vad, memory = SileroVad(), VadMemory()
     pcm = recording("beckett")[: 100 * WINDOW]
     singly = [
         vad.probabilities([(memory, pcm[start : start + WINDOW].tobytes())])[0][0]
         for start in range(0, len(pcm), WINDOW)
     ]
-    assert singly == vad.probabilities([(VoiceMemory(), pcm.tobytes())])[0]
+    assert singly == vad.probabilities([(VadMemory(), pcm.tobytes())])[0]
 
 
 def test_nothing_asked_is_nothing_answered() -> None:
@@ -53,5 +53,5 @@ def test_the_rebuilt_graph_says_what_the_shipped_one_says() -> None:
         probability, state = session.run(None, {"input": heard, "state": state, "sr": np.array(RATE, np.int64)})
         shipped.append(float(probability[0, 0]))
         context = window[:, -64:]
-    (rebuilt,) = SileroVad().probabilities([(VoiceMemory(), pcm.tobytes())])
+    (rebuilt,) = SileroVad().probabilities([(VadMemory(), pcm.tobytes())])
     assert np.abs(np.array(rebuilt) - shipped).max() < 1e-5

@@ -12,22 +12,22 @@ from hypothesis import strategies as st
 from myna.wire import messages as wire
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "protocol.md"
-WORD = wire.Word(word="hé", punctuated_word="Hé,", start=0.5, end=0.75, confidence=0.9)
+WORD = wire.WordEntry(word="hé", punctuated_word="Hé,", start=0.5, end=0.75, confidence=0.9)
 FROM_SERVER: list[wire.AnyServerMessage] = [
-    wire.Ready(stream="s", model="m", language="en", endpointing_ms=500, max_utterance_s=12.0),
-    wire.SpeechStarted(channel=0, time=0.1),
-    wire.Partial(channel=0, start=0.0, end=1.0, text="hé", words=(WORD,), stable=0),
-    wire.Final(channel=1, start=0.0, end=1.0, text="", words=(), cause="endpoint"),
-    wire.UtteranceEnd(channel=0, last_word_end=0.75),
-    wire.Finalized(id=None),
-    wire.Error(code="c", message="m"),
-    wire.Closed(reason="close", seconds=1.0),
+    wire.ReadyMessage(stream="s", model="m", language="en", endpointing_ms=500, max_utterance_s=12.0),
+    wire.SpeechStartedMessage(channel=0, time=0.1),
+    wire.PartialMessage(channel=0, start=0.0, end=1.0, text="hé", words=(WORD,), stable=0),
+    wire.FinalMessage(channel=1, start=0.0, end=1.0, text="", words=(), cause="endpoint"),
+    wire.UtteranceEndMessage(channel=0, last_word_end=0.75),
+    wire.FinalizedMessage(id=None),
+    wire.ErrorMessage(code="c", message="m"),
+    wire.ClosedMessage(reason="close", seconds=1.0),
 ]
 FROM_CLIENT: list[wire.AnyClientMessage] = [
-    wire.Start(encoding="mulaw", sample_rate=8000),
-    wire.Finalize(id="x"),
-    wire.KeepAlive(),
-    wire.Close(),
+    wire.StartMessage(encoding="mulaw", sample_rate=8000),
+    wire.FinalizeMessage(id="x"),
+    wire.KeepAliveMessage(),
+    wire.CloseMessage(),
 ]
 
 
@@ -42,14 +42,14 @@ def test_messages_come_out_as_they_went_in(form: wire.Format) -> None:
 
 
 def test_audio_is_a_binary_frame_in_json_and_a_message_in_msgpack() -> None:
-    audio = wire.Audio(audio=b"\x00\x01")
+    audio = wire.AudioMessage(audio=b"\x00\x01")
     assert wire.decode_client(b"\x00\x01", wire.Format.JSON) == audio
     assert wire.decode_client(wire.encode(audio, wire.Format.MSGPACK), wire.Format.MSGPACK) == audio
 
 
 def test_a_client_ignores_what_a_newer_server_adds() -> None:
     got, _ = wire.decode_server('{"type": "speech_started", "channel": 0, "time": 1.0, "new": 1}', wire.Format.JSON)
-    assert got == wire.SpeechStarted(channel=0, time=1.0)
+    assert got == wire.SpeechStartedMessage(channel=0, time=1.0)
 
 
 @given(st.binary(max_size=200), st.text(max_size=200))

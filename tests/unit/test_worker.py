@@ -19,7 +19,7 @@ from myna.inference.engines.port import ModelOptions
 from myna.inference.workers import worker
 from myna.inference.workers.ipc import Batch, Hello, Message, Release, Result, Status, Unavailable, Unpacker, encode
 from myna.streaming.errors import EngineUnavailableError
-from myna.streaming.session.jobs import Job, Kind, Missing, Transcript
+from myna.streaming.session.jobs import InferenceJob, JobKind, Missing, Transcript
 
 
 class Front:
@@ -75,7 +75,7 @@ def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Front]]:
 
 def step(utterance: int, held: int, codes: list[int], name: str) -> Batch:
     pcm = np.concatenate([spoken(code) for code in codes]).tobytes()
-    return Batch(0, (Job(name, "s", Kind.INTERIM, pcm, 0.0, utterance=utterance, held=held),))
+    return Batch(0, (InferenceJob(name, "s", JobKind.INTERIM, pcm, 0.0, utterance=utterance, held=held),))
 
 
 def test_it_says_hello_with_what_it_loaded_and_the_memory_that_takes(serving: Callable[..., Front]) -> None:

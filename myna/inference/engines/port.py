@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from myna.streaming.session.jobs import EngineInfo, Job, Outcome
+from myna.streaming.session.jobs import EngineInfo, InferenceJob, Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Engine(Protocol):
         """Take what the largest work takes of memory and time before the first client comes."""
         ...
 
-    def transcribe(self, jobs: Sequence[Job]) -> list[Outcome]:
+    def transcribe(self, jobs: Sequence[InferenceJob]) -> list[Outcome]:
         """Decode a batch; the answers are in the order of the jobs."""
         ...
 

@@ -16,7 +16,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from myna.inference.scheduling.claims import Claim, Claims
-from myna.streaming.session.jobs import Kind
+from myna.streaming.session.jobs import JobKind
 
 WINDOW_S = 30.0
 """What happened longer ago says nothing about now: about five utterances of each stream."""
@@ -77,7 +77,7 @@ class _Served:
     p95_s: float
 
 
-class Headroom:
+class Capacity:
     """One model's. `lanes` work at the same time; `cost` is a first measurement of a second of silence, 0: there is none."""
 
     def __init__(self, lanes: int, cost: float) -> None:
@@ -121,13 +121,13 @@ class Headroom:
             while len(self._audio) > 2 and self._audio[1][0] < now - WINDOW_S - _SETTLE_S:
                 self._audio.popleft()
 
-    def step_done(self, now: float, kind: Kind, audio_s: float, took_s: float, ahead_s: float = 0.0) -> None:
+    def step_done(self, now: float, kind: JobKind, audio_s: float, took_s: float, ahead_s: float = 0.0) -> None:
         """A lane has decoded a batch of so much audio, whose earliest job is not due for another `ahead_s`."""
         took_s = _sane(took_s)
         if audio_s > 0:
             newest = took_s / audio_s
             self.cost += _COST_WEIGHT * (min(newest, _ODD * self.cost) - self.cost) if self.cost else newest
-        final = kind is Kind.FINAL
+        final = kind is JobKind.FINAL
         self._steps.append(_Step(now, took_s, final, final and ahead_s <= _AHEAD_S))
         self._forget(now)
 

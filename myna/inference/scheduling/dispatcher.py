@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from myna.inference.scheduling.scheduler import Scheduler
-from myna.streaming.session.jobs import EngineInfo, Job, Kind
+from myna.streaming.session.jobs import EngineInfo, InferenceJob, JobKind
 
 ALONE_FROM = 2.0
 """A job under way at so many deaths runs alone from then on."""
@@ -34,7 +34,7 @@ class Assignment:
 
     worker: int
     lane: int
-    jobs: tuple[Job, ...]
+    jobs: tuple[InferenceJob, ...]
 
 
 class Death(NamedTuple):
@@ -43,8 +43,8 @@ class Death(NamedTuple):
     `superseded` are interims for which a newer one of their channel waits.
     """
 
-    failed: list[Job]
-    superseded: list[Job]
+    failed: list[InferenceJob]
+    superseded: list[InferenceJob]
 
 
 class Dispatcher:
@@ -59,12 +59,12 @@ class Dispatcher:
         self._shared = Scheduler(engine)
         self._own: dict[int, Scheduler] = {}  # by worker: steps of the utterances it follows
         self._homes: dict[str, int] = {}  # source → the worker that follows its utterance
-        self._lanes: dict[int, list[dict[str, Job]]] = {}  # by worker: what each lane is at, by id
+        self._lanes: dict[int, list[dict[str, InferenceJob]]] = {}  # by worker: what each lane is at, by id
         self._blame: dict[str, float] = {}
         self._came: dict[str, int] = {}  # by job that waits or is under way: its number in the order they came
         self._count = 0
         self._unwanted: set[str] = set()  # under way, but cancelled
-        self._suspects: deque[Job] = deque()
+        self._suspects: deque[InferenceJob] = deque()
         self._reserved: int | None = None
         """The worker that is being emptied for a suspect, or is at one."""
 
@@ -78,7 +78,7 @@ class Dispatcher:
         """How many lanes are busy."""
         return sum(map(self._busy, self._lanes))
 
-    def oldest(self, kind: Kind) -> float | None:
+    def oldest(self, kind: JobKind) -> float | None:
         """Return when the job of this kind that waits longest was due; None if none waits."""
         dues = [due for scheduler in self._schedulers() if (due := scheduler.oldest(kind)) is not None]
         dues += [job.due for job in self._suspects if job.kind is kind]
@@ -113,7 +113,7 @@ class Dispatcher:
         self._rehome(worker)
         return death
 
-    def submit(self, job: Job) -> Job | None:
+    def submit(self, job: InferenceJob) -> InferenceJob | None:
         """Take a job; return the older interim of its channel that it replaces, if any."""
         self._count += 1
         self._came[job.id] = self._count
@@ -153,7 +153,7 @@ class Dispatcher:
                     assignments.append(Assignment(worker, number, tuple(batch)))
         return assignments
 
-    def _scheduler_of(self, job: Job) -> Scheduler:
+    def _scheduler_of(self, job: InferenceJob) -> Scheduler:
         if not job.utterance:
             return self._shared
         home = self._homes.get(job.source)
@@ -161,7 +161,7 @@ class Dispatcher:
             home = self._homes[job.source] = self._least_followed()
         return self._own.setdefault(home, Scheduler(self._engine))
 
-    def _enqueue(self, job: Job) -> Job | None:
+    def _enqueue(self, job: InferenceJob) -> InferenceJob | None:
         """Have a job wait for a lane, one that a dead worker was at too; return the interim that the newer one replaces.
 
         The newer one is of the same speech and is blamed for what the older one is blamed for.
@@ -180,14 +180,14 @@ class Dispatcher:
             self._scheduler_of(job).add(job)
         return older
 
-    def _waiting_interim(self, job: Job) -> Job | None:
+    def _waiting_interim(self, job: InferenceJob) -> InferenceJob | None:
         """Return the interim of this interim's channel that waits, if any."""
-        if job.kind is not Kind.INTERIM:
+        if job.kind is not JobKind.INTERIM:
             return None
-        suspect = (other for other in self._suspects if other.kind is Kind.INTERIM and other.source == job.source)
+        suspect = (other for other in self._suspects if other.kind is JobKind.INTERIM and other.source == job.source)
         return next(suspect, None) or self._scheduler_of(job).interim_of(job.source)
 
-    def _isolate(self, job: Job, other: Job | None) -> None:
+    def _isolate(self, job: InferenceJob, other: InferenceJob | None) -> None:
         """Have a job run alone, in place of the interim of its channel that waits, if there is one."""
         if other is not None and other in self._suspects:
             self._suspects[self._suspects.index(other)] = job

@@ -11,12 +11,12 @@ import heapq
 from collections.abc import Sequence
 
 from myna.streaming.events import samples
-from myna.streaming.session.jobs import EngineInfo, Job, Kind
+from myna.streaming.session.jobs import EngineInfo, InferenceJob, JobKind
 
 _CONSIDERED = 16
 """A batch is put together from so many times its size of the most urgent jobs; looking further costs more than it gains."""
 
-_Entry = tuple[Kind, float, int, str]
+_Entry = tuple[JobKind, float, int, str]
 
 
 class Scheduler:
@@ -26,7 +26,7 @@ class Scheduler:
         self._largest_batch = engine.largest_batch
         self._most_padding = engine.most_padding
         self._interim_window = samples(engine.interim_window_s)
-        self._waiting: dict[str, Job] = {}
+        self._waiting: dict[str, InferenceJob] = {}
         self._interims: dict[str, str] = {}  # by source
         self._ranks: dict[str, float] = {}  # of interims that took another's place: when that was due
         self._order: list[_Entry] = []
@@ -35,10 +35,10 @@ class Scheduler:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, job: Job) -> Job | None:
+    def add(self, job: InferenceJob) -> InferenceJob | None:
         """Take a job; return the older interim it replaces, if any, whose place in the queue it takes."""
         replaced, rank = None, job.due
-        if job.kind is Kind.INTERIM:
+        if job.kind is JobKind.INTERIM:
             if older := self._interims.get(job.source):
                 replaced = self._waiting.pop(older, None)
                 rank = min(rank, self._ranks.pop(older, replaced.due if replaced else rank))
@@ -59,21 +59,21 @@ class Scheduler:
         self._tidy()
         return True
 
-    def interim_of(self, source: str) -> Job | None:
+    def interim_of(self, source: str) -> InferenceJob | None:
         """Return the interim of this channel that waits, if any."""
         return self._waiting.get(self._interims.get(source, ""))
 
-    def head(self) -> tuple[Kind, float] | None:
+    def head(self) -> tuple[JobKind, float] | None:
         """Return kind and due time of the most urgent job; None if nothing waits."""
         while self._order and self._order[0][3] not in self._waiting:
             heapq.heappop(self._order)
         return self._order[0][:2] if self._order else None
 
-    def oldest(self, kind: Kind) -> float | None:
+    def oldest(self, kind: JobKind) -> float | None:
         """Return when the job of this kind that waits longest was due; None if none waits."""
         return min((job.due for job in self._waiting.values() if job.kind is kind), default=None)
 
-    def drain(self) -> list[Job]:
+    def drain(self) -> list[InferenceJob]:
         """Give up every job that waits, in the order they came."""
         jobs = list(self._waiting.values())
         self._waiting.clear()
@@ -82,7 +82,7 @@ class Scheduler:
         self._order.clear()
         return jobs
 
-    def schedule(self) -> list[Job]:
+    def schedule(self) -> list[InferenceJob]:
         """Return the jobs of the next batch, all of one kind; empty if nothing waits."""
         entries = self._most_urgent(1 if self._largest_batch == 1 else _CONSIDERED * self._largest_batch)
         chosen = self._alike([self._waiting[job_id] for *_, job_id in entries])
@@ -105,7 +105,7 @@ class Scheduler:
                 entries.append(entry)
         return entries
 
-    def _alike(self, jobs: Sequence[Job]) -> list[Job]:
+    def _alike(self, jobs: Sequence[InferenceJob]) -> list[InferenceJob]:
         """Return the first job and those of the others that go into a batch with it.
 
         The jobs are parted by length, from the longest down, into as few batches as padding allows; the batch that holds
@@ -124,8 +124,8 @@ class Scheduler:
             total += length
         return [jobs[index] for index in sorted(batch)]
 
-    def _length(self, job: Job) -> int:
-        return min(job.length, self._interim_window) if job.kind is Kind.INTERIM else job.length
+    def _length(self, job: InferenceJob) -> int:
+        return min(job.length, self._interim_window) if job.kind is JobKind.INTERIM else job.length
 
     def _tidy(self) -> None:
         """Let go of the entries of jobs that do not wait any more, when there are many."""
@@ -133,7 +133,7 @@ class Scheduler:
             self._order = [entry for entry in self._order if entry[3] in self._waiting]
             heapq.heapify(self._order)
 
-    def _forget_interim(self, job: Job) -> None:
+    def _forget_interim(self, job: InferenceJob) -> None:
         self._ranks.pop(job.id, None)
         if self._interims.get(job.source) == job.id:
             del self._interims[job.source]

@@ -11,7 +11,7 @@ import msgpack
 
 from myna.streaming.events import Word
 from myna.streaming.policy import Options
-from myna.streaming.session.jobs import EngineInfo, Job, JobError, Kind, Missing, Outcome, Transcript
+from myna.streaming.session.jobs import EngineInfo, InferenceJob, JobError, JobKind, Missing, Outcome, Transcript
 
 _LENGTH = struct.Struct("<I")
 STATUS_EVERY_S = 0.5
@@ -45,7 +45,7 @@ class Batch:
     """Front → worker: decode these at once on this lane, which is free."""
 
     lane: int
-    jobs: tuple[Job, ...]
+    jobs: tuple[InferenceJob, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +98,14 @@ def encode(message: Message) -> bytes:
     return _LENGTH.pack(len(packed)) + packed
 
 
-def _packed(job: Job) -> list[object]:
+def _packed(job: InferenceJob) -> list[object]:
     options = asdict(job.options)
     return [job.id, job.source, int(job.kind), job.pcm, job.due, options, job.utterance, job.held]
 
 
-def _job(packed: tuple[Any, ...]) -> Job:
+def _job(packed: tuple[Any, ...]) -> InferenceJob:
     job_id, source, kind, pcm, due, options, utterance, held = packed
-    return Job(job_id, source, Kind(kind), pcm, due, Options(**options), utterance, held)
+    return InferenceJob(job_id, source, JobKind(kind), pcm, due, Options(**options), utterance, held)
 
 
 def _decode(packed: bytes) -> Message:

@@ -6,7 +6,7 @@ import asyncio
 
 from myna.inference.scheduling.capacity import MEASURED_S
 from myna.streaming.events import samples
-from myna.streaming.session.jobs import EngineInfo, Job, JobError, Kind, Outcome
+from myna.streaming.session.jobs import EngineInfo, InferenceJob, JobError, JobKind, Outcome
 
 _SOURCE = "measurement"
 
@@ -17,7 +17,7 @@ class Measurement:
     def __init__(self, engine: EngineInfo, lanes: int, due: float) -> None:
         length_s = min(MEASURED_S, engine.longest_segment_s)
         pcm = bytes(2 * samples(length_s))
-        self.jobs = [Job(f"{_SOURCE}/{lane}", _SOURCE, Kind.FILE, pcm, due) for lane in range(lanes)]
+        self.jobs = [InferenceJob(f"{_SOURCE}/{lane}", _SOURCE, JobKind.FILE, pcm, due) for lane in range(lanes)]
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._left = lanes
         self._cost = 0.0
@@ -41,6 +41,6 @@ class Measurement:
         self._cost = max(self._cost, took_s / audio_s)
 
 
-def is_measurement(job: Job) -> bool:
+def is_measurement(job: InferenceJob) -> bool:
     """Return whether a job belongs to a measurement, and to no client."""
     return job.source == _SOURCE

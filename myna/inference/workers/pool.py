@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from myna.inference.engines.port import ModelOptions
-from myna.inference.scheduling.capacity import Headroom
+from myna.inference.scheduling.capacity import Capacity
 from myna.inference.scheduling.dispatcher import BLAME, KILLED_BLAME, Dispatcher
 from myna.inference.workers.ipc import STATUS_EVERY_S, Batch, Hello, Message, Release, Result
 from myna.inference.workers.measurement import Measurement, is_measurement
@@ -20,7 +20,7 @@ from myna.runtime.deadlines import Clock
 from myna.runtime.supervisor import Supervisor
 from myna.streaming.errors import EngineUnavailableError
 from myna.streaming.events import seconds
-from myna.streaming.session.jobs import EngineInfo, Job, JobError, Kind, Outcome
+from myna.streaming.session.jobs import EngineInfo, InferenceJob, JobError, JobKind, Outcome
 
 log = structlog.get_logger()
 
@@ -44,7 +44,7 @@ OnResult = Callable[[str, Outcome], None]
 class Step:
     """A batch that a lane has decoded, for those who count. `late_s`: how long after their due times its results came."""
 
-    kind: Kind
+    kind: JobKind
     jobs: int
     audio_s: float
     took_s: float
@@ -56,7 +56,7 @@ class Step:
 class _UnderWay:
     """A batch at a worker, until its last result."""
 
-    jobs: dict[str, Job]
+    jobs: dict[str, InferenceJob]
     count: int
     audio_s: float
     due: float
@@ -66,7 +66,7 @@ class _UnderWay:
     measures: bool
 
     @classmethod
-    def of(cls, jobs: tuple[Job, ...], began: float) -> _UnderWay:
+    def of(cls, jobs: tuple[InferenceJob, ...], began: float) -> _UnderWay:
         now = time.monotonic()
         audio_s = sum(seconds(job.length) for job in jobs)
         by_id, measures = {job.id: job for job in jobs}, all(map(is_measurement, jobs))
@@ -100,7 +100,7 @@ class EnginePool:
         self._stuck_after_s = stuck_after_s
         self._count = workers
         self._dispatcher: Dispatcher | None = None
-        self._headroom: Headroom | None = None
+        self._headroom: Capacity | None = None
         self._waiting: dict[str, tuple[OnResult, float]] = {}  # and when it was asked for
         self._workers: dict[int, WorkerProcess] = {}
         self._batches: dict[tuple[int, int], _UnderWay] = {}
@@ -119,7 +119,7 @@ class EnginePool:
         return self._info
 
     @property
-    def headroom(self) -> Headroom:
+    def headroom(self) -> Capacity:
         """What its work costs, and how much more it can take."""
         assert self._headroom is not None
         return self._headroom
@@ -166,7 +166,7 @@ class EnginePool:
         """How many lanes are at a batch."""
         return len(self._batches)
 
-    def waiting_s(self, kind: Kind) -> float:
+    def waiting_s(self, kind: JobKind) -> float:
         """Return for how long the oldest job of this kind that no lane has taken is overdue."""
         due = self._dispatcher.oldest(kind) if self._dispatcher else None
         return 0.0 if due is None else max(0.0, time.monotonic() - due)
@@ -189,7 +189,7 @@ class EnginePool:
         hello = launched[0][1]
         self._info = hello.info
         self._dispatcher = Dispatcher(hello.info)
-        self._headroom = Headroom(self.lanes, hello.cost)
+        self._headroom = Capacity(self.lanes, hello.cost)
         for number, (worker, greeting) in enumerate(launched):
             self._count_on(number, worker, greeting)
             name = f"worker {number} of {self._options.name}"
@@ -219,7 +219,7 @@ class EnginePool:
         shown = self.headroom.p95(now) is not None or self.headroom.unmeasured_s(now) < every_s
         if shown or self._measurement is not None or not self.complete:
             return
-        oldest = self._dispatcher.oldest(Kind.FILE)  # files may wait for minutes
+        oldest = self._dispatcher.oldest(JobKind.FILE)  # files may wait for minutes
         due = now if oldest is None else oldest - _MEASURE_AHEAD_S
         self._measurement = measurement = Measurement(self.info, self.lanes, due)
         measurement.done.add_done_callback(lambda _: self._on_measured(measurement))
@@ -230,7 +230,7 @@ class EnginePool:
         self._measurement = None
         self.headroom.measured(time.monotonic(), measurement.cost)
 
-    def submit(self, job: Job, on_result: OnResult) -> None:
+    def submit(self, job: InferenceJob, on_result: OnResult) -> None:
         """Have the job decoded, now or as soon as there is a worker; the result is called back once, unless cancelled."""
         assert self._dispatcher is not None
         self.headroom.claims.asked(job.source, time.monotonic())
@@ -332,13 +332,13 @@ class EnginePool:
             if place[0] == number and (job := batch.jobs.pop(message.job_id, None)):
                 if asked_at is not None:
                     batch.late_s.append(max(0.0, now - job.due))
-                    if job.kind is Kind.FINAL:
+                    if job.kind is JobKind.FINAL:
                         self.headroom.final_out(now, now - job.due, job.due - asked_at)
                 if not batch.jobs:
                     del self._batches[place]
                     self._count_step(now, job.kind, batch, message.step_s)
 
-    def _count_step(self, now: float, kind: Kind, batch: _UnderWay, took_s: float) -> None:
+    def _count_step(self, now: float, kind: JobKind, batch: _UnderWay, took_s: float) -> None:
         if batch.measures and self._measurement is not None:
             self._measurement.step_done(batch.audio_s, took_s)
             return

@@ -17,7 +17,7 @@ import structlog
 from myna.runtime.deadlines import Clock
 from myna.runtime.supervisor import Supervisor
 from myna.streaming.speech.segmenter import WINDOW
-from myna.streaming.speech.silero import SileroVad, VoiceMemory
+from myna.streaming.speech.silero import SileroVad, VadMemory
 
 log = structlog.get_logger()
 
@@ -34,7 +34,7 @@ _ENDING_S = 5.0
 
 @dataclass(slots=True)
 class _Request:
-    memory: VoiceMemory
+    memory: VadMemory
     pcm: bytes
     done: Callable[[list[float]], None]
     failed: Callable[[Exception], None]
@@ -44,7 +44,7 @@ class _Request:
     error: Exception | None = None
 
 
-class VoiceActivity:
+class VadWorker:
     """Answers on the event loop it was started on, each channel's requests in their order.
 
     A request that the model fails on fails alone. Where the model fails on everything the thread ends with that error, and is
@@ -73,7 +73,7 @@ class VoiceActivity:
 
     def detect(
         self,
-        memory: VoiceMemory,
+        memory: VadMemory,
         pcm: bytes,
         done: Callable[[list[float]], None],
         failed: Callable[[Exception], None],
@@ -170,7 +170,7 @@ class VoiceActivity:
         if finished:
             self._loop.call_soon_threadsafe(self._answer, finished)
 
-    def _probabilities(self, parts: list[tuple[VoiceMemory, bytes]]) -> list[list[float] | Exception]:
+    def _probabilities(self, parts: list[tuple[VadMemory, bytes]]) -> list[list[float] | Exception]:
         """Return the probabilities of each part, or why there are none. Raises what the model fails with on everything."""
         kept = [(memory.state, memory.context) for memory, _ in parts]
         together = self._attempt(parts)
@@ -180,13 +180,13 @@ class VoiceActivity:
         for part in parts:
             alone = self._attempt([part])
             results.append(alone if isinstance(alone, Exception) else alone[0])
-        silence = self._attempt([(VoiceMemory(), bytes(2 * WINDOW))])
+        silence = self._attempt([(VadMemory(), bytes(2 * WINDOW))])
         if isinstance(silence, Exception):
             _put_back(parts, kept)  # all of it is tried again
             raise silence
         return results
 
-    def _attempt(self, parts: list[tuple[VoiceMemory, bytes]]) -> list[list[float]] | Exception:
+    def _attempt(self, parts: list[tuple[VadMemory, bytes]]) -> list[list[float]] | Exception:
         """Return the probabilities, or what the model failed with: then every memory is as it was before."""
         kept = [(memory.state, memory.context) for memory, _ in parts]
         try:
@@ -217,6 +217,6 @@ class VoiceActivity:
                 log.exception("a stream failed to take its voice activity")
 
 
-def _put_back(parts: list[tuple[VoiceMemory, bytes]], kept: list[tuple[np.ndarray, np.ndarray]]) -> None:
+def _put_back(parts: list[tuple[VadMemory, bytes]], kept: list[tuple[np.ndarray, np.ndarray]]) -> None:
     for (memory, _), (state, context) in zip(parts, kept, strict=True):
         memory.state, memory.context = state, context

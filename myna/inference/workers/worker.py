@@ -40,7 +40,7 @@ from myna.inference.workers.ipc import (
 from myna.runtime.memory import give_back
 from myna.streaming.errors import EngineUnavailableError
 from myna.streaming.events import samples
-from myna.streaming.session.jobs import EngineInfo, Job, JobError, Kind, Outcome
+from myna.streaming.session.jobs import EngineInfo, InferenceJob, JobError, JobKind, Outcome
 
 _NICENESS = 10
 """Of workers that decode on the CPU: the front answers pings and sends words out while every core decodes."""
@@ -48,7 +48,7 @@ _THREAD_DIED = 70
 """Exit status of a worker one of whose threads has died: EX_SOFTWARE of sysexits.h."""
 
 
-def run_batch(engine: Engine, batch: list[Job]) -> list[Result]:
+def run_batch(engine: Engine, batch: list[InferenceJob]) -> list[Result]:
     """Decode a batch; whatever the engine raises becomes each job's error, not the worker's death."""
     began = time.perf_counter()
     outcomes: list[Outcome]
@@ -87,7 +87,7 @@ class Collector:
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class LoadedEngine:
     """A loaded engine: what it can do, and the seconds a second of audio costs it."""
 
     info: EngineInfo
@@ -99,8 +99,8 @@ class _Lane(threading.Thread):
 
     def __init__(self, build: Callable[[], Engine], collector: Collector, tell: Callable[[Message], None]) -> None:
         super().__init__(name="lane", daemon=True)
-        self.ready: Future[Ready] = Future()
-        self._orders: queue.SimpleQueue[tuple[Job, ...] | Release | None] = queue.SimpleQueue()
+        self.ready: Future[LoadedEngine] = Future()
+        self._orders: queue.SimpleQueue[tuple[InferenceJob, ...] | Release | None] = queue.SimpleQueue()
         self._began: float | None = None
         self._build, self._collector, self._tell = build, collector, tell
 
@@ -110,7 +110,7 @@ class _Lane(threading.Thread):
         began = self._began
         return 0.0 if began is None else time.monotonic() - began
 
-    def order(self, what: tuple[Job, ...] | Release | None) -> None:
+    def order(self, what: tuple[InferenceJob, ...] | Release | None) -> None:
         """Have the lane do this after what it is at; None: end."""
         self._orders.put(what)
 
@@ -119,7 +119,7 @@ class _Lane(threading.Thread):
         try:
             engine = self._build()
             engine.warm_up()
-            self.ready.set_result(Ready(engine.info, _cost(engine)))
+            self.ready.set_result(LoadedEngine(engine.info, _cost(engine)))
         except BaseException as error:  # whoever waits for it must know
             self.ready.set_exception(error)
             return
@@ -145,7 +145,7 @@ def _cost(engine: Engine) -> float:
     """Return the seconds that a second of audio costs, as far as silence shows it."""
     length = min(MEASURED_S, engine.info.longest_segment_s)
     began = time.perf_counter()
-    engine.transcribe([Job("cost", "cost", Kind.FILE, bytes(2 * samples(length)), 0.0)])
+    engine.transcribe([InferenceJob("cost", "cost", JobKind.FILE, bytes(2 * samples(length)), 0.0)])
     return (time.perf_counter() - began) / length
 
 

@@ -54,7 +54,7 @@ _NEVER_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ConnectionLimits:
     """Bounds of one server. Durations in seconds; `descriptors`: the process's limit."""
 
     request_within_s: float
@@ -103,7 +103,7 @@ def on_excess(request: web.Request, stop: Callable[[], None]) -> None:
 class Connections:
     """Watches the connections of one server. `dropped` is told the reason for each that is given up."""
 
-    def __init__(self, limits: Limits, dropped: Callable[[str], None], clock: Clock) -> None:
+    def __init__(self, limits: ConnectionLimits, dropped: Callable[[str], None], clock: Clock) -> None:
         self.limits = limits
         self.clock = clock
         self.dropped = dropped

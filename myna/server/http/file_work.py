@@ -8,10 +8,10 @@ from pathlib import Path
 
 import structlog
 
-from myna.batch.fetch import Fetched, FetchError, Limits, fetch
-from myna.batch.address_gate import Gate
+from myna.batch.fetch import Fetched, FetchError, FetchLimits, fetch
+from myna.batch.address_gate import AddressGate
 from myna.batch.job_store import Job
-from myna.batch.transcript import Transcript
+from myna.batch.transcript import FileTranscript
 from myna.server.http.answers import Answers
 from myna.batch.json_pieces import json_pieces
 from myna.server.settings import Settings
@@ -22,11 +22,11 @@ from myna.server.keys import name_of
 from myna.batch.callback import Callback
 from myna.server.dialects.base import ModelWanted
 from myna.runtime.errors import Refusal
-from myna.batch.fairness import Turns
+from myna.batch.fairness import FairTurns
 from myna.server.http.intake import RETRY_S, Intake
 from myna.inference.models import Models
 from myna.server.http.serving import engine_for
-from myna.batch.transcriber import DecodeFailedError, Listener, Sound, Transcriber
+from myna.batch.transcriber import DecodeFailedError, Listener, SoundFile, Transcriber
 from myna.streaming.audio.raw import AudioError, Coded, RawFormat
 from myna.streaming.session.jobs import EngineInfo
 from myna.inference.engines.catalogue import Model
@@ -43,7 +43,7 @@ OptionsOf = Callable[[EngineInfo], Options]
 class Done:
     """A transcript, and what made it."""
 
-    transcript: Transcript
+    transcript: FileTranscript
     model: Model
     engine: EngineInfo
 
@@ -52,14 +52,14 @@ class FileWork:
     """One server's. Every method raises `Refusal`."""
 
     def __init__(
-        self, settings: Settings, models: Models, transcriber: Transcriber, gate: Gate, intake: Intake
+        self, settings: Settings, models: Models, transcriber: Transcriber, gate: AddressGate, intake: Intake
     ) -> None:
         self._settings = settings
         self._models = models
         self._transcriber = transcriber
         self._gate = gate
         self._intake = intake
-        self._turns = Turns(settings.files_at_once)
+        self._turns = FairTurns(settings.files_at_once)
         self.answers = Answers()
 
     async def fetch_job(self, job: Job, path: Path) -> Job:
@@ -100,7 +100,7 @@ class FileWork:
 
     async def fetched(self, url: str, path: Path, grow: Callable[[int], None], share: str) -> Fetched:
         """Fetch the file at an address to `path` for this share; `grow` is told of bytes before they are stored."""
-        limits = Limits(self._settings.max_upload_mb << 20, FETCH_WITHIN_S, self._intake.least_free, grow, share)
+        limits = FetchLimits(self._settings.max_upload_mb << 20, FETCH_WITHIN_S, self._intake.least_free, grow, share)
         try:
             return await fetch(url, path, self._gate, limits)
         except FetchError as error:
@@ -120,7 +120,7 @@ class FileWork:
         begin: Callable[[], Awaitable[None]] | None = None,
     ) -> Done:
         """Return what the file says, in the turn of whose share it takes; `begin` is awaited when that has come."""
-        sound = Sound(path, audio, mix, self._settings.max_file_hours * 3600)
+        sound = SoundFile(path, audio, mix, self._settings.max_file_hours * 3600)
         try:
             async with engine_for(self._models, wanted, unknown="model_not_found") as (model, engine):
                 options = options_of(engine.info)

@@ -17,7 +17,7 @@ import structlog
 from aiohttp import web
 
 from myna.batch.disk import check_free, private_folder
-from myna.batch.address_gate import Gate
+from myna.batch.address_gate import AddressGate
 from myna.server.http import event_stream as eventstream
 from myna.server.operations.admission import Admission
 from myna.server.http.answers import Answer
@@ -72,7 +72,7 @@ class Files:
         models: Models,
         transcriber: Transcriber,
         authentication: Authentication,
-        gate: Gate,
+        gate: AddressGate,
         jobs: JobRunner,
         admission: Admission,
         intake: Intake,

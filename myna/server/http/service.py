@@ -21,9 +21,9 @@ from myna.server.dialects.base import Entry
 from myna.runtime.errors import Refusal
 from myna.server.dialects.deepgram.live import DeepgramEntry
 from myna.server.dialects.openai.rest import error_body
-from myna.server.dialects.openai.realtime_session import Session
+from myna.server.dialects.openai.realtime_session import RealtimeSession
 from myna.server.http.json_answer import compact_answer, json_answer
-from myna.server.operations.gauges import Look
+from myna.server.operations.gauges import Gauges
 from myna.server.operations.metrics import CONTENT_TYPE
 from myna.inference.models import Models
 from myna.server.services import Services
@@ -77,7 +77,7 @@ class Pages:
         transcriber: Transcriber,
         authentication: Authentication,
         admission: Admission,
-        look: Look,
+        look: Gauges,
     ) -> None:
         self._admission = admission
         self._look = look
@@ -224,7 +224,7 @@ class Pages:
         asked = _json_object(await request.read())
         ttl_s = BETA_GRANT_S if beta else realtime_ttl(asked.get("expires_after"))
         patch = asked if beta else asked.get("session") or {}
-        session = Session().patched(patch, beta=beta)
+        session = RealtimeSession().patched(patch, beta=beta)
         value = self._authentication.grant(identity, ttl_s, {"patch": patch, "beta": beta})
         secret = {"value": value, "expires_at": int(time.time()) + ttl_s}
         return secret, session.told(f"sess_{uuid.uuid4().hex}", beta=beta)

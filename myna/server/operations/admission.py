@@ -20,7 +20,7 @@ from myna.server.dialects.base import DialectError
 from myna.runtime.errors import Refusal
 from myna.inference.workers.pool import EnginePool
 from myna.server.operations.metrics import Metrics
-from myna.server.operations.loop_monitor import Pulse
+from myna.server.operations.loop_monitor import LoopMonitor
 from myna.inference.scheduling.claims import Claim
 
 log = structlog.get_logger()
@@ -86,7 +86,7 @@ class Place:
 class Admission:
     """One server's."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, pulse: Pulse) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, pulse: LoopMonitor) -> None:
         self._settings = settings
         self._metrics = metrics
         self._pulse = pulse

@@ -11,26 +11,26 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from myna.server.operations.admission import Admission
 from myna.batch.job_runner import JobRunner
 from myna.inference.models import Models
-from myna.server.operations.loop_monitor import Pulse
-from myna.inference.workers.vad_worker import VoiceActivity
+from myna.server.operations.loop_monitor import LoopMonitor
+from myna.inference.workers.vad_worker import VadWorker
 from myna.media.pool import DecoderPool
 from myna.runtime.supervisor import Supervisor
 from myna.batch.transcriber import Transcriber
-from myna.streaming.session.jobs import Kind
+from myna.streaming.session.jobs import JobKind
 
 
 @dataclass(slots=True)
-class Look:
+class Gauges:
     """At one server."""
 
     streams: Mapping[str, object]
     """The live ones."""
-    vad: VoiceActivity
+    vad: VadWorker
     decoders: DecoderPool
     models: Models
     transcriber: Transcriber
     admission: Admission
-    pulse: Pulse
+    pulse: LoopMonitor
     jobs: JobRunner
     supervisor: Supervisor
 
@@ -80,6 +80,6 @@ class Look:
             restarts.add_metric([name], pool.restarts)
             memory.add_metric([name], pool.memory)
             room.add_metric([name], self.admission.room(pool))
-            for kind in Kind:
+            for kind in JobKind:
                 ages.add_metric([name, kind.name.lower()], pool.waiting_s(kind))
         yield from (channels, workers, busy, lanes, restarts, memory, ages, room)

@@ -13,7 +13,7 @@ _COUNTED_S = 5 * _EVERY_S
 """Time from one beat to the next that counts as awake at most: a loop whose beat is later than that stood still."""
 
 
-class Pulse:
+class LoopMonitor:
     """Measures the loop that `beat` runs on. `on_lag` is told of every beat, in seconds."""
 
     def __init__(self, on_lag: Callable[[float], None], clock: Callable[[], float] = time.monotonic) -> None:

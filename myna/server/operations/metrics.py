@@ -10,7 +10,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from myna.inference.workers.pool import Step
-from myna.streaming.session.jobs import Kind
+from myna.streaming.session.jobs import JobKind
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _DELAYS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
@@ -109,7 +109,7 @@ class Metrics:
             self._batches.labels(model, kind).observe(step.jobs)
             self._decoded.labels(model, kind).inc(step.audio_s)
             self._waits.labels(model, kind).observe(step.waited_s)
-            if step.kind is not Kind.FILE:
+            if step.kind is not JobKind.FILE:
                 delays = self._delays.labels(model, kind)
                 for late_s in step.late_s:
                     delays.observe(late_s)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from aiohttp import web
 
 from myna.batch.addresses import network_of
-from myna.batch.address_gate import Gate
+from myna.batch.address_gate import AddressGate
 from myna.server.operations.admission import Admission
 from myna.server.keys import Authentication, Identity, Scope, credential
 from myna.batch.callback import CallbackSender
@@ -33,7 +33,7 @@ class Upgrade:
     models: Models
     authentication: Authentication
     admission: Admission
-    gate: Gate
+    gate: AddressGate
 
     async def serve(self, request: web.Request, entry: Entry) -> web.StreamResponse:
         """Serve one stream to its end, or refuse it before the upgrade."""

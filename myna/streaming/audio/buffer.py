@@ -5,7 +5,7 @@ from __future__ import annotations
 from myna.streaming.events import SAMPLE_RATE, Span
 
 
-class Tape:
+class AudioBuffer:
     """Int16 audio from sample `start` to sample `end` of the timeline."""
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ import av
 
 from myna.streaming.audio.raw import AudioError, Codec
 from myna.streaming.audio.mp4 import Boxes
-from myna.streaming.audio.frames import Sound
+from myna.streaming.audio.frames import FrameConverter
 from myna.streaming.audio.parts import MOST_IDLE_BYTES, SUPPORTED, Feed, Part, Parts, Readable, sniff
 from myna.streaming.audio.wav import Riff
 
@@ -45,12 +45,12 @@ def decode_container(feed: Feed, *, mix: bool = False, codec: Codec | None = Non
 
     Bytes that begin no container are taken as a stream of `codec`, if one is given.
     """
-    sound = Sound(feed, mix=mix)
+    sound = FrameConverter(feed, mix=mix)
     parts = Parts(feed, sound, codec.value if codec else None)
     decode_parts(parts, sound, PROBING)
 
 
-def decode_parts(parts: Parts, sound: Sound, options: dict[str, str]) -> None:
+def decode_parts(parts: Parts, sound: FrameConverter, options: dict[str, str]) -> None:
     """Decode one container after the other, to the last. Raises `AudioError`."""
     while (part := parts.next()) is not None:
         sound.begin()
@@ -65,7 +65,7 @@ def decode_parts(parts: Parts, sound: Sound, options: dict[str, str]) -> None:
     sound.finish()
 
 
-def _plain(part: Part, riff: Riff, sound: Sound) -> bool:
+def _plain(part: Part, riff: Riff, sound: FrameConverter) -> bool:
     """Put the samples of a WAV into the sound, without FFmpeg's delays; return whether they are plain ones."""
     data = b""
     while riff.head_size is None and (more := part.read(_READ)):
@@ -106,7 +106,7 @@ def _from_index(part: Part, boxes: Boxes) -> Readable:
     return whole
 
 
-def decode_media(source: Readable | str, name: str, sound: Sound, part: Part | None, options: dict[str, str]) -> None:
+def decode_media(source: Readable | str, name: str, sound: FrameConverter, part: Part | None, options: dict[str, str]) -> None:
     """Decode the first sound track of a container in FFmpeg's format `name`. Raises `AudioError` if there is none.
 
     What was decoded of a stream that breaks off is kept. `part` knows the bytes where they are read one after another.
@@ -124,7 +124,7 @@ def decode_media(source: Readable | str, name: str, sound: Sound, part: Part | N
         raise AudioError(f"the {name} stream cannot be decoded: {error}") from error
 
 
-def _decode(container: av.container.InputContainer, name: str, sound: Sound, part: Part | None) -> None:
+def _decode(container: av.container.InputContainer, name: str, sound: FrameConverter, part: Part | None) -> None:
     stamped = name in _STAMPED
     begins: int | None = container.start_time  # PyAV's types leave out that it may be unknown
     origin = None if begins is None else begins / av.time_base

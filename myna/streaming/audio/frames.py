@@ -28,7 +28,7 @@ class Sink(Protocol):
         ...
 
 
-class Sound:
+class FrameConverter:
     """The sound of one stream or file, through all that its frames change to.
 
     It has as many channels as its first frame, or one if they are mixed: a single channel that comes later is heard on

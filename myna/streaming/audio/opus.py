@@ -6,7 +6,7 @@ import av
 
 from myna.streaming.audio.raw import AudioError
 from myna.streaming.audio.container import PROBING, decode_parts
-from myna.streaming.audio.frames import Sound
+from myna.streaming.audio.frames import FrameConverter
 from myna.streaming.audio.parts import Feed, FlushAsked, Parts
 
 _RATE = 48_000
@@ -17,7 +17,7 @@ _MOST_BAD_PACKETS = 50
 
 def decode_opus(feed: Feed, channels: int, *, mix: bool = False) -> None:
     """Decode packets to their end; if they turn out to be an Ogg stream, as that. Raises `AudioError`."""
-    sound = Sound(feed, mix=mix)
+    sound = FrameConverter(feed, mix=mix)
     packet = _next(feed, sound)
     if packet is not None and packet.startswith(b"OggS"):
         parts = Parts(feed, sound)
@@ -46,7 +46,7 @@ def decode_opus(feed: Feed, channels: int, *, mix: bool = False) -> None:
     sound.finish()
 
 
-def _next(feed: Feed, sound: Sound) -> bytes | None:
+def _next(feed: Feed, sound: FrameConverter) -> bytes | None:
     sound.settle()
     while True:
         try:

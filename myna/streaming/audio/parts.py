@@ -6,7 +6,7 @@ from typing import Protocol
 
 from myna.streaming.audio.raw import AudioError
 from myna.streaming.audio.cutting import ID3, Cutter, cutter, id3_size
-from myna.streaming.audio.frames import Sink, Sound
+from myna.streaming.audio.frames import Sink, FrameConverter
 
 SUPPORTED = "WAV, FLAC, MP3, Ogg, WebM and Matroska, MP4/M4A/MOV, AAC (ADTS), AMR, AIFF, AU, CAF, AVI, WMA, MPEG"
 _MAGIC = (
@@ -81,7 +81,7 @@ def sniff(head: bytes) -> str | None:
 class Parts:
     """The containers in a feed. Bytes that begin none are taken as a stream of `codec` at first, if there is one."""
 
-    def __init__(self, feed: Readable, sound: Sound, codec: str | None = None) -> None:
+    def __init__(self, feed: Readable, sound: FrameConverter, codec: str | None = None) -> None:
         self._feed = feed
         self._sound = sound
         self._codec = codec

@@ -13,8 +13,8 @@ from myna.streaming.session.jobs import Transcript
 from myna.streaming.events import Word, samples, seconds
 from myna.streaming.session.hypothesis import bare, final_words
 from myna.streaming.session.pending import Decode
-from myna.streaming.policy import Gate
-from myna.streaming.speech.segmenter import Closed
+from myna.streaming.policy import PlausibilityGate
+from myna.streaming.speech.segmenter import ClosedSegment
 
 _SURE = samples(0.2)
 """Less speech than this is a click or a breath; the shortest words ("yes") have more, and cost little to repeat."""
@@ -28,18 +28,18 @@ _SPARSE_FROM_S = 3.0
 """Of shorter speech the letters are not counted: one slow word is enough."""
 
 
-def is_sure(closed: Closed, gate: Gate) -> bool:
+def is_sure(closed: ClosedSegment, gate: PlausibilityGate) -> bool:
     """Return whether a segment is speech for certain, and long enough to hold a word."""
     return closed.speech is not None and closed.voice >= gate.sure_voice and _voiced(closed) >= _SURE
 
 
-def doubts(closed: Closed, decode: Decode, words: Sequence[Word], gate: Gate) -> bool:
+def doubts(closed: ClosedSegment, decode: Decode, words: Sequence[Word], gate: PlausibilityGate) -> bool:
     """Return whether a decode is to be repeated: it is of sure speech, and its `words` are not credible."""
     again = decode.again is not None and isinstance(decode.outcome, Transcript)
     return again and is_sure(closed, gate) and not is_credible(closed, words)
 
 
-def words_of(closed: Closed, decode: Decode, gate: Gate, settled: Sequence[Word]) -> tuple[Word, ...]:
+def words_of(closed: ClosedSegment, decode: Decode, gate: PlausibilityGate, settled: Sequence[Word]) -> tuple[Word, ...]:
     """Return the words of a segment for good; `settled` are the final ones before.
 
     The first credible hearing is taken; without any the first that has words and that the gate lets pass.
@@ -54,7 +54,7 @@ def words_of(closed: Closed, decode: Decode, gate: Gate, settled: Sequence[Word]
     return passed
 
 
-def is_credible(closed: Closed, words: Sequence[Word]) -> bool:
+def is_credible(closed: ClosedSegment, words: Sequence[Word]) -> bool:
     """Return whether these can be the words of a segment of sure speech."""
     voiced_s = seconds(_voiced(closed))
     letters = sum(len(bare(word.text)) for word in words)
@@ -62,7 +62,7 @@ def is_credible(closed: Closed, words: Sequence[Word]) -> bool:
     return bool(words) and not sparse and not _loops([bare(word.text) for word in words])
 
 
-def _voiced(closed: Closed) -> int:
+def _voiced(closed: ClosedSegment) -> int:
     """Return how many samples of a segment are speech, its longer pauses left out."""
     speech = closed.speech
     if speech is None:

@@ -47,7 +47,7 @@ def fitted(policy: Policy, engine: EngineInfo) -> Policy:
     )
 
 
-class Coverage:
+class DecodeWindow:
     """The spans decodes of one channel cover; `longest` is the most samples the engine takes at once."""
 
     def __init__(self, policy: Policy, longest: int, segmenter: Segmenter) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from rapidfuzz.distance import Levenshtein
 
 from myna.streaming.events import Span, Word, seconds
-from myna.streaming.speech.segmenter import Closed
+from myna.streaming.speech.segmenter import ClosedSegment
 
 _SECONDS_WEIGH = 2.0
 """What a second on the wrong side of the seam costs, in words: times from attention are off by 50 ms in the median, and a
@@ -26,7 +26,7 @@ QUIET_ONSET_S = 0.3
 """A first word may begin so long before speech was noticed, no longer: attention is drawn into the silence before it."""
 
 
-def final_words(closed: Closed, audio: Span, heard: Sequence[Word], settled: Sequence[Word]) -> tuple[Word, ...]:
+def final_words(closed: ClosedSegment, audio: Span, heard: Sequence[Word], settled: Sequence[Word]) -> tuple[Word, ...]:
     """Return the words of a segment for good.
 
     `heard` are those of the decode that covers `audio`, with times from its start; `settled` the final ones before.

@@ -9,7 +9,7 @@ from myna.streaming.events import Word
 from myna.streaming.policy import Options
 
 
-class Kind(IntEnum):
+class JobKind(IntEnum):
     """What a job is for; the lower the sooner."""
 
     FINAL = 0
@@ -18,7 +18,7 @@ class Kind(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class InferenceJob:
     """Audio to decode: `pcm` is int16 mono at 16 kHz, native byte order. `source` names the channel it belongs to.
 
     An interim job may be the next step of an utterance that the engine follows: `utterance` numbers it (0: the job stands
@@ -30,7 +30,7 @@ class Job:
 
     id: str
     source: str
-    kind: Kind
+    kind: JobKind
     pcm: bytes
     due: float
     options: Options = field(default_factory=Options)
@@ -88,7 +88,7 @@ class EngineInfo:
     interim_window_s: float = 3600.0
     """An interim encodes at most so much of its utterance, however long that is; 0: equal parts, whatever the length."""
     incremental: bool = False
-    """Whether interims are steps of an utterance the engine follows; see `Job.utterance`."""
+    """Whether interims are steps of an utterance the engine follows; see `InferenceJob.utterance`."""
     keyterms: bool = False
     """Whether words can be made likelier for one stream."""
     version: str = ""

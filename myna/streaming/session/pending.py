@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from myna.streaming.session.jobs import Kind, Outcome
+from myna.streaming.session.jobs import JobKind, Outcome
 from myna.streaming.events import Cause, Span, Trigger, Word
 from myna.streaming.policy import Options, Policy
-from myna.streaming.speech.segmenter import Closed
+from myna.streaming.speech.segmenter import ClosedSegment
 
 
 @dataclass(slots=True)
@@ -16,7 +16,7 @@ class Decode:
 
     audio: Span
     job_id: str
-    kind: Kind
+    kind: JobKind
     again: Span | None = None
     """The window in which it is repeated should its outcome not be credible; None: it is not, or has been."""
     outcome: Outcome | None = None
@@ -53,7 +53,7 @@ class Decode:
 class Waiting:
     """A segment that is cut but not final yet; without a decode it is empty."""
 
-    closed: Closed
+    closed: ClosedSegment
     decode: Decode | None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from myna.streaming.session.jobs import Job
+from myna.streaming.session.jobs import InferenceJob
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Detect:
 class Submit:
     """Request: decode this."""
 
-    job: Job
+    job: InferenceJob
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +31,10 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
+class ReleaseUtterance:
     """Request: the engine need not follow this channel's utterance any further."""
 
     source: str
 
 
-Request = Detect | Submit | Cancel | Release
+Request = Detect | Submit | Cancel | ReleaseUtterance

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from myna.streaming.session.decode_window import INTERIM_OVERLAP, Coverage, fitted
+from myna.streaming.session.decode_window import INTERIM_OVERLAP, DecodeWindow, fitted
 from myna.streaming.session.credibility import doubts, is_sure
-from myna.streaming.session.jobs import EngineInfo, Job, Kind, Missing, Outcome, Transcript
+from myna.streaming.session.jobs import EngineInfo, InferenceJob, JobKind, Missing, Outcome, Transcript
 from myna.streaming.events import (
     Cause,
     Configured,
@@ -21,7 +21,7 @@ from myna.streaming.events import (
     Span,
     SpeechStarted,
     SpeechStopped,
-    Tentative,
+    Interim,
     Trigger,
     TurnEager,
     TurnResumed,
@@ -33,11 +33,11 @@ from myna.streaming.session.following import Following
 from myna.streaming.session.hypothesis import agreed, in_order, new_words
 from myna.streaming.session.pending import Barrier, Change, Decode, TurnEnd, Waiting
 from myna.streaming.policy import Options, Policy
-from myna.streaming.session.requests import Cancel, Detect, Release, Request, Submit
-from myna.streaming.speech.segmenter import WINDOW, Closed, Decision, Gap, Onset, Pause, Resumed, Segmenter
-from myna.streaming.audio.buffer import Tape
+from myna.streaming.session.requests import Cancel, Detect, ReleaseUtterance, Request, Submit
+from myna.streaming.speech.segmenter import WINDOW, ClosedSegment, Decision, Gap, Onset, Pause, Resumed, Segmenter
+from myna.streaming.audio.buffer import AudioBuffer
 from myna.streaming.session.timeline import Timeline
-from myna.streaming.speech.turns import Eager, Over, Turns
+from myna.streaming.speech.turns import Eager, Over, TurnDetector
 
 FIRST_INTERIM = samples(0.5)
 """Speech heard before the first tentative transcript of an utterance: less gives guesses."""
@@ -56,11 +56,11 @@ class Session:
         self._engine = engine
         self._policy = fitted(policy, engine)
         self._options = options
-        self._turns = Turns(self._policy.turns) if self._policy.turns else None
+        self._turns = TurnDetector(self._policy.turns) if self._policy.turns else None
         self._progress_at = 0
         self._segmenter = Segmenter(self._policy)
-        self._coverage = Coverage(self._policy, samples(engine.longest_segment_s), self._segmenter)
-        self._tape = Tape()
+        self._coverage = DecodeWindow(self._policy, samples(engine.longest_segment_s), self._segmenter)
+        self._tape = AudioBuffer()
         self._asked = 0  # samples for which voice activity was asked
         self._barriers: deque[Barrier | Change] = deque()
         self._timeline = Timeline(channel)
@@ -95,7 +95,7 @@ class Session:
         return len(self._tape)
 
     def push(self, pcm: bytes, due: float) -> None:
-        """Take the next int16 samples; `due` is when their decode ought to start (see `Job.due`)."""
+        """Take the next int16 samples; `due` is when their decode ought to start (see `InferenceJob.due`)."""
         self._tape.append(pcm)
         self._due = due
         whole = (self.received - self._asked) // WINDOW * WINDOW
@@ -173,7 +173,7 @@ class Session:
         decodes = [*self._timeline.decodes, self._speculative, *self._interims.values()]
         open_decodes = [decode for decode in decodes if decode and decode.outcome is None]
         cancels: list[Request] = [Cancel(decode.job_id) for decode in open_decodes]
-        return [*cancels, Release(self._name)] if self._following.number else cancels
+        return [*cancels, ReleaseUtterance(self._name)] if self._following.number else cancels
 
     def _reach(self, barrier: Barrier) -> None:
         self._barriers.append(barrier)
@@ -223,7 +223,7 @@ class Session:
             self._segmenter.adopt(policy)
             self._coverage.adopt(policy)
             if policy.turns is None or self._turns is None:
-                self._turns = Turns(policy.turns) if policy.turns else None
+                self._turns = TurnDetector(policy.turns) if policy.turns else None
             else:
                 self._turns.policy = policy.turns
         if change.token is not None:
@@ -241,7 +241,7 @@ class Session:
                     self._speculative = self._decode_final(speech, audio, self._due + self._segmenter.ahead_s)
                 case Resumed():
                     self._on_resumed()
-                case Closed():
+                case ClosedSegment():
                     self._on_closed(decision)
                 case Gap():
                     self._timeline.append(decision)
@@ -258,7 +258,7 @@ class Session:
         else:
             self._drop_speculative()
 
-    def _on_closed(self, closed: Closed) -> None:
+    def _on_closed(self, closed: ClosedSegment) -> None:
         self._drop_interim()
         self._interim_repeated = False
         decode = None
@@ -278,7 +278,7 @@ class Session:
         if self._turns is not None and closed.cause is Cause.LENGTH and closed.speech:
             self._bound_turn(self._turns, closed.speech, closed.span.end)
 
-    def _bound_turn(self, turns: Turns, speech: Span, at: int) -> None:
+    def _bound_turn(self, turns: TurnDetector, speech: Span, at: int) -> None:
         """End the turn at `at`, where its segment with this speech was cut, if it has become too long."""
         if turns.is_too_long(speech, at):
             self._timeline.append(TurnEnd(at, Trigger.TIMEOUT, turns.confidence))
@@ -321,11 +321,11 @@ class Session:
     def _words_if_over(self, start: int, speculative: Decode) -> tuple[Word, ...]:
         return self._timeline.words_of(Waiting(self._closed_here(start), speculative), self._policy.gate)
 
-    def _closed_here(self, start: int) -> Closed:
+    def _closed_here(self, start: int) -> ClosedSegment:
         """Return the open segment, whose speech begins at `start`, as it would be if it ended here."""
         segmenter = self._segmenter
         so_far, speech = Span(segmenter.open_start, segmenter.position), Span(start, segmenter.speech_end)
-        return Closed(so_far, speech, segmenter.voice, Cause.ENDPOINT, segmenter.pauses)
+        return ClosedSegment(so_far, speech, segmenter.voice, Cause.ENDPOINT, segmenter.pauses)
 
     def _on_speculative(self, speculative: Decode, outcome: Outcome) -> None:
         """Tell what the pause's decode heard, or repeat it at once if it is not credible."""
@@ -370,14 +370,14 @@ class Session:
     def _ask_interim(self, started: int, now: int) -> None:
         if not self._follows:
             audio = self._coverage.of_interim(started, now, self._tape.start)
-            self._note_interim(Decode(audio, self._submit(audio, Kind.INTERIM, self._due), Kind.INTERIM))
+            self._note_interim(Decode(audio, self._submit(audio, JobKind.INTERIM, self._due), JobKind.INTERIM))
             return
         following = self._following
         if following.start is None:
             following.begin(self._coverage.of_utterance(started, now, self._tape.start).start)
         number, held, fresh = following.step(now)
-        job_id = self._submit(fresh, Kind.INTERIM, self._due, utterance=number, held=held)
-        self._note_interim(Decode(Span(fresh.start - held, fresh.end), job_id, Kind.INTERIM))
+        job_id = self._submit(fresh, JobKind.INTERIM, self._due, utterance=number, held=held)
+        self._note_interim(Decode(Span(fresh.start - held, fresh.end), job_id, JobKind.INTERIM))
 
     def _note_interim(self, interim: Decode) -> None:
         self._interims[interim.job_id] = interim
@@ -385,7 +385,7 @@ class Session:
     def _on_interim(self, interim: Decode, outcome: Outcome) -> None:
         following = self._following
         if isinstance(outcome, Transcript):
-            if interim.kind is Kind.INTERIM and following.start is not None:
+            if interim.kind is JobKind.INTERIM and following.start is not None:
                 following.heard = interim.audio.end
             if not self._repeats_interim(interim, outcome):
                 self._tell(interim.audio, outcome)
@@ -407,7 +407,7 @@ class Session:
         if audio is None:
             return False
         self._interim_repeated = True
-        self._note_interim(Decode(audio, self._submit(audio, Kind.INTERIM, self._due), interim.kind))
+        self._note_interim(Decode(audio, self._submit(audio, JobKind.INTERIM, self._due), interim.kind))
         return True
 
     def _tell(self, audio: Span, transcript: Transcript) -> None:
@@ -432,7 +432,7 @@ class Session:
         stable = agreed(self._tentative, words)
         self._tentative = words
         span = Span(open_start, max(audio.end, open_start))
-        self._events.append(Tentative(channel=self._channel, span=span, words=words, stable=stable))
+        self._events.append(Interim(channel=self._channel, span=span, words=words, stable=stable))
         if self._turns is not None:
             self._events += self._timeline.begin_turn(words)
         gap_ms = self._policy.gap_ms
@@ -458,15 +458,15 @@ class Session:
         self._forget()
 
     def _decode_final(self, speech: Span, audio: Span, due: float) -> Decode:
-        kind = Kind.FINAL if self._policy.live else Kind.FILE
+        kind = JobKind.FINAL if self._policy.live else JobKind.FILE
         again = self._coverage.of_repeat(speech, audio, self._tape.start)
         return Decode(audio, self._submit(audio, kind, due), kind, again)
 
-    def _submit(self, audio: Span, kind: Kind, due: float, *, utterance: int = 0, held: int = 0) -> str:
+    def _submit(self, audio: Span, kind: JobKind, due: float, *, utterance: int = 0, held: int = 0) -> str:
         self._count += 1
         job_id = f"{self._name}/{self._count}"
         pcm = self._tape.cut(audio)
-        job = Job(job_id, self._name, kind, pcm, due, self._options, utterance, held)
+        job = InferenceJob(job_id, self._name, kind, pcm, due, self._options, utterance, held)
         self._requests.append(Submit(job))
         return job_id
 

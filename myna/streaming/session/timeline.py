@@ -23,7 +23,7 @@ from myna.streaming.events import (
     seconds,
 )
 from myna.streaming.session.pending import Barrier, Decode, TurnEnd, Waiting
-from myna.streaming.policy import Gate
+from myna.streaming.policy import PlausibilityGate
 from myna.streaming.speech.segmenter import Gap
 
 
@@ -79,7 +79,7 @@ class Timeline:
         self.in_turn = True
         return [TurnStarted(channel=self._channel, at=samples(words[0].start))]
 
-    def drain(self, gate: Gate, *, turns: bool) -> list[Event]:
+    def drain(self, gate: PlausibilityGate, *, turns: bool) -> list[Event]:
         """Return what can be told by now; `gate` says what is speech, `turns` whether turns are told."""
         told: list[Event] = []
         self.doubted = None
@@ -117,11 +117,11 @@ class Timeline:
         while len(self.words) > 1 and self.words[0].end < seconds(before):
             self.words.popleft()
 
-    def words_of(self, segment: Waiting, gate: Gate) -> tuple[Word, ...]:
+    def words_of(self, segment: Waiting, gate: PlausibilityGate) -> tuple[Word, ...]:
         """Return the words of a segment, were everything before it final."""
         return words_of(segment.closed, segment.decode, gate, self.words) if segment.decode else ()
 
-    def _finish(self, segment: Waiting, words: tuple[Word, ...], gate: Gate, *, turns: bool) -> list[Event]:
+    def _finish(self, segment: Waiting, words: tuple[Word, ...], gate: PlausibilityGate, *, turns: bool) -> list[Event]:
         closed, decode = segment.closed, segment.decode
         told: list[Event] = []
         match decode and decode.outcome:

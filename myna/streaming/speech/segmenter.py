@@ -70,7 +70,7 @@ class Resumed:
 
 
 @dataclass(frozen=True, slots=True)
-class Closed:
+class ClosedSegment:
     """A segment is cut. `speech` is the part worth decoding (None: nothing to hear), `voice` how surely it is speech.
 
     `pauses` are the silences inside it, and behind its speech, that are as long as an announced one.
@@ -88,7 +88,7 @@ class Gap:
     """No speech for as long as the policy's gap (or endpoint); what was said before has been closed."""
 
 
-Decision = Onset | Pause | Resumed | Closed | Gap
+Decision = Onset | Pause | Resumed | ClosedSegment | Gap
 
 
 class Segmenter:
@@ -144,7 +144,7 @@ class Segmenter:
         self._forget()
         return decisions
 
-    def close(self, at: int, cause: Cause) -> Closed:
+    def close(self, at: int, cause: Cause) -> ClosedSegment:
         """Cut at `at` whatever is open: the client asks, the stream ends, or (an endpoint) its audio stays away."""
         if cause is Cause.ENDPOINT:
             self.in_utterance = self._gap_ahead = False
@@ -153,13 +153,13 @@ class Segmenter:
             speech = Span(self.speech_start, max(at, self.speech_start))
         return self._close(max(at, self.open_start), speech, cause)
 
-    def end_utterance(self) -> Closed:
+    def end_utterance(self) -> ClosedSegment:
         """Cut here, as an endpoint does: what was said is complete."""
         speech = None if self.speech_start is None else Span(self.speech_start, self.speech_end)
         self.in_utterance = False
         return self._close(self.position, speech, Cause.ENDPOINT)
 
-    def part(self, at: int, cause: Cause) -> Closed:
+    def part(self, at: int, cause: Cause) -> ClosedSegment:
         """Cut at `at` inside speech, which goes on."""
         assert self.speech_start is not None
         closed = self._close(at, Span(self.speech_start, at), cause)
@@ -227,7 +227,7 @@ class Segmenter:
             return [Pause(Span(self.speech_start, self.speech_end))]
         return []
 
-    def _due_cut(self) -> Closed | None:
+    def _due_cut(self) -> ClosedSegment | None:
         if not self.in_utterance:
             return None
         silence = self.silence
@@ -254,7 +254,7 @@ class Segmenter:
             self.in_utterance = False
         return [*decisions, Gap()]
 
-    def _due_silence(self) -> Closed | None:
+    def _due_silence(self) -> ClosedSegment | None:
         if self._silence is None or self.speech_start is not None or self._run:
             return None
         if self.position - max(self.open_start, self.speech_end) < self._silence:
@@ -266,14 +266,14 @@ class Segmenter:
         share = min(1.0, (length - self._soft) / max(1, self._hard - self._soft))
         return round(longest + share * (min(SHORTEST_PAUSE, longest) - longest))
 
-    def _close(self, at: int, speech: Span | None, cause: Cause) -> Closed:
+    def _close(self, at: int, speech: Span | None, cause: Cause) -> ClosedSegment:
         if self._paused and at > self.speech_end:
             self._pauses.append(Span(self.speech_end, at))
         pauses = tuple(pause for pause in self._pauses if pause.start < at)
         voice = 0.0
         if speech:
             voice = self._strength(Span(speech.start, max(speech.start, min(speech.end, self.speech_end))), pauses)
-        closed = Closed(Span(self.open_start, at), speech, voice, cause, pauses)
+        closed = ClosedSegment(Span(self.open_start, at), speech, voice, cause, pauses)
         self._pauses = [pause for pause in self._pauses if pause.start >= at]
         self.open_start = at
         self.speech_start = None

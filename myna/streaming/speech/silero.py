@@ -26,7 +26,7 @@ _REVISION = 1
 
 
 @dataclass(slots=True)
-class VoiceMemory:
+class VadMemory:
     """What the model remembers of one channel between windows."""
 
     state: np.ndarray = field(default_factory=lambda: np.zeros(_STATE, np.float32))
@@ -42,7 +42,7 @@ class SileroVad:
         graph = _sequence_graph(model or installed_model())
         self._model = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
 
-    def probabilities(self, parts: Sequence[tuple[VoiceMemory, bytes]]) -> list[list[float]]:
+    def probabilities(self, parts: Sequence[tuple[VadMemory, bytes]]) -> list[list[float]]:
         """Return for each part, int16 samples of whole windows that continue its memory, one probability a window.
 
         Each memory may appear once. Results do not depend on what else is in the call.

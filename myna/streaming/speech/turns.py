@@ -84,7 +84,7 @@ def confidence(silence: int, words: Sequence[Word], rest: int = 0) -> float:
     return 1 / (1 + math.exp(-known - _PER_LOG_SECOND * math.log(seconds(silence))))
 
 
-class Turns:
+class TurnDetector:
     """One channel's turns. Ask it at every window, and whenever more is known."""
 
     def __init__(self, policy: TurnPolicy) -> None:

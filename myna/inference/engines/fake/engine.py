@@ -16,7 +16,7 @@ import numpy as np
 
 from myna.inference.engines.port import ModelOptions
 from myna.streaming.events import SAMPLE_RATE, Word
-from myna.streaming.session.jobs import EngineInfo, Job, JobError, Missing, Outcome, Transcript
+from myna.streaming.session.jobs import EngineInfo, InferenceJob, JobError, Missing, Outcome, Transcript
 
 WORD = 4800
 """Samples a fake word lasts (300 ms)."""
@@ -92,13 +92,13 @@ class FakeEngine:
         """Forget the utterance followed for this channel."""
         self._followed.pop(source, None)
 
-    def transcribe(self, jobs: Sequence[Job]) -> list[Outcome]:
+    def transcribe(self, jobs: Sequence[InferenceJob]) -> list[Outcome]:
         """Decode each job by itself."""
         if cost := self._settings.seconds_per_audio_second * sum(job.length for job in jobs) / SAMPLE_RATE:
             time.sleep(cost)
         return [self._transcribe(job) for job in jobs]
 
-    def _transcribe(self, job: Job) -> Outcome:
+    def _transcribe(self, job: InferenceJob) -> Outcome:
         self._jobs += 1
         said = {word.text for word in heard(np.frombuffer(job.pcm, np.int16))}
         if self._jobs == self._settings.crash_at or f"w{CRASH}" in said:

@@ -20,7 +20,7 @@ from myna.inference.engines.registry import MOONSHINE
 from myna.runtime.memory import keep_steady
 from myna.streaming.errors import EngineUnavailableError
 from myna.streaming.events import SAMPLE_RATE, Word
-from myna.streaming.session.jobs import EngineInfo, Job, JobError, Kind, Outcome, Transcript
+from myna.streaming.session.jobs import EngineInfo, InferenceJob, JobError, JobKind, Outcome, Transcript
 
 INFO = EngineInfo(
     name=MOONSHINE.name,
@@ -85,16 +85,16 @@ class MoonshineEngine:
         """Decode the longest job there can be."""
         keep_steady()
         longest = bytes(2 * int(self._info.longest_segment_s * SAMPLE_RATE))
-        self.transcribe([Job("warm-up", "warm-up", Kind.FILE, longest, 0.0)])
+        self.transcribe([InferenceJob("warm-up", "warm-up", JobKind.FILE, longest, 0.0)])
 
-    def transcribe(self, jobs: Sequence[Job]) -> list[Outcome]:
+    def transcribe(self, jobs: Sequence[InferenceJob]) -> list[Outcome]:
         """Decode each job by itself."""
         return [self._transcribe(job) for job in jobs]
 
     def release(self, source: str) -> None:
         """Do nothing: no utterance is followed."""
 
-    def _transcribe(self, job: Job) -> Outcome:
+    def _transcribe(self, job: InferenceJob) -> Outcome:
         if job.length < SHORTEST:
             return Transcript((), 0.0)
         longest_s = self._info.longest_segment_s

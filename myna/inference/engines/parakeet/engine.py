@@ -19,7 +19,7 @@ from myna.inference.engines.parakeet.model import ParakeetModel
 from myna.inference.engines.port import ModelOptions
 from myna.streaming.errors import EngineUnavailableError
 from myna.streaming.events import SAMPLE_RATE, samples, seconds
-from myna.streaming.session.jobs import EngineInfo, Job, JobError, Kind, Outcome, Transcript
+from myna.streaming.session.jobs import EngineInfo, InferenceJob, JobError, JobKind, Outcome, Transcript
 
 LONGEST_S = 40.0
 """Longest job: what Parakeet's training utterances reach at most (NVIDIA's model cards filter at 40 s)."""
@@ -59,16 +59,16 @@ class ParakeetEngine:
         """
         longest, short = bytes(2 * self._longest), bytes(2 * SAMPLE_RATE)
         on_gpu = self._model.device.type == "cuda"
-        for kind in (Kind.FINAL, Kind.INTERIM):
+        for kind in (JobKind.FINAL, JobKind.INTERIM):
             self.transcribe([_silent(longest, kind, n) for n in range(self._batch if on_gpu else 1)])
             self.transcribe([_silent(short, kind, n) for n in range(self._batch)])
         for n in range(self._batch):
-            self.release(_silent(b"", Kind.INTERIM, n).source)
+            self.release(_silent(b"", JobKind.INTERIM, n).source)
 
-    def transcribe(self, jobs: Sequence[Job]) -> list[Outcome]:
+    def transcribe(self, jobs: Sequence[InferenceJob]) -> list[Outcome]:
         """Decode a batch; the answers are in the order of the jobs."""
         outcomes: dict[str, Outcome] = {}
-        whole, steps = list[Job](), list[Job]()
+        whole, steps = list[InferenceJob](), list[InferenceJob]()
         for job in jobs:
             if job.length > self._longest and not job.utterance:
                 outcomes[job.id] = JobError(
@@ -87,7 +87,7 @@ class ParakeetEngine:
         """Forget the utterance followed for this channel."""
         self._follower.release(source)
 
-    def _offline(self, jobs: Sequence[Job]) -> list[Outcome]:
+    def _offline(self, jobs: Sequence[InferenceJob]) -> list[Outcome]:
         encoded = self._model.encode([np.frombuffer(job.pcm, np.int16) for job in jobs])
         found, _ = self._model.decode(encoded, keyterms=[job.options.keyterms for job in jobs])
         return [
@@ -95,7 +95,9 @@ class ParakeetEngine:
             for tokens in found
         ]
 
-    def _afforded(self, jobs: Sequence[Job], run: Callable[[Sequence[Job]], list[Outcome]]) -> list[Outcome]:
+    def _afforded(
+        self, jobs: Sequence[InferenceJob], run: Callable[[Sequence[InferenceJob]], list[Outcome]]
+    ) -> list[Outcome]:
         """Run the jobs, in as many parts as the device's memory asks for."""
         if len(jobs) > 1 and _padded(jobs) > self._affordable:
             return self._halves(jobs, run)
@@ -112,7 +114,9 @@ class ParakeetEngine:
         self._affordable = min(self._affordable, max(1, _padded(jobs) // 2))
         return self._halves(jobs, run)
 
-    def _halves(self, jobs: Sequence[Job], run: Callable[[Sequence[Job]], list[Outcome]]) -> list[Outcome]:
+    def _halves(
+        self, jobs: Sequence[InferenceJob], run: Callable[[Sequence[InferenceJob]], list[Outcome]]
+    ) -> list[Outcome]:
         half = len(jobs) // 2
         return self._afforded(jobs[:half], run) + self._afforded(jobs[half:], run)
 
@@ -161,11 +165,11 @@ def fetched(source: str) -> Path:
         raise EngineUnavailableError(f"{file} cannot be had from the model hub's {source}: {reason}") from error
 
 
-def _padded(jobs: Sequence[Job]) -> int:
+def _padded(jobs: Sequence[InferenceJob]) -> int:
     return len(jobs) * max(job.length for job in jobs)
 
 
-def _silent(pcm: bytes, kind: Kind, number: int) -> Job:
-    return Job(
-        f"warm-up {number}", f"warm-up {number}", kind, pcm, 0.0, utterance=len(pcm) if kind is Kind.INTERIM else 0
+def _silent(pcm: bytes, kind: JobKind, number: int) -> InferenceJob:
+    return InferenceJob(
+        f"warm-up {number}", f"warm-up {number}", kind, pcm, 0.0, utterance=len(pcm) if kind is JobKind.INTERIM else 0
     )

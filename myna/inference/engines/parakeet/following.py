@@ -22,7 +22,7 @@ import torch
 from myna.inference.engines.parakeet.model import Encoded, ParakeetModel
 from myna.inference.engines.parakeet.words import Tokens
 from myna.streaming.events import samples, seconds
-from myna.streaming.session.jobs import Job, Missing, Outcome, Transcript
+from myna.streaming.session.jobs import InferenceJob, Missing, Outcome, Transcript
 
 WHOLE = samples(12.0)
 """An utterance is encoded whole up to this length: exact, and up to 10-14 s no dearer than a window."""
@@ -90,7 +90,7 @@ class Follower(ABC, Generic[_State]):
         """Forget a channel's utterance."""
         self._followed.pop(source, None)
 
-    def step(self, jobs: Sequence[Job]) -> list[Outcome]:
+    def step(self, jobs: Sequence[InferenceJob]) -> list[Outcome]:
         """Take each job's audio and say what its utterance sounds like so far."""
         taken = [self._take(job) for job in jobs]
         ready = [(job, state) for job, state in zip(jobs, taken, strict=True) if not isinstance(state, Missing)]
@@ -108,7 +108,7 @@ class Follower(ABC, Generic[_State]):
             self._followed.popitem(last=False)
         return outcomes
 
-    def _take(self, job: Job) -> _State | Missing:
+    def _take(self, job: InferenceJob) -> _State | Missing:
         state = self._followed.pop(job.source, None)
         if state is None or state.number != job.utterance:
             state = self._new(job.utterance)
@@ -122,7 +122,7 @@ class Follower(ABC, Generic[_State]):
     def _new(self, number: int) -> _State: ...
 
     @abstractmethod
-    def _hear(self, jobs: Sequence[Job], states: Sequence[_State]) -> list[Tokens]: ...
+    def _hear(self, jobs: Sequence[InferenceJob], states: Sequence[_State]) -> list[Tokens]: ...
 
 
 class WindowFollower(Follower[_Windowed]):
@@ -133,7 +133,7 @@ class WindowFollower(Follower[_Windowed]):
     def _new(self, number: int) -> _Windowed:
         return _Windowed(number)
 
-    def _hear(self, jobs: Sequence[Job], states: Sequence[_Windowed]) -> list[Tokens]:
+    def _hear(self, jobs: Sequence[InferenceJob], states: Sequence[_Windowed]) -> list[Tokens]:
         model, frame = self._model, self._model.frame
         starts = [max(state.start, state.done * frame - LEFT // frame * frame) for state in states]
         encoded = model.encode([state.audio(start) for state, start in zip(states, starts, strict=True)])
@@ -180,7 +180,7 @@ class CacheFollower(Follower[_Cached]):
     def _new(self, number: int) -> _Cached:
         return _Cached(number)
 
-    def _hear(self, jobs: Sequence[Job], states: Sequence[_Cached]) -> list[Tokens]:
+    def _hear(self, jobs: Sequence[InferenceJob], states: Sequence[_Cached]) -> list[Tokens]:
         features, firsts = self._features(states)
         later = [_Step(state) for state in states]
         while ready := [i for i, step in enumerate(later) if self._has_chunk(step, states[i])]:

@@ -132,7 +132,7 @@ class FluxDialect(Unresumable):
     def emit(self, event: events.Event) -> Sequence[Frame]:
         """Return what is sent for an event."""
         match event:
-            case events.Tentative(words=words, span=span):
+            case events.Interim(words=words, span=span):
                 self._open = words
                 self._heard = max(self._heard, span.end)
             case events.Final(words=words, span=span):

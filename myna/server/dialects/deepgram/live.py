@@ -191,7 +191,7 @@ class DeepgramDialect(Unresumable):
                 self._channels, self._opened = channels, True
             case events.SpeechStarted(at=at, channel=channel) if self._request.vad_events:
                 return [json_frame({"type": "SpeechStarted", "channel": [channel], "timestamp": _seconds(at)})]
-            case events.Tentative(channel=channel, span=span, words=words):
+            case events.Interim(channel=channel, span=span, words=words):
                 return [self._results(channel, span, words, is_final=False)]
             case events.Final(channel=channel, span=span, words=words, cause=cause):
                 self._ends[channel] = _seconds(span.end)

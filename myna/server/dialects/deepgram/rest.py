@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from myna.batch.transcript import UTTERANCE_GAP_S, Channel, Transcript, paragraphs, utterances
+from myna.batch.transcript import UTTERANCE_GAP_S, Channel, FileTranscript, paragraphs, utterances
 from myna.server.dialects.base import ModelWanted
 from myna.batch.callback import Callback
 from myna.server.dialects.deepgram.live import confidence_of, model_metadata, models_used, now, search_results, word_of
@@ -96,7 +96,7 @@ def parse(query: Collection[tuple[str, str]], *, refuse_speakers: bool = False) 
 
 
 def answer(
-    transcript: Transcript, request: FileRequest, model: Model, engine: EngineInfo, request_id: str, sha256: str
+    transcript: FileTranscript, request: FileRequest, model: Model, engine: EngineInfo, request_id: str, sha256: str
 ) -> dict[str, Any]:
     """Return the response's body; iterators in it are lists."""
     formatting = spoken(request.formatting, request.language, engine)

@@ -106,31 +106,31 @@ class NativeDialect:
         self._untold_bytes += len(frame)
         far = self._received - self._told >= _MESSAGES_UNTOLD or self._untold_bytes >= _BYTES_UNTOLD
         if far and self.resume_token is not None:
-            return [*commands, Reply(tuple(self._frames(wire.Progress(), replaces="progress")))]
+            return [*commands, Reply(tuple(self._frames(wire.ProgressMessage(), replaces="progress")))]
         return commands
 
     def _commands(self, message: wire.AnyClientMessage) -> Sequence[Command]:
         if self._policy is None:
-            if isinstance(message, wire.Start):
+            if isinstance(message, wire.StartMessage):
                 return [self._open(message)]
-            if isinstance(message, wire.KeepAlive):
+            if isinstance(message, wire.KeepAliveMessage):
                 return [KeepAlive()]
-            if isinstance(message, wire.Close):
+            if isinstance(message, wire.CloseMessage):
                 return [End()]
             raise DialectError("not_started", f"the first message must be 'start', not '{message.type}'")
         match message:
-            case wire.Audio(audio=data):
+            case wire.AudioMessage(audio=data):
                 return [Audio(data)]
-            case wire.Finalize(id=flush_id):
+            case wire.FinalizeMessage(id=flush_id):
                 self._flush_count += 1
                 token = str(self._flush_count)
                 self._flushes[token] = flush_id
                 return [Flush(token)]
-            case wire.KeepAlive():
+            case wire.KeepAliveMessage():
                 return [KeepAlive()]
-            case wire.Close():
+            case wire.CloseMessage():
                 return [End()]
-            case wire.Start():
+            case wire.StartMessage():
                 raise DialectError("already_started", "'start' was sent before; one is enough")
 
     def opened(self, stream: str) -> Sequence[Frame]:
@@ -145,7 +145,7 @@ class NativeDialect:
     def _ready(self) -> Sequence[Frame]:
         assert self._policy is not None
         return self._frames(
-            wire.Ready(
+            wire.ReadyMessage(
                 stream=self._stream,
                 resume=self.resume_token,
                 resume_within_s=self._resume_s if self.resume_token else 0.0,
@@ -160,9 +160,9 @@ class NativeDialect:
         """Return what is sent for an event."""
         match event:
             case events.SpeechStarted(at=at, channel=channel):
-                return self._frames(wire.SpeechStarted(channel=channel, time=_round(seconds(at))))
-            case events.Tentative(channel=channel, span=span, words=words, stable=stable):
-                partial = wire.Partial(
+                return self._frames(wire.SpeechStartedMessage(channel=channel, time=_round(seconds(at))))
+            case events.Interim(channel=channel, span=span, words=words, stable=stable):
+                partial = wire.PartialMessage(
                     channel=channel,
                     start=_round(seconds(span.start)),
                     end=_round(seconds(span.end)),
@@ -172,7 +172,7 @@ class NativeDialect:
                 )
                 return self._frames(partial, replaces=f"partial {channel}")
             case events.Final(channel=channel, span=span, words=words, cause=cause):
-                final = wire.Final(
+                final = wire.FinalMessage(
                     channel=channel,
                     start=_round(seconds(span.start)),
                     end=_round(seconds(span.end)),
@@ -184,12 +184,12 @@ class NativeDialect:
                 )
                 return self._frames(final)
             case events.UtteranceEnd(channel=channel, last_word_end=end):
-                return self._frames(wire.UtteranceEnd(channel=channel, last_word_end=_round(end)))
+                return self._frames(wire.UtteranceEndMessage(channel=channel, last_word_end=_round(end)))
             case events.Flushed(token=token, everywhere=True):
-                return self._frames(wire.Finalized(id=self._flushes.pop(token)))
+                return self._frames(wire.FinalizedMessage(id=self._flushes.pop(token)))
             case events.Failed(span=span, reason=reason):
                 where = f"{seconds(span.start):.1f}-{seconds(span.end):.1f} s"
-                return self._frames(wire.Error(code="decode_failed", message=f"{where} could not be decoded: {reason}"))
+                return self._frames(wire.ErrorMessage(code="decode_failed", message=f"{where} could not be decoded: {reason}"))
         return ()
 
     def closing(self, error: DialectError | None, heard_s: float) -> Farewell:
@@ -197,8 +197,8 @@ class NativeDialect:
         reason, code = (
             ("close", 1000) if error is None else (error.code, _CLOSE_CODES.get(error.code, POLICY_VIOLATION))
         )
-        frames = () if error is None else self._frames(wire.Error(code=error.code, message=error.message))
-        closed = self._frames(wire.Closed(reason=reason, seconds=_round(heard_s)))
+        frames = () if error is None else self._frames(wire.ErrorMessage(code=error.code, message=error.message))
+        closed = self._frames(wire.ClosedMessage(reason=reason, seconds=_round(heard_s)))
         return Farewell((*frames, *closed), code, reason)
 
     def _frames(self, message: wire.AnyServerMessage, replaces: str | None = None) -> Sequence[Frame]:
@@ -208,10 +208,10 @@ class NativeDialect:
         self._told, self._untold_bytes = self._received, 0
         account = wire.Account(number=self._number, received=self._received)
         # Each `ready` is for the connection it opens: it is not sent again.
-        number = None if isinstance(message, wire.Ready) else self._number
+        number = None if isinstance(message, wire.ReadyMessage) else self._number
         return [Frame(wire.encode(message, self._form, account), replaces, number)]
 
-    def _open(self, start: wire.Start) -> Open:
+    def _open(self, start: wire.StartMessage) -> Open:
         known = self._engine.languages
         if start.language is not None:
             self._language = start.language.split("-")[0].lower()
@@ -239,7 +239,7 @@ class NativeDialect:
         return Open(_audio(start), not start.multichannel, self._policy, Options(start.language, start.keyterms))
 
 
-def _audio(start: wire.Start) -> RawFormat | Coded:
+def _audio(start: wire.StartMessage) -> RawFormat | Coded:
     if start.encoding is None:
         if start.sample_rate is not None:
             raise DialectError(
@@ -262,9 +262,9 @@ def _text(words: Sequence[events.Word]) -> str:
     return " ".join(word.text for word in words)
 
 
-def _words(words: Sequence[events.Word]) -> tuple[wire.Word, ...]:
+def _words(words: Sequence[events.Word]) -> tuple[wire.WordEntry, ...]:
     return tuple(
-        wire.Word(
+        wire.WordEntry(
             word=word.bare,
             punctuated_word=word.text,
             start=_round(word.start),

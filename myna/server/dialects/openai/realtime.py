@@ -17,7 +17,7 @@ from myna.server.dialects.base import CLOSE_CODES, LONGEST_CONTROL, POLICY_VIOLA
 from myna.runtime.errors import Refusal
 from myna.server.dialects.openai.rest import PUBLIC_MODELS, error_body, logprobs, refused
 from myna.server.dialects.parameters import Parameters
-from myna.server.dialects.openai.realtime_session import LOGPROBS, Session
+from myna.server.dialects.openai.realtime_session import LOGPROBS, RealtimeSession
 from myna.streaming import events
 from myna.wire import strictjson
 from myna.streaming.audio.raw import Encoding
@@ -72,17 +72,17 @@ class RealtimeEntry(PlainEntry):
         if self._asked is None or _CONVERSATION_MODELS.fullmatch(
             self._asked
         ):  # a session's, not what transcribes in it
-            self._asked = (self._begun(Session()).transcription or {}).get("model")
+            self._asked = (self._begun(RealtimeSession()).transcription or {}).get("model")
         return ModelWanted.of(self._asked, PUBLIC_MODELS)
 
     def dialect(self, model: Model, engine: EngineInfo) -> RealtimeDialect:
         """Return the translator. Raises `Refusal` if the model cannot do what the client's secret asks."""
         names = frozenset(name for name in (model.name, engine.name, self._asked) if name)
-        session = self._begun(Session(transcription={"model": self._asked or model.name}), names)
+        session = self._begun(RealtimeSession(transcription={"model": self._asked or model.name}), names)
         session.options(engine)
         return RealtimeDialect(session, self._settings, engine, names, beta=self._beta)
 
-    def _begun(self, session: Session, names: frozenset[str] | None = None) -> Session:
+    def _begun(self, session: RealtimeSession, names: frozenset[str] | None = None) -> RealtimeSession:
         """Return the session as the client's secret, if there is one, lets it begin."""
         if self._granted is None:
             return session
@@ -124,7 +124,7 @@ class RealtimeDialect(Unresumable):
     """One connection's translator."""
 
     def __init__(
-        self, session: Session, settings: Settings, engine: EngineInfo, names: frozenset[str], *, beta: bool
+        self, session: RealtimeSession, settings: Settings, engine: EngineInfo, names: frozenset[str], *, beta: bool
     ) -> None:
         self.idle_timeout_s = settings.realtime_idle_timeout_s
         self._id = _new_id("sess")

@@ -41,7 +41,7 @@ _NEVER_ZERO = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class RealtimeSession:
     """What is set; each part as it is told to the client. None: off."""
 
     format: Mapping[str, Any] = field(default_factory=lambda: _BETA_FORMATS["pcm16"])
@@ -120,7 +120,7 @@ class Session:
         }
         return {"type": self.type, **head, "audio": {"input": parts}, "include": list(self.include)}
 
-    def patched(self, patch: object, *, beta: bool, models: frozenset[str] | None = None) -> Session:
+    def patched(self, patch: object, *, beta: bool, models: frozenset[str] | None = None) -> RealtimeSession:
         """Return the session with a client's changes: what is absent stays, null is off. Raises `Refusal`.
 
         `models`: the names that mean the model that listens; None: any will do.
@@ -165,7 +165,7 @@ class Session:
         return str(given)
 
 
-def _format(session: Session, given: object, where: str) -> Mapping[str, Any]:
+def _format(session: RealtimeSession, given: object, where: str) -> Mapping[str, Any]:
     if given is None:
         return session.format
     wanted = _object(where, given)
@@ -184,7 +184,7 @@ def _format(session: Session, given: object, where: str) -> Mapping[str, Any]:
     return {"type": kind, "rate": rate}
 
 
-def _transcription(session: Session, given: object, where: str) -> Mapping[str, Any] | None:
+def _transcription(session: RealtimeSession, given: object, where: str) -> Mapping[str, Any] | None:
     if given is None:
         return None
     wanted = _object(where, given)
@@ -206,7 +206,7 @@ def _transcription(session: Session, given: object, where: str) -> Mapping[str, 
     return {**(session.transcription or {}), **wanted}
 
 
-def _turn_detection(session: Session, given: object, where: str) -> Mapping[str, Any] | None:
+def _turn_detection(session: RealtimeSession, given: object, where: str) -> Mapping[str, Any] | None:
     if given is None:
         return None
     wanted = _object(where, given)
@@ -231,7 +231,7 @@ def _turn_detection(session: Session, given: object, where: str) -> Mapping[str,
     return merged
 
 
-def _noise_reduction(session: Session, given: object, where: str) -> Mapping[str, Any] | None:
+def _noise_reduction(session: RealtimeSession, given: object, where: str) -> Mapping[str, Any] | None:
     return None if given is None else {**(session.noise_reduction or {}), **_object(where, given)}
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from myna.batch.subtitles import srt, vtt
-from myna.batch.transcript import Transcript, sentences
+from myna.batch.transcript import FileTranscript, sentences
 from myna.server.dialects.base import ModelWanted
 from myna.runtime.errors import Refusal
 from myna.server.dialects.deepgram.listen_request import LONGEST_KEYTERM, MOST_KEYTERMS, primary
@@ -113,7 +113,7 @@ def error_body(refusal: Refusal) -> dict[str, object]:
 
 
 def answer(
-    transcript: Transcript, request: TranscriptionRequest, engine: EngineInfo, filename: str
+    transcript: FileTranscript, request: TranscriptionRequest, engine: EngineInfo, filename: str
 ) -> dict[str, Any] | str:
     """Return the response: a text, or what becomes JSON; iterators in it are lists."""
     words = transcript.words
@@ -157,7 +157,7 @@ def delta(text: str, *, first: bool) -> dict[str, object]:
     return {"type": "transcript.text.delta", "delta": text if first else f" {text}"}
 
 
-def done(transcript: Transcript, request: TranscriptionRequest) -> dict[str, object]:
+def done(transcript: FileTranscript, request: TranscriptionRequest) -> dict[str, object]:
     """Return the last event of a streamed response; iterators in it are lists."""
     event: dict[str, object] = {"type": "transcript.text.done", "text": transcript.text}
     if request.logprobs:
@@ -166,7 +166,7 @@ def done(transcript: Transcript, request: TranscriptionRequest) -> dict[str, obj
 
 
 def _verbose(
-    transcript: Transcript, words: Sequence[Word], request: TranscriptionRequest, engine: EngineInfo
+    transcript: FileTranscript, words: Sequence[Word], request: TranscriptionRequest, engine: EngineInfo
 ) -> dict[str, Any]:
     code = primary(request.language) if request.language else engine.languages[0] if len(engine.languages) == 1 else ""
     body: dict[str, Any] = {
@@ -200,7 +200,7 @@ def _segment(number: int, words: Sequence[Word]) -> dict[str, object]:
     }
 
 
-def _usage(transcript: Transcript) -> dict[str, object]:
+def _usage(transcript: FileTranscript) -> dict[str, object]:
     return {"type": "duration", "seconds": math.ceil(transcript.duration_s)}
 
 
