@@ -62,7 +62,7 @@ class Speaker:
         ]
 
     @property
-    def tentatives(self) -> int:
+    def interims(self) -> int:
         return sum(isinstance(event, Interim) for _, event in self.events)
 
     @property
@@ -89,7 +89,7 @@ class Simulation:
         self.random = random.Random(seed)
         self.engine = engine or FakeEngine()
         self.dispatcher = Dispatcher(self.engine.info)
-        self.headroom = Capacity(workers * lanes, silence_costs)
+        self.capacity = Capacity(workers * lanes, silence_costs)
         self.speakers: list[Speaker] = []
         self.files: list[Speaker] = []
         self.restart_s = 1.0
@@ -124,13 +124,13 @@ class Simulation:
         """Return whether another stream would be let in now, as myna/server/operations/admission.py decides it."""
         if self._keeps(target_s, owner):
             return True
-        if self.headroom.p95(self.now) is None:
-            self.headroom.measured(self.now, self.slowness * self._silence_costs)
+        if self.capacity.p95(self.now) is None:
+            self.capacity.measured(self.now, self.slowness * self._silence_costs)
         return self._keeps(target_s, owner)
 
     def open_silently(self, owner: str = "anybody") -> Claim:
         """Have a stream begin now that never sends anything."""
-        return self.headroom.claims.join(f"silent{next(self._order)}", owner, 1, self.now)
+        return self.capacity.claims.join(f"silent{next(self._order)}", owner, 1, self.now)
 
     def speak(
         self,
@@ -182,8 +182,8 @@ class Simulation:
         return sorted(d for speaker in self.speakers if speaker.began >= after for d in speaker.final_delays)
 
     def _keeps(self, target_s: float, owner: str) -> bool:
-        alone = self.headroom.claims.weight(self.now, owner) < 1
-        return alone or self.headroom.predicted_p95(self.now, 1, owner) <= target_s
+        alone = self.capacity.claims.weight(self.now, owner) < 1
+        return alone or self.capacity.predicted_p95(self.now, 1, owner) <= target_s
 
     def _speaker(self, began: float, phrases: list[list[int]], pause_s: float, policy: Policy) -> Speaker:
         name = f"s{len(self.speakers) + len(self.files)}"
@@ -194,7 +194,7 @@ class Simulation:
 
     def _push(self, speaker: Speaker, part: np.ndarray) -> None:
         if speaker.claim is not None:
-            self.headroom.heard(self.now, speaker.claim, len(part) / SAMPLE_RATE)
+            self.capacity.heard(self.now, speaker.claim, len(part) / SAMPLE_RATE)
         speaker.session.push(part.tobytes(), self.now)
         self._pump(speaker)
 
@@ -202,10 +202,10 @@ class Simulation:
         speaker.session.end()
         self._pump(speaker)
         if speaker.claim is not None:
-            self.headroom.claims.leave(speaker.claim)
+            self.capacity.claims.leave(speaker.claim)
 
     def _join(self, speaker: Speaker) -> None:
-        speaker.claim = self.headroom.claims.join(speaker.name, speaker.owner, 1, self.now)
+        speaker.claim = self.capacity.claims.join(speaker.name, speaker.owner, 1, self.now)
 
     def _pump(self, speaker: Speaker) -> None:
         while True:
@@ -218,7 +218,7 @@ class Simulation:
                     case Detect(channel, start, pcm):
                         speaker.session.on_vad(start, amplitude_voice(channel, pcm))
                     case Submit(job):
-                        self.headroom.claims.asked(job.source, self.now)
+                        self.capacity.claims.asked(job.source, self.now)
                         self._owners[job.id] = speaker
                         self._asked[job.id] = self.now
                         if replaced := self.dispatcher.submit(job):
@@ -244,11 +244,11 @@ class Simulation:
             return
         audio_s = sum(seconds(job.length) for job in assignment.jobs)
         ahead_s = min(job.due for job in assignment.jobs) - self.now
-        self.headroom.step_done(self.now, assignment.jobs[0].kind, audio_s, took_s, ahead_s)
+        self.capacity.step_done(self.now, assignment.jobs[0].kind, audio_s, took_s, ahead_s)
         for job, outcome in zip(assignment.jobs, self.engine.transcribe(assignment.jobs), strict=True):
             self.dispatcher.done(assignment.worker, job.id)
             if job.kind is JobKind.FINAL and job.id in self._owners:
-                self.headroom.final_out(self.now, self.now - job.due, job.due - self._asked.pop(job.id, job.due))
+                self.capacity.final_out(self.now, self.now - job.due, job.due - self._asked.pop(job.id, job.due))
             self._deliver(job, outcome)
             self.on_result(job)
         self._assign()

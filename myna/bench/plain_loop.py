@@ -106,7 +106,7 @@ class _Stream:
         idle = self._interim is None or self._interim.done()
         if self._speaking and idle and len(self._open) - self._interim_at >= self._every:
             self._interim_at = len(self._open)
-            self._interim = self._pool.submit(self._tentative, self._open, time.monotonic())
+            self._interim = self._pool.submit(self._decode_interim, self._open, time.monotonic())
 
     def end(self) -> None:
         self._voice.flush()
@@ -117,7 +117,7 @@ class _Stream:
         self.heard.finals_s.append(time.monotonic() - decided)
         return text
 
-    def _tentative(self, audio: np.ndarray, asked: float) -> None:
+    def _decode_interim(self, audio: np.ndarray, asked: float) -> None:
         self._recogniser.decode(audio)
         self.heard.interims_s.append(time.monotonic() - asked)
 

@@ -1,4 +1,4 @@
-"""Words in a terminal: tentative ones dim, settling as they become final; or every message as a line of JSON."""
+"""Words in a terminal: interim ones dim, settling as they become final; or every message as a line of JSON."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Terminal:
         self._console = console or Console(highlight=False)
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self._settled: dict[int, list[str]] = {}
-        self._tentative: dict[int, Text] = {}
+        self._interim_words: dict[int, Text] = {}
 
     def __enter__(self) -> Terminal:
         self._live.start()
@@ -65,9 +65,9 @@ class Terminal:
             case wire.PartialMessage(channel=channel, words=words, stable=stable):
                 text = Text(" ".join(word.punctuated_word for word in words[:stable]), style="bright_black")
                 text.append(" " + " ".join(word.punctuated_word for word in words[stable:]), style="dim italic")
-                self._tentative[channel] = text
+                self._interim_words[channel] = text
             case wire.FinalMessage(channel=channel):
-                self._tentative.pop(channel, None)
+                self._interim_words.pop(channel, None)
                 if message.text:
                     self._settled.setdefault(channel, []).append(message.text)
             case wire.UtteranceEndMessage(channel=channel):
@@ -84,8 +84,8 @@ class Terminal:
 
     def _redraw(self) -> None:
         lines = []
-        for channel in sorted(self._settled.keys() | self._tentative.keys()):
+        for channel in sorted(self._settled.keys() | self._interim_words.keys()):
             line = Text(" ".join(self._settled.get(channel, [])))
-            line.append(" ").append_text(self._tentative.get(channel, Text()))
+            line.append(" ").append_text(self._interim_words.get(channel, Text()))
             lines.append(line)
         self._live.update(Group(*lines), refresh=True)

@@ -82,21 +82,21 @@ class Server:
         services: Services,
         models: Models,
         authentication: Authentication,
-        pulse: LoopMonitor,
+        loop_monitor: LoopMonitor,
         supervisor: Supervisor,
     ) -> None:
         self.settings = settings
         self.services = services
         self.models = models
-        self.pulse = pulse
-        self.admission = Admission(settings, services.metrics, pulse)
+        self.loop_monitor = loop_monitor
+        self.admission = Admission(settings, services.metrics, loop_monitor)
         host, port = listener.getsockname()[:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         gate = AddressGate(settings.allowed_networks)
         self.transcriber = transcriber = Transcriber(
             Hearing(
                 services.decoders,
-                services.voice,
+                services.vad,
                 functools.partial(default_policy, settings),
                 lambda repeated: services.metrics.speech_repeated(heard=repeated.heard),
             )
@@ -110,9 +110,9 @@ class Server:
         self.app[CLOCK] = services.clock
         CrossSite(settings, host, keyless=not authentication.required).add_to(self.app)
         self.app.on_response_prepare.append(say_request_id)
-        look = Gauges(services.streams, services.voice, services.decoders, models, transcriber, self.admission, pulse, self.jobs, supervisor)
-        services.metrics.look_up(look.gauges)
-        Pages(services, models, transcriber, authentication, self.admission, look).add_to(self.app)
+        gauges = Gauges(services.streams, services.vad, services.decoders, models, transcriber, self.admission, loop_monitor, self.jobs, supervisor)
+        services.metrics.look_up(gauges.read)
+        Pages(services, models, transcriber, authentication, self.admission, gauges).add_to(self.app)
         self.disk = Doubt(
             "disk", lambda: on_thread(functools.partial(probe_uploads, settings.min_free_mb << 20)), supervisor
         )
@@ -182,22 +182,22 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         supervisor = Supervisor()
         stack.push_async_callback(supervisor.close)
         metrics = Metrics()
-        pulse = LoopMonitor(metrics.lagged)
+        loop_monitor = LoopMonitor(metrics.lagged)
         supervisor.watch("descriptors", functools.partial(descriptors_left, listener.fileno()))
-        supervisor.run("pulse", pulse.beat)
+        supervisor.run("pulse", loop_monitor.beat)
         supervisor.run("memory", _give_memory_back)
-        decoders = DecoderPool(supervisor, pulse.awake)
+        decoders = DecoderPool(supervisor, loop_monitor.awake)
         decoders.start()
-        voice = VadWorker(SileroVad(), supervisor, pulse.awake)
-        stack.push_async_callback(voice.close)
-        services = Services(voice, metrics, decoders, settings.max_backlog_s, settings.spool_mb << 20, pulse.awake)
+        vad = VadWorker(SileroVad(), supervisor, loop_monitor.awake)
+        stack.push_async_callback(vad.close)
+        services = Services(vad, metrics, decoders, settings.max_backlog_s, settings.spool_mb << 20, loop_monitor.awake)
         catalogue = Catalogue(settings.models, settings.model, settings.aliases, settings.languages)
         wanted = ModelSettings(**{field.name: getattr(settings, field.name) for field in fields(ModelSettings)})
-        models = Models(catalogue, wanted, metrics.on_step, supervisor, pulse.awake)
+        models = Models(catalogue, wanted, metrics.on_step, supervisor, loop_monitor.awake)
         stack.push_async_callback(models.close)
         await models.start()
         await decoders.ready()
-        server = Server(settings, listener, services, models, authentication, pulse, supervisor)
+        server = Server(settings, listener, services, models, authentication, loop_monitor, supervisor)
         if authentication.required:
             supervisor.run("keys", lambda: watch(authentication, services))
         await on_thread(functools.partial(remove_strays, Path(tempfile.gettempdir()), UPLOADS, STRAY_S))
@@ -217,7 +217,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
                 descriptor_limit(),
             ),
             metrics.connection_dropped,
-            pulse.awake,
+            loop_monitor.awake,
         )
         connections.start()
         stack.callback(connections.close)

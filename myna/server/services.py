@@ -54,7 +54,7 @@ class Services:
     `clock` measures how long a peer is silent (`Pulse.awake`).
     """
 
-    voice: VadWorker
+    vad: VadWorker
     metrics: Metrics
     decoders: DecoderPool
     max_backlog_s: float

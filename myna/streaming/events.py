@@ -150,7 +150,7 @@ class SpeechStopped(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interim(Event):
-    """What the open segment sounds like so far; replaces the tentative before it. The first `stable` words have settled."""
+    """What the open segment sounds like so far; replaces the interim before it. The first `stable` words have settled."""
 
     span: Span
     words: tuple[Word, ...]

@@ -81,9 +81,9 @@ class Policy:
     context_gap_s: float = 2.0
     """A segment that follows the last speech later than this is decoded without context."""
     interim_every_s: float | None = 0.8
-    """A tentative transcript at least every so much speech; None: none."""
+    """An interim transcript at least every so much speech; None: none."""
     interim_window_s: float = 6.0
-    """A tentative decode hears at most so much; older words of the segment stay as they settled."""
+    """An interim decode hears at most so much; older words of the segment stay as they settled."""
     gate: PlausibilityGate = field(default_factory=PlausibilityGate)
 
     def __post_init__(self) -> None:

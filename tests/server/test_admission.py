@@ -63,9 +63,9 @@ async def test_a_stream_of_several_channels_takes_as_many_places() -> None:
             await peer.send({**RAW, "channels": 3, "multichannel": True})
             await peer.socket.send_bytes(bytes(9600))
             await peer.until("ready")
-            await eventually(lambda: server.models.pools[0].headroom.streams == 3)
+            await eventually(lambda: server.models.pools[0].capacity.streams == 3)
             assert (await refused(server, "/v1/stream"))[0] == 503
-        await eventually(lambda: server.models.pools[0].headroom.streams == 0)
+        await eventually(lambda: server.models.pools[0].capacity.streams == 0)
 
 
 async def test_without_headroom_streams_are_refused_but_for_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +144,7 @@ async def test_a_refused_handshake_is_counted_by_its_reason() -> None:
 
 
 def places(server: Server) -> int:
-    return server.models.pools[0].headroom.streams
+    return server.models.pools[0].capacity.streams
 
 
 def wav(channels: int) -> bytes:
@@ -257,10 +257,10 @@ async def test_a_server_started_on_a_busy_machine_lets_everybody_in_once_it_is_i
 
 async def test_a_server_that_was_slow_once_lets_everybody_in_once_it_is_idle() -> None:
     async with running_fake(final_target_ms=700) as server:
-        headroom = server.models.pools[0].headroom
+        capacity = server.models.pools[0].capacity
         for number in range(200):  # other programs had the cores, a minute ago
-            headroom.step_done(time.monotonic() - 100 + 0.2 * number, JobKind.FINAL, 1.0, 5.0)
-            headroom.final_out(time.monotonic() - 100 + 0.2 * number, 4.0, 0.2)
+            capacity.step_done(time.monotonic() - 100 + 0.2 * number, JobKind.FINAL, 1.0, 5.0)
+            capacity.final_out(time.monotonic() - 100 + 0.2 * number, 4.0, 0.2)
         await open_streams(server, 24)
 
 
@@ -357,7 +357,7 @@ async def test_a_stream_that_waits_for_its_client_makes_room_when_the_server_is_
 async def test_a_client_that_comes_back_soon_finds_its_place() -> None:
     async with running_fake(max_streams=1, resume_s=60.0) as server:
         token = await left_alone(server)
-        claims = server.models.pools[0].headroom.claims
+        claims = server.models.pools[0].capacity.claims
         await eventually(lambda: claims.weight(time.monotonic()) < 1)
         assert (await refused(server, "/v1/stream"))[0] == 503
         async with connected(server, f"?resume={token}&after=0") as peer:
@@ -369,7 +369,7 @@ async def test_a_client_that_comes_back_soon_finds_its_place() -> None:
 async def test_a_stream_that_waits_is_not_given_up_where_that_makes_too_little_room() -> None:
     async with running_fake(max_streams=4, resume_s=60.0) as server:
         token = await left_alone(server)
-        claims = server.models.pools[0].headroom.claims
+        claims = server.models.pools[0].capacity.claims
         await eventually(lambda: claims.weight(time.monotonic()) < 1)
         assert (await refused(server, MANY))[0] == 503
         async with connected(server, f"?resume={token}&after=0") as peer:

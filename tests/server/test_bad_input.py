@@ -206,8 +206,8 @@ async def test_a_client_faster_than_the_engine_is_slowed_and_not_buffered() -> N
             nonlocal most_held_s
             while server.services.streams:
                 for stream in server.services.streams.values():
-                    if (pump := stream._live._pump) is not None:
-                        most_held_s = max(most_held_s, pump.stream.audio_held / RATE)
+                    if (driver := stream._live._driver) is not None:
+                        most_held_s = max(most_held_s, driver.stream.audio_held / RATE)
                 await asyncio.sleep(0.01)
 
         watching = asyncio.create_task(watch())

@@ -18,7 +18,7 @@ from myna.server.app import Server
 from myna.server.dialects.base import DialectError
 
 TIMED = ("flux_manual", "flux_open_turn", "flux_timeout", "flux_turns", "gap_in_noise")
-"""What is told there depends on when a tentative decode comes."""
+"""What is told there depends on when an interim decode comes."""
 SCRIPTS = [path for path in sorted(FOLDER.glob("*.txt")) if "\n!" not in path.read_text() and path.stem not in TIMED]
 """Those that ask of the engine only what it can do."""
 

@@ -50,7 +50,7 @@ class Vad(AmplitudeVad):
 
 
 def vad_of(server: Server) -> Vad:
-    vad = server.services.voice._vad
+    vad = server.services.vad._vad
     assert isinstance(vad, Vad)
     return vad
 
@@ -61,8 +61,8 @@ async def health(server: Server, path: str = "/health/ready") -> tuple[int, dict
 
 
 @contextlib.asynccontextmanager
-async def failing_pulse(server: Server) -> AsyncIterator[None]:
-    with failing_once(server.pulse, "_on_lag") as failed:
+async def failing_loop_monitor(server: Server) -> AsyncIterator[None]:
+    with failing_once(server.loop_monitor, "_on_lag") as failed:
         yield
         await eventually(failed)
 
@@ -155,7 +155,7 @@ async def unharmed(_: Server) -> AsyncIterator[None]:
 
 
 PARTS = {
-    "task pulse": failing_pulse,
+    "task pulse": failing_loop_monitor,
     "task memory": failing_memory,
     "task jobs": failing_jobs,
     "task decoders": failing_decoders,  # its processes: test_decoders.py
@@ -166,7 +166,7 @@ PARTS = {
     "thread asyncio_N": unharmed,
     "thread asyncio-waitpid-N": unharmed,
     "process python": killed,
-    "process python, its lane's thread": failing_lane,  # its other threads: tests/unit/test_worker.py
+    "process python, its lane's thread": failing_lane,  # its other threads: tests/inference/test_worker.py
 }
 
 

@@ -52,7 +52,7 @@ async def test_audio_that_comes_faster_than_it_is_decoded_waits_in_the_spool_and
             saying = asyncio.create_task(speaker.say(phrases(codes)))
             await eventually(lambda: any(stream._live.spooled for stream in server.services.streams.values()))  # type: ignore[attr-defined]
             (stream,) = server.services.streams.values()
-            assert stream._live._pump.stream.backlog_s < 20  # type: ignore[attr-defined]
+            assert stream._live._driver.stream.backlog_s < 20  # type: ignore[attr-defined]
             ending = asyncio.create_task(speaker.done())
             while not ending.done():
                 brake.let_go()

@@ -144,7 +144,7 @@ async def test_a_stream_waits_only_so_long_and_frees_everything_then() -> None:
             async with connected(server, f"?resume={ready['resume']}&after=0"):
                 pass
         assert refused.value.status == 404
-        assert server.models.pools[0].headroom.streams == 0
+        assert server.models.pools[0].capacity.streams == 0
 
 
 @pytest.mark.parametrize(

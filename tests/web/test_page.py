@@ -95,13 +95,13 @@ async def visit(browser: Browser, server: Server, **how: Any) -> Visitor:
     return visitor
 
 
-async def test_what_is_spoken_appears_tentative_settles_and_can_be_downloaded(browser: Browser, server: Server) -> None:
+async def test_what_is_spoken_appears_interim_settles_and_can_be_downloaded(browser: Browser, server: Server) -> None:
     visitor = await visit(browser, server)
     page = visitor.page
     await expect(page.get_by_label("Model")).to_have_value("moonshine-tiny-en")
     await page.get_by_role("button", name="Start microphone").click()
     await expect(page.get_by_role("status")).to_have_text("Listening")
-    await page.locator(".word.tentative, .word.stable").first.wait_for()
+    await page.locator(".word.interim, .word.stable").first.wait_for()
     await page.locator(".voice.active").wait_for()
     await page.locator(".word.final").first.wait_for()
     await visitor.says(BECKETT)
@@ -110,7 +110,7 @@ async def test_what_is_spoken_appears_tentative_settles_and_can_be_downloaded(br
     await expect(page.locator("#partial-latency")).to_contain_text("ms")
     await page.get_by_role("button", name="Stop").click()
     await expect(page.get_by_role("status")).to_have_text("Done")
-    assert not await page.locator(".word.tentative").count()
+    assert not await page.locator(".word.interim").count()
     word = page.locator(".word.final").first
     assert re.fullmatch(r"Ever: \d\.\d\d to \d\.\d\d s, confidence \d+ %", await word.get_attribute("title") or "")
     await word.hover()
@@ -231,7 +231,7 @@ async def test_the_page_fits_its_screen(
     page = visitor.page
     await page.get_by_role("button", name="Start microphone").click()
     await page.locator(".word.final").first.wait_for()
-    await page.locator(".word.tentative").first.wait_for()
+    await page.locator(".word.interim").first.wait_for()
     if SHOTS:
         await page.screenshot(path=f"{SHOTS}/{name}-{scheme}.png")
     assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")

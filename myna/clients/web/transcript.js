@@ -1,11 +1,11 @@
-// What has been said: final segments and, of each channel, the tentative one; shown, and written down in several forms.
+// What has been said: final segments and, of each channel, the interim one; shown, and written down in several forms.
 
 export class Transcript {
   finals = [];
   #partials = new Map();
   #root;
   #announcer;
-  #elements = new Map(); // channel → the element of its tentative words
+  #elements = new Map(); // channel → the element of its interim words
   #paragraph = null;
   #channel = null;
   #broken = true; // the next words begin a paragraph
@@ -37,8 +37,8 @@ export class Transcript {
   /** Words that may still change; the first `stable` have settled. */
   partial(message) {
     this.#partials.set(message.channel, message);
-    const element = this.#tentative(message.channel);
-    element.replaceChildren(...spans(message.words, (_, index) => (index < message.stable ? "word stable" : "word tentative")));
+    const element = this.#interim(message.channel);
+    element.replaceChildren(...spans(message.words, (_, index) => (index < message.stable ? "word stable" : "word interim")));
     this.#follow();
   }
 
@@ -59,7 +59,7 @@ export class Transcript {
     this.#follow();
   }
 
-  /** Nothing tentative will become final any more. */
+  /** Nothing interim will become final any more. */
   settle() {
     for (const element of this.#elements.values()) element.remove();
     this.#elements.clear();
@@ -89,7 +89,7 @@ export class Transcript {
     return this.#paragraph;
   }
 
-  #tentative(channel) {
+  #interim(channel) {
     let element = this.#elements.get(channel);
     if (!element) {
       element = document.createElement("p");

@@ -100,7 +100,7 @@ class EnginePool:
         self._stuck_after_s = stuck_after_s
         self._count = workers
         self._dispatcher: Dispatcher | None = None
-        self._headroom: Capacity | None = None
+        self._capacity: Capacity | None = None
         self._waiting: dict[str, tuple[OnResult, float]] = {}  # and when it was asked for
         self._workers: dict[int, WorkerProcess] = {}
         self._batches: dict[tuple[int, int], _UnderWay] = {}
@@ -119,10 +119,10 @@ class EnginePool:
         return self._info
 
     @property
-    def headroom(self) -> Capacity:
+    def capacity(self) -> Capacity:
         """What its work costs, and how much more it can take."""
-        assert self._headroom is not None
-        return self._headroom
+        assert self._capacity is not None
+        return self._capacity
 
     @property
     def lanes(self) -> int:
@@ -189,7 +189,7 @@ class EnginePool:
         hello = launched[0][1]
         self._info = hello.info
         self._dispatcher = Dispatcher(hello.info)
-        self._headroom = Capacity(self.lanes, hello.cost)
+        self._capacity = Capacity(self.lanes, hello.cost)
         for number, (worker, greeting) in enumerate(launched):
             self._count_on(number, worker, greeting)
             name = f"worker {number} of {self._options.name}"
@@ -216,7 +216,7 @@ class EnginePool:
         """Begin to measure what the work costs now, if too few finals show it and that was not measured within `every_s`."""
         assert self._dispatcher is not None
         now = time.monotonic()
-        shown = self.headroom.p95(now) is not None or self.headroom.unmeasured_s(now) < every_s
+        shown = self.capacity.p95(now) is not None or self.capacity.unmeasured_s(now) < every_s
         if shown or self._measurement is not None or not self.complete:
             return
         oldest = self._dispatcher.oldest(JobKind.FILE)  # files may wait for minutes
@@ -228,12 +228,12 @@ class EnginePool:
 
     def _on_measured(self, measurement: Measurement) -> None:
         self._measurement = None
-        self.headroom.measured(time.monotonic(), measurement.cost)
+        self.capacity.measured(time.monotonic(), measurement.cost)
 
     def submit(self, job: InferenceJob, on_result: OnResult) -> None:
         """Have the job decoded, now or as soon as there is a worker; the result is called back once, unless cancelled."""
         assert self._dispatcher is not None
-        self.headroom.claims.asked(job.source, time.monotonic())
+        self.capacity.claims.asked(job.source, time.monotonic())
         self._waiting[job.id] = (on_result, time.monotonic())
         if replaced := self._dispatcher.submit(job):
             self._waiting.pop(replaced.id, None)
@@ -269,7 +269,7 @@ class EnginePool:
         self._workers[number], self._memory[number] = worker, hello.memory
         self._troubles.pop(number, None)
         self._dispatcher.up(number, self._lanes)
-        self.headroom.lanes = len(self._workers) * self._lanes
+        self.capacity.lanes = len(self._workers) * self._lanes
         self._assign()
 
     async def _keep(self, number: int) -> None:
@@ -333,7 +333,7 @@ class EnginePool:
                 if asked_at is not None:
                     batch.late_s.append(max(0.0, now - job.due))
                     if job.kind is JobKind.FINAL:
-                        self.headroom.final_out(now, now - job.due, job.due - asked_at)
+                        self.capacity.final_out(now, now - job.due, job.due - asked_at)
                 if not batch.jobs:
                     del self._batches[place]
                     self._count_step(now, job.kind, batch, message.step_s)
@@ -342,7 +342,7 @@ class EnginePool:
         if batch.measures and self._measurement is not None:
             self._measurement.step_done(batch.audio_s, took_s)
             return
-        self.headroom.step_done(now, kind, batch.audio_s, took_s, batch.due - now)
+        self.capacity.step_done(now, kind, batch.audio_s, took_s, batch.due - now)
         self.on_step(
             Step(kind, batch.count, batch.audio_s, took_s, max(0.0, batch.sent_at - batch.due), tuple(batch.late_s))
         )
@@ -351,7 +351,7 @@ class EnginePool:
         assert self._dispatcher is not None
         self.restarts += 1
         self._workers.pop(number, None)
-        self.headroom.lanes = len(self._workers) * self._lanes
+        self.capacity.lanes = len(self._workers) * self._lanes
         at = [batch for place, batch in self._batches.items() if place[0] == number]
         log.error(
             "an engine worker died; starting another", model=self._options.name, number=number, killed=killed,
@@ -387,7 +387,7 @@ class EnginePool:
             if batch is None:
                 continue
             busy_s = min(said_s, now - batch.began)  # what it said may still be about the batch before
-            if busy_s > max(self._stuck_after_s, _SLOW_STEP * self.headroom.cost * batch.audio_s):
+            if busy_s > max(self._stuck_after_s, _SLOW_STEP * self.capacity.cost * batch.audio_s):
                 return busy_s
         return 0.0
 

@@ -77,10 +77,10 @@ class Pages:
         transcriber: Transcriber,
         authentication: Authentication,
         admission: Admission,
-        look: Gauges,
+        gauges: Gauges,
     ) -> None:
         self._admission = admission
-        self._look = look
+        self._gauges = gauges
         self._services = services
         self._transcriber = transcriber
         self._models = models
@@ -102,7 +102,7 @@ class Pages:
 
     async def health(self, _request: web.Request) -> web.Response:
         """Say whether every part of the server works, and which do not."""
-        failing = self._look.failing
+        failing = self._gauges.failing
         return json_answer(
             {
                 "status": "degraded" if failing else "ok",
@@ -120,7 +120,7 @@ class Pages:
 
     async def ready(self, _request: web.Request) -> web.Response:
         """Say whether new streams may be sent here; how many it still has room for is a metric."""
-        failing = self._look.failing
+        failing = self._gauges.failing
         if self._admission.draining:
             reason = "draining"
         elif failing:
@@ -136,7 +136,7 @@ class Pages:
     async def status(self, _request: web.Request) -> web.Response:
         """Say the same as Deepgram's own servers do: `Critical` is one that serves nothing new."""
         turning = sum(stream.path == flux.PATH for stream in self._services.streams.values())
-        health = "Critical" if self._admission.draining else "Degraded" if self._look.failing else "Healthy"
+        health = "Critical" if self._admission.draining else "Degraded" if self._gauges.failing else "Healthy"
         return compact_answer(
             {
                 "system_health": health,

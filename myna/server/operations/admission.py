@@ -70,7 +70,7 @@ class Place:
 
     def heard(self, audio_s: float) -> None:
         """Note that so much audio has come, all channels together."""
-        self.pool.headroom.heard(time.monotonic(), self.claim, audio_s)
+        self.pool.capacity.heard(time.monotonic(), self.claim, audio_s)
 
     @contextlib.contextmanager
     def away(self) -> Iterator[None]:
@@ -86,10 +86,10 @@ class Place:
 class Admission:
     """One server's."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, pulse: LoopMonitor) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, loop_monitor: LoopMonitor) -> None:
         self._settings = settings
         self._metrics = metrics
-        self._pulse = pulse
+        self._loop_monitor = loop_monitor
         self._places: list[Place] = []
         self._requests: Counter[str] = Counter()
         self.draining = False
@@ -107,7 +107,7 @@ class Admission:
             self._check_open()
         for place in self._check(key, owner, pool, channels):
             self._give_up(place)
-        place = Place(self, key, pool, pool.headroom.claims.join(name, owner, channels, time.monotonic()))
+        place = Place(self, key, pool, pool.capacity.claims.join(name, owner, channels, time.monotonic()))
         self._places.append(place)
         try:
             yield place
@@ -148,8 +148,8 @@ class Admission:
             return 0
         if target_s:
             pool.start_measurement(_GAUGED_S)
-            alone = pool.headroom.claims.weight(now) < 1
-            room = max(pool.headroom.room(now, target_s), int(alone))
+            alone = pool.capacity.claims.weight(now) < 1
+            room = max(pool.capacity.room(now, target_s), int(alone))
             if self._front_is_full(1):
                 room = 0
         if limit:
@@ -179,7 +179,7 @@ class Admission:
                 message = f"The server takes {limit} live channels; it has {taken}, and {channels} more are asked for."
                 raise self._busy("max_streams", message)
         if not self._keeps_target(pool, owner, channels, widened):
-            predicted_s = pool.headroom.predicted_p95(time.monotonic(), channels, owner)
+            predicted_s = pool.capacity.predicted_p95(time.monotonic(), channels, owner)
             message = "The server is too busy: with another stream its finals would come late."
             raise self._busy("headroom", message, predicted_ms=1000 * predicted_s)
         if self._settings.final_target_ms and self._front_is_full(channels):
@@ -190,13 +190,13 @@ class Admission:
         """Return whether finals keep their target with so many channels more, or the stream is the only one that counts."""
         target_s = self._settings.final_target_ms / 1000
         now, claim = time.monotonic(), None if widened is None else widened.claim
-        if not target_s or (pool.alive and pool.headroom.claims.weight(now, owner, claim) < 1):
+        if not target_s or (pool.alive and pool.capacity.claims.weight(now, owner, claim) < 1):
             return True  # a machine too slow for its own target serves one client all the same
-        return pool.headroom.predicted_p95(now, channels, owner) <= target_s
+        return pool.capacity.predicted_p95(now, channels, owner) <= target_s
 
     def _front_is_full(self, channels: int) -> bool:
         """Return whether the event loop could not keep up with so many channels more."""
-        now, busy = time.monotonic(), self._pulse.busy
+        now, busy = time.monotonic(), self._loop_monitor.busy
         there = sum(place.claim.speaking(now) for place in self._places)
         if not there or busy <= _BUSY_FROM:
             return False
@@ -209,7 +209,7 @@ class Admission:
 
     def _leave(self, place: Place) -> None:
         self._places.remove(place)
-        place.pool.headroom.claims.leave(place.claim)
+        place.pool.capacity.claims.leave(place.claim)
 
     def _check_open(self) -> None:
         if self.draining:

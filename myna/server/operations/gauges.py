@@ -30,7 +30,7 @@ class Gauges:
     models: Models
     transcriber: Transcriber
     admission: Admission
-    pulse: LoopMonitor
+    loop_monitor: LoopMonitor
     jobs: JobRunner
     supervisor: Supervisor
 
@@ -39,12 +39,12 @@ class Gauges:
         """The parts of the server that do not work, each with the reason: it should get no new streams then."""
         return self.supervisor.failing
 
-    def gauges(self) -> Iterable[Metric]:
+    def read(self) -> Iterable[Metric]:
         """Return every gauge."""
         yield GaugeMetricFamily("myna_streams", "Live streams.", value=len(self.streams))
         yield GaugeMetricFamily("myna_files", "Files being transcribed.", value=self.transcriber.active)
         yield GaugeMetricFamily("myna_jobs_unfinished", "Jobs waiting or under way.", value=self.jobs.unfinished())
-        yield GaugeMetricFamily("myna_loop_busy", "Share of a core the event loop uses.", value=self.pulse.busy)
+        yield GaugeMetricFamily("myna_loop_busy", "Share of a core the event loop uses.", value=self.loop_monitor.busy)
         voice = self.vad
         yield CounterMetricFamily("myna_vad_windows", "Windows of voice activity looked at.", value=voice.windows)
         yield CounterMetricFamily("myna_vad_seconds", "CPU seconds that took.", value=voice.seconds)
@@ -73,7 +73,7 @@ class Gauges:
         )
         room = GaugeMetricFamily("myna_headroom_streams", "Streams that could still be admitted.", labels=["model"])
         for name, pool in self.models.pools_by_name.items():
-            channels.add_metric([name], pool.headroom.streams)
+            channels.add_metric([name], pool.capacity.streams)
             workers.add_metric([name], len(pool.pids))
             busy.add_metric([name], pool.busy_lanes)
             lanes.add_metric([name], pool.lanes)

@@ -157,7 +157,7 @@ class LiveStream:
                 self._coded = True
                 self._source = self._services.decoders.stream(coded, mix=command.mix)
         stream = Stream(self.name, command.policy, command.options, self.engine.info)
-        self._driver = StreamDriver(stream, self.engine, self._services.voice, self._tell, self.fail)
+        self._driver = StreamDriver(stream, self.engine, self._services.vad, self._tell, self.fail)
         for frame in self._dialect.opened(self.name):
             self.outbox.put(frame)
 

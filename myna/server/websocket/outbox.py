@@ -1,4 +1,4 @@
-"""Frames on their way to one client, bounded: a slow reader gets fewer tentatives, never fewer finals, then a close."""
+"""Frames on their way to one client, bounded: a slow reader gets fewer interims, never fewer finals, then a close."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Outbox:
         self._size -= len(frame.payload)
         if frame.replaces is not None and self._replaceable.get(frame.replaces) == place:
             del self._replaceable[frame.replaces]
-        if frame.number is not None and frame.replaces is None:  # a tentative is not worth keeping
+        if frame.number is not None and frame.replaces is None:  # an interim is not worth keeping
             self._keep(frame)
         return frame
 

@@ -22,13 +22,13 @@ ENOUGH = samples(10.0)
 LEAST_CONTEXT = samples(0.5)
 """Less context than this only adds a broken word."""
 INTERIM_CONTEXT = samples(2.0)
-"""Left context of a tentative decode: a final may hear more, this one is soon replaced."""
+"""Left context of an interim decode: a final may hear more, this one is soon replaced."""
 _LEAD_SHARE = 1 / 4
 """Of the longest audio the engine takes, the silence before the speech has at most so much."""
 _SHIFT = samples(0.1)
 """A decode that is repeated begins at least so much sooner or later: less hardly changes what an engine hears."""
 INTERIM_OVERLAP = samples(1.0)
-"""How far into its audio a windowed tentative decode is not yet believed."""
+"""How far into its audio a windowed interim decode is not yet believed."""
 
 
 def fitted(policy: Policy, engine: EngineInfo) -> Policy:
@@ -95,14 +95,14 @@ class DecodeWindow:
         return None
 
     def of_repeated_interim(self, speech_start: int, audio: Span, earliest: int) -> Span | None:
-        """Return what a second tentative decode covers, the first having covered `audio`; None: there is no other window."""
+        """Return what a second interim decode covers, the first having covered `audio`; None: there is no other window."""
         if audio.start > speech_start:  # the last seconds of long speech
             start = self._segmenter.quietest(audio.start + INTERIM_OVERLAP // 2, audio.start + INTERIM_OVERLAP)
             return Span(start, audio.end) if start < audio.end else None
         return self.of_repeat(Span(speech_start, audio.end), audio, earliest)
 
     def of_interim(self, speech_start: int, now: int, earliest: int) -> Span:
-        """Return what a tentative decode covers: the open speech, or of long speech the last seconds."""
+        """Return what an interim decode covers: the open speech, or of long speech the last seconds."""
         start = self.of_utterance(speech_start, now, earliest).start
         if now - start > self._interim_window:
             latest = now - self._interim_window

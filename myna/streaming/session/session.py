@@ -40,9 +40,9 @@ from myna.streaming.session.timeline import Timeline
 from myna.streaming.speech.turns import Eager, Over, TurnDetector
 
 FIRST_INTERIM = samples(0.5)
-"""Speech heard before the first tentative transcript of an utterance: less gives guesses."""
+"""Speech heard before the first interim transcript of an utterance: less gives guesses."""
 RETRY = samples(0.25)
-"""Speech after which another tentative decode is due when the last one heard no word."""
+"""Speech after which another interim decode is due when the last one heard no word."""
 _KEPT = 2 * WINDOW
 """Slack of the audio kept, for windows being rounded."""
 
@@ -59,8 +59,8 @@ class Session:
         self._turns = TurnDetector(self._policy.turns) if self._policy.turns else None
         self._progress_at = 0
         self._segmenter = Segmenter(self._policy)
-        self._coverage = DecodeWindow(self._policy, samples(engine.longest_segment_s), self._segmenter)
-        self._tape = AudioBuffer()
+        self._decode_window = DecodeWindow(self._policy, samples(engine.longest_segment_s), self._segmenter)
+        self._buffer = AudioBuffer()
         self._asked = 0  # samples for which voice activity was asked
         self._barriers: deque[Barrier | Change] = deque()
         self._timeline = Timeline(channel)
@@ -70,7 +70,7 @@ class Session:
         self._interim_repeated = False  # in the open segment
         self._follows = engine.incremental
         self._following = Following()
-        self._tentative: tuple[Word, ...] = ()
+        self._interim_words: tuple[Word, ...] = ()
         self._speaking = False  # its start has been told, and its end has not
         self._complete = False  # nothing follows
         self._due = 0.0
@@ -81,7 +81,7 @@ class Session:
     @property
     def received(self) -> int:
         """Samples pushed so far."""
-        return self._tape.end
+        return self._buffer.end
 
     @property
     def backlog(self) -> int:
@@ -92,16 +92,16 @@ class Session:
     @property
     def audio_held(self) -> int:
         """Samples of audio in memory."""
-        return len(self._tape)
+        return len(self._buffer)
 
     def push(self, pcm: bytes, due: float) -> None:
         """Take the next int16 samples; `due` is when their decode ought to start (see `InferenceJob.due`)."""
-        self._tape.append(pcm)
+        self._buffer.append(pcm)
         self._due = due
         whole = (self.received - self._asked) // WINDOW * WINDOW
         if whole:
             self._requests.append(
-                Detect(self._channel, self._asked, self._tape.cut(Span(self._asked, self._asked + whole)))
+                Detect(self._channel, self._asked, self._buffer.cut(Span(self._asked, self._asked + whole)))
             )
             self._asked += whole
 
@@ -194,7 +194,7 @@ class Session:
         self._complete = barrier.cause is Cause.END
         if barrier.cause is Cause.DISCARD:
             self._leave_utterance()
-            self._coverage.not_before = barrier.at
+            self._decode_window.not_before = barrier.at
             if self._turns is not None:
                 self._turns.end()
         if barrier.cause is not Cause.ENDPOINT:
@@ -221,7 +221,7 @@ class Session:
                 self._leave_utterance()
             self._policy = policy
             self._segmenter.adopt(policy)
-            self._coverage.adopt(policy)
+            self._decode_window.adopt(policy)
             if policy.turns is None or self._turns is None:
                 self._turns = TurnDetector(policy.turns) if policy.turns else None
             else:
@@ -237,7 +237,7 @@ class Session:
                     self._speaking = True
                     self._events.append(SpeechStarted(channel=self._channel, at=at))
                 case Pause(speech) if self._policy.live:
-                    audio = self._coverage.of_final(speech, self._tape.start)
+                    audio = self._decode_window.of_final(speech, self._buffer.start)
                     self._speculative = self._decode_final(speech, audio, self._due + self._segmenter.ahead_s)
                 case Resumed():
                     self._on_resumed()
@@ -266,12 +266,12 @@ class Session:
             self._speaking = False
             self._events.append(SpeechStopped(channel=self._channel, at=closed.span.end))
         if closed.speech and closed.cause is not Cause.DISCARD:
-            audio = self._coverage.of_final(closed.speech, self._tape.start)
+            audio = self._decode_window.of_final(closed.speech, self._buffer.start)
             if self._speculative and self._speculative.planned == audio:
                 decode, self._speculative = self._speculative, None
             else:
                 decode = self._decode_final(closed.speech, audio, self._due)
-            self._coverage.last_speech_end = closed.speech.end
+            self._decode_window.last_speech_end = closed.speech.end
         self._drop_speculative()
         self._following.close()
         self._timeline.append(Waiting(closed, decode))
@@ -299,7 +299,7 @@ class Session:
                 self._events.append(TurnEager(channel=self._channel, at=at, words=words or (), confidence=confidence))
             case Over(trigger, confidence):
                 self._decide([self._segmenter.end_utterance()])
-                # Without words in it a turn may be open still: what was heard tentatively may have been taken back.
+                # Without words in it a turn may be open still: what was heard as an interim may have been taken back.
                 if trigger is not None or self._timeline.in_turn:
                     end = TurnEnd(self._segmenter.position, trigger or Trigger.CONFIDENCE, confidence)
                     self._timeline.append(end)
@@ -358,7 +358,7 @@ class Session:
         if (
             self._policy.interim_every_s is None
             or started is None
-            or self._speculative  # says the same, and is told as a tentative too
+            or self._speculative  # says the same, and is told as an interim too
             or self._timeline.behind
             or now - self._interim_at < self._interim_every()
             or now - started < FIRST_INTERIM
@@ -369,12 +369,12 @@ class Session:
 
     def _ask_interim(self, started: int, now: int) -> None:
         if not self._follows:
-            audio = self._coverage.of_interim(started, now, self._tape.start)
+            audio = self._decode_window.of_interim(started, now, self._buffer.start)
             self._note_interim(Decode(audio, self._submit(audio, JobKind.INTERIM, self._due), JobKind.INTERIM))
             return
         following = self._following
         if following.start is None:
-            following.begin(self._coverage.of_utterance(started, now, self._tape.start).start)
+            following.begin(self._decode_window.of_utterance(started, now, self._buffer.start).start)
         number, held, fresh = following.step(now)
         job_id = self._submit(fresh, JobKind.INTERIM, self._due, utterance=number, held=held)
         self._note_interim(Decode(Span(fresh.start - held, fresh.end), job_id, JobKind.INTERIM))
@@ -394,7 +394,7 @@ class Session:
             self._ask_interim(self._segmenter.speech_start, interim.audio.end)
 
     def _repeats_interim(self, interim: Decode, outcome: Transcript) -> bool:
-        """Ask for a tentative decode of sure speech once more if it fails its gate; return whether that was done.
+        """Ask for an interim decode of sure speech once more if it fails its gate; return whether that was done.
 
         That is done once in a segment: where it was of no use, it will be of none later.
         """
@@ -403,7 +403,7 @@ class Session:
             return False
         if gate.passes(outcome.log_probability, self._segmenter.voice) or not is_sure(self._closed_here(start), gate):
             return False
-        audio = self._coverage.of_repeated_interim(start, interim.audio, self._tape.start)
+        audio = self._decode_window.of_repeated_interim(start, interim.audio, self._buffer.start)
         if audio is None:
             return False
         self._interim_repeated = True
@@ -411,7 +411,7 @@ class Session:
         return True
 
     def _tell(self, audio: Span, transcript: Transcript) -> None:
-        """Turn a decode of the open segment into a tentative event."""
+        """Turn a decode of the open segment into an interim event."""
         if self._policy.interim_every_s is None or self._timeline.behind:
             return
         if not self._policy.gate.passes(transcript.log_probability, self._segmenter.voice):
@@ -422,15 +422,15 @@ class Session:
         windowed = first_speech is not None and audio.start > first_speech
         seam = audio.start + INTERIM_OVERLAP if windowed else open_start
         settled = self._timeline.words
-        kept = [w for w in self._tentative if w.middle < seconds(seam)]
+        kept = [w for w in self._interim_words if w.middle < seconds(seam)]
         heard = new_words(audio, transcript.words, [*settled, *kept], seconds(seam))
         floor = max(seconds(open_start), settled[-1].start if settled else 0.0)
         words = in_order([*kept, *heard], floor, seconds(max(audio.end, open_start)))
-        if not words and not self._tentative:
+        if not words and not self._interim_words:
             self._hear_again_soon(audio)
             return
-        stable = agreed(self._tentative, words)
-        self._tentative = words
+        stable = agreed(self._interim_words, words)
+        self._interim_words = words
         span = Span(open_start, max(audio.end, open_start))
         self._events.append(Interim(channel=self._channel, span=span, words=words, stable=stable))
         if self._turns is not None:
@@ -449,7 +449,7 @@ class Session:
         told = self._timeline.drain(self._policy.gate, turns=self._turns is not None)
         finals = [event for event in told if isinstance(event, Final)]
         if finals:
-            self._tentative = ()
+            self._interim_words = ()
         if self._turns is not None:
             self._turns.said(sum(len(final.words) for final in finals))
         self._events += told
@@ -459,13 +459,13 @@ class Session:
 
     def _decode_final(self, speech: Span, audio: Span, due: float) -> Decode:
         kind = JobKind.FINAL if self._policy.live else JobKind.FILE
-        again = self._coverage.of_repeat(speech, audio, self._tape.start)
+        again = self._decode_window.of_repeat(speech, audio, self._buffer.start)
         return Decode(audio, self._submit(audio, kind, due), kind, again)
 
     def _submit(self, audio: Span, kind: JobKind, due: float, *, utterance: int = 0, held: int = 0) -> str:
         self._count += 1
         job_id = f"{self._name}/{self._count}"
-        pcm = self._tape.cut(audio)
+        pcm = self._buffer.cut(audio)
         job = InferenceJob(job_id, self._name, kind, pcm, due, self._options, utterance, held)
         self._requests.append(Submit(job))
         return job_id
@@ -483,11 +483,11 @@ class Session:
         """Let go of audio and words that no decode can ask for any more."""
         first_speech = self._segmenter.speech_start
         needed = self._segmenter.position if first_speech is None else first_speech
-        needed -= self._coverage.reach + _KEPT
+        needed -= self._decode_window.reach + _KEPT
         for decode in [*self._timeline.decodes, self._speculative]:
             if decode:
                 needed = min(needed, decode.earliest)
         if self._following.start is not None:
             needed = min(needed, self._following.start)
-        self._tape.drop_before(needed)
-        self._timeline.forget(self._tape.start)
+        self._buffer.drop_before(needed)
+        self._timeline.forget(self._buffer.start)

@@ -27,7 +27,7 @@ endpoint asks for it sooner. Speech resumes after most shorter gaps."""
 _PAUSE_SHARE = 0.6
 """The share of a short endpoint after which its pause is announced."""
 _AHEAD_S = 0.3
-"""How soon the decode of a pause is wanted where no endpoint will follow: as a tentative one."""
+"""How soon the decode of a pause is wanted where no endpoint will follow: as an interim one."""
 _TURN_PAUSE = 5 * WINDOW
 """The same (160 ms) where the pause's words decide whether a turn is over: the surest are over 0.42 s after the last word. It
 costs hardly more decoding, since one that speech overtakes is an interim; at 128 ms words are lost (docs/turns.md)."""

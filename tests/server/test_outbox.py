@@ -22,14 +22,14 @@ async def test_frames_leave_in_their_order() -> None:
     assert await drained(outbox) == ["a", "b", "c"]
 
 
-async def test_a_newer_tentative_replaces_the_unsent_one_of_its_channel_only() -> None:
+async def test_a_newer_interim_replaces_the_unsent_one_of_its_channel_only() -> None:
     outbox = Outbox()
     for frame in (Frame("1", "x"), Frame("2", "y"), Frame("final"), Frame("3", "x")):
         outbox.put(frame)
     assert await drained(outbox) == ["2", "final", "3"]
 
 
-async def test_of_each_channel_one_tentative_waits_however_many_channels_there_are() -> None:
+async def test_of_each_channel_one_interim_waits_however_many_channels_there_are() -> None:
     outbox = Outbox()
     for number in range(1200):
         outbox.put(Frame(f"{number}", f"channel {number % 12}"))
@@ -41,7 +41,7 @@ async def test_of_each_channel_one_tentative_waits_however_many_channels_there_a
     assert len(waiting) == 24
 
 
-async def test_a_tentative_that_was_sent_is_not_taken_out_of_what_waits() -> None:
+async def test_an_interim_that_was_sent_is_not_taken_out_of_what_waits() -> None:
     outbox = Outbox()
     outbox.put(Frame("1", "x"))
     await outbox.get()
@@ -50,7 +50,7 @@ async def test_a_tentative_that_was_sent_is_not_taken_out_of_what_waits() -> Non
     assert await drained(outbox) == ["final", "2"]
 
 
-async def test_tentatives_that_are_not_read_take_no_room() -> None:
+async def test_interims_that_are_not_read_take_no_room() -> None:
     outbox = Outbox()
     for _ in range(100):
         outbox.put(Frame("x" * (LARGEST // 2), "x"))
@@ -71,7 +71,7 @@ async def test_sent_frames_come_again_behind_the_greeting_and_before_what_was_ne
     outbox = Outbox()
     for number in range(1, 6):
         outbox.put(Frame(f"{number}", number=number))
-    outbox.put(Frame("tentative", replaces="t", number=6))
+    outbox.put(Frame("interim", replaces="t", number=6))
     for _ in range(3):
         await outbox.get()
     outbox.rewind(1, [Frame("ready")])
@@ -79,7 +79,7 @@ async def test_sent_frames_come_again_behind_the_greeting_and_before_what_was_ne
     sent = []
     while frame := await outbox.get():
         sent.append(frame.payload)
-    assert sent == ["ready", "2", "3", "4", "5", "tentative"]
+    assert sent == ["ready", "2", "3", "4", "5", "interim"]
 
 
 async def test_what_is_kept_is_bounded_and_what_is_not_kept_is_known() -> None:
@@ -89,7 +89,7 @@ async def test_what_is_kept_is_bounded_and_what_is_not_kept_is_known() -> None:
         await outbox.get()
     assert not outbox.holds_after(1)
     assert outbox.holds_after(2)
-    outbox.put(Frame("a tentative", replaces="t", number=5))
+    outbox.put(Frame("an interim", replaces="t", number=5))
     await outbox.get()
     outbox.rewind(2, [])
     assert [(await outbox.get()).number for _ in range(2)] == [3, 4]  # type: ignore[union-attr]

@@ -106,7 +106,7 @@ def test_speech_that_resumes_within_the_endpoint_stays_one_utterance() -> None:
     assert d.text == names(1, 2, 3)
 
 
-def test_tentative_words_come_at_least_every_1200_ms_of_speech() -> None:
+def test_interim_words_come_at_least_every_1200_ms_of_speech() -> None:
     d = drive()
     d.push(phrase(*range(30)), chunk=320)
     ends = [event.span.end / 16_000 for event in d.events if isinstance(event, Interim)]
@@ -114,13 +114,13 @@ def test_tentative_words_come_at_least_every_1200_ms_of_speech() -> None:
     assert all(later - earlier <= 1.2 for earlier, later in pairwise(ends))
 
 
-def test_without_interims_there_are_no_tentative_words() -> None:
+def test_without_interims_there_are_no_interim_words() -> None:
     d = drive(Policy(interim_every_s=None))
     d.push(np.concatenate([phrase(*range(8)), silence(1)]))
     assert not [event for event in d.events if isinstance(event, Interim)]
 
 
-def test_the_newest_tentative_of_long_speech_keeps_the_words_its_window_no_longer_hears() -> None:
+def test_the_newest_interim_of_long_speech_keeps_the_words_its_window_no_longer_hears() -> None:
     d = drive(Policy(interim_window_s=3.0))
     d.push(phrase(*range(30)))
     last = [event for event in d.events if isinstance(event, Interim)][-1]

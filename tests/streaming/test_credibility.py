@@ -129,7 +129,7 @@ def test_the_words_of_a_turn_wait_for_the_second_decode() -> None:
 
 
 @pytest.mark.parametrize("incremental", [False, True])
-def test_a_tentative_decode_that_fails_its_gate_is_decoded_again_at_once(incremental: bool) -> None:
+def test_an_interim_decode_that_fails_its_gate_is_decoded_again_at_once(incremental: bool) -> None:
     d = drive(Unsure(babble, at={0}, kind=JobKind.INTERIM, incremental=incremental), Policy())
     d.push(np.concatenate([silence(0.5), *map(spoken, (1, 2, 3))]))
     (first, second) = [job for job in d.decoded if job.kind is JobKind.INTERIM][:2]

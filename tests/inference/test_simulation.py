@@ -28,8 +28,8 @@ def test_under_load_interims_thin_out_and_finals_stay_in_time(spread_s: float) -
         simulation.run()
         assert_nothing_lost(simulation)
     assert p95(full.final_delays()) < 0.5
-    thinned = sum(speaker.tentatives for speaker in full.speakers) / 40
-    assert 0.1 < thinned / alone.speakers[0].tentatives < 0.9
+    thinned = sum(speaker.interims for speaker in full.speakers) / 40
+    assert 0.1 < thinned / alone.speakers[0].interims < 0.9
 
 
 def test_a_file_waits_for_live_streams_and_is_done_all_the_same() -> None:

@@ -21,12 +21,12 @@ UTTERANCE_S, DECODED_S = 3.0, 6.0
 lanes = pytest.mark.parametrize("lanes", [1, 2, 8])
 
 
-def join(headroom: Capacity, now: float, count: int, owner: str = "anybody") -> list[Claim]:
-    return [headroom.claims.join(f"{owner} {now} {number}", owner, 1, now) for number in range(count)]
+def join(capacity: Capacity, now: float, count: int, owner: str = "anybody") -> list[Claim]:
+    return [capacity.claims.join(f"{owner} {now} {number}", owner, 1, now) for number in range(count)]
 
 
 def serve(
-    headroom: Capacity,
+    capacity: Capacity,
     now: float,
     length_s: float,
     streams: int,
@@ -36,120 +36,120 @@ def serve(
     silent: Sequence[Claim] = (),
 ) -> float:
     """Have so many streams speak for a while; return when they have gone."""
-    claims = join(headroom, now, streams)
+    claims = join(capacity, now, streams)
     for second in range(round(length_s)):
         at = now + second
         for claim in silent:
-            headroom.heard(at, claim, 1.0)
+            capacity.heard(at, claim, 1.0)
         for number, claim in enumerate(claims):
-            headroom.heard(at, claim, 1.0)
-            headroom.claims.asked(f"{claim.name}/0", at)
+            capacity.heard(at, claim, 1.0)
+            capacity.claims.asked(f"{claim.name}/0", at)
             if (second + number) % UTTERANCE_S == 0:
-                headroom.step_done(at, JobKind.FINAL, DECODED_S, slower * 1.6 * COST * DECODED_S)
-                headroom.final_out(at, late_s, 0.2)
+                capacity.step_done(at, JobKind.FINAL, DECODED_S, slower * 1.6 * COST * DECODED_S)
+                capacity.final_out(at, late_s, 0.2)
     for claim in claims:
-        headroom.claims.leave(claim)
+        capacity.claims.leave(claim)
     return now + length_s
 
 
-def ask(headroom: Capacity, now: float, cost: float = COST) -> int:
+def ask(capacity: Capacity, now: float, cost: float = COST) -> int:
     """Return the room as admission learns it: what is idle is measured first."""
-    if headroom.p95(now) is None:
-        headroom.measured(now, cost)
-    return headroom.room(now, TARGET_S)
+    if capacity.p95(now) is None:
+        capacity.measured(now, cost)
+    return capacity.room(now, TARGET_S)
 
 
 @lanes
 def test_a_machine_that_was_slow_takes_as_many_streams_as_a_new_one_once_it_is_idle(lanes: int) -> None:
-    headroom, fresh = Capacity(lanes, COST), Capacity(lanes, COST)
-    now = serve(headroom, 0.0, 60.0, 2, slower=40.0, late_s=4.0)
-    assert headroom.room(now, TARGET_S) == 0
+    capacity, fresh = Capacity(lanes, COST), Capacity(lanes, COST)
+    now = serve(capacity, 0.0, 60.0, 2, slower=40.0, late_s=4.0)
+    assert capacity.room(now, TARGET_S) == 0
     now += WINDOW_S + 1.0
-    join(headroom, now, 1)  # it says nothing
-    assert ask(headroom, now) >= fresh.room(0.0, TARGET_S) - 1 > 2
+    join(capacity, now, 1)  # it says nothing
+    assert ask(capacity, now) >= fresh.room(0.0, TARGET_S) - 1 > 2
 
 
 @lanes
 def test_a_model_that_was_loaded_on_a_busy_machine_is_judged_by_what_it_costs_later(lanes: int) -> None:
-    headroom, fresh = Capacity(lanes, 15 * COST), Capacity(lanes, COST)
-    assert headroom.room(0.0, TARGET_S) == 0
-    assert ask(headroom, 1.0) == fresh.room(0.0, TARGET_S)
+    capacity, fresh = Capacity(lanes, 15 * COST), Capacity(lanes, COST)
+    assert capacity.room(0.0, TARGET_S) == 0
+    assert ask(capacity, 1.0) == fresh.room(0.0, TARGET_S)
 
 
 def test_a_machine_that_stays_slow_is_believed_after_some_measurements() -> None:
-    headroom = Capacity(2, COST)
-    assert ask(headroom, 10.0, 15 * COST) > 0  # other programs may have had the cores
+    capacity = Capacity(2, COST)
+    assert ask(capacity, 10.0, 15 * COST) > 0  # other programs may have had the cores
     for now in (20.0, 30.0):
-        ask(headroom, now, 15 * COST)
-    assert headroom.room(30.0, TARGET_S) == 0
+        ask(capacity, now, 15 * COST)
+    assert capacity.room(30.0, TARGET_S) == 0
 
 
 @lanes
 def test_an_idle_machine_takes_as_many_streams_as_it_served_when_it_was_busy(lanes: int) -> None:
-    headroom = Capacity(lanes, COST)
-    many = 2 * headroom.room(0.0, TARGET_S)
-    now = serve(headroom, 0.0, 90.0, many)
-    assert ask(headroom, now + 3600.0) >= 0.95 * many
+    capacity = Capacity(lanes, COST)
+    many = 2 * capacity.room(0.0, TARGET_S)
+    now = serve(capacity, 0.0, 90.0, many)
+    assert ask(capacity, now + 3600.0) >= 0.95 * many
 
 
 def test_what_it_served_once_counts_no_longer_when_as_many_have_come_late() -> None:
-    headroom, fresh = Capacity(2, COST), Capacity(2, COST)
-    now = serve(headroom, 0.0, 90.0, 30)
-    assert ask(headroom, now + 60.0) >= 28
-    now = serve(headroom, now + 60.0, 90.0, 29, slower=2.0, late_s=3.0)
-    assert ask(headroom, now + 60.0) == fresh.room(0.0, TARGET_S) < 28
+    capacity, fresh = Capacity(2, COST), Capacity(2, COST)
+    now = serve(capacity, 0.0, 90.0, 30)
+    assert ask(capacity, now + 60.0) >= 28
+    now = serve(capacity, now + 60.0, 90.0, 29, slower=2.0, late_s=3.0)
+    assert ask(capacity, now + 60.0) == fresh.room(0.0, TARGET_S) < 28
 
 
 def test_of_what_was_served_once_nothing_holds_while_finals_come_late() -> None:
-    headroom = Capacity(2, COST)
-    now = serve(headroom, 0.0, 90.0, 30) + 60.0
+    capacity = Capacity(2, COST)
+    now = serve(capacity, 0.0, 90.0, 30) + 60.0
     for second in range(3):
-        headroom.step_done(now + second, JobKind.FINAL, DECODED_S, 2.0)
-        headroom.final_out(now + second, 2.5, 0.2)
-    assert headroom.room(now + 3.0, TARGET_S) == 0
+        capacity.step_done(now + second, JobKind.FINAL, DECODED_S, 2.0)
+        capacity.final_out(now + second, 2.5, 0.2)
+    assert capacity.room(now + 3.0, TARGET_S) == 0
 
 
 def test_streams_that_say_nothing_leave_most_of_the_room_to_others() -> None:
-    headroom = Capacity(8, COST)
-    empty = headroom.room(0.0, TARGET_S)
-    join(headroom, 0.0, 23, "silent")
-    assert headroom.room(1.0, TARGET_S) == empty - 23  # they have only just come
-    assert headroom.room(QUIET_S, TARGET_S) >= empty - 2
+    capacity = Capacity(8, COST)
+    empty = capacity.room(0.0, TARGET_S)
+    join(capacity, 0.0, 23, "silent")
+    assert capacity.room(1.0, TARGET_S) == empty - 23  # they have only just come
+    assert capacity.room(QUIET_S, TARGET_S) >= empty - 2
 
 
 def test_one_owner_cannot_hold_every_place_with_streams_that_say_nothing() -> None:
-    headroom, now, opened = Capacity(8, COST), 0.0, 0
-    empty = headroom.room(0.0, TARGET_S)
-    while headroom.predicted_p95(now, 1, "silent") <= TARGET_S:
-        join(headroom, now, 1, "silent")
+    capacity, now, opened = Capacity(8, COST), 0.0, 0
+    empty = capacity.room(0.0, TARGET_S)
+    while capacity.predicted_p95(now, 1, "silent") <= TARGET_S:
+        join(capacity, now, 1, "silent")
         now += QUIET_S
         opened += 1
     assert empty < opened <= 4 * (empty + 1)
-    assert headroom.room(now, TARGET_S) >= 3 / 4 * empty
+    assert capacity.room(now, TARGET_S) >= 3 / 4 * empty
 
 
 def test_a_quiet_channel_counts_in_full_as_soon_as_it_speaks_again() -> None:
-    headroom = Capacity(8, COST)
-    empty = headroom.room(0.0, TARGET_S)
-    claim = headroom.claims.join("a", "anybody", 20, 0.0)
-    assert headroom.room(0.0, TARGET_S) == empty - 20
-    assert headroom.room(QUIET_S, TARGET_S) == empty - 1
+    capacity = Capacity(8, COST)
+    empty = capacity.room(0.0, TARGET_S)
+    claim = capacity.claims.join("a", "anybody", 20, 0.0)
+    assert capacity.room(0.0, TARGET_S) == empty - 20
+    assert capacity.room(QUIET_S, TARGET_S) == empty - 1
     for channel in (1, 3, 20):  # there is no twenty-first
-        headroom.claims.asked(f"a/{channel}", QUIET_S)
+        capacity.claims.asked(f"a/{channel}", QUIET_S)
     assert claim.speaking(QUIET_S) == 2
-    assert headroom.room(QUIET_S, TARGET_S) == empty - 3
+    assert capacity.room(QUIET_S, TARGET_S) == empty - 3
 
 
 def test_a_stream_whose_client_is_away_weighs_no_more_than_a_quiet_one() -> None:
-    headroom = Capacity(8, COST)
-    empty = headroom.room(0.0, TARGET_S)
-    claims = join(headroom, 0.0, 10)
+    capacity = Capacity(8, COST)
+    empty = capacity.room(0.0, TARGET_S)
+    claims = join(capacity, 0.0, 10)
     for claim in claims:
         claim.away = True
-    assert headroom.room(0.0, TARGET_S) == empty - 1
+    assert capacity.room(0.0, TARGET_S) == empty - 1
     for claim in claims:
         claim.back(0.0)
-    assert headroom.room(0.0, TARGET_S) == empty - 10
+    assert capacity.room(0.0, TARGET_S) == empty - 10
 
 
 def test_streams_that_send_silence_do_not_make_speech_seem_cheap() -> None:
@@ -163,41 +163,41 @@ def test_streams_that_send_silence_do_not_make_speech_seem_cheap() -> None:
 
 
 def test_one_step_that_took_for_ever_is_forgotten_within_half_a_minute() -> None:
-    headroom, spared = Capacity(2, COST), Capacity(2, COST)
-    headroom.step_done(9.0, JobKind.FINAL, DECODED_S, 300.0)
-    headroom.final_out(9.0, 300.0, 0.2)
-    for one in (headroom, spared):
+    capacity, spared = Capacity(2, COST), Capacity(2, COST)
+    capacity.step_done(9.0, JobKind.FINAL, DECODED_S, 300.0)
+    capacity.final_out(9.0, 300.0, 0.2)
+    for one in (capacity, spared):
         serve(one, 10.0, 60.0, 4)
-    assert headroom.room(70.0, TARGET_S) == spared.room(70.0, TARGET_S)
-    assert headroom.cost < 2 * spared.cost
+    assert capacity.room(70.0, TARGET_S) == spared.room(70.0, TARGET_S)
+    assert capacity.cost < 2 * spared.cost
 
 
 @pytest.mark.parametrize("cost", [math.nan, math.inf, -1.0, 0.0])
 def test_a_measurement_that_is_no_number_does_no_harm(cost: float) -> None:
-    headroom = Capacity(2, cost)
-    headroom.step_done(0.0, JobKind.FINAL, DECODED_S, cost)
-    headroom.measured(1.0, cost)
-    assert ask(headroom, 2.0) == Capacity(2, COST).room(0.0, TARGET_S)
+    capacity = Capacity(2, cost)
+    capacity.step_done(0.0, JobKind.FINAL, DECODED_S, cost)
+    capacity.measured(1.0, cost)
+    assert ask(capacity, 2.0) == Capacity(2, COST).room(0.0, TARGET_S)
 
 
 def test_nobody_is_let_in_while_no_worker_lives() -> None:
-    headroom = Capacity(2, COST)
-    headroom.lanes = 0
-    assert headroom.room(0.0, TARGET_S) == 0
-    headroom.lanes = 2
-    assert headroom.room(0.0, TARGET_S) > 0
+    capacity = Capacity(2, COST)
+    capacity.lanes = 0
+    assert capacity.room(0.0, TARGET_S) == 0
+    capacity.lanes = 2
+    assert capacity.room(0.0, TARGET_S) > 0
 
 
 def test_a_stream_that_has_gone_takes_its_whole_claim_along() -> None:
-    headroom = Capacity(2, COST)
-    claim = headroom.claims.join("a", "anybody", 1, 0.0)
+    capacity = Capacity(2, COST)
+    claim = capacity.claims.join("a", "anybody", 1, 0.0)
     claim.resize(20, 0.0)
-    assert headroom.streams == 20
+    assert capacity.streams == 20
     claim.resize(2, 0.0)
-    assert headroom.streams == 2
+    assert capacity.streams == 2
     for _ in range(2):
-        headroom.claims.leave(claim)
-    assert headroom.streams == headroom.claims.weight(0.0) == 0
+        capacity.claims.leave(claim)
+    assert capacity.streams == capacity.claims.weight(0.0) == 0
 
 
 @pytest.mark.parametrize("lanes", [1, 2])

@@ -28,7 +28,7 @@ def steps(d: Drive) -> list[InferenceJob]:
     return [job for job in d.decoded if job.kind is JobKind.INTERIM]
 
 
-def tentative(d: Drive) -> list[list[str]]:
+def interim(d: Drive) -> list[list[str]]:
     return [[word.text for word in event.words] for event in d.events if isinstance(event, Interim)]
 
 
@@ -43,10 +43,10 @@ def test_each_step_holds_only_what_the_engine_has_not_heard() -> None:
     assert len(steps(d)) >= 5
 
 
-def test_every_tentative_holds_the_whole_utterance_so_far_with_its_times() -> None:
+def test_every_interim_holds_the_whole_utterance_so_far_with_its_times() -> None:
     d = following()
     d.push(np.concatenate([silence(1), phrase(*range(20))]))
-    for words in tentative(d):
+    for words in interim(d):
         assert words == [f"w{code}" for code in range(len(words))]
     last = [event for event in d.events if isinstance(event, Interim)][-1]
     assert [round(word.start, 3) for word in last.words] == [round(1 + 0.3 * i, 3) for i in range(len(last.words))]
@@ -64,7 +64,7 @@ def test_the_next_utterance_has_another_number_and_begins_anew() -> None:
 def test_an_engine_that_has_forgotten_is_sent_the_utterance_again_at_once() -> None:
     d = following(forget_every=3)
     d.push(phrase(*range(30)))
-    lengths = [len(words) for words in tentative(d)]
+    lengths = [len(words) for words in interim(d)]
     assert lengths == sorted(lengths)
     assert lengths[-1] >= 27
     assert sum(job.held == 0 for job in steps(d)) > 1
