@@ -1,30 +1,26 @@
-"""What front and engine worker say to each other: a few typed messages, length-prefixed msgpack on one local socket."""
+"""The messages between the front and an engine worker: typed msgpack over a local socket, each prefixed with its length."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
 
-import msgpack
+import msgspec
 
-from myna.streaming.events import Word
-from myna.streaming.policy import Options
-from myna.streaming.session.jobs import EngineInfo, InferenceJob, JobError, JobKind, Missing, Outcome, Transcript
+from myna.streaming.session.jobs import EngineInfo, InferenceJob, JobError, Missing, Outcome, Transcript
 
 _LENGTH = struct.Struct("<I")
 STATUS_EVERY_S = 0.5
-"""A worker says so often how its lanes are doing; one that is silent for longer hangs as a whole."""
+"""Interval of a worker's `Status` messages."""
 LARGEST = 1 << 30
-"""A longer message is a broken peer: a thousand jobs of half a minute fit in."""
+"""Limit on a message's length, in bytes. A thousand jobs of 30 s stay below it; only a broken peer exceeds it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Hello:
-    """Worker → front, once, when its engines are loaded. `memory` is what they take, in bytes: of the process and a GPU.
+class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
+    """Worker → front, once: the engines of all lanes are loaded.
 
-    `cost` is what a second of audio cost when the engine was warmed up, in seconds; 0: that is not known.
+    `memory` is the resident memory of the process plus the memory it has reserved on a GPU, in bytes. `cost` is the time
+    in seconds that one second of audio took during warm-up; 0 means unknown.
     """
 
     info: EngineInfo
@@ -33,125 +29,113 @@ class Hello:
     cost: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Unavailable:
-    """Worker → front instead of `Hello`: the engine cannot be loaded, and why."""
+class Unavailable(msgspec.Struct, frozen=True, array_like=True, tag="unavailable"):
+    """Worker → front, in place of `Hello`: the engine cannot be loaded, for this reason."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Front → worker: decode these at once on this lane, which is free."""
+class Batch(msgspec.Struct, frozen=True, array_like=True, tag="batch"):
+    """Front → worker: decode these jobs as one batch on this lane, which is idle."""
 
     lane: int
     jobs: tuple[InferenceJob, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
-    """Front → worker: no more of this channel's utterance will come."""
+class Release(msgspec.Struct, frozen=True, array_like=True, tag="release"):
+    """Front → worker: the current utterance of this channel is over; its state can be dropped."""
 
     source: str
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """Worker → front: a job's outcome, with the seconds its step took."""
+class TranscriptResult(msgspec.Struct, frozen=True, array_like=True, tag="transcript"):
+    """Worker → front: a job is decoded. `step_s` is the time its batch took, in seconds."""
 
     job_id: str
-    outcome: Outcome
+    outcome: Transcript
     step_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
-    """Worker → front, every `STATUS_EVERY_S`: for each lane how many seconds it has been at its batch; 0: it is free."""
+class MissingResult(msgspec.Struct, frozen=True, array_like=True, tag="missing"):
+    """Worker → front: the engine holds less of the job's utterance than the job assumes."""
+
+    job_id: str
+    outcome: Missing
+    step_s: float
+
+
+class ErrorResult(msgspec.Struct, frozen=True, array_like=True, tag="error"):
+    """Worker → front: the engine failed on this job."""
+
+    job_id: str
+    outcome: JobError
+    step_s: float
+
+
+class Status(msgspec.Struct, frozen=True, array_like=True, tag="status"):
+    """Worker → front, every `STATUS_EVERY_S`: for each lane, the seconds spent on its current batch; 0 if it is idle."""
 
     busy_s: tuple[float, ...]
 
 
+Result = TranscriptResult | MissingResult | ErrorResult
 Message = Hello | Unavailable | Batch | Release | Result | Status
 
 
-def encode(message: Message) -> bytes:
-    """Return the message as bytes, its length first."""
-    match message:
-        case Batch(lane, jobs):
-            body: object = ["batch", lane, [_packed(job) for job in jobs]]
-        case Release(source):
-            body = ["release", source]
-        case Result(job_id, Missing(held), step_s):
-            body = ["missing", job_id, held, step_s]
-        case Result(job_id, Transcript(words, log_probability), step_s):
-            flat = [(w.text, w.start, w.end, w.confidence) for w in words]
-            body = ["transcript", job_id, flat, log_probability, step_s]
-        case Result(job_id, JobError(reason), step_s):
-            body = ["error", job_id, reason, step_s]
-        case Status(busy_s):
-            body = ["status", busy_s]
-        case Hello(info, lanes, memory, cost):
-            body = ["hello", asdict(info), lanes, memory, cost]
-        case Unavailable(reason):
-            body = ["unavailable", reason]
-    packed: bytes = msgpack.packb(body)
-    return _LENGTH.pack(len(packed)) + packed
+def result(job_id: str, outcome: Outcome, step_s: float) -> Result:
+    """Return the message that carries a job's outcome."""
+    match outcome:
+        case Transcript():
+            return TranscriptResult(job_id, outcome, step_s)
+        case Missing():
+            return MissingResult(job_id, outcome, step_s)
+        case JobError():
+            return ErrorResult(job_id, outcome, step_s)
 
 
-def _packed(job: InferenceJob) -> list[object]:
-    options = asdict(job.options)
-    return [job.id, job.source, int(job.kind), job.pcm, job.due, options, job.utterance, job.held]
+def encode(message: Message) -> bytearray:
+    """Return the message as bytes, prefixed with its length."""
+    data = bytearray(_LENGTH.size)
+    _ENCODER.encode_into(message, data, _LENGTH.size)
+    _LENGTH.pack_into(data, 0, len(data) - _LENGTH.size)
+    return data
 
 
-def _job(packed: tuple[Any, ...]) -> InferenceJob:
-    job_id, source, kind, pcm, due, options, utterance, held = packed
-    return InferenceJob(job_id, source, JobKind(kind), pcm, due, Options(**options), utterance, held)
+def _plain(value: object) -> float:
+    """Return an engine's NumPy number, a subclass of float, as a float: msgspec encodes exact types only."""
+    if isinstance(value, float):
+        return float(value)
+    raise TypeError(f"a worker message cannot hold {type(value).__name__}")
 
 
-def _decode(packed: bytes) -> Message:
-    try:
-        return _message(msgpack.unpackb(packed, use_list=False))
-    except (TypeError, OverflowError) as error:
-        raise ValueError(f"no message of the engine link: {error}") from error
-
-
-def _message(unpacked: Any) -> Message:
-    match unpacked:
-        case ("batch", lane, jobs):
-            return Batch(lane, tuple(map(_job, jobs)))
-        case ("release", source):
-            return Release(source)
-        case ("missing", job_id, held, step_s):
-            return Result(job_id, Missing(held), step_s)
-        case ("transcript", job_id, words, log_probability, step_s):
-            return Result(job_id, Transcript(tuple(Word(*w) for w in words), log_probability), step_s)
-        case ("error", job_id, reason, step_s):
-            return Result(job_id, JobError(reason), step_s)
-        case ("status", busy_s):
-            return Status(busy_s)
-        case ("hello", info, lanes, memory, cost):
-            return Hello(EngineInfo(**info), lanes, memory, cost)
-        case ("unavailable", reason):
-            return Unavailable(reason)
-        case other:
-            raise ValueError(f"no message of the engine link: {str(other)[:100]}")
+_ENCODER = msgspec.msgpack.Encoder(enc_hook=_plain)
+_DECODER: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 
 
 class Unpacker:
-    """Bytes in whatever pieces they come → messages."""
+    """Splits a stream of bytes, received in chunks of any size, into messages."""
 
     def __init__(self) -> None:
         self._bytes = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Message]:
-        """Take bytes, yield the messages they complete. Raises `ValueError` for anything else."""
+        """Append received bytes and yield the messages they complete. Raises `ValueError` for malformed data."""
         self._bytes += data
         while len(self._bytes) >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._bytes)
             if length > LARGEST:
-                raise ValueError(f"a message of {length} bytes on the engine link; at most {LARGEST} are allowed")
-            if len(self._bytes) < _LENGTH.size + length:
+                raise ValueError(f"worker message of {length} bytes exceeds the limit of {LARGEST} bytes")
+            end = _LENGTH.size + length
+            if len(self._bytes) < end:
                 return
-            packed = bytes(self._bytes[_LENGTH.size : _LENGTH.size + length])
-            del self._bytes[: _LENGTH.size + length]
-            yield _decode(packed)
+            with memoryview(self._bytes) as view, view[_LENGTH.size : end] as packed:
+                message = _decode(packed)
+            del self._bytes[:end]
+            yield message
+
+
+def _decode(packed: memoryview) -> Message:
+    try:
+        return _DECODER.decode(packed)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"malformed worker message: {error}") from error

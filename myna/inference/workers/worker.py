@@ -36,6 +36,7 @@ from myna.inference.workers.ipc import (
     Unavailable,
     Unpacker,
     encode,
+    result,
 )
 from myna.runtime.memory import give_back
 from myna.streaming.errors import EngineUnavailableError
@@ -59,7 +60,7 @@ def run_batch(engine: Engine, batch: list[InferenceJob]) -> list[Result]:
     except Exception as error:
         outcomes = [JobError(f"{type(error).__name__}: {error}")] * len(batch)
     step_s = time.perf_counter() - began
-    return [Result(job.id, outcome, step_s) for job, outcome in zip(batch, outcomes, strict=True)]
+    return [result(job.id, outcome, step_s) for job, outcome in zip(batch, outcomes, strict=True)]
 
 
 class Collector:
@@ -136,8 +137,8 @@ class _Lane(threading.Thread):
             self._began = time.monotonic()
             results = run_batch(engine, list(order))
             self._began = None
-            for result in results:
-                self._tell(result)
+            for answer in results:
+                self._tell(answer)
             self._collector.step_done()
 
 
