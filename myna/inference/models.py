@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -14,7 +14,10 @@ from myna.inference.engines import registry
 from myna.inference.engines.catalogue import Catalogue, Model, UnknownModelError
 from myna.inference.engines.port import ModelOptions
 from myna.inference.engines.registry import EngineKind
-from myna.inference.workers.pool import EnginePool, Step
+from myna.inference.workers.batches import Step
+from myna.inference.workers.pool import EnginePool
+from myna.inference.workers.port import Worker
+from myna.inference.workers.process import WorkerProcess
 from myna.runtime.deadlines import Clock
 from myna.runtime.errors import ConfigurationError
 from myna.runtime.supervisor import Supervisor
@@ -213,9 +216,11 @@ class Models:
         async with self._room:  # one at a time: each must see what the others take
             await self._make_room(model, shape)
             patience_s = max(settings.stuck_after_s, _COMPILING_S if settings.torch_compile else 0.0)
-            pool = EnginePool(
-                model.engine, options, shape.workers, shape.lanes, patience_s, self._supervisor, self._clock
-            )
+
+            def worker(number: int) -> Worker:
+                return WorkerProcess(model.engine, replace(options, worker=number), shape.lanes, self._clock)
+
+            pool = EnginePool(model.name, worker, shape.workers, shape.lanes, patience_s, self._supervisor, self._clock)
             pool.on_step = self._on_step(model.name)
             await pool.start()
         info = pool.info

@@ -231,7 +231,7 @@ async def test_a_container_that_holds_more_channels_than_there_is_room_for_ends_
 @pytest.fixture
 def slow_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models are loaded while other programs have the cores: a second of audio costs five."""
-    monkeypatch.setattr("myna.inference.workers.pool.Headroom", lambda lanes, cost: Capacity(lanes, 5.0 + cost))
+    monkeypatch.setattr("myna.inference.workers.pool.Capacity", lambda lanes, cost: Capacity(lanes, 5.0 + cost))
 
 
 async def open_streams(server: Server, count: int) -> None:

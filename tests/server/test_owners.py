@@ -105,7 +105,7 @@ async def failing_results(server: Server) -> AsyncIterator[None]:
 @contextlib.asynccontextmanager
 async def failing_deaths(server: Server) -> AsyncIterator[None]:
     (pool,) = server.models.pools
-    with failing_once(pool, "_launch") as failed:
+    with failing_once(pool._workers, "_launch") as failed:
         os.kill(pool.pids[0], signal.SIGKILL)
         yield
         await eventually(failed)
@@ -115,7 +115,7 @@ async def failing_deaths(server: Server) -> AsyncIterator[None]:
 @contextlib.asynccontextmanager
 async def failing_watch(server: Server) -> AsyncIterator[None]:
     (pool,) = server.models.pools
-    with failing_once(pool, "_stuck_s") as failed:
+    with failing_once(pool, "stuck_s") as failed:
         yield
         await eventually(failed)
 

@@ -9,7 +9,7 @@ from prometheus_client.core import Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-from myna.inference.workers.pool import Step
+from myna.inference.workers.batches import Step
 from myna.streaming.session.jobs import JobKind
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
