@@ -1,1 +1,1 @@
-"""Which worker decodes what and when, and how many streams a model can take. Pure."""
+"""Assigns jobs to workers and estimates how many streams a model can serve. Pure: no clock, thread or model."""

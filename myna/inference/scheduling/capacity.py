@@ -1,11 +1,11 @@
-"""What an engine's work costs, and how many more streams it can take before finals come late. Pure; time is handed in.
+"""Estimates a model's cost and how many more streams it can serve before finals are late. Pure: the caller passes the time.
 
-The mandatory work is that of finals: interims thin out, and files wait. How much of it a second of audio asks for is learned
-from the work itself, so that it holds whatever the machine, the model, the speakers and the clients' settings are.
+Only finals are mandatory work: under load, interims are skipped and files wait. The cost of finals per second of audio is
+learned from the decoded batches, so that the estimate fits any machine, model, speaker and client setting.
 
-What the last half minute shows comes first. Where it shows too little there are two estimates, and the better one holds: a
-measurement of silence, repeated while there is little to do, and the number of channels that were once served at a time. A
-machine that was slow once is therefore not taken to be slow for ever.
+The last 30 s decide. If they hold too few finals, the better of two estimates decides: a measurement on silence, which is
+repeated while the load is low, and the largest number of channels that was served in time before. A machine that was slow
+once is therefore not assumed to stay slow.
 """
 
 from __future__ import annotations
@@ -19,37 +19,39 @@ from myna.inference.scheduling.claims import Claim, Claims
 from myna.streaming.session.jobs import JobKind
 
 WINDOW_S = 30.0
-"""What happened longer ago says nothing about now: about five utterances of each stream."""
+"""Window of the statistics: about five utterances of each stream. Older work says nothing about the current load."""
 _SPEECH_COSTS = 4.5
-"""A second of a live stream costs about so many times what a second of silence cost when the engine was warmed up: speech
-has words to be decoded, and finals hear their context again."""
+"""Cost of a second of live speech as a multiple of the cost of a second of silence: speech has words to decode, and each
+final decodes its context again."""
 _SETTLE_S = 8.0
-"""Finals come about so long after the first of their audio: work is held against the audio that came so much earlier."""
+"""Typical time from the first audio of a final to its result. Decode time is compared with the audio of this much earlier."""
 _NOTED_EVERY_S = 0.25
+"""Resolution at which received audio and served channels are recorded."""
 _PRIOR_S = 60.0
-"""An estimate weighs as much as so many seconds of audio in the window."""
+"""Weight of the estimate from silence, in seconds of audio within the window."""
 _STEP_S = 12.0
-"""Audio of the longest finals, before any has been decoded."""
+"""Assumed audio of the longest finals before any final has been decoded."""
 MEASURED_S = 5.0
-"""Seconds of silence by whose decode the cost of a second is measured: about a segment."""
+"""Length of the silence that a measurement decodes: about one segment."""
 _MEASUREMENTS = 3
-"""The lowest of so many measurements counts: whatever else the machine does makes a decode slower, never faster."""
+"""The lowest of this many measurements counts: other load on the machine makes a decode slower, never faster."""
 _ALIKE = 0.9
-"""Numbers of channels that are that close, one to the other, are as good as the same."""
+"""Two numbers of channels whose ratio is at least this count as equal."""
 _MEASURED_FROM = 8
-"""Finals within the window from which their measured delay is believed."""
+"""Number of finals within the window from which their measured delay is used."""
 _AHEAD_S = 1.0
-"""A final decoded longer before it is due could have waited: it is of a client that sends faster than real time."""
+"""A final decoded earlier than this before its due time could have waited: its client sends faster than real time."""
 _FULL = 0.85
-"""Utilisation by finals alone beyond which nobody is let in, whatever the formula says: speakers come in crowds."""
+"""Utilisation by finals above which no stream is admitted, whatever the model predicts: speakers arrive in bursts."""
 _UNPROVEN = 0.55
-"""The same while the lanes have not been seen nearly that busy: a full machine decodes more slowly than an idle one."""
+"""The same limit for a load well above any seen within the window: a full machine decodes more slowly than an idle one."""
 _PROVEN = 0.6
-"""The share of a load that has to have been seen before it counts as proven."""
+"""A load counts as proven if at least this share of it was seen within the window."""
 _COST_WEIGHT = 0.05
-"""Of the newest batch in the running mean of what a second of audio costs."""
+"""Weight of the newest batch in the running mean of the cost of a second of audio."""
 _ODD = 10.0
-"""A batch that took more than so many times the mean counts as so many: one that met a swap storm says little of the next."""
+"""Upper limit on a batch's cost in the running mean, as a multiple of that mean: one batch slowed by swapping predicts
+nothing about the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class _Step:
 
 @dataclass(frozen=True, slots=True)
 class _Out:
-    """When a final came, how late it was, and how long before it was due it had been asked for; in seconds."""
+    """A completed final: its lateness and its lead time, which is how long before its due time it was submitted."""
 
     at: float
     late_s: float
@@ -71,28 +73,28 @@ class _Out:
 
 @dataclass(frozen=True, slots=True)
 class _Served:
-    """So many speaking channels were there at a time, and 95 % of their finals kept this delay."""
+    """A load that was served: the number of speaking channels and the 95th percentile of their finals' delay."""
 
     channels: float
     p95_s: float
 
 
 class Capacity:
-    """One model's. `lanes` work at the same time; `cost` is a first measurement of a second of silence, 0: there is none."""
+    """The load and the room of one model. `cost` is a first measurement on silence, in seconds per second; 0: none."""
 
     def __init__(self, lanes: int, cost: float) -> None:
         self.lanes = lanes
-        """Lanes of the workers that live."""
+        """Lanes of the workers that are up; they decode in parallel."""
         self.cost = _sane(cost)
-        """Seconds a lane needs for a second of audio: a running mean."""
+        """Seconds of lane time per second of audio: a running mean."""
         self.claims = Claims()
-        """Of the live streams."""
+        """The claims of the live streams."""
         self._measured: deque[float] = deque(maxlen=_MEASUREMENTS)
         self._measured_at = -math.inf
         self._steps: deque[_Step] = deque()
         self._finals: deque[_Out] = deque()
-        self._audio_s = 0.0  # all that speaking channels have ever sent
-        self._audio: deque[tuple[float, float]] = deque()  # (time, how much that was then)
+        self._audio_s = 0.0  # sent by speaking channels since the start
+        self._audio: deque[tuple[float, float]] = deque()  # (time, `_audio_s` at that time)
         self._served: list[_Served] = []
         self._served_at = -math.inf
         if self.cost:
@@ -100,21 +102,21 @@ class Capacity:
 
     @property
     def streams(self) -> int:
-        """Live channels there are."""
+        """Number of live channels."""
         return self.claims.channels
 
     def measured(self, now: float, cost: float) -> None:
-        """A second of silence has cost so much, on every lane at once, beside what else was decoded; 0: that is not known."""
+        """Record a measurement: the cost of a second of silence with all lanes busy; 0: the measurement failed."""
         if cost := _sane(cost):
             self._measured.append(cost)
         self._measured_at = now
 
     def unmeasured_s(self, now: float) -> float:
-        """Return how long ago the cost was last measured; infinity if only when the engine was loaded."""
+        """Return the time since the last measurement; infinity if there was none since the engine was loaded."""
         return now - self._measured_at
 
     def heard(self, now: float, claim: Claim, audio_s: float) -> None:
-        """A stream has sent so much audio, all its channels together; quiet ones ask for nothing and do not count."""
+        """Record audio received from a stream, summed over its channels. Quiet channels need no decoding and do not count."""
         self._audio_s += audio_s * claim.speaking(now) / claim.channels
         if not self._audio or now - self._audio[-1][0] >= _NOTED_EVERY_S:
             self._audio.append((now, self._audio_s))
@@ -122,7 +124,7 @@ class Capacity:
                 self._audio.popleft()
 
     def step_done(self, now: float, kind: JobKind, audio_s: float, took_s: float, ahead_s: float = 0.0) -> None:
-        """A lane has decoded a batch of so much audio, whose earliest job is not due for another `ahead_s`."""
+        """Record a decoded batch. `ahead_s` is the time left until its earliest job is due."""
         took_s = _sane(took_s)
         if audio_s > 0:
             newest = took_s / audio_s
@@ -132,25 +134,25 @@ class Capacity:
         self._forget(now)
 
     def final_out(self, now: float, late_s: float, lead_s: float) -> None:
-        """A final has come so long after it was due, and had been asked for so long before that."""
+        """Record a completed final: its lateness and its lead time."""
         self._finals.append(_Out(now, max(0.0, late_s), min(max(0.0, lead_s), _AHEAD_S)))
         self._forget(now)
         self._note_served(now)
 
     def p95(self, now: float) -> float | None:
-        """Return the delay that 95 % of the latest finals kept; None if there were too few."""
+        """Return the 95th percentile of the delay of the finals within the window; None if there were too few."""
         self._forget(now)
         if len(self._finals) < _MEASURED_FROM:
             return None
         return _p95([final.late_s for final in self._finals])
 
     def predicted_p95(self, now: float, more: float, owner: str | None = None) -> float:
-        """Return the delay that 95 % of the finals will keep when `more` channels of this owner join, in seconds."""
+        """Return the predicted 95th percentile of the finals' delay, in seconds, if `more` channels of this owner join."""
         self._forget(now)
         return self._predicted(now, self.claims.weight(now, owner) + more)
 
     def room(self, now: float, target_s: float) -> int:
-        """Return how many more channels keep the target, at most 1,000."""
+        """Return how many more channels the model can serve within the target delay, at most 1,000."""
         self._forget(now)
         there = self.claims.weight(now)
         low, high = 0, 1000
@@ -184,20 +186,20 @@ class Capacity:
 
     @property
     def _base(self) -> float:
-        """What a second of silence costs, as far as is known."""
+        """The best estimate of the cost of a second of silence."""
         return min(self._measured, default=self.cost)
 
     def _seen(self) -> float:
-        """Return the utilisation by finals within the window."""
+        """Return the utilisation of the lanes by finals within the window."""
         return sum(step.took_s for step in self._steps if step.mandatory) / (self.lanes * WINDOW_S)
 
     def _modelled_p95(self, load: float) -> float:
-        """Return the 95th percentile of wait and decode: finals first, on lanes that otherwise are at an interim."""
+        """Return the 95th percentile of wait plus decode time: finals go first, but idle lanes may be decoding interims."""
         finals = [step.took_s for step in self._steps if step.mandatory]
         others = [step.took_s for step in self._steps if not step.mandatory]
         longest_s = _p95(finals) if len(finals) >= _MEASURED_FROM else max([_STEP_S * self._base, *finals])
         mean_s = sum(finals) / len(finals) if finals else longest_s / 2
-        # A lane at an interim must finish it; of several lanes the first to do so counts.
+        # A lane must finish its interim first; the final takes whichever lane finishes first.
         residual_s = (sum(others) / len(others) if others else mean_s) * (1 - math.pow(0.05, 1 / self.lanes))
         waits = _erlang_c(self.lanes, load)
         wait_s = max(0.0, math.log(waits / 0.05)) * mean_s / (self.lanes * (1 - load)) if waits > 0 else 0.0
@@ -205,15 +207,15 @@ class Capacity:
         return max(0.0, longest_s + residual_s + wait_s - lead_s)
 
     def _demand(self, now: float) -> float:
-        """Return the seconds of finals' work that a speaking channel in real time asks for in a second.
+        """Return the lane time for finals, in seconds, that a speaking channel needs per second of audio.
 
-        It does not matter here how fast the audio came: clients that send files tell as much as those that speak.
+        The rate at which the audio arrived does not matter: streamed files count like live speech.
         """
         busy_s = sum(step.took_s for step in self._steps if step.final)
         return (busy_s + _SPEECH_COSTS * self._base * _PRIOR_S) / (self._heard_s(now) + _PRIOR_S)
 
     def _heard_s(self, now: float) -> float:
-        """Return the audio within the window whose finals have come."""
+        """Return the audio within the window whose finals are complete, in seconds."""
         settled = now - _SETTLE_S
         return self._heard_until(settled) - self._heard_until(settled - WINDOW_S)
 
@@ -224,7 +226,7 @@ class Capacity:
         return self._audio[0][1] if self._audio else 0.0
 
     def _forget(self, now: float) -> None:
-        """Let go of what lies before the window."""
+        """Drop records older than the window."""
         before = now - WINDOW_S
         while self._steps and self._steps[0].at < before:
             self._steps.popleft()
@@ -232,7 +234,7 @@ class Capacity:
             self._finals.popleft()
 
     def _note_served(self, now: float) -> None:
-        """Keep how many channels there are with the delay of their finals: the newest of what is alike, and no worse one."""
+        """Record the current number of channels and their delay in place of similar and of worse records."""
         if now - self._served_at < _NOTED_EVERY_S or (p95_s := self.p95(now)) is None:
             return
         self._served_at, channels = now, self._heard_s(now) / WINDOW_S
@@ -248,7 +250,7 @@ class Capacity:
 
 
 def _sane(seconds: float) -> float:
-    """Return a duration that can be reckoned with: 0 for one that is none."""
+    """Return the duration; 0 if it is negative, infinite or not a number."""
     return seconds if math.isfinite(seconds) and seconds > 0 else 0.0
 
 
@@ -258,7 +260,7 @@ def _p95(values: list[float]) -> float:
 
 
 def _erlang_c(servers: int, utilisation: float) -> float:
-    """Return the probability that a job has to wait (Erlang's C formula), by the recurrence of his B formula."""
+    """Return the probability that a job has to wait: Erlang's C formula, by the recurrence of the B formula."""
     offered, blocked = servers * utilisation, 1.0
     for number in range(1, servers + 1):
         blocked = offered * blocked / (number + offered * blocked)

@@ -1,9 +1,8 @@
-"""Which worker decodes what, and what becomes of it when a worker dies. Pure: no clock, process or socket.
+"""Assigns jobs to workers, and reassigns the jobs of workers that die. Pure: no clock, process or socket.
 
-Jobs wait here and not at the workers: whichever lane is free first takes what is most urgent, audio that is no longer
-wanted never travels, and when a worker dies it is known exactly which jobs it was at. Those are decoded again by another.
-A job that was under way at one death after another runs alone, so that it can take no other with it, and then fails by
-itself.
+Jobs wait here and not at the workers. The first free lane takes the most urgent job, cancelled audio is never sent, and the
+jobs of a worker that dies are known exactly; another worker decodes them again. A job that is running when several workers
+die is then run alone, so that it takes no other job down with it, and finally fails.
 """
 
 from __future__ import annotations
@@ -17,20 +16,19 @@ from myna.inference.scheduling.scheduler import Scheduler
 from myna.streaming.session.jobs import EngineInfo, InferenceJob, JobKind
 
 ALONE_FROM = 2.0
-"""A job under way at so many deaths runs alone from then on."""
+"""From this much blame on, a job runs alone."""
 FAILS_FROM = 3.0
-"""A job under way at so many deaths, the last one alone, has failed."""
+"""At this much blame, a job fails; it ran alone at the last death."""
 BLAME = 1.0
-"""How much of a death a job under way is blamed for: it may well be the cause."""
+"""Blame that each job running at a worker's death receives: any of them may be the cause."""
 KILLED_BLAME = 0.2
-"""The same where the worker was killed from outside. Whoever did it, the job seldom is the reason, yet the system also kills
-what takes too much memory; at this rate a job that is always there when that happens runs alone from the tenth time on and
-fails at the fifteenth."""
+"""The same for a worker killed from outside. The job is seldom the reason, but the system also kills processes that take too
+much memory: at this rate, a job that is present each time runs alone from the 10th kill on and fails at the 15th."""
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """These jobs, one batch, are for this lane of this worker."""
+    """A batch of jobs for one lane of one worker."""
 
     worker: int
     lane: int
@@ -38,9 +36,9 @@ class Assignment:
 
 
 class Death(NamedTuple):
-    """What becomes of the jobs under way at a worker's death, where they are not decoded again.
+    """The jobs of a worker that died which are not decoded again.
 
-    `superseded` are interims for which a newer one of their channel waits.
+    `failed` have too much blame; `superseded` are interims for which a newer one of their channel waits.
     """
 
     failed: list[InferenceJob]
@@ -48,10 +46,9 @@ class Death(NamedTuple):
 
 
 class Dispatcher:
-    """The jobs of one model and the workers that share them.
+    """The queue of one model and the assignment of its jobs to lanes.
 
-    Where the engine follows utterances, the steps of one stay with the worker that holds it; everything else goes wherever
-    a lane is free.
+    Steps of a followed utterance go to the worker that holds its state; all other jobs go to any free lane.
     """
 
     def __init__(self, engine: EngineInfo) -> None:
@@ -59,40 +56,40 @@ class Dispatcher:
         self._shared = Scheduler(engine)
         self._own: dict[int, Scheduler] = {}  # by worker: steps of the utterances it follows
         self._homes: dict[str, int] = {}  # source → the worker that follows its utterance
-        self._lanes: dict[int, list[dict[str, InferenceJob]]] = {}  # by worker: what each lane is at, by id
+        self._lanes: dict[int, list[dict[str, InferenceJob]]] = {}  # by worker: each lane's running jobs, by id
         self._blame: dict[str, float] = {}
-        self._came: dict[str, int] = {}  # by job that waits or is under way: its number in the order they came
+        self._came: dict[str, int] = {}  # by waiting or running job: its number in order of submission
         self._count = 0
-        self._unwanted: set[str] = set()  # under way, but cancelled
+        self._unwanted: set[str] = set()  # running, but cancelled
         self._suspects: deque[InferenceJob] = deque()
         self._reserved: int | None = None
-        """The worker that is being emptied for a suspect, or is at one."""
+        """The worker that runs a suspect alone, or finishes its batches before it does so."""
 
     @property
     def waiting(self) -> int:
-        """How many jobs no lane has taken yet."""
+        """Number of jobs not yet assigned."""
         return len(self._shared) + sum(map(len, self._own.values())) + len(self._suspects)
 
     @property
     def under_way(self) -> int:
-        """How many lanes are busy."""
+        """Number of busy lanes."""
         return sum(map(self._busy, self._lanes))
 
     def oldest(self, kind: JobKind) -> float | None:
-        """Return when the job of this kind that waits longest was due; None if none waits."""
+        """Return the earliest due time of the waiting jobs of this kind; None if none waits."""
         dues = [due for scheduler in self._schedulers() if (due := scheduler.oldest(kind)) is not None]
         dues += [job.due for job in self._suspects if job.kind is kind]
         return min(dues, default=None)
 
     def up(self, worker: int, lanes: int) -> None:
-        """Count on a worker with so many lanes."""
+        """Add a worker with this many lanes."""
         self._lanes[worker] = [{} for _ in range(lanes)]
         self._own.setdefault(worker, Scheduler(self._engine))
         for gone in [home for home in self._own if home not in self._lanes]:
             self._rehome(gone)
 
     def down(self, worker: int, blame: float) -> Death:
-        """Count on a worker no longer; each job it was at gets so much of the blame."""
+        """Remove a worker that died; each of its running jobs receives this much blame."""
         death = Death([], [])
         lanes = self._lanes.pop(worker, [])
         if blame < BLAME:
@@ -114,13 +111,13 @@ class Dispatcher:
         return death
 
     def submit(self, job: InferenceJob) -> InferenceJob | None:
-        """Take a job; return the older interim of its channel that it replaces, if any."""
+        """Add a job; return the older interim of its channel that it replaces, if any."""
         self._count += 1
         self._came[job.id] = self._count
         return self._enqueue(job)
 
     def cancel(self, job_id: str) -> None:
-        """Forget a job that waits; the result of one under way will not be wanted."""
+        """Remove a waiting job, or mark a running one as unwanted."""
         self._forget(job_id)
         if any(scheduler.cancel(job_id) for scheduler in self._schedulers()):
             return
@@ -129,12 +126,12 @@ class Dispatcher:
         self._suspects = deque(job for job in self._suspects if job.id != job_id)
 
     def release(self, source: str) -> int | None:
-        """Follow this channel's utterance no further; return the worker that did and is to be told, if any."""
+        """End this channel's utterance; return the worker that holds its state, if any, so that it can be told."""
         home = self._homes.pop(source, None)
         return home if home in self._lanes else None
 
     def done(self, worker: int, job_id: str) -> None:
-        """Take note that a worker has answered a job."""
+        """Record that a worker has returned a job's result."""
         self._forget(job_id)
         self._unwanted.discard(job_id)
         for lane in self._lanes.get(worker, ()):
@@ -142,7 +139,7 @@ class Dispatcher:
                 self._reserved = None
 
     def assign(self) -> list[Assignment]:
-        """Return what the free lanes are to do now; each assignment counts as under way."""
+        """Assign batches to the free lanes; the jobs count as running from now on."""
         assignments = self._assign_suspect()
         for worker in sorted(self._lanes):
             for number, lane in enumerate(self._lanes[worker]):
@@ -162,9 +159,9 @@ class Dispatcher:
         return self._own.setdefault(home, Scheduler(self._engine))
 
     def _enqueue(self, job: InferenceJob) -> InferenceJob | None:
-        """Have a job wait for a lane, one that a dead worker was at too; return the interim that the newer one replaces.
+        """Queue a job, new or from a worker that died; return the interim that is replaced by a newer one, if any.
 
-        The newer one is of the same speech and is blamed for what the older one is blamed for.
+        The newer interim covers the same speech and inherits the blame.
         """
         other = self._waiting_interim(job)
         older, newer = other, job
@@ -181,14 +178,14 @@ class Dispatcher:
         return older
 
     def _waiting_interim(self, job: InferenceJob) -> InferenceJob | None:
-        """Return the interim of this interim's channel that waits, if any."""
+        """Return the waiting interim of this interim's channel, if any."""
         if job.kind is not JobKind.INTERIM:
             return None
         suspect = (other for other in self._suspects if other.kind is JobKind.INTERIM and other.source == job.source)
         return next(suspect, None) or self._scheduler_of(job).interim_of(job.source)
 
     def _isolate(self, job: InferenceJob, other: InferenceJob | None) -> None:
-        """Have a job run alone, in place of the interim of its channel that waits, if there is one."""
+        """Queue a job to run alone, in place of the waiting interim of its channel, if any."""
         if other is not None and other in self._suspects:
             self._suspects[self._suspects.index(other)] = job
             return
@@ -212,7 +209,7 @@ class Dispatcher:
         return [Assignment(self._reserved, 0, (job,))]
 
     def _busy(self, worker: int) -> int:
-        """Return how many of the worker's lanes are at something."""
+        """Return the number of the worker's busy lanes."""
         return sum(map(bool, self._lanes[worker]))
 
     def _most_urgent(self, worker: int) -> Scheduler:
@@ -220,17 +217,17 @@ class Dispatcher:
         return self._own[worker] if own is not None and (shared is None or own < shared) else self._shared
 
     def _least_followed(self) -> int:
-        """Return the worker to follow another utterance: a living one, if there is any."""
+        """Return the worker that follows the fewest utterances; one that is up, if any is."""
         followed = list(self._homes.values())
         return min(self._lanes or (0,), key=followed.count)
 
     def _exonerate(self, present: set[str], blame: float) -> None:
-        """Take back some of the blame of those that were not there when somebody killed a worker: he may have before, too."""
+        """Reduce the blame of jobs that were not running when a worker was killed: earlier deaths may be kills, too."""
         for job_id in self._blame.keys() - present:
             self._blame[job_id] = max(0.0, self._blame[job_id] - blame)
 
     def _rehome(self, gone: int) -> None:
-        """Have other workers follow what this one did; they will ask for the audio it held."""
+        """Move the utterances of a worker that died to others, which ask for the missing audio."""
         self._homes = {source: home for source, home in self._homes.items() if home != gone}
         orphans = self._own.pop(gone, None)
         for job in orphans.drain() if orphans else ():

@@ -1,8 +1,8 @@
-"""Which jobs a lane decodes next. Pure: no clock, thread or model.
+"""Orders the waiting jobs and forms the next batch. Pure: no clock, thread or model.
 
-Finals before interims before files, the earliest due first. What else is due and of like length joins the most urgent job
-in one batch. The newest interim of a channel takes the place of an older one that still waits: under load interims thin out
-first, those that are decoded are of fresh audio, and each channel has its turn.
+Finals precede interims, interims precede files; within a kind, the earliest due time goes first. Urgent jobs of similar
+length join the most urgent job in its batch. A newer interim of a channel replaces the one that waits and keeps its place in
+the queue: under load, interims are skipped first, those that are decoded are recent, and each channel gets its turn.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from myna.streaming.events import samples
 from myna.streaming.session.jobs import EngineInfo, InferenceJob, JobKind
 
 _CONSIDERED = 16
-"""A batch is put together from so many times its size of the most urgent jobs; looking further costs more than it gains."""
+"""Number of most urgent jobs considered for a batch, as a multiple of its size; more cost time and gain nothing."""
 
 _Entry = tuple[JobKind, float, int, str]
 
 
 class Scheduler:
-    """Holds the jobs that wait. Every job added is scheduled once, replaced by a newer interim, or cancelled."""
+    """The waiting jobs. Each is scheduled once, replaced by a newer interim, or cancelled."""
 
     def __init__(self, engine: EngineInfo) -> None:
         self._largest_batch = engine.largest_batch
@@ -28,7 +28,7 @@ class Scheduler:
         self._interim_window = samples(engine.interim_window_s)
         self._waiting: dict[str, InferenceJob] = {}
         self._interims: dict[str, str] = {}  # by source
-        self._ranks: dict[str, float] = {}  # of interims that took another's place: when that was due
+        self._ranks: dict[str, float] = {}  # by interim: due time of the first one whose place it took
         self._order: list[_Entry] = []
         self._count = 0
 
@@ -36,7 +36,7 @@ class Scheduler:
         return len(self._waiting)
 
     def add(self, job: InferenceJob) -> InferenceJob | None:
-        """Take a job; return the older interim it replaces, if any, whose place in the queue it takes."""
+        """Add a job; return the older interim that it replaces, if any. The job takes over its place in the queue."""
         replaced, rank = None, job.due
         if job.kind is JobKind.INTERIM:
             if older := self._interims.get(job.source):
@@ -45,13 +45,13 @@ class Scheduler:
             self._interims[job.source] = job.id
             self._ranks[job.id] = rank
         self._waiting[job.id] = job
-        self._count += 1  # keeps jobs of equal due time in the order they came
+        self._count += 1  # keeps jobs of equal due time in order of submission
         heapq.heappush(self._order, (job.kind, rank, self._count, job.id))
         self._tidy()
         return replaced
 
     def cancel(self, job_id: str) -> bool:
-        """Forget a job; return whether it still waited."""
+        """Remove a job; return whether it was waiting."""
         job = self._waiting.pop(job_id, None)
         if job is None:
             return False
@@ -60,21 +60,21 @@ class Scheduler:
         return True
 
     def interim_of(self, source: str) -> InferenceJob | None:
-        """Return the interim of this channel that waits, if any."""
+        """Return the waiting interim of this channel, if any."""
         return self._waiting.get(self._interims.get(source, ""))
 
     def head(self) -> tuple[JobKind, float] | None:
-        """Return kind and due time of the most urgent job; None if nothing waits."""
+        """Return the kind and the due time of the most urgent job; None if no job waits."""
         while self._order and self._order[0][3] not in self._waiting:
             heapq.heappop(self._order)
         return self._order[0][:2] if self._order else None
 
     def oldest(self, kind: JobKind) -> float | None:
-        """Return when the job of this kind that waits longest was due; None if none waits."""
+        """Return the earliest due time of the waiting jobs of this kind; None if none waits."""
         return min((job.due for job in self._waiting.values() if job.kind is kind), default=None)
 
     def drain(self) -> list[InferenceJob]:
-        """Give up every job that waits, in the order they came."""
+        """Remove and return all waiting jobs, in order of submission."""
         jobs = list(self._waiting.values())
         self._waiting.clear()
         self._interims.clear()
@@ -83,7 +83,7 @@ class Scheduler:
         return jobs
 
     def schedule(self) -> list[InferenceJob]:
-        """Return the jobs of the next batch, all of one kind; empty if nothing waits."""
+        """Remove and return the jobs of the next batch, all of one kind; empty if no job waits."""
         entries = self._most_urgent(1 if self._largest_batch == 1 else _CONSIDERED * self._largest_batch)
         chosen = self._alike([self._waiting[job_id] for *_, job_id in entries])
         for job in chosen:
@@ -95,7 +95,7 @@ class Scheduler:
         return chosen
 
     def _most_urgent(self, count: int) -> list[_Entry]:
-        """Take the entries of the most urgent jobs, all of one kind, out of the order."""
+        """Remove the most urgent entries, all of one kind, from the queue and return them."""
         entries: list[_Entry] = []
         while self._order and len(entries) < count:
             if entries and self._order[0][0] is not entries[0][0]:
@@ -106,14 +106,14 @@ class Scheduler:
         return entries
 
     def _alike(self, jobs: Sequence[InferenceJob]) -> list[InferenceJob]:
-        """Return the first job and those of the others that go into a batch with it.
+        """Return the batch that holds the first job.
 
-        The jobs are parted by length, from the longest down, into as few batches as padding allows; the batch that holds
-        the first is taken. To gather around the first job instead would leave the lengths between two such batches over.
+        The jobs are divided by length, from the longest down, into as few batches as the padding limit allows. Gathering
+        jobs around the length of the first one instead would leave over the lengths between two batches.
         """
         batch: list[int] = []
         total = 0
-        for index in sorted(range(len(jobs)), key=lambda i: -self._length(jobs[i])):  # stable: the earlier due first
+        for index in sorted(range(len(jobs)), key=lambda i: -self._length(jobs[i])):  # stable: earlier due times first
             length = self._length(jobs[index])
             padded = (len(batch) + 1) * self._length(jobs[batch[0]]) if batch else length
             if len(batch) == self._largest_batch or padded - (total + length) > self._most_padding * padded:
@@ -128,7 +128,7 @@ class Scheduler:
         return min(job.length, self._interim_window) if job.kind is JobKind.INTERIM else job.length
 
     def _tidy(self) -> None:
-        """Let go of the entries of jobs that do not wait any more, when there are many."""
+        """Remove entries of jobs that no longer wait, once there are many."""
         if len(self._order) > 2 * len(self._waiting) + 64:
             self._order = [entry for entry in self._order if entry[3] in self._waiting]
             heapq.heapify(self._order)
