@@ -55,7 +55,7 @@ nothing about the next."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Step:
+class _DecodedBatch:
     at: float
     took_s: float
     final: bool
@@ -63,7 +63,7 @@ class _Step:
 
 
 @dataclass(frozen=True, slots=True)
-class _Out:
+class _CompletedFinal:
     """A completed final: its lateness and its lead time, which is how long before its due time it was submitted."""
 
     at: float
@@ -91,8 +91,8 @@ class Capacity:
         """The claims of the live streams."""
         self._measured: deque[float] = deque(maxlen=_MEASUREMENTS)
         self._measured_at = -math.inf
-        self._steps: deque[_Step] = deque()
-        self._finals: deque[_Out] = deque()
+        self._steps: deque[_DecodedBatch] = deque()
+        self._finals: deque[_CompletedFinal] = deque()
         self._audio_s = 0.0  # sent by speaking channels since the start
         self._audio: deque[tuple[float, float]] = deque()  # (time, `_audio_s` at that time)
         self._served: list[_Served] = []
@@ -130,12 +130,12 @@ class Capacity:
             newest = took_s / audio_s
             self.cost += _COST_WEIGHT * (min(newest, _ODD * self.cost) - self.cost) if self.cost else newest
         final = kind is JobKind.FINAL
-        self._steps.append(_Step(now, took_s, final, final and ahead_s <= _AHEAD_S))
+        self._steps.append(_DecodedBatch(now, took_s, final, final and ahead_s <= _AHEAD_S))
         self._forget(now)
 
     def final_out(self, now: float, late_s: float, lead_s: float) -> None:
         """Record a completed final: its lateness and its lead time."""
-        self._finals.append(_Out(now, max(0.0, late_s), min(max(0.0, lead_s), _AHEAD_S)))
+        self._finals.append(_CompletedFinal(now, max(0.0, late_s), min(max(0.0, lead_s), _AHEAD_S)))
         self._forget(now)
         self._note_served(now)
 
