@@ -1,4 +1,4 @@
-"""Carries a stream's requests to the VAD worker and the engine, on the event loop, and their answers back to it."""
+"""Connects a stream to the VAD worker and the engine pool, on the event loop: sends its requests, returns the answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from myna.streaming.speech.silero import VadMemory
 
 
 class StreamDriver:
-    """One stream's. `tell` takes its events, `fail` what went wrong in a step; `changed` is set after each step."""
+    """Drives one stream. `tell` receives its events, `fail` the error of a step; `changed` is set after each step."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class StreamDriver:
         self._closed = False
 
     def run(self) -> None:
-        """Carry out what the core asks for, and tell what it has to tell."""
+        """Carry out the core's pending requests and pass on its events."""
         requests, events = self.stream.take()
         self._carry_out(requests)
         for event in events:
@@ -43,7 +43,7 @@ class StreamDriver:
         self.changed.set()
 
     def close(self) -> None:
-        """Free everything: audio, jobs that wait."""
+        """Free the stream's audio and cancel its jobs."""
         if not self._closed:
             self._closed = True
             self._carry_out(self.stream.abandon())
@@ -76,7 +76,7 @@ class StreamDriver:
         self._step(lambda stream: stream.on_result(job_id, outcome))
 
     def _step(self, step: Callable[[Stream], None]) -> None:
-        """Run a step of the core from a callback; whatever goes wrong ends this stream and no other."""
+        """Run a step of the core from a callback. An error ends this stream only."""
         if self._closed:
             return
         try:

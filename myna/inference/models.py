@@ -1,4 +1,4 @@
-"""The models in memory: workers of its own for each, loaded at start or on first use, unloaded for want of room."""
+"""The models in memory: each has its own workers, is loaded at start or on first use, and unloaded to make room."""
 
 from __future__ import annotations
 
@@ -26,29 +26,30 @@ from myna.streaming.errors import EngineUnavailableError
 log = structlog.get_logger()
 
 PATIENCE_S = 8.0
-"""A client whose model must be loaded first waits so long in its handshake (WebSocket libraries give up after 10 s); then
-it is told to come again, and the loading goes on."""
+"""Longest wait of a client for its model to be loaded, within its handshake (WebSocket libraries give up after 10 s). After
+that the client is asked to retry, and the loading continues."""
 RETRY_AFTER_S = 5
 FAILED_FOR_S = 60.0
-"""A model that could not be loaded is not tried again for so long (unless its file changes): clients that ask again and again
-must not keep the machine busy with it."""
+"""A model that could not be loaded is not tried again for this long, unless its file changes: clients that retry must not
+keep the machine busy."""
 _COMPILING_S = 600.0
-"""With `torch_compile` a step of a new shape may compile for minutes: no worker is stuck before that."""
+"""Shortest time before a worker counts as stuck with `torch_compile`: a step of a new shape may compile for minutes."""
 _FRONT_CORES = 1
-"""Cores left to the front where an engine's threads would take all: on two cores, 64 streams in real time, finals came 0.13 s
-after the endpoint (median) with one thread and 5.9 s with two."""
+"""Cores left to the front by an engine whose threads would use all cores. Measured with 64 real-time streams on two cores:
+finals came 0.13 s after the endpoint (median) with one thread, and 5.9 s with two."""
 _PROCESS_BYTES = {"parakeet": 900 << 20, "moonshine": 120 << 20}
 _LANE_BYTES = {"moonshine": 110 << 20}
-"""What a worker process, and each of its lanes, takes besides weights, until it has told: NeMo's import alone is 670 MB."""
+"""Assumed memory of a worker process and of each lane besides the weights, until the worker reports its own. NeMo's import
+alone takes 670 MB."""
 
 
 OnStep = Callable[[str], Callable[[Step], None]]
-"""From a model's name, what is told of each of its steps."""
+"""Given a model's name, returns the callback for its steps."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
-    """How models are loaded. Each field is the setting of the same name; docs/configuration.md says what it means."""
+    """How models are loaded. Each field is the setting of the same name; see docs/configuration.md."""
 
     preload: list[str]
     models_memory_mb: int
@@ -63,7 +64,7 @@ class ModelSettings:
 
 
 class ModelBusyError(Exception):
-    """The model cannot serve now: it is being loaded, or there is no room for it; `retry_s` says when to come again."""
+    """The model cannot serve now: it is being loaded, or memory is short. The client may retry after `retry_s`."""
 
     def __init__(self, message: str, retry_s: int) -> None:
         super().__init__(message)
@@ -72,7 +73,7 @@ class ModelBusyError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """How a model is spread: its processes, the lanes of each, the cores that a lane may use."""
+    """How a model is distributed: number of processes, lanes per process, cores per lane."""
 
     workers: int
     lanes: int
@@ -85,8 +86,8 @@ def _shape(settings: ModelSettings, engine: EngineKind) -> _Shape:
         workers = settings.workers or 1
         return _Shape(workers, 1, max(1, (settings.lanes or cores - _FRONT_CORES) // workers))
     lanes = settings.lanes or cores
-    # A process for each lane: threads of one process wait for each other at every token (0.0108 s a second of audio on two
-    # cores, against 0.0095), and one that dies leaves the others at work.
+    # One process per lane: threads of one process wait for each other at every token (0.0108 s per second of audio on two
+    # cores, instead of 0.0095), and a process that dies does not affect the others.
     workers = min(settings.workers or lanes, lanes)
     return _Shape(workers, -(-lanes // workers), 1)
 
@@ -100,7 +101,7 @@ class _Loaded:
 
 
 class Models:
-    """Hands out workers. A model's streams keep it in memory; an idle one may be unloaded."""
+    """Loads models and hands out their pools. A model's streams keep it in memory; an idle model may be unloaded."""
 
     def __init__(
         self, catalogue: Catalogue, settings: ModelSettings, on_step: OnStep, supervisor: Supervisor, clock: Clock
@@ -118,16 +119,16 @@ class Models:
 
     @property
     def pools(self) -> list[EnginePool]:
-        """The workers of each model in memory."""
+        """The pool of each model in memory."""
         return [loaded.pool for loaded in self._loaded.values()]
 
     @property
     def pools_by_name(self) -> dict[str, EnginePool]:
-        """The same by their models' names; of a model whose file was replaced, the newer one."""
+        """The pools by model name; for a model whose file was replaced, the newer one."""
         return {loaded.model.name: loaded.pool for loaded in self._loaded.values()}
 
     def why_not(self) -> str | None:
-        """Return which models cannot decode now, and why; None: all in memory can."""
+        """Return which models in memory cannot decode now, and why; None if all can."""
         return "; ".join(reason for pool in self.pools if (reason := pool.why_not())) or None
 
     def loaded(self, model: Model) -> bool:
@@ -135,7 +136,7 @@ class Models:
         return (model.name, model.uuid) in self._loaded
 
     async def start(self) -> None:
-        """Load the default model and those to be preloaded. Raises `EngineUnavailableError`, `ConfigurationError`."""
+        """Load the default model and those of `preload`. Raises `EngineUnavailableError` and `ConfigurationError`."""
         for name in [None, *self._settings.preload]:
             try:
                 model = await asyncio.to_thread(self.catalogue.find, name)
@@ -160,9 +161,9 @@ class Models:
 
     @contextlib.asynccontextmanager
     async def serving(self, model: Model) -> AsyncIterator[EnginePool]:
-        """Yield the model's worker, loading it if need be; it stays in memory meanwhile.
+        """Yield the model's pool, loading the model if needed. The model stays in memory meanwhile.
 
-        Raises `ModelBusyError`, or `EngineUnavailableError` if it cannot be loaded at all.
+        Raises `ModelBusyError`, or `EngineUnavailableError` if the model cannot be loaded.
         """
         loaded = await self._get(model)
         loaded.streams += 1
@@ -176,7 +177,7 @@ class Models:
 
     async def _get(self, model: Model) -> _Loaded:
         key = (model.name, model.uuid)
-        while (loaded := self._loaded.get(key)) is None:  # again if it has been unloaded before its first stream came
+        while (loaded := self._loaded.get(key)) is None:  # once more if it is unloaded before its first stream
             reason, failed_at = self._failed.get(key, ("", 0.0))
             if reason and asyncio.get_running_loop().time() - failed_at < FAILED_FOR_S:
                 raise EngineUnavailableError(reason)
@@ -186,7 +187,7 @@ class Models:
                 task.add_done_callback(lambda task: self._on_loaded(key, task))
             done, _ = await asyncio.wait([task], timeout=PATIENCE_S)
             if not done:
-                raise ModelBusyError(f"the model {model.name!r} is being loaded; try again in a moment", RETRY_AFTER_S)
+                raise ModelBusyError(f"model {model.name!r} is being loaded; retry in a moment", RETRY_AFTER_S)
             try:
                 task.result()
             except (EngineUnavailableError, ModelBusyError):
@@ -213,7 +214,7 @@ class Models:
             precision=settings.precision, cuda_graphs=settings.cuda_graphs, compile=settings.torch_compile,
             largest_batch=settings.largest_batch, threads=shape.threads,
         )  # fmt: skip
-        async with self._room:  # one at a time: each must see what the others take
+        async with self._room:  # one at a time: each load must see the memory that the others take
             await self._make_room(model, shape)
             patience_s = max(settings.stuck_after_s, _COMPILING_S if settings.torch_compile else 0.0)
 
@@ -249,8 +250,8 @@ class Models:
         if self._used() + expected > self._limit():
             in_use = ", ".join(loaded.model.name for loaded in self._loaded.values()) or "none"
             raise ModelBusyError(
-                f"there is no room for the model {model.name!r}: it takes about {expected >> 20} MB of the"
-                f" {self._settings.models_memory_mb} MB that models may take; in use: {in_use}",
+                f"no room for model {model.name!r}: it needs about {expected >> 20} MB of the"
+                f" {self._settings.models_memory_mb} MB allowed for models; in use: {in_use}",
                 RETRY_AFTER_S,
             )
 
@@ -262,8 +263,8 @@ class Models:
             await self._unload(min(idle, key=lambda one: one.last_used))
 
     async def _retire_replaced(self) -> None:
-        """Unload idle models whose file has been replaced by a newer one that is loaded."""
-        newest = {loaded.model.name: loaded for loaded in self._loaded.values()}  # in the order of loading
+        """Unload idle models whose file was replaced, once the newer file is loaded."""
+        newest = {loaded.model.name: loaded for loaded in self._loaded.values()}  # in order of loading
         for loaded in list(self._loaded.values()):
             if loaded is not newest[loaded.model.name] and not loaded.streams:
                 await self._unload(loaded)

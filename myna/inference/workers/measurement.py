@@ -1,4 +1,4 @@
-"""Measures again what a model's work costs: what was learned while other programs had the cores must not hold for ever."""
+"""Measures a model's cost again: a cost learned while other programs used the cores must not hold for ever."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SOURCE = "measurement"
 
 
 class Measurement:
-    """Silence decoded on every lane at once, as when the model was loaded: lanes at work slow each other down."""
+    """Decodes silence on all lanes at once, as at load time: busy lanes slow each other down."""
 
     def __init__(self, engine: EngineInfo, lanes: int, due: float) -> None:
         length_s = min(MEASURED_S, engine.longest_segment_s)
@@ -25,11 +25,11 @@ class Measurement:
 
     @property
     def cost(self) -> float:
-        """What a second cost on the slowest lane, in seconds; 0 if an engine failed, which is quick and tells nothing."""
+        """Cost of a second of silence on the slowest lane, in seconds; 0 if a job failed: a failure is quick."""
         return 0.0 if self._failed else self._cost
 
     def on_result(self, job_id: str, outcome: Outcome) -> None:
-        """Take the result of one of the jobs."""
+        """Record the result of one of the jobs."""
         del job_id
         self._failed = self._failed or isinstance(outcome, JobError)
         self._left -= 1
@@ -37,10 +37,10 @@ class Measurement:
             self.done.set_result(None)
 
     def step_done(self, audio_s: float, took_s: float) -> None:
-        """Take the time that a batch of the jobs took."""
+        """Record the time that a batch of the jobs took."""
         self._cost = max(self._cost, took_s / audio_s)
 
 
 def is_measurement(job: InferenceJob) -> bool:
-    """Return whether a job belongs to a measurement, and to no client."""
+    """Return whether a job belongs to a measurement rather than a client."""
     return job.source == _SOURCE

@@ -1,4 +1,4 @@
-"""One engine worker's process and the socket to it: start, send, receive, end."""
+"""Runs an engine worker as a child process on this host, connected by a socket pair."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from myna.streaming.errors import EngineUnavailableError
 log = structlog.get_logger()
 
 LOADING_S = 300.0
-"""How long a worker may take to load its engines: big models on slow disks take minutes."""
+"""Limit on the time a worker takes to load its engines: large models on slow disks take minutes."""
 
 
 class WorkerProcess:
-    """One life of a worker: `launch` it once, then iterate over `messages` until it dies."""
+    """A worker in a child process; see `Worker`."""
 
     def __init__(self, engine: str, options: ModelOptions, lanes: int, clock: Clock) -> None:
         self._clock = clock
@@ -38,23 +38,26 @@ class WorkerProcess:
         self._unpacker = Unpacker()
         self._killed_here = False
         self.heard_at = 0.0
-        """When it last said anything, on the front's clock."""
+        """Time of the worker's last message, on the front's clock."""
         self.busy_s: tuple[float, ...] = ()
-        """How long each lane had been at its batch when the worker last said so."""
+        """For each lane, the seconds spent on its current batch, as of the worker's last status; 0 if it is idle."""
 
     @property
     def pid(self) -> int | None:
-        """The process, while there is one."""
+        """Process id, while the process runs."""
         return self._process.pid if self._process else None
 
     async def launch(self) -> Hello:
-        """Start it and wait until its engines are loaded. Raises `EngineUnavailableError`; then it is gone again."""
+        """Start the process and wait until its engines are loaded.
+
+        Raises `EngineUnavailableError`; the process is gone then.
+        """
         try:
             return await self._launch()
         except OSError as error:
             await self.end()
-            raise self._unusable(f"its process cannot be started: {error.strerror or error}") from error
-        except BaseException:  # cancelled, too: the process must not be left behind
+            raise self._unusable(f"cannot start the worker process: {error.strerror or error}") from error
+        except BaseException:  # also on cancellation: the process must not be left behind
             self.kill()
             await self.end()
             raise
@@ -63,8 +66,8 @@ class WorkerProcess:
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                # -P: not from the current folder, whose files may have the names of modules. A session of its own: signals
-                # of the terminal, such as Ctrl-C's, reach the front alone, which lets its streams come to their end.
+                # -P: the current folder is not searched for modules. Own session: signals of the terminal, such as Ctrl-C's,
+                # reach the front only, which lets its streams finish.
                 self._process = await asyncio.create_subprocess_exec(
                     sys.executable, "-P", "-m", "myna.inference.workers.worker",
                     "--fd", str(theirs.fileno()), "--engine", self._engine, "--lanes", str(self._lanes),
@@ -80,22 +83,22 @@ class WorkerProcess:
             async with timeout(LOADING_S, self._clock), contextlib.aclosing(self.messages()) as messages:
                 hello = await anext(messages, None)
         except TimeoutError:
-            hello = Unavailable(f"it was not loaded within {LOADING_S:.0f} s")
+            hello = Unavailable(f"loading took longer than {LOADING_S:.0f} s")
         if isinstance(hello, Hello):
             return hello
-        reason = hello.reason if isinstance(hello, Unavailable) else "its process died while loading"
+        reason = hello.reason if isinstance(hello, Unavailable) else "the worker process died while loading"
         raise self._unusable(reason)
 
     def _unusable(self, reason: str) -> EngineUnavailableError:
         return EngineUnavailableError(f"The model {self._options.name!r} cannot be used: {reason}")
 
     def send(self, message: Message) -> None:
-        """Send; what a dead worker does not take is lost, as everything is that it was at."""
+        """Send a message without waiting. A worker that is gone loses it, like its running batches."""
         if self._writer is not None:
             self._writer.write(encode(message))
 
     async def messages(self) -> AsyncGenerator[Message]:
-        """Yield what it says, but for its status, until it is gone."""
+        """Yield the worker's messages, except its status, until it is gone. Raises `ValueError` for malformed data."""
         assert self._reader is not None
         while True:
             try:
@@ -112,7 +115,7 @@ class WorkerProcess:
                     yield message
 
     def kill(self) -> None:
-        """End it at once, whatever it is at; `messages` ends then, even if the system cannot end the process."""
+        """Kill the process. `messages` ends then, even if the system cannot end the process."""
         if self._writer is not None:
             self._writer.transport.abort()
         if self._process is not None:
@@ -121,7 +124,7 @@ class WorkerProcess:
                 self._process.kill()
 
     async def end(self) -> bool:
-        """Let it end, which it does when its socket is closed; return whether somebody else killed it."""
+        """Close the socket, upon which the process ends; return whether something other than `kill` killed it."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
@@ -132,7 +135,7 @@ class WorkerProcess:
             self.kill()
             code = await self._ended_within(_KILLED_S)
         if code is None:
-            log.error("a killed worker does not end; it is left to the system", worker=self._process.pid)
+            log.error("killed engine worker does not end; abandoning its process", worker=self._process.pid)
         self._process = None
         return code == -signal.SIGKILL and not self._killed_here
 
@@ -145,6 +148,6 @@ class WorkerProcess:
 
 
 _DYING_S = 0.5
-"""A worker whose socket is closed ends within this, or is killed."""
+"""Time for a worker to end once its socket is closed; then it is killed."""
 _KILLED_S = 10.0
-"""A killed process may stay for as long as a call into the kernel lasts, for ever where a GPU's driver hangs."""
+"""Longest wait for a killed process: it stays while a system call lasts, for ever if a GPU driver hangs."""

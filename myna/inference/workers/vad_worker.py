@@ -1,4 +1,4 @@
-"""The thread of voice activity: windows of all streams, gathered into one model call a step, off the event loop."""
+"""Runs voice-activity detection on a thread: each model call takes the windows of all streams that wait."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ log = structlog.get_logger()
 
 PART = "voice-activity"
 _WINDOWS_A_ROUND = 16
-"""Windows of one request decoded before others get their turn (half a second of audio): a client that sends minutes at once
-must not hold up the live ones."""
+"""Windows of one request per round (half a second of audio): a client that sends minutes at once must not delay live
+streams."""
 HANGS_AFTER_S = 3.0
-"""A thread that has finished no round for so long while requests wait hangs. A round of a thousand channels takes 1.5 s."""
+"""The thread counts as hanging if it finishes no round for this long while requests wait. A round of a thousand channels
+takes 1.5 s."""
 GIVEN_UP_AFTER_S = 30.0
-"""While the model fails for every request, one waits for so long; then its stream fails."""
+"""While the model fails for all requests, a request waits this long before its stream fails."""
 _ENDING_S = 5.0
 
 
@@ -45,10 +46,10 @@ class _Request:
 
 
 class VadWorker:
-    """Answers on the event loop it was started on, each channel's requests in their order.
+    """Answers on the event loop that created it, each channel's requests in order.
 
-    A request that the model fails on fails alone. Where the model fails on everything the thread ends with that error, and is
-    started again; what waits is kept.
+    If the model fails on one request, only that request fails. If the model fails on all requests, the thread ends with
+    that error and is restarted; waiting requests are kept.
     """
 
     def __init__(self, vad: SileroVad, supervisor: Supervisor, clock: Clock) -> None:
@@ -58,13 +59,13 @@ class VadWorker:
         self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._channels: dict[
             int, deque[_Request]
-        ] = {}  # the thread's while it lives, and the loop's between two of them
+        ] = {}  # owned by the thread; by the loop while no thread runs
         self._open = 0
         self._moved_at = clock()
         self.windows = 0
-        """Windows looked at since the start."""
+        """Windows processed since the start."""
         self.seconds = 0.0
-        """Time that took, in seconds of the thread's CPU."""
+        """CPU time of the thread spent on them, in seconds."""
         self._loop = asyncio.get_running_loop()
         self._closing = False
         self._restart: asyncio.TimerHandle | None = None
@@ -78,9 +79,9 @@ class VadWorker:
         done: Callable[[list[float]], None],
         failed: Callable[[Exception], None],
     ) -> None:
-        """Have `done` called with the speech probability of each window of `pcm`, which continues `memory`.
+        """Queue `pcm`, which continues `memory`; call `done` with the speech probability of each of its windows.
 
-        `failed` is called instead where the model fails on these samples.
+        If the model fails on these samples, `failed` is called instead.
         """
         if not self._open:
             self._moved_at = self._clock()
@@ -88,14 +89,14 @@ class VadWorker:
         self._requests.put(_Request(memory, pcm, done, failed, self._clock()))
 
     async def close(self) -> None:
-        """End the thread; requests that wait are dropped."""
+        """End the thread. Waiting requests are dropped."""
         self._closing = True
         if self._restart is not None:
             self._restart.cancel()
         self._requests.put(None)
         await asyncio.to_thread(self._thread.join, _ENDING_S)
         if self._thread.is_alive():
-            log.error("the voice-activity thread hangs; it is left behind", waited_s=_ENDING_S)
+            log.error("voice-activity thread hangs; abandoning it", waited_s=_ENDING_S)
         self._supervisor.forget(PART)
 
     def _why_not(self) -> str | None:
@@ -112,20 +113,20 @@ class VadWorker:
     def _start_again(self) -> None:
         try:
             self._thread = self._started()
-        except RuntimeError as error:  # no room for another thread now
+        except RuntimeError as error:  # the system cannot start another thread now
             self._on_death(error)
         else:
             self._supervisor.restarted(PART)
 
     def _on_death(self, error: BaseException) -> None:
-        """Start another thread after a pause; fail what has waited for too long."""
+        """Start another thread after a pause; fail requests that have waited too long."""
         if self._closing:
             return
         pause_s = self._supervisor.failed(PART, error)
         given_up = []
         for key, waiting in list(self._channels.items()):
             if self._clock() - waiting[0].asked_at >= GIVEN_UP_AFTER_S:
-                given_up += self._failed(key, RuntimeError(f"voice activity does not work: {error}"))
+                given_up += self._failed(key, RuntimeError(f"voice-activity detection failed: {error}"))
         self._answer(given_up)
         self._restart = self._loop.call_later(pause_s, self._start_again)
 
@@ -171,7 +172,7 @@ class VadWorker:
             self._loop.call_soon_threadsafe(self._answer, finished)
 
     def _probabilities(self, parts: list[tuple[VadMemory, bytes]]) -> list[list[float] | Exception]:
-        """Return the probabilities of each part, or why there are none. Raises what the model fails with on everything."""
+        """Return the probabilities, or the error, of each part. Raises the model's error if it fails on all parts."""
         kept = [(memory.state, memory.context) for memory, _ in parts]
         together = self._attempt(parts)
         if not isinstance(together, Exception):
@@ -182,12 +183,12 @@ class VadWorker:
             results.append(alone if isinstance(alone, Exception) else alone[0])
         silence = self._attempt([(VadMemory(), bytes(2 * WINDOW))])
         if isinstance(silence, Exception):
-            _put_back(parts, kept)  # all of it is tried again
+            _put_back(parts, kept)  # all parts are tried again
             raise silence
         return results
 
     def _attempt(self, parts: list[tuple[VadMemory, bytes]]) -> list[list[float]] | Exception:
-        """Return the probabilities, or what the model failed with: then every memory is as it was before."""
+        """Return the probabilities, or the model's error; on an error, every memory is as it was before."""
         kept = [(memory.state, memory.context) for memory, _ in parts]
         try:
             results = self._vad.probabilities(parts)
@@ -199,7 +200,7 @@ class VadWorker:
         return results
 
     def _failed(self, key: int, error: Exception) -> list[_Request]:
-        """Take everything out that waits for a channel, whose stream has failed."""
+        """Remove and return all requests of a channel whose stream failed."""
         waiting = self._channels.pop(key)
         for request in waiting:
             request.error = error
@@ -213,8 +214,8 @@ class VadWorker:
                     request.done(request.probabilities)
                 else:
                     request.failed(request.error)
-            except Exception:  # the others' answers must not be lost with this one
-                log.exception("a stream failed to take its voice activity")
+            except Exception:  # the other requests must still be answered
+                log.exception("a stream's handler of voice activity failed")
 
 
 def _put_back(parts: list[tuple[VadMemory, bytes]], kept: list[tuple[np.ndarray, np.ndarray]]) -> None:

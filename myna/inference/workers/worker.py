@@ -1,6 +1,7 @@
-"""The process that owns an engine: take a batch → run it → tell, on one thread a lane, and nothing else.
+"""The worker process: receives batches, decodes each on its lane's thread and sends the results.
 
-Started by the front with one end of a socket pair. It ends when that socket does: a front that dies leaves no worker.
+The front starts the process with one end of a socket pair. The process ends when the other end is closed, so that a front
+that dies leaves no worker behind.
 """
 
 from __future__ import annotations
@@ -44,19 +45,19 @@ from myna.streaming.events import samples
 from myna.streaming.session.jobs import EngineInfo, InferenceJob, JobError, JobKind, Outcome
 
 _NICENESS = 10
-"""Of workers that decode on the CPU: the front answers pings and sends words out while every core decodes."""
+"""Niceness of workers that decode on the CPU, so that the front stays responsive while all cores decode."""
 _THREAD_DIED = 70
-"""Exit status of a worker one of whose threads has died: EX_SOFTWARE of sysexits.h."""
+"""Exit status of a worker that ends because one of its threads died: EX_SOFTWARE of sysexits.h."""
 
 
 def run_batch(engine: Engine, batch: list[InferenceJob]) -> list[Result]:
-    """Decode a batch; whatever the engine raises becomes each job's error, not the worker's death."""
+    """Decode a batch. An exception of the engine becomes an error of each job; the worker goes on."""
     began = time.perf_counter()
     outcomes: list[Outcome]
     try:
         outcomes = engine.transcribe(batch)
         if len(outcomes) != len(batch):
-            raise RuntimeError(f"the engine answered {len(outcomes)} of {len(batch)} jobs")
+            raise RuntimeError(f"the engine returned {len(outcomes)} results for {len(batch)} jobs")
     except Exception as error:
         outcomes = [JobError(f"{type(error).__name__}: {error}")] * len(batch)
     step_s = time.perf_counter() - began
@@ -64,39 +65,39 @@ def run_batch(engine: Engine, batch: list[InferenceJob]) -> list[Result]:
 
 
 class Collector:
-    """Python's garbage collection, done between steps only.
+    """Runs Python's garbage collection between steps only.
 
-    In the middle of one it costs time, and from another thread it may free what a GPU is still using.
+    During a step, a collection costs time, and from another thread it may free memory that a GPU still uses.
     """
 
     _EVERY = 64
-    """Steps between two collections of everything; the young are collected after each."""
+    """Steps between two full collections; the youngest generation is collected after each step."""
 
     def __init__(self) -> None:
         self._steps = 0
 
     def keep_everything(self) -> None:
-        """Take over from Python; what there is now, the models, is here to stay and need not be walked."""
+        """Disable automatic collection, and exempt the objects of the loaded models from collection."""
         gc.disable()
         gc.collect()
         gc.freeze()
 
     def step_done(self) -> None:
-        """Collect what the step left behind."""
+        """Collect the garbage of the step."""
         self._steps += 1
         gc.collect(2 if self._steps % self._EVERY == 0 else 0)
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedEngine:
-    """A loaded engine: what it can do, and the seconds a second of audio costs it."""
+    """A loaded engine's capabilities, and its cost in seconds per second of audio."""
 
     info: EngineInfo
     cost: float
 
 
 class _Lane(threading.Thread):
-    """One engine and the thread that alone touches it, from loading on. `ready` is set when it is loaded."""
+    """An engine and its thread; only this thread loads and calls the engine. `ready` is set once it is loaded."""
 
     def __init__(self, build: Callable[[], Engine], collector: Collector, tell: Callable[[Message], None]) -> None:
         super().__init__(name="lane", daemon=True)
@@ -107,27 +108,27 @@ class _Lane(threading.Thread):
 
     @property
     def busy_s(self) -> float:
-        """How long the lane has been at its batch; 0: it is free."""
+        """Seconds spent on the current batch; 0 if the lane is idle."""
         began = self._began
         return 0.0 if began is None else time.monotonic() - began
 
     def order(self, what: tuple[InferenceJob, ...] | Release | None) -> None:
-        """Have the lane do this after what it is at; None: end."""
+        """Queue a batch or a release for the lane; None ends its thread."""
         self._orders.put(what)
 
     def run(self) -> None:
-        """Load the engine, then carry out orders until told to end."""
+        """Load the engine, then carry out orders until one is None."""
         try:
             engine = self._build()
             engine.warm_up()
             self.ready.set_result(LoadedEngine(engine.info, _cost(engine)))
-        except BaseException as error:  # whoever waits for it must know
+        except BaseException as error:  # `serve` waits for the result and raises it
             self.ready.set_exception(error)
             return
         try:
             self._work(engine)
-        except SystemExit as error:  # which ends a thread without a word
-            raise RuntimeError("the engine asked to exit") from error
+        except SystemExit as error:  # would end the thread silently
+            raise RuntimeError("the engine raised SystemExit") from error
 
     def _work(self, engine: Engine) -> None:
         while order := self._orders.get():
@@ -143,7 +144,7 @@ class _Lane(threading.Thread):
 
 
 def _cost(engine: Engine) -> float:
-    """Return the seconds that a second of audio costs, as far as silence shows it."""
+    """Return the cost of a second of audio, in seconds, measured on silence."""
     length = min(MEASURED_S, engine.info.longest_segment_s)
     began = time.perf_counter()
     engine.transcribe([InferenceJob("cost", "cost", JobKind.FILE, bytes(2 * samples(length)), 0.0)])
@@ -151,25 +152,25 @@ def _cost(engine: Engine) -> float:
 
 
 def _memory() -> int:
-    """Return the bytes that this process takes, and has reserved on a GPU."""
+    """Return the resident memory of this process plus the memory it has reserved on a GPU, in bytes."""
     try:
         resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
-    except OSError:  # not Linux: the most it has taken, in bytes on macOS
+    except OSError:  # not Linux: the peak, in bytes on macOS
         resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    torch = sys.modules.get("torch")  # only an engine that needs it has loaded it
+    torch = sys.modules.get("torch")  # loaded only by engines that use it
     if torch is not None and torch.cuda.is_available():
         resident += torch.cuda.memory_reserved()
     return int(resident)
 
 
 def serve(connection: socket.socket, engine_name: str, options: ModelOptions, lanes: int) -> None:
-    """Load an engine for each lane, say hello, then work until the front hangs up."""
+    """Load an engine for each lane, send `Hello`, then work until the front closes the connection."""
     sending = threading.Lock()
     ended = threading.Event()
 
     def tell(message: Message) -> None:
         data = encode(message)
-        with sending, contextlib.suppress(BrokenPipeError, ConnectionResetError):  # without a front, nobody listens
+        with sending, contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the front is gone
             connection.sendall(data)
 
     def tell_status() -> None:
@@ -187,7 +188,7 @@ def serve(connection: socket.socket, engine_name: str, options: ModelOptions, la
         tell(Unavailable(str(error)))
         return
     collector.keep_everything()
-    give_back()  # reading a checkpoint takes its size twice, and glibc keeps what was freed
+    give_back()  # reading a checkpoint takes twice its size, and glibc keeps freed memory
     tell(Hello(ready[0].info, lanes, _memory(), max(one.cost for one in ready)))
     threading.Thread(target=tell_status, name="status", daemon=True).start()
     unpacker = Unpacker()
@@ -201,9 +202,9 @@ def serve(connection: socket.socket, engine_name: str, options: ModelOptions, la
                         for lane in working:
                             lane.order(message)
                     case _:
-                        raise ValueError(f"the front does not send {type(message).__name__}")
+                        raise ValueError(f"unexpected message from the front: {type(message).__name__}")
     except ConnectionResetError:
-        pass  # the front is gone, and has left something unread
+        pass  # the front is gone and has not read everything
     finally:
         ended.set()
         for lane in working:
@@ -211,28 +212,28 @@ def serve(connection: socket.socket, engine_name: str, options: ModelOptions, la
 
 
 def _end_process(died: threading.ExceptHookArgs) -> None:
-    """End the process, since one of its threads has died: the front starts another, and has its jobs decoded there."""
+    """End the process because one of its threads died: the front starts another worker, which decodes the jobs."""
     name = died.thread.name if died.thread else "a thread"
-    print(f"myna: the engine worker ends, since its thread {name!r} has died:", file=sys.stderr)
+    print(f"myna: the engine worker exits because its thread {name!r} died:", file=sys.stderr)
     sys.excepthook(died.exc_type, died.exc_value or died.exc_type(), died.exc_traceback)
     sys.stderr.flush()
     os._exit(_THREAD_DIED)
 
 
 def main() -> None:
-    """Run as ``python -m myna.inference.workers.worker``; the front gives the arguments."""
-    parser = argparse.ArgumentParser(description="Myna's engine worker; started by the server, not by hand.")
+    """Run as ``python -m myna.inference.workers.worker``, with arguments from the front."""
+    parser = argparse.ArgumentParser(description="Myna's engine worker. The server starts it; do not run it by hand.")
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--engine", required=True)
     parser.add_argument("--options", required=True, help="ModelOptions as JSON")
     parser.add_argument("--lanes", type=int, required=True)
     arguments = parser.parse_args()
     threading.excepthook = _end_process
-    for number in (signal.SIGINT, signal.SIGHUP):  # a signal to the whole of a group is the front's to act on
+    for number in (signal.SIGINT, signal.SIGHUP):  # the front handles signals to the process group
         signal.signal(number, signal.SIG_IGN)
     if not registry.ENGINES[arguments.engine].one_lane:
         os.nice(_NICENESS)
-    gone = contextlib.suppress(BrokenPipeError, ConnectionResetError)  # without the front there is nothing to do here
+    gone = contextlib.suppress(BrokenPipeError, ConnectionResetError)  # the front is gone
     with gone, socket.socket(fileno=arguments.fd) as connection:
         options = json.loads(arguments.options)
         options["languages"] = tuple(options["languages"])
