@@ -1,6 +1,6 @@
-"""Which models there are: the engines' own, the .nemo files of a folder, and what the configuration names.
+"""Finds the models: those bundled with engines, the .nemo files of a folder, and those named in the configuration.
 
-Looking costs one listing of the folder; a file is read again only when it has changed. Nothing is loaded here.
+A lookup lists the folder once and reads a file again only if it has changed. The catalogue loads no model.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from myna.wire.quoting import quoted
 
 MOONSHINE = registry.MOONSHINE.name
 _OWN = {engine: kind.own for engine, kind in registry.ENGINES.items() if kind.own is not None}
-"""Engine → the model it brings along, under whose name or the engine's it can be asked for."""
+"""Engine → its bundled model, which can be requested by its own name or by the engine's."""
 _PUBLISHED = {
     "parakeet-tdt-0.6b-v2": ("en",),
     "parakeet-tdt-1.1b": ("en",),
@@ -30,12 +30,12 @@ _PUBLISHED = {
         "sk", "sl", "es", "sv", "ru", "uk",
     ),
 }  # fmt: skip
-"""Languages of NVIDIA's published models, from their model cards: the files do not say."""
+"""Languages of NVIDIA's published models, from their model cards; the files do not declare them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model that can be loaded. `source` is a file or a hub name; `languages` may be empty: not known before loading."""
+    """A model that can be loaded. `source` is a file or a hub name. Empty `languages` are unknown before loading."""
 
     name: str
     engine: str
@@ -45,20 +45,20 @@ class Model:
     mode: str = "offline"
     uuid: str = ""
     size: int = 0
-    """Bytes on disk; 0 where nothing is known."""
+    """Bytes on disk; 0 if unknown."""
     created: int = 0
-    """When its file was written, in seconds since 1970; 0 where nothing is known."""
+    """Modification time of its file, in seconds since 1970; 0 if unknown."""
 
 
 class UnknownModelError(Exception):
-    """No model of this name can be served; the message says why, or which ones can."""
+    """No model of this name can be served. The message gives the reason or lists the available models."""
 
 
 class Catalogue:
-    """The models of one server. May be asked from any thread.
+    """The models of one server. Safe to use from any thread.
 
-    `default` and the values of `aliases` are names, paths of .nemo files, or hub names (owner/name); what a client asks
-    for is a name or an alias. `languages` says, by model, what the files do not.
+    `default` and the values of `aliases` are names, paths of .nemo files, or hub names (owner/name). Clients request a
+    name or an alias. `languages` gives the languages of models whose files do not declare them.
     """
 
     def __init__(
@@ -78,11 +78,11 @@ class Catalogue:
 
     @property
     def default(self) -> str:
-        """Return the name of the model that serves clients who ask for none."""
+        """Return the name of the model for clients that request none."""
         return _name_of(self._aliases.get(self._default, self._default))
 
     def models(self) -> tuple[dict[str, Model], dict[str, str]]:
-        """Return the usable models by name, and the reasons why others are not."""
+        """Return the usable models by name, and for each unusable model the reason."""
         usable: dict[str, Model] = {}
         broken: dict[str, str] = {}
         with self._lock:
@@ -103,21 +103,21 @@ class Catalogue:
     def find(self, name: str | None = None, *, or_default: bool = False) -> Model:
         """Return the model of this name or alias; without a name, the default. Raises `UnknownModelError`.
 
-        `or_default`: where there is none of this name, the default will do.
+        With `or_default`, an unknown name returns the default.
         """
         wanted = _name_of(self._aliases.get(name, name)) if name else self.default
         usable, broken = self.models()
         if wanted in usable:
             return usable[wanted]
         if wanted in broken:
-            raise UnknownModelError(f"the model {quoted(wanted)} cannot be used: {broken[wanted]}")
+            raise UnknownModelError(f"model {quoted(wanted)} cannot be used: {broken[wanted]}")
         if or_default:
             return self.find()
         there = ", ".join(sorted({*usable, *(alias for alias, target in self.aliases.items() if target in usable)}))
         raise UnknownModelError(f"there is no model {quoted(name or self._default)} here; there is: {there or 'none'}")
 
     def _model(self, name: str, target: str) -> Model | None:
-        """Return the model a name, path or hub name stands for, or None. Raises `EngineUnavailableError`."""
+        """Return the model that a name, path or hub name refers to, or None. Raises `EngineUnavailableError`."""
         for engine, own in _OWN.items():
             if target in (engine, own.name):
                 registry.check(engine)
@@ -162,7 +162,7 @@ class Catalogue:
         return found
 
     def _spoken(self, model: Model) -> Model:
-        """Add the languages that only the configuration, or NVIDIA's model card, knows."""
+        """Add languages from the configuration or, failing that, from NVIDIA's model card."""
         languages = tuple(self._languages.get(model.name, ())) or model.languages or _PUBLISHED.get(model.name, ())
         return replace(model, languages=languages)
 

@@ -1,4 +1,4 @@
-"""The port behind which recognisers live: jobs in, transcripts out. Stateless; what an engine can do is data."""
+"""The port of recognition engines: jobs in, transcripts out. Capabilities are data (`EngineInfo`)."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ from myna.streaming.session.jobs import EngineInfo, InferenceJob, Outcome
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
-    """How a model is to be loaded. An engine takes what concerns it."""
+    """How to load a model. An engine ignores the options that do not apply to it."""
 
     source: str = ""
-    """A .nemo file or a hub name, for an engine that has no model of its own."""
+    """A .nemo file or a hub name, for an engine without a bundled model."""
     name: str = ""
-    """What the model is called in the catalogue."""
+    """The model's name in the catalogue."""
     languages: tuple[str, ...] = ()
-    """What the configuration says that the model knows; empty: what the model itself says."""
+    """The model's languages according to the configuration; empty: the model declares them."""
     device: str = "auto"
     precision: str = "auto"
     cuda_graphs: bool = True
     compile: bool = False
     largest_batch: int = 0
-    """Jobs in one step; 0: the engine's default."""
+    """Largest number of jobs in a batch; 0: the engine's default."""
     threads: int = 0
-    """Cores one lane may use; 0: all."""
+    """Cores that one lane may use; 0: all."""
     worker: int = 0
-    """Which of the model's workers this is, from 0: where there are several GPUs, each worker takes another."""
+    """Number of this worker among the model's workers, from 0. With several GPUs, it selects the GPU."""
 
 
 class Engine(Protocol):
-    """A loaded model on one lane. Built and called on one thread."""
+    """A loaded model on one lane. One thread builds and calls it."""
 
     @property
     def info(self) -> EngineInfo:
-        """Say what this engine can do."""
+        """Return the engine's capabilities."""
         ...
 
     def warm_up(self) -> None:
-        """Take what the largest work takes of memory and time before the first client comes."""
+        """Run the largest work once, so that memory is reserved and kernels are built before the first client."""
         ...
 
     def transcribe(self, jobs: Sequence[InferenceJob]) -> list[Outcome]:
-        """Decode a batch; the answers are in the order of the jobs."""
+        """Decode a batch; return the outcomes in the order of the jobs."""
         ...
 
     def release(self, source: str) -> None:
-        """Forget the utterance followed for this channel, if any."""
+        """Drop the state of the utterance followed for this channel, if any."""
         ...

@@ -1,4 +1,4 @@
-"""Which engines there are, found without importing any; the heavy import happens when one is built."""
+"""The engines that exist. Finding them imports none; the heavy import happens when an engine is built."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from myna.streaming.errors import EngineUnavailableError
 
 @dataclass(frozen=True, slots=True)
 class OwnModel:
-    """The model that an engine brings along."""
+    """The model that is bundled with an engine."""
 
     name: str
     languages: tuple[str, ...]
@@ -31,14 +31,14 @@ MOONSHINE = OwnModel(
 
 @dataclass(frozen=True, slots=True)
 class EngineKind:
-    """An engine that can be asked for: where its class is, what must be installed, and how to get that."""
+    """An engine: where its class is, the packages it needs, and how to install them."""
 
     module: str
     class_name: str
     needs: tuple[str, ...] = ()
     hint: str = ""
     one_lane: bool = False
-    """Whether one thread owns the model and uses all cores; otherwise there is a model on each core."""
+    """Whether one thread owns the model and uses all cores; otherwise each core has a model."""
     own: OwnModel | None = None
 
 
@@ -62,15 +62,17 @@ ENGINES = {
 
 
 def check(name: str) -> None:
-    """Raise `EngineUnavailableError` unless what the engine needs is installed."""
+    """Raise `EngineUnavailableError` if a package that the engine needs is not installed."""
     kind = ENGINES[name]
     missing = [package for package in kind.needs if find_spec(package) is None]
     if missing:
-        raise EngineUnavailableError(f"The engine {name!r} needs {', '.join(missing)}, not installed here: {kind.hint}")
+        raise EngineUnavailableError(
+            f"The engine {name!r} needs {', '.join(missing)}, which is not installed: {kind.hint}"
+        )
 
 
 def builder(name: str) -> Callable[[ModelOptions], Engine]:
-    """Return what builds the engine, importing it now. Raises `EngineUnavailableError`."""
+    """Import the engine and return its constructor. Raises `EngineUnavailableError`."""
     check(name)
     build: Callable[[ModelOptions], Engine] = getattr(import_module(ENGINES[name].module), ENGINES[name].class_name)
     return build

@@ -57,9 +57,7 @@ class VadWorker:
         self._supervisor = supervisor
         self._clock = clock
         self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
-        self._channels: dict[
-            int, deque[_Request]
-        ] = {}  # owned by the thread; by the loop while no thread runs
+        self._channels: dict[int, deque[_Request]] = {}  # owned by the thread; by the loop while no thread runs
         self._open = 0
         self._moved_at = clock()
         self.windows = 0

@@ -1,7 +1,7 @@
-"""An engine for tests: its words follow from the audio alone, its costs and faults from its settings.
+"""An engine for tests: its words depend on the audio only, its costs and faults on its settings.
 
-It hears amplitude: audio whose samples carry the code of a word (see `spoken`) comes back as that word, wherever the audio
-was cut, so that tests can tell lost words from doubled ones. It can fail, hang or crash at chosen jobs, or words.
+It decodes amplitude: samples at the level of a word's code (see `spoken`) are decoded as that word, wherever the audio is
+cut, so that tests can tell lost words from repeated ones. It can fail, hang or crash at chosen jobs or words.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from myna.streaming.events import SAMPLE_RATE, Word
 from myna.streaming.session.jobs import EngineInfo, InferenceJob, JobError, Missing, Outcome, Transcript
 
 WORD = 4800
-"""Samples a fake word lasts (300 ms)."""
+"""Samples of a fake word (300 ms)."""
 _LOUDEST_CODE = 16_000
 _BASE = 1_000
 _STEP = 10
 CRASH, HANG, EXIT = 1499, 1498, 1497
-"""Words at which the engine ends its process, never comes back, or ends its thread: so a test tells one in another process to
+"""Words at which the engine ends its process, hangs, or ends its thread. With them, a test makes an engine in another process
 fail."""
 
 
 def spoken(code: int) -> np.ndarray:
-    """Return the int16 audio of word number `code` (0 to 1499): a constant level that names it."""
+    """Return the int16 audio of word number `code` (0 to 1499): a constant level."""
     level = _BASE + _STEP * code
     if not _BASE <= level <= _LOUDEST_CODE:
         raise ValueError(f"word codes run from 0 to {(_LOUDEST_CODE - _BASE) // _STEP}, not to {code}")
@@ -43,7 +43,7 @@ def silence(seconds: float) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class FakeSettings:
-    """Costs and faults. Counts are of jobs since the engine was made, the first being 1; 0 is never."""
+    """Costs and faults. Counts refer to jobs since the engine was built, starting from 1; 0 means never."""
 
     seconds_per_audio_second: float = 0.0
     fail_every: int = 0
@@ -52,12 +52,12 @@ class FakeSettings:
     largest_batch: int = 1
     incremental: bool = False
     forget_every: int = 0
-    """Steps of followed utterances that find nothing held."""
+    """Every this many steps of followed utterances, the engine drops their state first."""
     keyterms: bool = False
 
 
 class FakeEngine:
-    """Deterministic words from coded audio; a word counts as heard if at least half of it is in the audio."""
+    """Deterministic words from coded audio. A word is decoded if at least half of it is in the audio."""
 
     def __init__(self, options: ModelOptions | None = None, settings: FakeSettings | None = None) -> None:
         self._name = (options and options.name) or "fake"
@@ -69,7 +69,7 @@ class FakeEngine:
 
     @property
     def info(self) -> EngineInfo:
-        """Say what this engine can do."""
+        """Return the engine's capabilities."""
         return EngineInfo(
             name=self._name,
             languages=self._languages,
@@ -86,10 +86,10 @@ class FakeEngine:
         return set(self._followed)
 
     def warm_up(self) -> None:
-        """Do nothing: there is nothing to load."""
+        """Do nothing: the engine has no model."""
 
     def release(self, source: str) -> None:
-        """Forget the utterance followed for this channel."""
+        """Drop the state of the utterance followed for this channel."""
         self._followed.pop(source, None)
 
     def transcribe(self, jobs: Sequence[InferenceJob]) -> list[Outcome]:

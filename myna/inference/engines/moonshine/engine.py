@@ -1,7 +1,7 @@
-"""Moonshine tiny-en on plain onnxruntime: the default engine. English, CPU, weights from the `moonshine-voice` wheel.
+"""Moonshine tiny-en on onnxruntime: the default engine. English, CPU, weights from the `moonshine-voice` wheel.
 
-One utterance per call and one session per lane: padded batches change transcripts, since the int8 scales are per
-tensor. Greedy decoding; the cache stays inside onnxruntime between steps (IO binding).
+Each lane has its own session and decodes one utterance per call: padded batches change transcripts, because the int8
+scales are per tensor. Decoding is greedy; the cache stays inside onnxruntime between steps (IO binding).
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ INFO = EngineInfo(
 )
 BEGIN, END = 1, 2
 TOKENS_PER_SECOND = 6.5
-"""Output is cut at so many tokens a second of audio, as the authors advise: on noise the model can loop."""
+"""Limit on tokens per second of audio, as the authors advise: on noise the model can loop."""
 FRAME = 384
-"""Samples an encoder frame stands for (24 ms): the strides 64 * 3 * 2 of its convolutions."""
+"""Samples per encoder frame (24 ms): the strides 64 * 3 * 2 of the convolutions."""
 SHORTEST = 1600
-"""The encoder's convolutions need 127 + 64 * 8 samples; under 100 ms there is no word anyway."""
+"""Shortest audio that is decoded, in samples. The encoder's convolutions need 127 + 64 * 8; 100 ms hold no word."""
 PADDING = SAMPLE_RATE // 4
-"""Silence put before and behind every utterance: tight cuts cost words (docs/accuracy.md)."""
+"""Samples of silence added before and after every utterance: tight cuts lose words (docs/accuracy.md)."""
 ALIGNMENT_HEADS = {3: (5,), 4: (7,), 5: (3, 4, 6, 7)}
-"""Layer → heads whose cross-attention follows the audio in time; found against forced alignments (docs/accuracy.md)."""
+"""Layer → heads whose cross-attention follows the audio in time; selected by forced alignment (docs/accuracy.md)."""
 START_SHARE, END_SHARE = 0.3, 0.02
-"""A token begins, and ends, where its attention has this share of its peak; they halve the p90 of the start's error."""
+"""Shares of a token's peak attention at which the token starts and ends. They halve the p90 of the start time's error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class _Decoded:
 
 
 class MoonshineEngine:
-    """One lane's model. `transcribe` may be called from one thread at a time."""
+    """The model of one lane. `transcribe` may be called from one thread at a time."""
 
     def __init__(
         self,
@@ -62,11 +62,11 @@ class MoonshineEngine:
         *,
         longest_segment_s: float = INFO.longest_segment_s,
     ) -> None:
-        del options  # one model, one precision, one core a lane
+        del options  # one model, one precision, one core per lane
         folder = folder or installed_weights()
         for name in ("encoder_model.ort", "decoder_model_merged.ort", "tokenizer.bin"):
             if not (folder / name).is_file():
-                raise EngineUnavailableError(f"The Moonshine model file {name} is missing in {folder}")
+                raise EngineUnavailableError(f"The Moonshine model file {name} is missing from {folder}")
         first, step = decoder_graphs(folder / "decoder_model_merged.ort")
         self._info = replace(INFO, longest_segment_s=longest_segment_s)
         self._encoder = _session(folder / "encoder_model.ort")
@@ -78,11 +78,11 @@ class MoonshineEngine:
 
     @property
     def info(self) -> EngineInfo:
-        """Say what this engine can do."""
+        """Return the engine's capabilities."""
         return self._info
 
     def warm_up(self) -> None:
-        """Decode the longest job there can be."""
+        """Decode a job of the greatest length."""
         keep_steady()
         longest = bytes(2 * int(self._info.longest_segment_s * SAMPLE_RATE))
         self.transcribe([InferenceJob("warm-up", "warm-up", JobKind.FILE, longest, 0.0)])
@@ -92,7 +92,7 @@ class MoonshineEngine:
         return [self._transcribe(job) for job in jobs]
 
     def release(self, source: str) -> None:
-        """Do nothing: no utterance is followed."""
+        """Do nothing: the engine follows no utterances."""
 
     def _transcribe(self, job: InferenceJob) -> Outcome:
         if job.length < SHORTEST:
@@ -100,7 +100,7 @@ class MoonshineEngine:
         longest_s = self._info.longest_segment_s
         if job.length > longest_s * SAMPLE_RATE:
             return JobError(
-                f"{job.length / SAMPLE_RATE:.1f} s of audio are more than the {longest_s:g} s {INFO.name} decodes at once"
+                f"{job.length / SAMPLE_RATE:.1f} s of audio exceed the {longest_s:g} s that {INFO.name} decodes at once"
             )
         audio = np.pad(np.frombuffer(job.pcm, np.int16).astype(np.float32) / 32768.0, PADDING)
         frames = self._encoder.run(
@@ -166,10 +166,10 @@ class MoonshineEngine:
 
 
 def align(attention: np.ndarray) -> tuple[list[int], list[int]]:
-    """Return the first frame, and the frame after the last, of each token: the best monotonic path through the attention.
+    """Return each token's first frame, and the frame after its last, from the best monotonic path through the attention.
 
-    `attention` has the shape [tokens, frames]. The path visits every frame once and every token at least once, in
-    order, where there are frames enough; the silence at a token's edges, where its attention is weak, is then cut off.
+    `attention` has the shape [tokens, frames]. If there are enough frames, the path visits every frame once and every
+    token at least once, in order. Frames at a token's edges where its attention is weak are then removed as silence.
     """
     tokens, frames = attention.shape
     if not tokens:
@@ -213,7 +213,7 @@ def _session(model: Path) -> onnxruntime.InferenceSession:
 
 
 def read_tokenizer(path: Path) -> list[bytes]:
-    """Return the pieces by token. Each is preceded by its length: one byte, or from 128 on two (b0 - 128 + 128 * b1)."""
+    """Return the pieces by token. In the file, a piece follows its length: 1 byte, or from 128 on 2 (b0 - 128 + 128 * b1)."""
     data, position, pieces = path.read_bytes(), 0, []
     while position < len(data):
         length = data[position]
@@ -231,6 +231,6 @@ def installed_weights() -> Path:
     spec = find_spec("moonshine_voice")
     if spec is None or spec.origin is None:
         raise EngineUnavailableError(
-            "The Moonshine weights are not installed; they come with: pip install moonshine-voice==0.1.0"
+            "The Moonshine weights are not installed; to install them: pip install moonshine-voice==0.1.0"
         )
     return Path(spec.origin).parent / "assets" / "tiny-en"

@@ -1,13 +1,13 @@
-"""Rebuilds Moonshine's decoder so that one greedy step costs a model step and nothing else.
+"""Rebuilds Moonshine's decoder without the overhead of batching, for one utterance at a time.
 
 The wheel ships one merged decoder: an `If` whose branches are the first step and the cached step, with padding masks and
-alignment padding for batches this engine never forms. From it come two plain graphs for one utterance at a time:
+alignment padding for batches that this engine never forms. Two plain graphs are built from it:
 
 - `first`: encoder states → first token, self-attention cache, cross-attention keys (transposed) and values;
 - `step`: a token and the caches → next token and the grown cache.
 
-Both also give the token's log-probability and the cross-attention of the layers that word times are read from, so that
-times cost no second pass. The graphs are written once and kept in a cache folder.
+Both also output the token's probability and the cross-attention of the layers that give the word times, so that times need
+no second pass. The graphs are built once and kept in a cache folder.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from myna.streaming.speech.graph_cache import cached
 
 LAYERS = 6
 ATTENTION_LAYERS = (3, 4, 5)
-"""Decoder layers whose cross-attention is put out; see `moonshine.ALIGNMENT_HEADS`."""
+"""Decoder layers whose cross-attention is output; see `ALIGNMENT_HEADS` of the engine."""
 _REVISION = 3
-"""Raise when the rewriting below changes: graphs in the cache are of one revision."""
+"""Increase when the code below changes the graphs: it is part of the cache key."""
 
 
 def decoder_graphs(merged: Path) -> tuple[Path, Path]:
-    """Return the `first` and `step` graphs made from the merged decoder, from the cache if they lie there."""
+    """Return the `first` and `step` graphs built from the merged decoder, from the cache if present."""
 
     def make() -> dict[str, bytes]:
         model = _as_onnx(merged)
@@ -45,7 +45,7 @@ def decoder_graphs(merged: Path) -> tuple[Path, Path]:
 
 
 def _as_onnx(merged: Path) -> onnx.ModelProto:
-    """Have onnxruntime, which alone reads its .ort format, write the loaded model as ONNX."""
+    """Convert the model to ONNX: onnxruntime, the only reader of its .ort format, loads and saves it."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "merged.onnx"
         options = onnxruntime.SessionOptions()
@@ -58,7 +58,7 @@ def _as_onnx(merged: Path) -> onnx.ModelProto:
 
 
 def _branch(model: onnx.ModelProto, branch: str, caches: tuple[str, ...]) -> onnx.ModelProto:
-    """Return one branch of the merged decoder as a model of its own."""
+    """Return one branch of the merged decoder as a separate model."""
     outer = model.graph
     choice = next(node for node in outer.node if node.op_type == "If")
     graph = next(attribute.g for attribute in choice.attribute if attribute.name == branch)
@@ -103,9 +103,9 @@ def _branch(model: onnx.ModelProto, branch: str, caches: tuple[str, ...]) -> onn
 
 
 def _without_batch_padding(nodes: list[onnx.NodeProto]) -> list[str]:
-    """Take masks, NaN guards and alignment padding out of the attention blocks.
+    """Remove masks, NaN guards and alignment padding from the attention blocks; return the cross-attention weights by layer.
 
-    They are the identity for one unpadded utterance and a single query. Returns the cross-attention weights by layer.
+    For one unpadded utterance and a single query they do nothing.
     """
     producer = {output: node for node in nodes for output in node.output}
     consumers = defaultdict(list)
@@ -135,11 +135,11 @@ def _without_batch_padding(nodes: list[onnx.NodeProto]) -> list[str]:
 
 
 def _prepare_cross_keys(nodes: list[onnx.NodeProto], scales: dict[int, float], *, inputs: bool) -> set[str]:
-    """Keep cross-attention keys transposed and scaled between steps: one query times such keys is a plain product.
+    """Keep cross-attention keys transposed and scaled between steps, so that the scores are a plain matrix product.
 
-    onnxruntime's fast path for a single row takes neither a transposed matrix nor a factor. In the `step` graph (`inputs`)
-    the scores are computed from prepared keys; in `first` the keys put out are prepared. Returns the names of the inputs
-    whose last two axes have changed places.
+    onnxruntime's fast path for a single row takes neither a transposed matrix nor a factor. The `first` graph outputs
+    prepared keys; the `step` graph (`inputs`) computes the scores from them. Returns the names of the inputs whose last two
+    axes are swapped.
     """
     names: set[str] = set()
     for layer, scale in scales.items():
@@ -165,7 +165,7 @@ def _prepare_cross_keys(nodes: list[onnx.NodeProto], scales: dict[int, float], *
 
 
 def _cross_scales(nodes: list[onnx.NodeProto]) -> dict[int, float]:
-    """Return the factor of the cross-attention scores by layer, which the `step` branch has fused into their product."""
+    """Return the factor of the cross-attention scores by layer, which the `step` branch has fused into the product."""
     scales = {}
     for layer in range(LAYERS):
         key = f"past_key_values.{layer}.encoder.key"
@@ -179,7 +179,7 @@ def _cross_scales(nodes: list[onnx.NodeProto]) -> dict[int, float]:
 
 
 def _needed(nodes: list[onnx.NodeProto], outputs: Iterable[str]) -> tuple[list[onnx.NodeProto], set[str]]:
-    """Return the nodes the outputs depend on, in order, and every name they use."""
+    """Return the nodes that the outputs depend on, in order, and all names that these use."""
     needed, kept = set(outputs), []
     for node in reversed(nodes):
         if needed.intersection(node.output):

@@ -1,4 +1,4 @@
-"""What a .nemo file says of itself, read without loading NeMo: a tar with the model's configuration and its weights."""
+"""Reads the description in a .nemo file, a tar archive of the model's configuration and weights, without loading NeMo."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from typing import Any
 from myna.streaming.errors import EngineUnavailableError
 
 SUPPORTED = ("EncDecRNNTBPEModel", "EncDecHybridRNNTCTCBPEModel")
-"""NeMo's classes of the transducers with word pieces, alone and with a CTC head beside them."""
+"""NeMo's classes of transducers with word pieces: without and with an additional CTC head."""
 _CONFIGURATION, _WEIGHTS = "model_config.yaml", "model_weights.ckpt"
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A usable .nemo file. `languages` is empty where the file does not say."""
+    """A usable .nemo file. `languages` is empty if the file declares none."""
 
     path: Path
     class_name: str
     streaming: bool
-    """Whether the encoder is cache-aware: trained to see only so much of the future."""
+    """Whether the encoder is cache-aware: trained on a limited view of the future."""
     languages: tuple[str, ...]
     version: str
-    """NeMo's version that wrote the file; empty if it does not say."""
+    """The NeMo version that wrote the file; empty if unknown."""
     uuid: str
-    """Follows from the file's size, configuration and the first of its weights: the same file, the same uuid."""
+    """Derived from the file's size, its configuration and the first MiB of its weights: the same file has the same uuid."""
     size: int
 
 
 def inspect(path: Path) -> Checkpoint:
-    """Read a .nemo file's description. Raises `EngineUnavailableError` if no engine here can use the file."""
+    """Read a .nemo file's description. Raises `EngineUnavailableError` if the engine cannot use the file."""
     configuration, digest = _read(path)
     class_name = str(configuration.get("target", "")).rsplit(".", 1)[-1] or _guessed(configuration)
     if class_name not in SUPPORTED:
@@ -57,31 +57,31 @@ def _read(path: Path) -> tuple[dict[str, Any], str]:
     configuration, weights = b"", b""
     try:
         with tarfile.open(path) as archive:
-            for member in archive:  # to its end: a truncated file shows itself there
+            for member in archive:  # to the end, where a truncated file raises an error
                 name = Path(member.name).name
                 if name == _CONFIGURATION and (content := archive.extractfile(member)):
                     configuration = content.read(16 << 20)
                 elif name == _WEIGHTS and (content := archive.extractfile(member)):
                     weights = content.read(1 << 20)
     except FileNotFoundError as error:
-        raise EngineUnavailableError(f"there is no file {path}") from error
+        raise EngineUnavailableError(f"file {path} does not exist") from error
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise EngineUnavailableError(f"{path.name} is no whole .nemo file (a tar archive): {error}") from error
+        raise EngineUnavailableError(f"{path.name} is not a complete .nemo file (a tar archive): {error}") from error
     if not configuration or not weights:
         missing = _WEIGHTS if configuration else _CONFIGURATION
-        raise EngineUnavailableError(f"{path.name} is no .nemo file: it holds no {missing}")
-    yaml = import_module("yaml")  # comes with NeMo; without it no .nemo file can be used anyway
+        raise EngineUnavailableError(f"{path.name} is not a .nemo file: it lacks {missing}")
+    yaml = import_module("yaml")  # installed with NeMo, without which no .nemo file can be used
     try:
         parsed = yaml.safe_load(configuration)
     except yaml.YAMLError as error:
-        raise EngineUnavailableError(f"{path.name} holds a {_CONFIGURATION} that is no YAML: {error}") from error
+        raise EngineUnavailableError(f"{path.name} holds a {_CONFIGURATION} that is not YAML: {error}") from error
     if not isinstance(parsed, dict):
         raise EngineUnavailableError(f"{path.name} holds a {_CONFIGURATION} that describes no model")
     return parsed, hashlib.sha256(configuration + weights).hexdigest()
 
 
 def _guessed(configuration: dict[str, Any]) -> str:
-    """Name the class of a file that does not: very old ones leave it out."""
+    """Return the class of a file that does not name it, as very old files do not; empty if it is no transducer."""
     if "joint" not in configuration or "tokenizer" not in configuration:
         return ""
     return SUPPORTED[1] if "aux_ctc" in configuration else SUPPORTED[0]
@@ -89,7 +89,7 @@ def _guessed(configuration: dict[str, Any]) -> str:
 
 def _languages(configuration: dict[str, Any]) -> tuple[str, ...]:
     tokenizer = configuration.get("tokenizer") or {}
-    if isinstance(tokenizer.get("langs"), dict):  # an aggregate of one tokenizer a language
+    if isinstance(tokenizer.get("langs"), dict):  # an aggregate of one tokenizer per language
         return tuple(tokenizer["langs"])
     declared = configuration.get("languages") or configuration.get("language") or ()
     return (declared,) if isinstance(declared, str) else tuple(str(language) for language in declared)

@@ -1,7 +1,7 @@
-"""How long each token lasts, asked of a TDT model again after decoding.
+"""Computes the token durations of a TDT model again after decoding.
 
-NeMo up to 3.0.0 stores the durations of another row's later step when it decodes a batch without CUDA graphs
-(NVIDIA-NeMo/Speech issue 16097, mended after that release): word ends would depend on a stream's neighbours.
+NeMo up to 3.0.0 stores durations of a later step of another row when it decodes a batch without CUDA graphs
+(NVIDIA-NeMo/Speech issue 16097, fixed after that release), so that word ends would depend on the other streams of a batch.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import torch
 def durations(
     computer: Any, frames: torch.Tensor, tokens: torch.Tensor, at: torch.Tensor, previous: Any
 ) -> torch.Tensor:
-    """Return the frames each token lasts [B, U].
+    """Return the duration of each token in frames [B, U].
 
-    `frames` [B, T, D] is what was decoded, `tokens` [B, U] what was found and `at` [B, U] in which of these frames; what
-    lies beyond a row's own tokens may be anything. `previous` is the batched state the decoding began with, or None.
+    `frames` [B, T, D] are the decoded encoder frames, `tokens` [B, U] the tokens found and `at` [B, U] their frames. Entries
+    beyond a row's own tokens are arbitrary. `previous` is the batched state before decoding, or None.
     """
     decoder, joint = computer.decoder, computer.joint
     rows, count = tokens.shape

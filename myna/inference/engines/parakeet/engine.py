@@ -1,7 +1,7 @@
-"""NVIDIA Parakeet through NeMo: FastConformer transducers (TDT, RNN-T, hybrids with CTC, cache-aware ones), in batches.
+"""NVIDIA Parakeet through NeMo, in batches: FastConformer transducers (TDT, RNN-T, hybrids with CTC, cache-aware models).
 
-Finals are one offline pass over their audio; interims follow the utterance (see `parakeet_live`). A batch that does not
-fit into the device's memory is halved and done again, and the smaller size is remembered.
+Finals are one offline pass over their audio; interims follow the utterance (see `following`). A batch that does not fit
+into the device's memory is split in two and run again, and later batches are limited to the smaller size.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from myna.streaming.events import SAMPLE_RATE, samples, seconds
 from myna.streaming.session.jobs import EngineInfo, InferenceJob, JobError, JobKind, Outcome, Transcript
 
 LONGEST_S = 40.0
-"""Longest job: what Parakeet's training utterances reach at most (NVIDIA's model cards filter at 40 s)."""
+"""Longest job: the maximum length of Parakeet's training utterances (NVIDIA's model cards filter at 40 s)."""
 BEST_SEGMENT_S = 20.0
-"""Speech without a pause is cut here: long enough for the words around, short enough for a final to come soon."""
+"""Length at which speech without a pause is cut: long enough for context, short enough for early finals."""
 CONTEXT_S = 3.0
-"""Enough to hear the words at a cut whole. More cost up to three times the decoding and gained nothing on a small model
-(40 sentences, 0.7 s between them, WER %: 0.29 with 3 s, 0.88 with 10 s; cache-aware 1.76 and 1.47)."""
+"""Context that contains the words at a cut entirely. On a small model, more context cost up to three times the decode time
+and gained nothing (40 sentences, 0.7 s between them, WER %: 0.29 with 3 s, 0.88 with 10 s; cache-aware 1.76 and 1.47)."""
 SMALLEST_ENDPOINT_MS = 100
-"""One encoder frame is 80 ms; shorter silences are closures inside words."""
+"""One encoder frame is 80 ms; shorter silences are stop closures inside words."""
 MOST_PADDING = 0.2
-"""Share of a batch that may be padding."""
+"""Largest share of a batch that may be padding."""
 _CPU_BATCH, _GPU_BATCH = 16, 64
 
 
 class ParakeetEngine:
-    """A checkpoint on one device, as an engine. One thread builds and calls it."""
+    """The engine for one checkpoint on one device. One thread builds and calls it."""
 
     def __init__(self, options: ModelOptions) -> None:
         checkpoint = inspect(fetched(options.source))
@@ -48,14 +48,14 @@ class ParakeetEngine:
         self._batch = options.largest_batch or (_GPU_BATCH if on_gpu else _CPU_BATCH)
         self._affordable = (
             self._batch * self._longest
-        )  # samples of padded audio a step may hold; shrinks when memory ends
+        )  # samples of padded audio in one step; reduced when memory runs out
         self.info = self._describe(checkpoint, options)
 
     def warm_up(self) -> None:
-        """Run the largest batch, so that memory is taken and graphs are captured before the first client comes.
+        """Run the largest batch, so that memory is reserved and graphs are captured before the first client.
 
-        On a GPU every job of it is as long as can be; on a CPU one is, and the batch is short: nothing is captured there,
-        and a minute of audio a job would keep the server from starting.
+        On a GPU, every job has the greatest length. On a CPU, only one job does and the batch holds short ones: nothing is
+        captured there, and a batch of long jobs would delay the server's start by minutes.
         """
         longest, short = bytes(2 * self._longest), bytes(2 * SAMPLE_RATE)
         on_gpu = self._model.device.type == "cuda"
@@ -66,14 +66,14 @@ class ParakeetEngine:
             self.release(_silent(b"", JobKind.INTERIM, n).source)
 
     def transcribe(self, jobs: Sequence[InferenceJob]) -> list[Outcome]:
-        """Decode a batch; the answers are in the order of the jobs."""
+        """Decode a batch; return the outcomes in the order of the jobs."""
         outcomes: dict[str, Outcome] = {}
         whole, steps = list[InferenceJob](), list[InferenceJob]()
         for job in jobs:
             if job.length > self._longest and not job.utterance:
                 outcomes[job.id] = JobError(
-                    f"{seconds(job.length):.1f} s of audio in one decode; {self.info.name} takes up to"
-                    f" {seconds(self._longest):.1f} s"
+                    f"{seconds(job.length):.1f} s of audio exceed the {seconds(self._longest):.1f} s that"
+                    f" {self.info.name} decodes at once"
                 )
             else:
                 (steps if job.utterance else whole).append(job)
@@ -84,7 +84,7 @@ class ParakeetEngine:
         return [outcomes[job.id] for job in jobs]
 
     def release(self, source: str) -> None:
-        """Forget the utterance followed for this channel."""
+        """Drop the state of the utterance followed for this channel."""
         self._follower.release(source)
 
     def _offline(self, jobs: Sequence[InferenceJob]) -> list[Outcome]:
@@ -98,19 +98,17 @@ class ParakeetEngine:
     def _afforded(
         self, jobs: Sequence[InferenceJob], run: Callable[[Sequence[InferenceJob]], list[Outcome]]
     ) -> list[Outcome]:
-        """Run the jobs, in as many parts as the device's memory asks for."""
+        """Run the jobs, in as many parts as the device's memory requires."""
         if len(jobs) > 1 and _padded(jobs) > self._affordable:
             return self._halves(jobs, run)
         try:
             return run(jobs)
         except torch.OutOfMemoryError:
-            pass  # handled outside: the exception holds the frames, and they hold the memory
+            pass  # handled below: the exception references the stack frames, which hold the memory
         if self._model.device.type == "cuda":
             torch.cuda.empty_cache()
         if len(jobs) == 1:
-            return [
-                JobError(f"{self._model.device} has too little memory for {seconds(jobs[0].length):.1f} s of audio")
-            ]
+            return [JobError(f"{self._model.device} is out of memory for {seconds(jobs[0].length):.1f} s of audio")]
         self._affordable = min(self._affordable, max(1, _padded(jobs) // 2))
         return self._halves(jobs, run)
 
@@ -140,7 +138,7 @@ class ParakeetEngine:
 
 
 def fetched(source: str) -> Path:
-    """Return the .nemo file that a path or a hub name (owner/name) stands for, downloading it if need be."""
+    """Return the .nemo file of a path or a hub name (owner/name); download it if needed."""
     path = Path(source)
     if source.endswith(".nemo") or path.exists():
         return path
@@ -157,12 +155,12 @@ def fetched(source: str) -> Path:
         return Path(hf_hub_download(source, file))
     except LocalEntryNotFoundError as error:
         raise EngineUnavailableError(
-            f"{source} is not on this machine and the model hub cannot be reached;"
-            f" download {file} elsewhere and give its path"
+            f"{source} is not on this machine and the model hub is unreachable;"
+            f" download {file} on another machine and set its path"
         ) from error
     except (HfHubHTTPError, ValueError, OSError) as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise EngineUnavailableError(f"{file} cannot be had from the model hub's {source}: {reason}") from error
+        raise EngineUnavailableError(f"cannot download {file} from {source} on the model hub: {reason}") from error
 
 
 def _padded(jobs: Sequence[InferenceJob]) -> int:

@@ -1,10 +1,10 @@
-"""Following utterances while they are spoken: each step hears only what is new, or as little more as the encoder needs.
+"""Follows utterances while they are spoken: each step encodes the new audio and as little of the old as the encoder needs.
 
-Two ways, after the encoder. One that hears whole utterances encodes a short one anew at each step, which is exact; of a
-long one it encodes a window, commits what has enough audio to its right, and carries the decoder's state on. A
-cache-aware one keeps its own caches and hears every frame once.
+There are two ways, depending on the encoder. For an encoder that attends to whole utterances, a step encodes a short
+utterance entirely, which is exact. Of a long utterance it encodes a window, commits the frames that have enough audio to
+their right, and keeps the decoder's state. A cache-aware encoder keeps caches and encodes every frame once.
 
-State is replaced only when a whole step has succeeded, so that a step which ran out of memory can be done again.
+State is replaced only after a whole step has succeeded, so that a step that ran out of memory can be repeated.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from myna.streaming.events import samples, seconds
 from myna.streaming.session.jobs import InferenceJob, Missing, Outcome, Transcript
 
 WHOLE = samples(12.0)
-"""An utterance is encoded whole up to this length: exact, and up to 10-14 s no dearer than a window."""
+"""Utterances up to this length are encoded entirely: this is exact, and up to 10-14 s it costs no more than a window."""
 LEFT, RIGHT = samples(10.0), samples(2.0)
-"""What a window hears before and after what it commits. Measured on a small model (WER %): 10 s / 2 s 3.2, as good as
-whole utterances; 4 s / 1 s 8.1; the right context matters most."""
+"""Context of a window before and after the frames that it commits. Measured on a small model (WER %): 10 s / 2 s 3.2, as
+good as whole utterances; 4 s / 1 s 8.1. The right context matters most."""
 _EARLY = 3
-"""Feature frames of audio kept before the first that is heard again: its window, and pre-emphasis, reach back."""
+"""Audio kept before the first feature frame that is computed again, in frames: its window and pre-emphasis reach back."""
 MOST_FOLLOWED = 4096
-"""Utterances followed at once; the least recently heard is forgotten first, and asked for again if it goes on."""
+"""Limit on utterances followed at once. The state of the least recently used is dropped; if that utterance goes on, the
+engine asks for its audio again."""
 
 
 @dataclass(slots=True)
@@ -60,13 +61,13 @@ class _Utterance:
 @dataclass(slots=True)
 class _Windowed(_Utterance):
     done: int = 0
-    """Encoder frames committed."""
+    """Number of committed encoder frames."""
 
 
 @dataclass(slots=True)
 class _Cached(_Utterance):
     fed: int = 0
-    """Feature frames the encoder has heard."""
+    """Number of feature frames encoded."""
     caches: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
 
@@ -74,10 +75,10 @@ _State = TypeVar("_State", bound=_Utterance)
 
 
 class Follower(ABC, Generic[_State]):
-    """The utterances an engine follows, by channel."""
+    """The utterances that an engine follows, by channel."""
 
     window_s: float
-    """Most audio that one step of one utterance encodes; 0: all steps encode the same."""
+    """Longest audio that one step of an utterance encodes, in seconds; 0: each step encodes the same amount."""
 
     def __init__(self, model: ParakeetModel) -> None:
         self._model = model
@@ -87,11 +88,11 @@ class Follower(ABC, Generic[_State]):
         return len(self._followed)
 
     def release(self, source: str) -> None:
-        """Forget a channel's utterance."""
+        """Drop the state of a channel's utterance."""
         self._followed.pop(source, None)
 
     def step(self, jobs: Sequence[InferenceJob]) -> list[Outcome]:
-        """Take each job's audio and say what its utterance sounds like so far."""
+        """Append each job's audio to its utterance; return the transcript of each utterance so far."""
         taken = [self._take(job) for job in jobs]
         ready = [(job, state) for job, state in zip(jobs, taken, strict=True) if not isinstance(state, Missing)]
         heard: Iterable[Tokens] = self._hear([job for job, _ in ready], [state for _, state in ready]) if ready else ()
@@ -112,7 +113,7 @@ class Follower(ABC, Generic[_State]):
         state = self._followed.pop(job.source, None)
         if state is None or state.number != job.utterance:
             state = self._new(job.utterance)
-        self._followed[job.source] = state  # the most recently heard is last
+        self._followed[job.source] = state  # last in the order: most recently used
         if job.held > state.end:
             return Missing(state.end)
         state.pcm += job.pcm[2 * (state.end - job.held) :]
@@ -126,7 +127,7 @@ class Follower(ABC, Generic[_State]):
 
 
 class WindowFollower(Follower[_Windowed]):
-    """For encoders that hear whole utterances."""
+    """For encoders that attend to whole utterances."""
 
     window_s = seconds(max(WHOLE, LEFT + RIGHT))
 
@@ -163,7 +164,7 @@ class WindowFollower(Follower[_Windowed]):
 
 
 class CacheFollower(Follower[_Cached]):
-    """For cache-aware encoders: chunks of the size they were trained with, every one heard once."""
+    """For cache-aware encoders: encodes each chunk once, in the size used in training."""
 
     window_s = 0.0
 
@@ -171,7 +172,7 @@ class CacheFollower(Follower[_Cached]):
         super().__init__(model)
         configuration = model.encoder.streaming_cfg
         self._chunks: tuple[int, int] = _pair(configuration.chunk_size)
-        """Feature frames of an utterance's first chunk and of the others."""
+        """Feature frames of an utterance's first chunk and of the later ones."""
         self._shifts: tuple[int, int] = _pair(configuration.shift_size)
         self._before: tuple[int, int] = _pair(configuration.pre_encode_cache_size)
         self._dropped = int(configuration.drop_extra_pre_encoded)
@@ -184,7 +185,7 @@ class CacheFollower(Follower[_Cached]):
         features, firsts = self._features(states)
         later = [_Step(state) for state in states]
         while ready := [i for i, step in enumerate(later) if self._has_chunk(step, states[i])]:
-            first = later[ready[0]].fed == 0  # the first chunk differs in size: those go together
+            first = later[ready[0]].fed == 0  # first chunks differ in size, so they form a batch of their own
             together = [i for i in ready if (later[i].fed == 0) == first]
             self._advance([later[i] for i in together], [features[i] for i in together], [firsts[i] for i in together],
                           [jobs[i].options.keyterms for i in together], first=first)  # fmt: skip
@@ -195,16 +196,16 @@ class CacheFollower(Follower[_Cached]):
         return [state.committed for state in states]
 
     def _whole_frames(self, state: _Cached) -> int:
-        """Return how many feature frames no later audio can change."""
+        """Return the number of feature frames that later audio cannot change."""
         return max(0, int((state.end - self._reach) // self._model.hop) + 1)
 
     def _has_chunk(self, step: _Step, state: _Cached) -> bool:
         return step.fed + self._chunks[step.fed > 0] <= self._whole_frames(state)
 
     def _features(self, states: Sequence[_Cached]) -> tuple[list[torch.Tensor], list[int]]:
-        """Return the features of what each holds, and the number of their first frame."""
+        """Return the features of each utterance's kept audio, and the index of their first frame."""
         hop = self._model.hop
-        starts = [state.start // hop for state in states]  # audio is dropped by whole frames
+        starts = [state.start // hop for state in states]  # audio is dropped in whole frames
         features, _ = self._model.features([s.audio(start * hop) for s, start in zip(states, starts, strict=True)])
         return list(features), starts
 
@@ -240,7 +241,7 @@ class CacheFollower(Follower[_Cached]):
             model.encoded(frames, lengths), [step.state for step in steps], keyterms, goes_on=True
         )
         for i, step in enumerate(steps):
-            # copies: views would keep the whole batch's caches alive for as long as the stream
+            # copies: views would keep the caches of the whole batch in memory as long as the stream lasts
             step.caches = (
                 channel[:, i : i + 1].clone(),
                 time[:, i : i + 1].clone(),
@@ -252,7 +253,7 @@ class CacheFollower(Follower[_Cached]):
 
 
 class _Step:
-    """What a step changes of an utterance, apart until the step is through."""
+    """The changes that a step makes to an utterance, kept apart until the step has succeeded."""
 
     def __init__(self, state: _Cached) -> None:
         self.fed, self.caches, self.state = state.fed, state.caches, state.state
@@ -260,7 +261,7 @@ class _Step:
 
 
 def _cut(encoded: Encoded, starts: Sequence[int], counts: Sequence[int]) -> Encoded:
-    """Return of each row `counts` frames from `starts` on."""
+    """Return `counts` frames of each row, from `starts` on."""
     rows = torch.zeros(len(starts), max(1, *counts), encoded.frames.shape[2], device=encoded.frames.device)
     for row, source, start, count in zip(rows, encoded.frames, starts, counts, strict=True):
         row[:count] = source[start : start + count]

@@ -1,6 +1,6 @@
-"""A NeMo transducer made ready for a server: audio to features, features to encoder frames, frames to tokens.
+"""A NeMo transducer prepared for serving: audio to features, features to encoder frames, frames to tokens.
 
-Nothing here knows jobs or streams. All of it runs on the one thread that owns the model.
+This module knows neither jobs nor streams. All of it runs on the thread that owns the model.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LEAST = samples(0.1)
 BOOST = 1.0
 """Weight of the boosting tree."""
 _MOST_BOOSTS = 512
-"""Boosting trees kept compiled; the least used make room for new ones."""
+"""Limit on compiled boosting trees; the least recently used are dropped."""
 
 
 @dataclass(slots=True)
@@ -39,7 +39,7 @@ class Encoded:
 
 
 class ParakeetModel:
-    """A restored checkpoint on its device. Raises `EngineUnavailableError` when it cannot be had."""
+    """A restored checkpoint on its device. Raises `EngineUnavailableError` if it cannot be loaded."""
 
     def __init__(self, checkpoint: Checkpoint, options: ModelOptions) -> None:
         self.device = _device(options.device, options.worker)
@@ -48,34 +48,34 @@ class ParakeetModel:
             torch.set_num_threads(options.threads)
         self._model = _restore(checkpoint.path, self.device)
         self._check(checkpoint)
-        self._model.preprocessor.featurizer.dither = 0.0  # the same audio, the same words
+        self._model.preprocessor.featurizer.dither = 0.0  # the same audio gives the same words
         self._model.preprocessor.featurizer.pad_to = 0
         self.dtype = _PRECISIONS[precision]
         self._model.encoder.to(self.dtype)
         preprocessor = self._model.cfg.preprocessor
         over_utterance = preprocessor.get("normalize") in ("per_feature", "all_features")
         self.cached = checkpoint.streaming and not over_utterance
-        """Whether frames can be encoded once and for all: features normalised over the utterance change as it grows."""
+        """Whether each frame can be encoded once. Features normalised over the utterance change as it grows."""
         if self.cached:
             self._model.encoder.setup_streaming_params()
-        if options.compile:  # layer by layer: of the whole encoder, shapes left open, the compiler makes no end
+        if options.compile:  # per layer: compiling the whole encoder with dynamic shapes does not finish
             for layer in self._model.encoder.layers:
                 layer.compile(dynamic=True)
         self._plain = self._computer(options.cuda_graphs, boosting=False)
-        self._boosting: Any = None  # made when first asked for: it costs time at every step
+        self._boosting: Any = None  # built on first use: boosting costs time at every step
         self._cuda_graphs = options.cuda_graphs
         self._boosts: dict[tuple[str, ...], int] = {}
         tokenizer = self._model.tokenizer
         pieces = tokenizer.ids_to_tokens(list(range(tokenizer.vocab_size)))
         self.vocabulary = Vocabulary(pieces, tokenizer.ids_to_text)
         self.window = round(preprocessor.window_size * SAMPLE_RATE)
-        """Samples a feature frame hears."""
+        """Samples covered by a feature frame."""
         self.hop = round(preprocessor.window_stride * SAMPLE_RATE)
         """Samples between two feature frames."""
         self.frame = self.hop * int(self._model.encoder.subsampling_factor)
         """Samples between two encoder frames."""
         self.longest = int(self._model.encoder.pos_emb_max_len) * self.frame
-        """Samples for which the checkpoint has positions."""
+        """Samples covered by the checkpoint's positional encoding."""
 
     @property
     def encoder(self) -> Any:
@@ -88,9 +88,9 @@ class ParakeetModel:
         return float(self.frame / SAMPLE_RATE)
 
     def features(self, audio: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the features [B, F, T] of int16 utterances and the count of their valid frames [B].
+        """Return the features [B, F, T] of int16 utterances and the number of their valid frames [B].
 
-        What is too short for an encoder frame is filled up with silence.
+        Audio too short for an encoder frame is padded with silence.
         """
         lengths = torch.tensor([max(len(utterance), _LEAST) for utterance in audio])
         signal = torch.zeros(len(audio), int(lengths.max()))
@@ -108,7 +108,7 @@ class ParakeetModel:
         return self.encoded(frames, lengths)
 
     def encoded(self, frames: torch.Tensor, lengths: torch.Tensor) -> Encoded:
-        """Return the encoder's own output [B, D, T] as the decoder takes it: frames first, full precision."""
+        """Convert the encoder's output [B, D, T] to the decoder's input: frames first, full precision."""
         return Encoded(frames.transpose(1, 2).float(), lengths)
 
     def decode(
@@ -119,11 +119,11 @@ class ParakeetModel:
         *,
         goes_on: bool = False,
     ) -> tuple[list[Tokens], list[Any]]:
-        """Decode greedily. `states` carries each row on from an earlier call; None or a None in it starts anew.
+        """Decode greedily. `states` continues each row from an earlier call; None, as a whole or for a row, starts anew.
 
-        `keyterms`, one tuple a row, are boosted, apart from the rows that have none: boosting costs time at every step, and
-        its states differ. Returns the tokens, their frames counted from the start of the row's first call, and, if it
-        `goes_on`, the states after it.
+        `keyterms`, one tuple per row, are boosted. Rows with keyterms are decoded separately: boosting costs time at every
+        step, and its states differ. Returns the tokens, with frames counted from the start of the row's first call, and the
+        states: those after the call if it `goes_on`, otherwise those before it.
         """
         rows = len(encoded.lengths)
         carried = list(states) if states is not None else [None] * rows
@@ -161,19 +161,19 @@ class ParakeetModel:
         return _tokens(found, len(encoded.lengths)), after
 
     def _check(self, checkpoint: Checkpoint) -> None:
-        """Refuse what would only fail at the first word."""
+        """Raise `EngineUnavailableError` for a checkpoint that would only fail at the first word."""
         if int(self._model.cfg.sample_rate) != SAMPLE_RATE:
             raise EngineUnavailableError(
-                f"{checkpoint.path.name} takes {self._model.cfg.sample_rate} Hz; Myna gives its models {SAMPLE_RATE} Hz"
+                f"{checkpoint.path.name} needs audio at {self._model.cfg.sample_rate} Hz; Myna supports {SAMPLE_RATE} Hz"
             )
         if not getattr(self._model.decoder, "blank_as_pad", False):
             raise EngineUnavailableError(
-                f"{checkpoint.path.name} has a {type(self._model.decoder).__name__} that does not take the blank as padding;"
+                f"{checkpoint.path.name} has a {type(self._model.decoder).__name__} that does not use the blank as padding;"
                 " it cannot be decoded in batches"
             )
 
     def _computer(self, cuda_graphs: bool, *, boosting: bool) -> Any:
-        """Return NeMo's label-looping decoder. Changing the strategy rebuilds it, so it is fetched each time."""
+        """Return NeMo's label-looping decoder. Changing the decoding strategy builds a new one."""
         from omegaconf import OmegaConf, open_dict
 
         configuration = OmegaConf.create(OmegaConf.to_container(self._model.cfg.decoding))
@@ -204,14 +204,14 @@ class ParakeetModel:
 
     def _boosted_computer(self) -> Any:
         if self._boosting is None:
-            with torch.inference_mode(mode=False):  # what is made here is changed in place later
+            with torch.inference_mode(mode=False):  # these tensors are changed in place later
                 self._boosting = self._computer(self._cuda_graphs, boosting=True)
         return self._boosting
 
     def _boost_ids(self, keyterms: Sequence[tuple[str, ...]]) -> torch.Tensor:
         ids = [self._boost_id(terms) if terms else -1 for terms in keyterms]
         surplus = max(0, len(self._boosts) - _MOST_BOOSTS)
-        idle = [terms for terms in self._boosts if terms not in keyterms]  # the least recently used first
+        idle = [terms for terms in self._boosts if terms not in keyterms]  # least recently used first
         for terms in idle[:surplus]:
             self._boosting.biasing_multi_model.remove_model(self._boosts.pop(terms))
         return torch.tensor(ids, device=self.device)
@@ -234,7 +234,7 @@ class ParakeetModel:
 
 
 def _own(value: Any) -> Any:
-    """Return a row's state as tensors of its own: a view would keep the whole batch's alive for as long as the stream."""
+    """Copy a row's state: a view would keep the tensors of the whole batch in memory as long as the stream lasts."""
     if isinstance(value, torch.Tensor):
         return value.clone()
     if isinstance(value, list | tuple):
@@ -245,7 +245,7 @@ def _own(value: Any) -> Any:
 
 
 def _tokens(found: Any, rows: int) -> list[Tokens]:
-    """Fetch a batch's hypotheses from the device in as few copies as there are tensors."""
+    """Fetch a batch's hypotheses from the device, with one copy per tensor."""
     lengths = found.current_lengths[:rows].tolist()
     most = max(lengths, default=0)
     ids = found.transcript[:rows, :most].tolist()
@@ -264,18 +264,18 @@ def _tokens(found: Any, rows: int) -> list[Tokens]:
 
 
 def _device(wanted: str, worker: int) -> torch.device:
-    """Return the device; where no GPU is named by its number, workers take one after the other."""
+    """Return the device. If no GPU number is given, workers are distributed over the GPUs by their number."""
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(wanted)
     except RuntimeError as error:
-        raise EngineUnavailableError(f"device {wanted!r} is not known; there are: auto, cpu, cuda, cuda:0 …") from error
+        raise EngineUnavailableError(f"unknown device {wanted!r}; use auto, cpu, cuda, cuda:0 …") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise EngineUnavailableError(f"device {wanted!r} was asked for, but torch finds no CUDA device here")
+        raise EngineUnavailableError(f"device {wanted!r} is not available: torch finds no CUDA device")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise EngineUnavailableError(
-            f"device {wanted!r} was asked for; there are {torch.cuda.device_count()} CUDA devices"
+            f"device {wanted!r} is not available: torch finds {torch.cuda.device_count()} CUDA devices"
         )
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", worker % torch.cuda.device_count())
@@ -286,7 +286,7 @@ def _precision(wanted: str, device: torch.device) -> str:
     if wanted == "auto":
         return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
     if wanted not in _PRECISIONS:
-        raise EngineUnavailableError(f"precision {wanted!r} is not known; there are: auto, {', '.join(_PRECISIONS)}")
+        raise EngineUnavailableError(f"unknown precision {wanted!r}; use auto, {', '.join(_PRECISIONS)}")
     return wanted
 
 

@@ -1,4 +1,4 @@
-"""From a transducer's tokens to words with times and confidences. Pure."""
+"""Converts a transducer's tokens to words with times and confidences. Pure."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from myna.streaming.events import Word
 
 WORD_START = "▁"
-"""What SentencePiece writes before a piece that begins a word."""
+"""SentencePiece's prefix of a piece that begins a word."""
 
 
 @dataclass(slots=True)
 class Tokens:
-    """What a decode found, one entry a token: its id, encoder frame, frames it lasts, and probability."""
+    """The tokens of a decode, one entry per token: its id, encoder frame, duration in frames, and probability."""
 
     ids: list[int] = field(default_factory=list)
     frames: list[int] = field(default_factory=list)
@@ -31,7 +31,7 @@ class Tokens:
         )
 
     def mean_log_probability(self) -> float:
-        """Return the mean over the tokens; 0 without any, which no gate refuses."""
+        """Return the mean over the tokens; 0 if there are none, which passes every plausibility gate."""
         if not self.ids:
             return 0.0
         return sum(math.log(max(p, 1e-9)) for p in self.probabilities) / len(self.ids)
@@ -47,10 +47,10 @@ class Vocabulary:
         self._spelt: dict[tuple[int, ...], str] = {}
 
     def words(self, tokens: Tokens, frame_s: float) -> tuple[Word, ...]:
-        """Return the words, as written; times in seconds from frame 0, an encoder frame lasting `frame_s`.
+        """Return the words, as written, with times in seconds from frame 0. An encoder frame lasts `frame_s`.
 
-        A word lasts to the end of its last token; punctuation, which may be predicted long after, does not count. Its
-        confidence is that of its least certain token, as NeMo's default aggregation has it.
+        A word ends with its last token, punctuation excepted: it may be predicted long after. A word's confidence is that
+        of its least certain token, as in NeMo's default aggregation.
         """
         if not tokens.ids:
             return ()
@@ -69,7 +69,7 @@ class Vocabulary:
     def _text(self, ids: tuple[int, ...]) -> str:
         text = self._spelt.get(ids)
         if text is None:
-            if len(self._spelt) > 50_000:  # a stream of noise must not fill the memory
+            if len(self._spelt) > 50_000:  # a stream of noise must not exhaust memory
                 self._spelt.clear()
             text = self._spelt[ids] = self._spell(list(ids)).strip()
         return text
