@@ -47,7 +47,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, share: float, compressed: b
     content = whole.read_bytes()
     cut = tmp_path / "cut.nemo"
     cut.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(EngineUnavailableError, match=r"cut\.nemo is no whole"):
+    with pytest.raises(EngineUnavailableError, match=r"cut\.nemo is not a complete"):
         inspect(cut)
 
 
