@@ -12,9 +12,9 @@ from typing import Any, Protocol
 import structlog
 
 from myna.batch.address_gate import AddressGate
-from myna.batch.job_store import Job, JobStore
 from myna.batch.callback import Callback, CallbackSender
 from myna.batch.fairness import FairQueue, Pool
+from myna.batch.job_store import Job, JobStore
 
 log = structlog.get_logger()
 

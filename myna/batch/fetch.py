@@ -10,8 +10,8 @@ from pathlib import Path
 from aiohttp import ClientResponse, ClientSession, ClientTimeout
 from yarl import URL
 
-from myna.batch.disk import FileWriter
 from myna.batch.address_gate import FAILURES, AddressGate, explained
+from myna.batch.disk import FileWriter
 from myna.batch.pace import TOO_SLOW, Pace
 from myna.wire.quoting import quoted
 

@@ -13,17 +13,17 @@ from typing import Any, Protocol
 import structlog
 
 from myna.batch.address_gate import AddressGate
-from myna.batch.job_store import MOST_ATTEMPTS, Job, JobStore, State
-from myna.runtime.threads import on_thread
 from myna.batch.callback import Callback
-from myna.batch.json_pieces import json_pieces
 from myna.batch.deliveries import Deliveries
-from myna.runtime.errors import Refusal
-from myna.batch.fairness import Pool
-from myna.batch.storage import Doubt, refusal_of
-from myna.runtime.supervisor import Supervisor
-from myna.batch.transcriber import Listener
 from myna.batch.disk import Upload
+from myna.batch.fairness import Pool
+from myna.batch.job_store import MOST_ATTEMPTS, Job, JobStore, State
+from myna.batch.json_pieces import json_pieces
+from myna.batch.storage import Doubt, refusal_of
+from myna.batch.transcriber import Listener
+from myna.runtime.errors import Refusal
+from myna.runtime.supervisor import Supervisor
+from myna.runtime.threads import on_thread
 from myna.streaming.events import Final, seconds
 
 log = structlog.get_logger()

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import structlog
 
-from myna.batch.transcript import Channel, Segment, FileTranscript
-from myna.inference.workers.pool import EnginePool
+from myna.batch.transcript import Channel, FileTranscript, Segment
 from myna.inference.driver import StreamDriver
+from myna.inference.workers.pool import EnginePool
 from myna.inference.workers.vad_worker import VadWorker
 from myna.media.pool import DecoderPool
 from myna.streaming.audio.raw import AudioError, Coded, RawFormat
-from myna.streaming.session.decode_window import fitted
-from myna.streaming.session.jobs import EngineInfo
 from myna.streaming.events import Ended, Event, Failed, Final, Repeated, seconds
 from myna.streaming.policy import Options, Policy
+from myna.streaming.session.decode_window import fitted
+from myna.streaming.session.jobs import EngineInfo
 from myna.streaming.session.stream import Stream
 
 log = structlog.get_logger()
