@@ -1,11 +1,11 @@
-"""Where the server may connect to when a client names the address: the open internet, and what the configuration allows.
+"""Restricts connections to addresses given by clients: to the public internet and the networks that the configuration allows.
 
-An address is checked four times: the host of a URL, before anything is looked up; what its name resolves to, where one
-forbidden address forbids the name; the exact address of each socket, before it connects; and the peer of each connection,
-before a request is written to it. No check relies on what the HTTP client does with a host.
+Addresses are checked four times: the host of a URL before any lookup; all addresses that its name resolves to, where one
+forbidden address forbids the name; the address of each socket before it connects; and the peer of each connection before a
+request is written to it. No check relies on how the HTTP client treats a host.
 
-A name that does not resolve and one that resolves to a forbidden address are refused in the same words and after the same
-time, so that nobody learns which names exist inside.
+A name that does not resolve and a name that resolves to a forbidden address are refused with the same message and after the
+same time, so that a client cannot find out which internal names exist.
 """
 
 from __future__ import annotations
@@ -35,56 +35,56 @@ from myna.batch.resolver import Names
 from myna.wire.quoting import quoted, shortened
 
 REFUSED_AFTER_S = 0.5
-"""A name is refused no sooner than this after it was asked for, whether it does not resolve or resolves to a forbidden
-address: an answer from this machine's or network's own name server takes far less."""
+"""Time after which a name is refused, whether it does not resolve or resolves to a forbidden address: a local name server
+answers much faster."""
 _NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*")
-"""A name that DNS can hold (RFC 1035, 2.3.4), with the underscores that real ones have."""
+"""A valid DNS name (RFC 1035, 2.3.4); underscores, which occur in practice, are allowed."""
 
 
 FAILURES = (ClientError, OSError, ValueError, RuntimeError)
-"""What a request to an address that a client named may raise: of aiohttp and the system, and where the other server's answer
-or the address itself is broken (`ValueError`), or uvloop fails to connect (`RuntimeError`). Timeouts are an `OSError`."""
+"""Errors of a request to an address given by a client: those of aiohttp and the system, `ValueError` for a malformed answer
+or address, `RuntimeError` if uvloop fails to connect. Timeouts are an `OSError`."""
 _LONGEST_REASON = 300
 
 
 class ForbiddenAddressError(OSError):
-    """The address is not to be connected to; an `OSError`, as a resolver's failures are."""
+    """The server must not connect to the address. An `OSError`, like the errors of a resolver."""
 
 
 def explained(error: BaseException) -> str:
-    """Return why a request failed, in words for the client that named the address."""
+    """Return why a request failed, in a message for the client that gave the address."""
     if isinstance(error, ClientConnectorError) and error.__cause__ is not None:
-        error = error.__cause__  # without host and port, which the client knows, and aiohttp's words around it
+        error = error.__cause__  # without aiohttp's prefix and the host and port, which the client knows
     return shortened(str(error), _LONGEST_REASON) or type(error).__name__
 
 
 class AddressGate:
-    """Decides about addresses; `allowed` are private networks that may be reached all the same."""
+    """Decides whether the server may connect to an address. `allowed` lists private networks that are permitted."""
 
     def __init__(self, allowed: Sequence[str]) -> None:
         self._allowed = [ipaddress.ip_network(network) for network in allowed]
 
     def check(self, url: str | URL) -> URL:
-        """Return the address parsed. Raises `ValueError` if it is no http(s) one, or names a forbidden address outright."""
+        """Return the parsed URL. Raises `ValueError` if it is not an http(s) URL or its host is a forbidden address."""
         try:
             address = URL(url)
             host = (address.raw_host or "").lower()
-        except ValueError as error:  # also what cannot be encoded, such as a lone surrogate
+        except ValueError as error:  # also characters that cannot be encoded, such as a lone surrogate
             raise ValueError(f"{quoted(str(url))} is no http or https address") from error
         if address.scheme not in ("http", "https") or not host or address.port == 0:
             raise ValueError(f"{quoted(str(url))} is no http or https address")
         literal = parsed(host)
         if literal is not None:
             if not self.passes(literal):
-                raise ValueError(f"{host} is not a public address, and this server does not allow it")
+                raise ValueError(f"{host} is not a public address, and this server does not allow access to it")
         elif looks_numeric(host):
             raise ValueError(f"{quoted(host)} is no IPv4 address of four decimal numbers without leading zeros")
         elif not _NAME.fullmatch(host.removesuffix(".")):
-            raise ValueError(f"{quoted(host)} is no host name")
+            raise ValueError(f"{quoted(host)} is not a host name")
         return address
 
     def session(self, timeout_s: float, share: str = "") -> ClientSession:
-        """Return an HTTP client that connects only where it may; close it. It follows no redirect unless told to.
+        """Return an HTTP session that connects to permitted addresses only. The caller closes it.
 
         `share` is the client on whose behalf it connects.
         """
@@ -100,20 +100,20 @@ class AddressGate:
         return is_public(address)
 
     def check_peer(self, host: str) -> None:
-        """Raise `ForbiddenAddressError` unless this is an address, in its canonical form, that passes."""
-        address = parsed(host.partition("%")[0])  # the system writes the interface of a link-local address behind it
+        """Raise `ForbiddenAddressError` unless this is a permitted IP address in canonical form."""
+        address = parsed(host.partition("%")[0])  # the system appends the interface to a link-local address
         if address is None or not self.passes(address):
             raise ForbiddenAddressError(f"{host} is not a public address")
 
     def passing(self, found: list[ResolveResult]) -> list[ResolveResult]:
-        """Return the resolved addresses. Raises `ForbiddenAddressError` if any is forbidden."""
+        """Return the resolved addresses unchanged. Raises `ForbiddenAddressError` if any is forbidden."""
         for result in found:
             self.check_peer(result["host"])
         return found
 
 
 class _Connector(TCPConnector):
-    """Checks each address when its socket is made, which is right before it connects, and each peer once it has."""
+    """Checks each address when its socket is created, right before it connects, and each peer after it has connected."""
 
     def __init__(self, gate: AddressGate, share: str) -> None:
         super().__init__(resolver=_Checked(gate, share), use_dns_cache=False, socket_factory=self._socket)

@@ -1,9 +1,9 @@
-"""Which IP addresses belong to the public internet, the same on every version of Python.
+"""Decides which IP addresses belong to the public internet, independently of the Python version.
 
 The lists follow IANA's special-purpose registries (RFC 6890; iana.org/assignments/iana-ipv4-special-registry and
-iana-ipv6-special-registry), of which `ipaddress.is_global` knows more or less from one Python to the next. Addresses that
-carry another address inside them (6to4, Teredo, NAT64, IPv4-compatible) count as not public whatever they carry: the
-gateway that unwraps them decides where the packet goes.
+iana-ipv6-special-registry), which `ipaddress.is_global` covers differently from one Python version to the next. Addresses
+that embed another address (6to4, Teredo, NAT64, IPv4-compatible) count as not public, whatever they embed: the gateway that
+unwraps them decides where the packet goes.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ _NOT_PUBLIC_4 = tuple(
     for network in (
         "0.0.0.0/8",  # this network, RFC 791
         "10.0.0.0/8",  # private use, RFC 1918
-        "100.64.0.0/10",  # shared by carriers' customers, RFC 6598
+        "100.64.0.0/10",  # carrier-grade NAT, RFC 6598
         "127.0.0.0/8",  # loopback, RFC 1122
-        "169.254.0.0/16",  # link-local and clouds' metadata, RFC 3927
+        "169.254.0.0/16",  # link-local, including cloud metadata services, RFC 3927
         "172.16.0.0/12",  # private use, RFC 1918
         "192.0.0.0/24",  # protocol assignments, RFC 6890
         "192.0.2.0/24",  # documentation, RFC 5737
-        "192.88.99.0/24",  # relays of 6to4, deprecated by RFC 7526
+        "192.88.99.0/24",  # 6to4 relays, deprecated by RFC 7526
         "192.168.0.0/16",  # private use, RFC 1918
         "198.18.0.0/15",  # benchmarking, RFC 2544
         "198.51.100.0/24",  # documentation, RFC 5737
@@ -33,7 +33,7 @@ _NOT_PUBLIC_4 = tuple(
     )
 )
 _UNICAST_6 = IPv6Network("2000::/3")
-"""All that IANA gives out as global unicast (RFC 4291): everything outside is local, multicast, translated or reserved."""
+"""The range that IANA allocates as global unicast (RFC 4291). All others are local, multicast, translated or reserved."""
 _NOT_PUBLIC_6 = tuple(
     IPv6Network(network)
     for network in (
@@ -46,9 +46,9 @@ _NOT_PUBLIC_6 = tuple(
 
 
 def parsed(host: str) -> Address | None:
-    """Return the address that a host names in its canonical form; None: it is a name, or a number in another form.
+    """Return the IP address if the host is one in canonical form; None for a name or a number in another form.
 
-    An IPv4 address mapped into IPv6 is returned as what it is. Raises `ValueError` for an IPv6 address with a zone.
+    An IPv4-mapped IPv6 address is returned as its IPv4 address. Raises `ValueError` for an IPv6 address with a zone.
     """
     try:
         address = ip_address(host)
@@ -57,12 +57,12 @@ def parsed(host: str) -> Address | None:
     if isinstance(address, IPv4Address):
         return address
     if address.scope_id is not None:
-        raise ValueError(f"{host} names an interface of this machine")
+        raise ValueError(f"{host} is bound to a network interface of this machine")
     return address.ipv4_mapped or address
 
 
 def is_public(address: Address) -> bool:
-    """Return whether the address is one of the public internet."""
+    """Return whether the address belongs to the public internet."""
     if isinstance(address, IPv4Address):
         return not any(address in network for network in _NOT_PUBLIC_4)
     if address.ipv4_mapped is not None:
@@ -71,16 +71,16 @@ def is_public(address: Address) -> bool:
 
 
 def looks_numeric(host: str) -> bool:
-    """Return whether the C library may read the host as an IPv4 address, in whatever form (``127.1``, ``0x7f.1``, ``0``).
+    """Return whether the C library may read the host as an IPv4 address in any form (``127.1``, ``0x7f.1``, ``0``).
 
-    The rule is that of the URL standard (url.spec.whatwg.org, "ends in a number"): its last label is a number.
+    As in the URL standard (url.spec.whatwg.org, "ends in a number"), that is the case if its last label is a number.
     """
     last = host.removesuffix(".").rpartition(".")[2].lower()
     return last.isdecimal() or (last.startswith("0x") and all(digit in "0123456789abcdef" for digit in last[2:]))
 
 
 def network_of(host: str) -> str:
-    """Return what stands for a client that comes from this address: of IPv6 the network, for each has 2^64 addresses."""
+    """Return the identity of a client by its address; for IPv6 its /64 network, all of whose addresses the client may use."""
     try:
         address = parsed(host.partition("%")[0])
     except ValueError:

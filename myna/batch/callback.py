@@ -1,4 +1,4 @@
-"""Results that go to an address of the client's instead of back over its socket, one request for each, in order."""
+"""Sends results to an address of the client's, one HTTP request for each, in order."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from myna.batch.address_gate import AddressGate, explained
 log = structlog.get_logger()
 
 TIMEOUT_S = 10.0
-"""One attempt may take so long, and a second more for each `_BYTES_A_SECOND` of its body."""
+"""Limit on one attempt, plus one second for each `_BYTES_A_SECOND` of its body."""
 _BYTES_A_SECOND = 256 * 1024
 _PAUSES_S = (0.5, 2.0)
-"""Before the second attempt, and the third, which is the last: later results wait behind."""
+"""Pauses before the second and the third attempt, which is the last: later results wait meanwhile."""
 _MOST_LOST = 3
-"""Results lost in a row after which nobody is asked any more."""
+"""After this many undelivered results in a row, the sender makes no further attempts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Callback:
-    """Where the frames go instead of back over the socket, and by which HTTP method."""
+    """The address that receives results, and the HTTP method of the requests."""
 
     url: str
     method: str = "POST"
     key_header: str = ""
-    """The header that names the key whose result it is; empty: none does."""
+    """Header that carries the name of the API key that owns the result; empty: no header."""
     key_name: str = ""
 
 
 class CallbackSender:
-    """Sends payloads to a callback address. Use as an async context manager. Raises `ValueError` if it is no such address."""
+    """Sends payloads to a callback address. Use as an async context manager. Raises `ValueError` for a bad address."""
 
     def __init__(self, callback: Callback, gate: AddressGate, share: str) -> None:
         self._callback = callback
@@ -56,7 +56,7 @@ class CallbackSender:
         await self._session.close()
 
     async def send(self, payload: str | bytes) -> None:
-        """Deliver a payload; one that nobody takes is given up after three attempts, and so is, after three, the address."""
+        """Send a payload, in up to three attempts. After three undelivered payloads in a row, do nothing."""
         if self._lost >= _MOST_LOST:
             return
         reason = None
@@ -71,11 +71,11 @@ class CallbackSender:
         log.warning("callback not delivered", host=self._url.host, reason=reason, given_up=self._lost >= _MOST_LOST)
 
     async def attempt(self, payload: str | bytes) -> str | None:
-        """Send once; return why it was not taken, or None. Whatever goes wrong is a reason, and raises nothing."""
+        """Send once; return the reason for a failure, or None. Raises nothing."""
         return await self._request(payload, len(payload))
 
     async def attempt_file(self, path: Path) -> str | None:
-        """Send a file's content once; return why it was not taken, or None. Raises `OSError` if the file cannot be read."""
+        """Send a file's content once; return the reason for a failure, or None. Raises `OSError` for the file."""
         with path.open("rb") as file:
             return await self._request(file, os.fstat(file.fileno()).st_size)
 
@@ -91,5 +91,5 @@ class CallbackSender:
                 timeout=timeout,
             ) as response:
                 return None if response.status < 300 else f"HTTP {response.status}"
-        except Exception as error:  # the other end, and what resolves its name, have many ways to fail
+        except Exception as error:  # the peer and the resolver can raise many types
             return explained(error)

@@ -1,4 +1,4 @@
-"""Delivers the results of jobs to their callbacks, apart from everything else: a dead address holds up only itself."""
+"""Delivers the results of jobs to their callbacks. A dead address delays only its own deliveries."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from myna.batch.job_store import Job, JobStore
 log = structlog.get_logger()
 
 PAUSES_S = (5.0, 15.0, 45.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 1800.0)
-"""Pauses between attempts to deliver a result: ten attempts over some two hours."""
+"""Pauses between attempts to deliver a result: ten attempts over about two hours."""
 AT_ONCE, OF_ONE_OWNER = 48, 24
-"""Deliveries at a time to hosts that took the last one, or were not asked yet: most of the time, one only waits."""
+"""Concurrent deliveries to hosts whose last delivery succeeded or that had none yet: a delivery mostly waits."""
 AT_ONCE_TO_FAILING, OF_ONE_OWNER_TO_FAILING = 16, 8
-"""The same to hosts that did not take the last one."""
+"""Concurrent deliveries to hosts whose last delivery failed."""
 TO_ONE_HOST = 2
 _LOG_EVERY_S = 60.0
-"""A host that keeps failing is logged once in so long."""
+"""Interval at which a host that keeps failing is logged."""
 _MOST_REMEMBERED = 10_000
-"""Hosts whose last delivery failed; when there are more, all are forgotten."""
+"""Limit on remembered hosts whose last delivery failed; beyond it, all are forgotten."""
 
 
 class Keep(Protocol):
-    """Carries out a call of the store until it succeeds: a full disk only delays it."""
+    """Repeats a call of the store until it succeeds, so that a full disk only delays it."""
 
     def __call__(self, call: Callable[..., Any], *arguments: object) -> Awaitable[Any]:
         """Return what the call returns."""
@@ -47,7 +47,7 @@ class _Delivery:
 
 
 class Deliveries:
-    """One server's. Waits are counted by the monotonic clock; the store has the wall time of each for the next start."""
+    """The deliveries of one server. Pauses use the monotonic clock; the store keeps their wall time for the next start."""
 
     def __init__(
         self, gate: AddressGate, keep: Keep, callback_of: Callable[[Job], Callback | None], ended: Callable[[Job], None]
@@ -56,29 +56,29 @@ class Deliveries:
         self._callback_of = callback_of
         self._keep = keep
         self._ended = ended
-        self._busy: Counter[str] = Counter()  # by host: under way, or next in its pool
-        self._parked: dict[str, FairQueue[_Delivery]] = {}  # by host, while that has as many as it may
-        self._failing: dict[str, float] = {}  # host → when it was logged, by the monotonic clock
+        self._busy: Counter[str] = Counter()  # by host: deliveries running or waiting in a pool
+        self._parked: dict[str, FairQueue[_Delivery]] = {}  # by host, while it has `TO_ONE_HOST`
+        self._failing: dict[str, float] = {}  # host → when it was last logged, monotonic
         self._quick = Pool("delivery", AT_ONCE, OF_ONE_OWNER, self._deliver)
         self._slow = Pool("delivery to a failing host", AT_ONCE_TO_FAILING, OF_ONE_OWNER_TO_FAILING, self._deliver)
         self._timers: set[asyncio.TimerHandle] = set()
         self._store: JobStore | None = None
 
     def start(self, store: JobStore) -> None:
-        """Take the results from this store."""
+        """Set the store that holds the results."""
         self._store = store
 
     def add(self, job: Job, pause_s: float = 0.0) -> None:
-        """Deliver the job's result, after a pause of at most the longest there is."""
+        """Deliver the job's result after a pause, which is limited to the longest of `PAUSES_S`."""
         try:
             callback = self._callback_of(job)
             host = "" if callback is None else self._gate.check(callback.url).host or ""
-        except Exception:  # accepted by an older server; the attempt will say why
+        except Exception:  # accepted by an older server; the attempt reports the reason
             host = ""
         self._wait(_Delivery(job, host, job.deliveries), min(pause_s, max(PAUSES_S)))
 
     async def close(self) -> None:
-        """Stop; what was not delivered is tried again at the next start."""
+        """Stop. Undelivered results are tried again at the next start."""
         for timer in self._timers:
             timer.cancel()
         await self._quick.close()
@@ -108,7 +108,7 @@ class Deliveries:
         pool.add(delivery.job.share, delivery)
 
     def _leave(self, host: str) -> None:
-        """Note that a delivery to this host is over; the next one may begin."""
+        """End a delivery to this host and start the next one that waits for it."""
         self._busy[host] -= 1
         if not self._busy[host]:
             del self._busy[host]
@@ -141,13 +141,13 @@ class Deliveries:
         if reason is None:
             self._failing.pop(delivery.host, None)
             await self._keep(self._store.delivered, job.id)
-            log.info("job delivered", job=job.id)
+            log.info("job result delivered", job=job.id)
             self._ended(job)
             return
         self._log(delivery, reason)
         if attempts > len(PAUSES_S):
             await self._keep(self._store.undelivered, job.id, attempts, reason)
-            log.warning("job given up: nobody takes its result", job=job.id, host=delivery.host, reason=reason)
+            log.warning("job result undelivered, no more attempts", job=job.id, host=delivery.host, reason=reason)
             self._ended(job)
             return
         pause_s = PAUSES_S[attempts - 1]
@@ -161,4 +161,4 @@ class Deliveries:
             if len(self._failing) >= _MOST_REMEMBERED:
                 self._failing.clear()
             self._failing[delivery.host] = now
-            log.warning("job not delivered", job=delivery.job.id, host=delivery.host, reason=reason)
+            log.warning("job result not delivered", job=delivery.job.id, host=delivery.host, reason=reason)

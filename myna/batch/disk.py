@@ -1,4 +1,4 @@
-"""Files the server writes: private, written and hashed on a thread, and never into the last of the disk's space."""
+"""Writes the server's files: private to its user, on a thread, hashed, and leaving a reserve of free disk space."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from typing import BinaryIO
 from myna.runtime.threads import on_thread
 
 _BUFFER = 1 << 20
-"""Bytes collected in memory before a thread writes them."""
+"""Bytes buffered in memory before a thread writes them."""
 _LOOK_EVERY = 16 << 20
-"""Bytes written between two looks at the free space."""
+"""Bytes written between two checks of the free space."""
 _SHORTAGES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def is_shortage(error: OSError) -> bool:
-    """Return whether a file could not be written for want of space."""
+    """Return whether a write failed because the disk, a quota or a file size limit is exhausted."""
     return error.errno in _SHORTAGES
 
 
 def private_folder(path: Path) -> Path:
-    """Make a folder, and those above it that are missing, for this user alone (0700); return it."""
+    """Create a folder and its missing parents, private to this user (0700); return it."""
     for missing in reversed([folder for folder in (path, *path.parents) if not folder.exists()]):
         missing.mkdir(mode=0o700, exist_ok=True)
     return path
 
 
 def private_file(path: Path) -> BinaryIO:
-    """Open a new file for writing, for this user alone (0600); one that is there is emptied."""
+    """Open a file for writing, private to this user (0600); an existing file is truncated."""
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb")
 
 
 def remove_strays(folder: Path, prefix: str, older_s: float) -> None:
-    """Delete folders of this user whose names begin so and that have not changed for so long: their server has crashed."""
+    """Delete this user's folders with this prefix that have not changed for `older_s`: a crashed server left them behind."""
     for path in folder.glob(f"{prefix}*"):
         with contextlib.suppress(OSError):
             found = path.lstat()
@@ -50,7 +50,7 @@ def remove_strays(folder: Path, prefix: str, older_s: float) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Have the names in a folder survive a power cut."""
+    """Sync a folder, so that its file names survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -62,9 +62,7 @@ def check_free(folder: Path, least_bytes: int) -> None:
     """Raise `OSError` (ENOSPC) if the folder's disk has less free space than this."""
     free = shutil.disk_usage(folder).free
     if free < least_bytes:
-        raise OSError(
-            errno.ENOSPC, f"the disk has {free >> 20} MiB free, less than the {least_bytes >> 20} MiB that stay free"
-        )
+        raise OSError(errno.ENOSPC, f"the disk has {free >> 20} MiB free, below the reserve of {least_bytes >> 20} MiB")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +76,9 @@ class Upload:
 
 
 class FileWriter:
-    """Writes one file as its bytes come. Use as an async context manager; `finish` at the end.
+    """Writes one file piece by piece. Use as an async context manager and call `finish` at the end.
 
-    `grow` is told of bytes before they are written, and may raise. `least_free` bytes of the disk stay free.
+    `grow` is called with the number of bytes before they are written, and may raise. `least_free` bytes stay free.
     """
 
     def __init__(self, path: Path, grow: Callable[[int], None] = lambda _: None, least_free: int = 0) -> None:
@@ -102,14 +100,14 @@ class FileWriter:
         self._file.close()
 
     async def write(self, data: bytes) -> None:
-        """Take the next bytes. Raises `OSError`."""
+        """Append bytes to the file. Raises `OSError`."""
         self.size += len(data)
         self._buffer += data
         if len(self._buffer) >= _BUFFER:
             await self._flush()
 
     async def finish(self, *, sync: bool = False) -> str:
-        """Return the SHA-256 of the whole file, which then is written; with `sync` also to the medium. Raises `OSError`."""
+        """Write what is buffered and return the SHA-256 of the file; with `sync`, also sync it. Raises `OSError`."""
         await self._flush()
         if sync:
             await on_thread(self._sync)

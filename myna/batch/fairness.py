@@ -1,4 +1,4 @@
-"""Owners who share places: whoever has the fewest goes first, and one that has waited longest among equals."""
+"""Shares places among owners: the owner with the fewest goes first; among equals, the one that has waited longest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import structlog
 log = structlog.get_logger()
 
 SLICE_S = 2.0
-"""An owner keeps a place at least so long before one that has just as few gets it."""
+"""Shortest time for which an owner keeps a place before an owner with one place fewer gets it."""
 _Item = TypeVar("_Item")
 
 
@@ -23,18 +23,18 @@ def _anybody(_owner: str) -> bool:
 
 
 class FairQueue(Generic[_Item]):
-    """Items that wait, each an owner's. An owner's items keep their order; owners take turns. Pure."""
+    """Waiting items by owner. The items of an owner keep their order; owners take turns. Pure."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, deque[_Item]] = {}  # in the order in which the owners' turns come
+        self._waiting: dict[str, deque[_Item]] = {}  # in order of the owners' turns
 
     def add(self, owner: str, item: _Item, *, first: bool = False) -> None:
-        """Take an item; `first`: ahead of the owner's others."""
+        """Add an item; with `first`, ahead of the owner's other items."""
         items = self._waiting.setdefault(owner, deque())
         items.appendleft(item) if first else items.append(item)
 
     def discard(self, owner: str, item: _Item) -> None:
-        """Forget an item, if it waits."""
+        """Remove an item if it waits."""
         items = self._waiting.get(owner, deque())
         with contextlib.suppress(ValueError):
             items.remove(item)
@@ -42,13 +42,13 @@ class FairQueue(Generic[_Item]):
             self._waiting.pop(owner, None)
 
     def next_owner(self, taken: Counter[str]) -> str | None:
-        """Return the owner whose turn it is, given how many places each has; None if nobody waits."""
+        """Return the owner whose turn it is, given the number of places of each; None if no item waits."""
         return min(self._waiting, key=lambda owner: taken[owner], default=None)  # the first of equals
 
     def take(
         self, taken: Counter[str], most_each: float = float("inf"), may: Callable[[str], bool] = _anybody
     ) -> tuple[str, _Item] | None:
-        """Return the next item, of an owner who may and has fewer places than `most_each`; None if there is none."""
+        """Remove and return the next item of an owner with fewer than `most_each` places that `may` permits; None if there is none."""
         for owner in sorted(self._waiting, key=lambda owner: taken[owner]):  # stable
             if taken[owner] >= most_each:
                 break
@@ -62,7 +62,7 @@ class FairQueue(Generic[_Item]):
 
 
 class FairTurns:
-    """Places for work that takes long and can pause: an owner that waits gets one as soon as another has more than it."""
+    """Places for long work that can pause. A waiting owner gets a place as soon as another owner has more places."""
 
     def __init__(self, places: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._free = places
@@ -72,7 +72,7 @@ class FairTurns:
 
     @contextlib.asynccontextmanager
     async def turn(self, owner: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-        """Wait for a place and hold it. Yields what the work awaits wherever it can pause."""
+        """Wait for a place and hold it. Yields a function that the work awaits wherever it can pause."""
         await self._wait(owner)
         since, held = self._clock(), True
 
@@ -91,7 +91,7 @@ class FairTurns:
                 self._leave(owner)
 
     def _is_due(self, owner: str, since: float) -> bool:
-        """Return whether the owner, who has held a place since then, is to make room."""
+        """Return whether an owner that has held a place since `since` must give it up."""
         rival = self._waiting.next_owner(self._taken)
         if rival is None:
             return False
@@ -105,7 +105,7 @@ class FairTurns:
         try:
             await place
         except asyncio.CancelledError:
-            if place.done() and not place.cancelled():  # given at the same moment
+            if place.done() and not place.cancelled():  # the place was assigned at the same moment
                 self._leave(owner)
             else:
                 self._waiting.discard(owner, place)
@@ -128,9 +128,10 @@ class FairTurns:
 
 
 class Pool(Generic[_Item]):
-    """Works on items, `most` at a time and `most_each` of one owner, owners in turn; `may`: whether one may begin now.
+    """Processes items concurrently: at most `most`, of one owner at most `most_each`, owners in turn.
 
-    `work` handles what goes wrong with an item; an exception that it lets through is logged.
+    `may` returns whether an owner's next item may start now. `work` handles the errors of an item; an exception that it
+    raises is logged.
     """
 
     def __init__(
@@ -151,12 +152,12 @@ class Pool(Generic[_Item]):
         self._closed = False
 
     def add(self, owner: str, item: _Item) -> None:
-        """Have an item worked on when its turn comes."""
+        """Add an item; process it when its turn comes."""
         self._waiting.add(owner, item)
         self.fill()
 
     def fill(self) -> None:
-        """Begin what can begin now."""
+        """Start all items that can start now."""
         while not self._closed and len(self._tasks) < self._most:
             found = self._waiting.take(self._taken, self._most_each, self._may)
             if found is None:
@@ -166,7 +167,7 @@ class Pool(Generic[_Item]):
             self._tasks.add(asyncio.create_task(self._run(owner, item), name=self._name))
 
     async def close(self) -> None:
-        """Stop; what waits is forgotten."""
+        """Cancel the running items and drop the waiting ones."""
         self._closed = True
         for task in self._tasks:
             task.cancel()
@@ -177,7 +178,7 @@ class Pool(Generic[_Item]):
         try:
             await self._work(item)
         except Exception:
-            log.exception("an item was left undone", pool=self._name)
+            log.exception("item of a pool failed", pool=self._name)
         finally:
             self._taken[owner] -= 1
             if not self._taken[owner]:

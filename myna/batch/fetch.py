@@ -1,4 +1,4 @@
-"""Files fetched from addresses that clients name: through the gate at every step, within limits, onto the disk."""
+"""Fetches files from URLs given by clients: checks each address and redirect with the gate, and enforces limits."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from myna.wire.quoting import quoted
 
 MOST_REDIRECTS = 5
 STALL_S = 30.0
-"""A server that sends nothing for so long has ended."""
+"""A fetch fails if the other server sends nothing for this long."""
 _CHUNK = 1 << 18
 _HEADERS = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "myna"}
 
 
 class FetchError(Exception):
-    """The file cannot be had; the message says why. `status` is the other server's answer, if there was one."""
+    """The file cannot be fetched. `status` is the other server's HTTP status, if it answered."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
@@ -41,9 +41,10 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class FetchLimits:
-    """What one file may take: bytes in all, seconds in all, and bytes that stay free of the disk.
+    """Limits on one file: its bytes, the seconds of the whole fetch, and the bytes that stay free on the disk.
 
-    `share` is the client who wants it. `grow` is told of bytes that are about to be written, and may raise.
+    `share` is the client on whose behalf the file is fetched. `grow` is called with the number of bytes before they are
+    written, and may raise.
     """
 
     most_bytes: int
@@ -60,7 +61,7 @@ async def fetch(url: str, path: Path, gate: AddressGate, limits: FetchLimits) ->
             return await _follow(session, url, path, gate, limits)
     except TimeoutError:
         raise FetchError(
-            f"the file was not there within {limits.within_s:g} s, or its server stopped sending"
+            f"the file was not received within {limits.within_s:g} s, or its server stopped sending"
         ) from None
 
 
@@ -83,7 +84,9 @@ async def _follow(session: ClientSession, url: str, path: Path, gate: AddressGat
             if response.status != 200:
                 raise FetchError(f"its server answered with HTTP {response.status}", response.status)
             if (response.content_length or 0) > limits.most_bytes:
-                raise FetchError(f"the file has {response.content_length} bytes; {limits.most_bytes} are possible")
+                raise FetchError(
+                    f"the file has {response.content_length} bytes; at most {limits.most_bytes} are possible"
+                )
             return await _stored(response, path, limits)
     raise FetchError(f"more than {MOST_REDIRECTS} redirects")
 
@@ -96,7 +99,7 @@ async def _stored(response: ClientResponse, path: Path, limits: FetchLimits) -> 
             if pace.is_slow(file.size + len(data)):
                 raise FetchError(f"its server is too slow: it sends {TOO_SLOW}")
             if file.size + len(data) > limits.most_bytes:
-                raise FetchError(f"the file has more than {limits.most_bytes} bytes, the most that are possible")
+                raise FetchError(f"the file exceeds the limit of {limits.most_bytes} bytes")
             await file.write(data)
         return Fetched(path, file.size, await file.finish(sync=True))
 
@@ -111,8 +114,8 @@ async def _next(response: ClientResponse) -> bytes:
 
 
 def _joined(address: URL, location: str) -> str:
-    """Return where a redirect leads. What the first address held of user and password was meant for it alone."""
+    """Return the target of a redirect. The user and password of the first address are not passed on."""
     try:
         return str(address.with_user(None).join(URL(location)))
     except ValueError as error:
-        raise FetchError(f"its server redirects to {quoted(location)}, which is no address") from error
+        raise FetchError(f"its server redirects to {quoted(location)}, which is not a valid address") from error

@@ -1,4 +1,4 @@
-"""JSON of any length in pieces, so that no thread holds the interpreter for long."""
+"""Writes JSON of any length in pieces, so that no thread holds the interpreter lock for long."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from itertools import islice
 from typing import Any
 
 _SLICE = 64
-"""Items of a list that are written in one go; the interpreter is held for a tenth of a millisecond meanwhile."""
+"""List items written in one call, which holds the interpreter lock for about 0.1 ms."""
 _SCALARS = (str, int, float, type(None))
 
 
 def json_pieces(value: Any) -> Iterator[bytes]:
-    """Yield a value as JSON in pieces. A number that is not finite becomes null: JSON has no word for it.
+    """Yield a value as JSON in pieces. A number that is not finite becomes null: JSON cannot represent it.
 
-    An iterator is written as a list. Give long lists as iterators: where all their items are there at once, a garbage
-    collection that looks at them holds up the whole process for as long as half a second.
+    An iterator is written as a list. Pass long lists as iterators: if all items exist at once, a garbage collection that
+    visits them stops the process for up to half a second.
     """
     if isinstance(value, Mapping):
         yield b"{"
@@ -43,7 +43,7 @@ def json_pieces(value: Any) -> Iterator[bytes]:
 
 
 def _is_flat(item: object) -> bool:
-    """Return whether an item is small: no list, nor a dictionary with one."""
+    """Return whether an item is a scalar or a dictionary of scalars."""
     if isinstance(item, Mapping):
         return all(isinstance(value, _SCALARS) for value in item.values())
     return isinstance(item, _SCALARS)

@@ -1,18 +1,18 @@
-"""Senders and readers that must not take for ever: those whose bytes drip are given up."""
+"""Detects transfers that are too slow, so that slow senders and readers can be disconnected."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 WINDOW_S = 30.0
-"""The rate is looked at over so long."""
+"""Interval over which the rate is measured."""
 LEAST_RATE = 500
-"""Bytes a second: speech at the lowest rates there are (AMR, 4.75 kbit/s) is faster, and so is a telephone's modem."""
+"""Lowest accepted rate, in bytes per second: speech at the lowest bit rate (AMR, 4.75 kbit/s) and modems are faster."""
 TOO_SLOW = f"less than {LEAST_RATE} bytes a second over {WINDOW_S:g} s"
 
 
 class Pace:
-    """Watches one transfer, on `clock` (seconds)."""
+    """Measures one transfer's rate. `clock` returns seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -20,7 +20,7 @@ class Pace:
         self._count = 0
 
     def is_slow(self, count: int | None) -> bool:
-        """Return whether too few bytes have passed; `count` is how many have until now, None: none are to pass now."""
+        """Return whether the transfer is too slow. `count` is the number of bytes so far; None: no bytes are expected now."""
         if count is None:
             self._since = None
             return False

@@ -1,4 +1,4 @@
-"""A disk that is full, read-only or broken: what is answered then (507 or 503), and what readiness says until it works."""
+"""Handles a full, read-only or broken disk: the refusal (507 or 503), and readiness until the disk works again."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from myna.runtime.errors import Refusal
 from myna.runtime.supervisor import Supervisor
 
 UPLOADS = "myna-upload-"
-"""So begin the names of folders in the system's temporary folder that hold uploads while their requests last."""
+"""Prefix of the folders in the system's temporary folder that hold the uploads of running requests."""
 STRAY_S = 24 * 3600.0
-"""Such a folder that has not changed for so long is of a server that has crashed: no request lasts as long."""
+"""A folder with this prefix that has not changed for this long belongs to a crashed server: no request lasts this long."""
 RETRY_S = 30
-"""When to come again: somebody has to make room first."""
+"""Retry delay given to clients: an operator has to free space first."""
 _PROBE_BYTES = 1 << 16
 _OF_THE_DISK = (
     errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT, errno.ENOTDIR, errno.EMFILE, errno.ENFILE,
@@ -28,7 +28,7 @@ _OF_THE_DISK = (
 
 
 def refusal_of(error: OSError | sqlite3.Error) -> Refusal | None:
-    """Return the refusal for an error of the disk; None if it is an error of something else."""
+    """Return the refusal for a disk error; None for any other error."""
     if isinstance(error, sqlite3.Error):
         full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
     elif is_shortage(error):
@@ -43,7 +43,7 @@ def refusal_of(error: OSError | sqlite3.Error) -> Refusal | None:
 
 
 class Doubt:
-    """A part that readiness names once it has failed, until a probe of it succeeds."""
+    """Makes readiness report a part that has failed until a probe of it succeeds."""
 
     def __init__(self, part: str, probe: Callable[[], Awaitable[object]], supervisor: Supervisor) -> None:
         self._part = part
@@ -52,7 +52,7 @@ class Doubt:
         self._task: asyncio.Task[None] | None = None
 
     def raise_(self, error: Exception) -> None:
-        """Note that the part has failed."""
+        """Report the part as failed and start probing it."""
         if self._task is None:
             pause_s = self._supervisor.failed(self._part, error)
             self._task = asyncio.create_task(self._until_it_works(pause_s), name=f"{self._part} probe")
@@ -68,7 +68,7 @@ class Doubt:
             await asyncio.sleep(pause_s)
             try:
                 await self._probe()
-            except Exception as error:  # whatever it is, the part does not work
+            except Exception as error:  # any error means that the part does not work
                 pause_s = self._supervisor.failed(self._part, error)
             else:
                 self._supervisor.works(self._part)
@@ -77,7 +77,7 @@ class Doubt:
 
 
 def probe_uploads(least_free: int) -> None:
-    """Write a file where uploads lie while they are worked on. Raises `OSError` if that is not possible."""
+    """Write a test file to the folder for uploads. Raises `OSError` if that fails."""
     with tempfile.NamedTemporaryFile(prefix=UPLOADS) as file:
         check_free(Path(file.name).parent, least_free)
         file.write(bytes(_PROBE_BYTES))

@@ -1,4 +1,4 @@
-"""Subtitles that people can read: cues of up to two lines that end where speech pauses or a sentence does. Pure."""
+"""Formats words as subtitles: cues of up to two lines that end at a silence or the end of a sentence. Pure."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from myna.batch.transcript import ends_sentence
 from myna.streaming.events import Word
 
 LINE = 42
-"""Characters of a line (the BBC's and Netflix' guidelines for subtitles agree on about this)."""
+"""Characters per line: about the figure of both the BBC's and Netflix's subtitle guidelines."""
 LONGEST_S = 7.0
-"""A cue stays no longer (Netflix: 7 s)."""
+"""Longest duration of a cue (Netflix: 7 s)."""
 SHORTEST_S = 1.0
-"""A cue stays at least so long where the next one lets it: shorter ones cannot be read."""
+"""Shortest duration of a cue, unless the next one starts earlier: shorter cues cannot be read."""
 GAP_S = 0.7
 """Silence that ends a cue."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cue:
-    """One subtitle: when, in seconds, and one or two lines."""
+    """One subtitle: its start and end in seconds, and one or two lines."""
 
     start: float
     end: float
@@ -78,7 +78,7 @@ def _full(part: Sequence[Word], word: Word) -> bool:
 
 
 def _lines(texts: list[str]) -> tuple[str, ...]:
-    """Break at the word nearest to the middle if one line does not hold them."""
+    """Return the words in one line or, if they do not fit, in two lines of similar length."""
     text = " ".join(texts)
     if len(text) <= LINE or len(texts) == 1:
         return (text,)

@@ -1,4 +1,4 @@
-"""A file through the same core, voice activity and engine as a live stream, in the scheduler's lowest class."""
+"""Transcribes files with the same core, VAD worker and engines as live streams, as jobs of the lowest priority."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from myna.streaming.session.stream import Stream
 log = structlog.get_logger()
 
 _AHEAD = 2.0
-"""Batches' worth of audio decoded ahead of the engine: the next must be ready when one is done."""
+"""Audio decoded ahead of the engine, in full batches: the next batch must be ready when one is done."""
 _LEAST_AHEAD_S = 30.0
 _LEAD_S = 1.0
-"""Audio decoded before the first speech: 12.7 % of the words of `libri_other` are wrong with it, 13.8 with a stream's 0.3."""
+"""Audio included before speech starts. WER of `libri_other`: 12.7 %; with 0.3 s, as in live streams, 13.8 %."""
 
 Listener = Callable[[Final], None]
-"""Is told each final as it comes; those of a channel come in order."""
+"""Receives each final as it is decoded; the finals of a channel come in order."""
 Pause = Callable[[], Awaitable[None]]
-"""Is awaited between portions of a file: another may have its turn meanwhile."""
+"""Awaited between portions of a file, so that another file may have its turn."""
 
 
 @dataclass(frozen=True, slots=True)
 class SoundFile:
-    """A file on disk, and how to hear it. `longest_s`: more audio than this is refused."""
+    """A file on disk and how to decode its audio. More than `longest_s` of audio is refused."""
 
     path: Path
     audio: RawFormat | Coded
@@ -47,26 +47,26 @@ class SoundFile:
 
 
 class DecodeFailedError(Exception):
-    """Nothing of a file could be decoded, though it is sound; the engine's fault."""
+    """The engine failed on all of a file's audio."""
 
 
 def batch_policy(policy: Policy, engine: EngineInfo) -> Policy:
-    """Return how files are cut: nobody waits, so at long pauses only, into pieces as long as the engine likes.
+    """Return the policy for files, derived from the default policy of a live stream.
 
-    `policy` is that of a live stream which asks for nothing in particular.
+    Latency does not matter, so files are cut at long pauses only, into segments of the engine's best length.
     """
     return fitted(replace(policy, live=False, lead_s=_LEAD_S, endpoint_ms=None, interim_every_s=None), engine)
 
 
 @dataclass(frozen=True, slots=True)
 class Hearing:
-    """What files are heard with: decoders, voice activity, and how a live stream is cut that asks for nothing in particular."""
+    """What a transcriber uses: decoders, the VAD worker, and the default policy of a live stream, by engine."""
 
     decoders: DecoderPool
     vad: VadWorker
     policy_of: Callable[[EngineInfo], Policy]
     on_repeated: Callable[[Repeated], None]
-    """Is told of each segment that was decoded twice."""
+    """Receives an event for each segment that was decoded twice."""
 
 
 class Transcriber:
@@ -75,12 +75,12 @@ class Transcriber:
     def __init__(self, hearing: Hearing) -> None:
         self._hearing = hearing
         self.active = 0
-        """Files being transcribed now."""
+        """Number of files being transcribed now."""
 
     async def transcribe(
         self, sound: SoundFile, engine: EnginePool, options: Options, listener: Listener, pause: Pause
     ) -> FileTranscript:
-        """Return what the file says. Raises `AudioError` if it is no sound, `DecodeFailedError` if the engine fails."""
+        """Transcribe a file. Raises `AudioError` for an unusable file, `DecodeFailedError` if the engine fails."""
         self.active += 1
         task = _Task(sound, engine, options, self._hearing, listener, pause)
         try:
@@ -122,12 +122,12 @@ class _Task:
             self._driver.run()
             if seconds(stream.received) > self._sound.longest_s:
                 raise AudioError(
-                    f"the file is longer than {self._sound.longest_s / 3600:g} h, the most this server takes"
+                    f"the file is longer than {self._sound.longest_s / 3600:g} h, the limit of this server"
                 )
             await self._until(lambda: stream.backlog_s <= self._most_ahead_s)
             await self._pause()
         if not stream.received:
-            raise AudioError("the file holds no audio: it is 0 seconds long")
+            raise AudioError("the file contains no audio: its length is 0 s")
         stream.end()
         self._driver.run()
         await self._until(lambda: self._ended)
@@ -163,6 +163,6 @@ class _Task:
                 self._ended = True
 
     def _fail(self, error: Exception) -> None:
-        log.error("a file failed", exc_info=error)
+        log.error("file transcription failed", exc_info=error)
         self._error = error
         self._driver.changed.set()

@@ -1,4 +1,4 @@
-"""What a file says: words in segments, and the larger units people read: utterances, sentences, paragraphs. Pure."""
+"""The transcript of a file: words in segments, and the division into utterances, sentences and paragraphs. Pure."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from myna.streaming.events import Word
 
 UTTERANCE_GAP_S = 0.8
-"""Silence that parts two utterances, unless asked otherwise: Deepgram's own default."""
+"""Default silence between two utterances, as in Deepgram."""
 _PARAGRAPH_GAP_S = 2.0
-"""Silence that begins a paragraph, at the end of a sentence."""
+"""Silence after a sentence that starts a new paragraph."""
 _LONGEST_PARAGRAPH = 100
-"""Words after which the next sentence begins a paragraph."""
+"""Words in a paragraph after which the next sentence starts a new one."""
 _SENTENCE_GAP_S = 1.5
-"""Silence that ends a sentence which the model has not punctuated."""
+"""Silence that ends a sentence without punctuation."""
 _ENDS = (".", "?", "!", "…", "。", "？", "！")
 _CLOSING = "\"'”’)]»"
 _ABBREVIATIONS = frozenset(
@@ -43,7 +43,7 @@ _ABBREVIATIONS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """What was decoded at once: a stretch of one channel, in seconds, its words and their mean log-probability."""
+    """A segment of one channel, decoded at once: its start and end in seconds, and its words."""
 
     start: float
     end: float
@@ -52,7 +52,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """One channel of a file; its segments have words, and follow each other."""
+    """One channel of a file. Each segment has words; segments are in order."""
 
     segments: tuple[Segment, ...] = ()
 
@@ -62,13 +62,13 @@ class Channel:
         return tuple(word for segment in self.segments for word in segment.words)
 
     def written(self, write: Callable[[Sequence[Word]], tuple[Word, ...]]) -> Channel:
-        """Return the channel with the words of each segment written otherwise."""
+        """Return the channel with `write` applied to the words of each segment."""
         return Channel(tuple(Segment(s.start, s.end, write(s.words)) for s in self.segments))
 
 
 @dataclass(frozen=True, slots=True)
 class FileTranscript:
-    """A whole file; `failed` are the stretches that could not be decoded, and why."""
+    """The transcript of a whole file. `failed` lists the spans that could not be decoded, with reasons."""
 
     duration_s: float
     channels: tuple[Channel, ...]
@@ -89,19 +89,19 @@ Words = tuple[Word, ...]
 
 
 def utterances(words: Sequence[Word], gap_s: float = UTTERANCE_GAP_S) -> Iterator[Words]:
-    """Yield the words between pauses of at least this length."""
+    """Yield the words between silences of at least this length."""
     return _parted(words, lambda before, word: word.start - before.end >= gap_s)
 
 
 def sentences(words: Sequence[Word]) -> Iterator[Words]:
-    """Yield sentences: up to a mark that ends one, or a long pause where the model wrote none."""
+    """Yield sentences: they end with a punctuation mark or, without one, before a long silence."""
     return _parted(
         words, lambda before, word: ends_sentence(before, word) or word.start - before.end >= _SENTENCE_GAP_S
     )
 
 
 def paragraphs(words: Sequence[Word]) -> Iterator[tuple[Words, ...]]:
-    """Yield paragraphs of sentences: a new one at a longer pause, or when the last has become long."""
+    """Yield paragraphs of sentences: a new one starts after a long silence or when the last one is long."""
     open_paragraph: list[Words] = []
     for sentence in sentences(words):
         size = sum(map(len, open_paragraph))

@@ -1,4 +1,4 @@
-"""Limits on how long to wait for a peer, which do not run out while this process stands still."""
+"""Time limits for peers that do not expire while this process is stopped."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from types import TracebackType
 from aiohttp import web
 
 Clock = Callable[[], float]
-"""Seconds during which the event loop has run: `Pulse.awake`."""
+"""Returns the seconds for which the event loop has been running; see the loop monitor."""
 CLOCK: web.AppKey[Clock] = web.AppKey("clock")
-"""Under this a server's application carries its clock."""
+"""Key of the clock in a server's application."""
 LAST_LOOK_S = 0.05
-"""A limit that has run out holds for so much longer: what has arrived meanwhile is read first."""
+"""Grace period after a limit has expired, in which data that has arrived meanwhile is read."""
 
 
 class timeout:  # noqa: N801 - used as asyncio.timeout is

@@ -1,4 +1,4 @@
-"""Whether this process can open files and accept connections."""
+"""Checks whether this process can open files and accept connections."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import os
 import resource
 
 SPARE = 16
-"""Descriptors that must be free: for a worker that is started again, for files, and for whoever asks about readiness."""
+"""File descriptors that must be free: for a worker that restarts, for files and for requests about readiness."""
 
 
 def descriptors_left(one: int) -> str | None:
-    """Return why new connections cannot be served: too few file descriptors are left; else None. `one` is an open one."""
+    """Return an error message if too few file descriptors are free, else None. `one` is any open descriptor."""
     copies: list[int] = []
     try:
         while len(copies) < SPARE:
@@ -18,7 +18,7 @@ def descriptors_left(one: int) -> str | None:
     except OSError as error:
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return (
-            f"{len(copies)} of {limit} file descriptors are left, {SPARE} are needed: {os.strerror(error.errno or 0)}"
+            f"{len(copies)} of {limit} file descriptors are free, {SPARE} are needed: {os.strerror(error.errno or 0)}"
         )
     finally:
         for copy in copies:

@@ -1,19 +1,19 @@
-"""Errors that a request or the configuration is answered with."""
+"""Errors in a request or in the configuration."""
 
 from __future__ import annotations
 
 from myna.wire.quoting import shortened
 
 LONGEST_MESSAGE = 1000
-"""Characters of a message for a person; it may quote what a client has sent."""
+"""Limit on a message's characters: it may quote what a client has sent."""
 
 
 class ConfigurationError(Exception):
-    """The settings cannot be used; the message names the setting, its value and what would be right."""
+    """The settings are invalid. The message names the setting, its value and the valid values."""
 
 
-class Refusal(Exception):  # noqa: N818 - the answer, not a fault of ours
-    """A request is refused before anything begins: HTTP status, a machine's `code`, a message for a person."""
+class Refusal(Exception):  # noqa: N818 - an answer, not an internal error
+    """A request is refused before any work starts: HTTP status, machine-readable `code`, message for a person."""
 
     def __init__(
         self, status: int, code: str, message: str, *, retry_after_s: int | None = None, param: str | None = None

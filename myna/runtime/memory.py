@@ -1,4 +1,4 @@
-"""How this process's memory is kept, where the C library is glibc."""
+"""Configures how the C library returns freed memory to the system. Effective with glibc only."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ import threading
 import time
 
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
-"""Of glibc's malloc.h."""
+"""Constants of glibc's malloc.h."""
 _LARGE = 128 * 1024
-"""Bytes from which a block gets pages of its own: glibc's own threshold, which otherwise grows with what is freed."""
+"""Block size, in bytes, from which malloc uses mmap: glibc's default, which glibc otherwise raises as blocks are freed."""
 TRIM_EVERY_S = 60.0
 
 
 @functools.cache
 def keep_steady(*, trimming: bool = True) -> None:
-    """Have freed memory given back, so that a process that lives for months stays as large as its work.
+    """Make the process return freed memory, so that its size follows its work even after months.
 
-    Two arenas instead of eight a core: threads come and go, and each arena keeps what was once the most that was needed in
-    it. Audio, which comes in blocks of every size, never in the heap: there it leaves holes behind. And whatever pages of the
-    heap are free are given back once a minute, which takes some milliseconds of a thread; without `trimming` that is left to
-    the caller.
+    The number of arenas is limited to two, instead of eight per core: each arena keeps its peak size while threads come and
+    go. Audio blocks, which have all sizes, use mmap and not the heap, where they would cause fragmentation. A thread returns
+    free pages of the heap once a minute, which takes a few milliseconds; without `trimming`, the caller does that.
     """
     with contextlib.suppress(AttributeError, OSError):  # another C library
         library = ctypes.CDLL(None)
@@ -33,7 +32,7 @@ def keep_steady(*, trimming: bool = True) -> None:
 
 
 def give_back() -> None:
-    """Return freed memory to the system."""
+    """Return free pages of the heap to the system."""
     with contextlib.suppress(AttributeError, OSError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
 

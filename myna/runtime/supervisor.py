@@ -1,4 +1,4 @@
-"""Owns the server's long-lived parts: a part that ends with an error is logged, started again, and named by readiness."""
+"""Supervises the server's long-lived parts: a part that fails is logged, restarted and reported by readiness."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import structlog
 log = structlog.get_logger()
 
 FIRST_PAUSE_S = 0.1
-"""Pause before a part that failed is started again; it doubles with each failure in a row."""
+"""Pause before a failed part is restarted. It doubles with each consecutive failure."""
 LONGEST_PAUSE_S = 5.0
 PROVEN_S = 1.0
-"""A restarted part counts as working once it has run for so long, or for its last pause if that was longer."""
+"""Time for which a restarted part must run before it counts as working; its last pause if that is longer."""
 _LOG_EVERY_S = 60.0
-"""A part that keeps failing for the same reason is logged once in so long."""
+"""Interval at which a part that keeps failing for the same reason is logged."""
 
 
 @dataclass(slots=True)
@@ -30,10 +30,10 @@ class _Trouble:
 
 
 class Supervisor:
-    """One server's. `failing` is what readiness looks at; each long-lived task runs under `run`.
+    """The supervisor of one server. Readiness reports `failing`; each long-lived task runs under `run`.
 
-    A part that restarts by itself, such as a thread with an owner of its own, reports its state with `failed` and `works`.
-    A part whose state can be looked up, such as a thread that hangs, is given to `watch`.
+    A part that another owner restarts, such as a thread, reports its state with `failed` and `works`. A part whose state
+    can be queried, such as a thread that may hang, is registered with `watch`.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -42,34 +42,34 @@ class Supervisor:
         self._checks: dict[str, Callable[[], str | None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.restarts = 0
-        """How often a part had to be started again."""
+        """Number of failures after which a part was restarted."""
 
     @property
     def failing(self) -> dict[str, str]:
-        """The parts that do not work now, each with the reason."""
+        """The parts that do not work now, with reasons."""
         self._forget_proven(self._clock())
         found = {name: _asked(check) for name, check in self._checks.items()}
         troubles = {name: trouble.reason for name, trouble in self._troubles.items()}
         return troubles | {name: reason for name, reason in found.items() if reason is not None}
 
     def run(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
-        """Run `work()` as a task, again whenever it raises or returns, until it is cancelled or `close` is called."""
+        """Run `work()` as a task; restart it whenever it raises or returns, until it is cancelled or `close` is called."""
         task = asyncio.create_task(self._supervise(name, work), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
     def watch(self, name: str, check: Callable[[], str | None]) -> None:
-        """Have `failing` ask `check` why the part does not work; None: it works. It must not block."""
+        """Register a check for `failing`: it returns why the part does not work, or None, and must not block."""
         self._checks[name] = check
 
     def forget(self, name: str) -> None:
-        """Note that a part has ended and is meant to."""
+        """Remove a part that has ended intentionally."""
         self._checks.pop(name, None)
         self._troubles.pop(name, None)
 
     def failed(self, name: str, error: BaseException | str) -> float:
-        """Note that a part has failed; return how long to wait before it is started again, in seconds."""
+        """Record that a part has failed; return the pause before its restart, in seconds."""
         now, reason = self._clock(), error if isinstance(error, str) else f"{type(error).__name__}: {error}"
         self._forget_proven(now)
         trouble = self._troubles.get(name) or _Trouble(reason, now - _LOG_EVERY_S)
@@ -78,18 +78,18 @@ class Supervisor:
         if reason != trouble.reason or now - trouble.logged_at >= _LOG_EVERY_S:
             trouble.reason, trouble.logged_at = reason, now
             exception = error if isinstance(error, BaseException) else None
-            log.error("a part of the server failed", part=name, reason=reason, exc_info=exception)
+            log.error("server part failed", part=name, reason=reason, exc_info=exception)
         self._troubles[name] = trouble
         self.restarts += 1
         return trouble.pause_s
 
     def restarted(self, name: str) -> None:
-        """Note that a part that failed runs again; it counts as working after `PROVEN_S`."""
+        """Record that a failed part was restarted; it counts as working after `PROVEN_S`."""
         if trouble := self._troubles.get(name):
             trouble.restarted_at = self._clock()
 
     def works(self, name: str) -> None:
-        """Note that a part has been seen to work."""
+        """Record that a part works."""
         self._troubles.pop(name, None)
 
     async def close(self) -> None:
@@ -111,11 +111,11 @@ class Supervisor:
             while True:
                 try:
                     await work()
-                    pause_s = self.failed(name, "it ended, which it never should")
+                    pause_s = self.failed(name, "it ended unexpectedly")
                 except asyncio.CancelledError as error:
                     if task.cancelling():
                         raise
-                    pause_s = self.failed(name, error)  # of something it waited for; nobody has ended the part
+                    pause_s = self.failed(name, error)  # something that the part awaited was cancelled, not the part
                 except Exception as error:
                     pause_s = self.failed(name, error)
                 await asyncio.sleep(pause_s)
@@ -127,5 +127,5 @@ class Supervisor:
 def _asked(check: Callable[[], str | None]) -> str | None:
     try:
         return check()
-    except Exception as error:  # what cannot be looked at cannot be counted on
+    except Exception as error:  # a check that fails counts as a part that fails
         return f"{type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""Work on threads that a cancelled task does not leave behind."""
+"""Runs work on threads. A cancelled task waits for its work to end."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ _Made = TypeVar("_Made")
 
 
 async def on_thread(work: Callable[[], _Made], unclaimed: Callable[[_Made], object] = lambda _: None) -> _Made:
-    """Return what `work` returns, done on one of the event loop's threads; see `settled`."""
-    context = contextvars.copy_context()  # so that what is logged there names the stream or request
+    """Run `work` on one of the event loop's threads and return its result; see `settled` for cancellation."""
+    context = contextvars.copy_context()  # so that log lines there name the stream or request
     return await settled(asyncio.get_running_loop().run_in_executor(None, context.run, work), unclaimed)
 
 
 async def settled(working: asyncio.Future[_Made], unclaimed: Callable[[_Made], object] = lambda _: None) -> _Made:
     """Return the result of work on a thread.
 
-    A task that is cancelled meanwhile waits for the work to end, so that nothing it uses is freed before. Nobody takes its
-    result then: `unclaimed` is called with it.
+    If the task is cancelled, it first waits for the work to end, so that nothing that the work uses is freed before. Then
+    `unclaimed` is called with the result.
     """
     try:
         return await asyncio.shield(working)
@@ -29,7 +29,7 @@ async def settled(working: asyncio.Future[_Made], unclaimed: Callable[[_Made], o
             try:
                 await asyncio.wait([working])
             except asyncio.CancelledError:
-                continue  # cancelled once more: the thread is still at it
+                continue  # cancelled once more while the thread still works
         if not working.cancelled() and working.exception() is None:
             unclaimed(working.result())
         raise
