@@ -1,1 +1,1 @@
-"""Files and URLs: the batch path."""
+"""The batch path: files, fetching from URLs, jobs and their results."""

@@ -14,7 +14,8 @@ import structlog
 from myna.batch.address_gate import AddressGate
 from myna.batch.callback import Callback, CallbackSender
 from myna.batch.fairness import FairQueue, Pool
-from myna.batch.job_store import Job, JobStore
+from myna.batch.job import Job
+from myna.batch.job_store import JobStore
 
 log = structlog.get_logger()
 

@@ -48,7 +48,7 @@ class FairQueue(Generic[_Item]):
     def take(
         self, taken: Counter[str], most_each: float = float("inf"), may: Callable[[str], bool] = _anybody
     ) -> tuple[str, _Item] | None:
-        """Remove and return the next item of an owner with fewer than `most_each` places that `may` permits; None if there is none."""
+        """Remove and return the next item of a permitted owner with fewer than `most_each` places; None if there is none."""
         for owner in sorted(self._waiting, key=lambda owner: taken[owner]):  # stable
             if taken[owner] >= most_each:
                 break

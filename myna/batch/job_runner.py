@@ -17,7 +17,8 @@ from myna.batch.callback import Callback
 from myna.batch.deliveries import Deliveries
 from myna.batch.disk import Upload
 from myna.batch.fairness import Pool
-from myna.batch.job_store import MOST_ATTEMPTS, Job, JobStore, State
+from myna.batch.job import Job, State
+from myna.batch.job_store import MOST_ATTEMPTS, JobStore
 from myna.batch.json_pieces import json_pieces
 from myna.batch.storage import Doubt, refusal_of
 from myna.batch.transcriber import Listener

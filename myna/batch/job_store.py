@@ -10,11 +10,10 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from myna.batch.disk import private_file, private_folder, sync_folder
+from myna.batch.job import Job, State
 
 MOST_ATTEMPTS = 3
 """Times a job is begun: one that takes the server down with it each time must end somewhere."""
@@ -38,43 +37,6 @@ CREATE TABLE IF NOT EXISTS probe (bytes BLOB);
 """
 _VERSION = 1
 """Of the schema: since 1, results are files, and jobs name whose share they count to."""
-
-
-class State(StrEnum):
-    """Where a job is: it goes down this list; `failed` is left from servers that told no callback of some failures."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    DELIVERING = "delivering"
-    DELIVERED = "delivered"
-    UNDELIVERED = "undelivered"
-    """Done, but nobody took the result; it can be asked for."""
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A request that was accepted. `url` is where its audio is to be had; None: it lies in the store.
-
-    `share` is whose part of the server it takes, `size` the bytes of its stored audio. `created`, `finished` and `due`, the
-    time of its next delivery, are wall times.
-    """
-
-    id: str
-    owner: str
-    share: str
-    state: State
-    created: float
-    due: float
-    query: tuple[tuple[str, str], ...]
-    url: str | None
-    sha256: str | None
-    size: int = 0
-    attempts: int = 0
-    deliveries: int = 0
-    heard_s: float = 0.0
-    finished: float | None = None
-    error: str | None = None
 
 
 class JobStore:

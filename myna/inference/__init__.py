@@ -1,1 +1,1 @@
-"""Models, and the processes that run them."""
+"""Models, and the workers that run them."""

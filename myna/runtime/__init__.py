@@ -1,1 +1,1 @@
-"""What every process of the server needs: supervised tasks, deadlines, threads, descriptors."""
+"""Common parts of the server's processes: supervision, deadlines, threads, memory, file descriptors, errors."""

@@ -21,7 +21,8 @@ from sounds import contained
 from speakers import running_fake
 
 from myna.batch import pace
-from myna.batch.job_store import MOST_ATTEMPTS, Job, JobStore, State
+from myna.batch.job import Job, State
+from myna.batch.job_store import MOST_ATTEMPTS, JobStore
 from myna.batch.resolver import OF_ONE_SHARE
 from myna.bench.local import LocalServer, local_server
 from myna.batch import deliveries

@@ -1,1 +1,1 @@
-"""Recognisers behind one port (see ``base``)."""
+"""Recognition engines behind one port (see `port`)."""

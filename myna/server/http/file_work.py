@@ -10,7 +10,7 @@ import structlog
 
 from myna.batch.fetch import Fetched, FetchError, FetchLimits, fetch
 from myna.batch.address_gate import AddressGate
-from myna.batch.job_store import Job
+from myna.batch.job import Job
 from myna.batch.transcript import FileTranscript
 from myna.server.http.answers import Answers
 from myna.batch.json_pieces import json_pieces
