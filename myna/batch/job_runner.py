@@ -1,4 +1,4 @@
-"""Runs the jobs of the store: fetches what lies at addresses, transcribes, and hands results on to be delivered."""
+"""Runs the jobs of the store: fetches their audio, transcribes it, and passes results to the deliveries."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ from myna.streaming.events import Final, seconds
 log = structlog.get_logger()
 
 AT_ONCE, OF_ONE_OWNER = 32, 2
-"""Jobs under way at a time, and of one owner. They share the places for files, and pause when others wait for one."""
+"""Concurrent jobs, in total and per owner. Jobs share the places for files and pause while other files wait for one."""
 FETCHES_AT_ONCE, FETCHES_OF_ONE_OWNER = 16, 4
-"""Jobs whose audio is being fetched; they take no place of those that are transcribed."""
+"""Concurrent fetches of audio, in total and per owner; they do not count as concurrent jobs."""
 FETCHED_AHEAD = 4
-"""Jobs of one owner whose audio was fetched and waits to be transcribed; more are fetched when one is done."""
+"""Limit on one owner's jobs whose audio is fetched but not yet transcribed."""
 _BUSY_S = (10.0, 20.0, 40.0, 80.0, 160.0, 300.0)
-"""Pauses of a job whose model has no room; the last again and again."""
+"""Pauses of a job whose model cannot be loaded for lack of memory; the last one repeats."""
 _MOST_BUSY = 300
-"""A job whose model has had no room so often, for about a day, has failed."""
+"""Number of such pauses, about a day in total, after which the job fails."""
 _TIDY_S = 3600.0
 _STORAGE = "job storage"
-"""The part that readiness names while the store cannot be written."""
-_INTERNAL = Refusal(500, "internal_error", "the server failed on this job")
+"""The part that readiness reports while the store cannot be written."""
+_INTERNAL = Refusal(500, "internal_error", "internal error while running this job")
 
 Pieces = Iterable[bytes]
 
 
 class Work(Protocol):
-    """What the runner has done for it. The first two raise `Refusal`."""
+    """The work on a job that the server provides. The first two methods raise `Refusal`."""
 
     async def fetch_job(self, job: Job, path: Path) -> Job:
         """Fetch the job's audio to `path`; return the job with its hash and size."""
@@ -57,20 +57,20 @@ class Work(Protocol):
     async def run_job(
         self, job: Job, path: Path, listener: Listener, begin: Callable[[], Awaitable[None]]
     ) -> Callable[[], Pieces]:
-        """Transcribe the job's audio; return what makes the answer in pieces, on a thread."""
+        """Transcribe the job's audio; return a function that generates the answer in pieces, called on a thread."""
         ...
 
     def callback_of(self, job: Job) -> Callback | None:
-        """Return where the job's result goes."""
+        """Return the callback for the job's result; None if it has none."""
         ...
 
     def refused(self, job: Job, refusal: Refusal) -> Mapping[str, object]:
-        """Return the answer of a job that cannot be carried out, in the words of the dialect it came in."""
+        """Return the answer of a job that failed, in the dialect of its request."""
         ...
 
 
 class JobRunner:
-    """One server's. The store is made when there is something to keep, and opened when it is there."""
+    """The jobs of one server. The store is created with the first job; an existing store is opened at start."""
 
     def __init__(self, folder: Path, gate: AddressGate, supervisor: Supervisor) -> None:
         self._folder = folder
@@ -82,21 +82,21 @@ class JobRunner:
         self._fetching = Pool("job fetch", FETCHES_AT_ONCE, FETCHES_OF_ONE_OWNER, self._fetch, self._may_fetch)
         self._running = Pool("job", AT_ONCE, OF_ONE_OWNER, self._run)
         self._deliveries = Deliveries(gate, self._keep, self._callback_of, self._ended)
-        self._open: dict[str, Job] = {}  # not at their end
-        self._begun: dict[str, Job] = {}  # as they were before they were begun
+        self._open: dict[str, Job] = {}  # waiting, running or being delivered
+        self._begun: dict[str, Job] = {}  # by running job: its state before it was started
         self._heard_s: dict[str, float] = {}
-        self._busy: Counter[str] = Counter()  # times a job's model had no room
-        self._fetched: Counter[str] = Counter()  # by share: jobs whose audio was fetched and not yet transcribed
-        self._finishing = asyncio.Semaphore()  # writing a result takes the interpreter now and then
+        self._busy: Counter[str] = Counter()  # by job: how often its model had no room
+        self._fetched: Counter[str] = Counter()  # by share: jobs fetched but not yet transcribed
+        self._finishing = asyncio.Semaphore()  # writing a result uses the CPU in bursts
         self._timers: set[asyncio.TimerHandle] = set()
         self._serving: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to run what there is, and what will come."""
+        """Start to run the stored jobs and new ones."""
         self._serving = self._supervisor.run("jobs", self._serve)
 
     async def close(self) -> None:
-        """Stop; what was under way is begun again at the next start."""
+        """Stop. Running jobs are started again at the next start of the server."""
         for timer in self._timers:
             timer.cancel()
         await self._doubt.close()
@@ -111,16 +111,16 @@ class JobRunner:
 
     @property
     def folder(self) -> Path:
-        """The folder that holds the jobs. Audio that is received inside it need not be copied."""
+        """The folder of the job store. Uploads written to it need not be copied."""
         return self._folder
 
     def taken(self, share: str | None = None) -> tuple[int, int]:
-        """Return how many jobs, all or of one share, are not at their end, and the bytes of audio they store."""
+        """Return the number of undelivered jobs, all or of one share, and the bytes of their stored audio."""
         jobs = [job for job in self._open.values() if share in (None, job.share)]
         return len(jobs), sum(job.size for job in jobs if job.finished is None)
 
     async def get(self, job_id: str) -> tuple[Job, float, Path] | None:
-        """Return the job of this id, how much of it was heard in seconds, and where its result is. Raises `sqlite3.Error`."""
+        """Return the job with this id, the seconds transcribed so far, and the path of its result. Raises `sqlite3.Error`."""
         if self._store is None and not self._folder.is_dir():
             return None
         store = await self._opened()
@@ -128,7 +128,7 @@ class JobRunner:
         return None if job is None else (job, self._heard_s.get(job_id, job.heard_s), store.result(job_id))
 
     def unfinished(self, owner: str | None = None) -> int:
-        """Return how many jobs, all or one client's, are waiting or under way."""
+        """Return the number of jobs, all or of one owner, that are waiting or running."""
         return sum(job.finished is None and owner in (None, job.owner) for job in self._open.values())
 
     async def accept(
@@ -140,7 +140,7 @@ class JobRunner:
         url: str | None,
         upload: Upload | None,
     ) -> None:
-        """Keep a request; when this returns it will be answered. Raises `OSError` and `sqlite3.Error`."""
+        """Store a request as a job. When this returns, it will be answered. Raises `OSError` and `sqlite3.Error`."""
         try:
             store = await self._opened()
             size, sha256 = (upload.size, upload.sha256) if upload else (0, None)
@@ -163,7 +163,7 @@ class JobRunner:
             await asyncio.sleep(_TIDY_S)
 
     async def _opened(self) -> JobStore:
-        """Return the store, opened and its jobs taken up."""
+        """Return the store; open it and take over its jobs first if needed."""
         async with self._opening:
             if self._store is None:
                 store = await on_thread(partial(JobStore, self._folder), unclaimed=JobStore.close)
@@ -179,7 +179,7 @@ class JobRunner:
             return self._store
 
     async def _keep(self, call: Callable[..., Any], *arguments: object) -> Any:
-        """Carry out a call of the store until it succeeds."""
+        """Repeat a call of the store until it succeeds."""
         while True:
             try:
                 result = await on_thread(partial(call, *arguments))
@@ -199,7 +199,7 @@ class JobRunner:
             for job in begun:
                 store.put_back(job)
         except (OSError, sqlite3.Error) as error:
-            log.warning("jobs that were broken off count as begun", reason=str(error))
+            log.warning("cannot put interrupted jobs back; this start counts as an attempt", reason=str(error))
         store.close()
 
     # A job's way
@@ -224,20 +224,20 @@ class JobRunner:
         return self._fetched[share] < FETCHED_AHEAD
 
     async def _guarded(self, job: Job, work: Callable[[Job], Awaitable[None]]) -> None:
-        """Take a job on, whatever happens in it."""
+        """Do a step of the work on a job, and handle all its errors."""
         try:
             if job.attempts >= MOST_ATTEMPTS:
-                raise Refusal(500, "internal_error", f"the server ended {MOST_ATTEMPTS} times while it ran")
+                raise Refusal(500, "internal_error", f"the server stopped {MOST_ATTEMPTS} times while this job ran")
             await work(job)
         except Refusal as refusal:
             await self._refused(job, refusal)
         except OSError as error:
             disk = None if isinstance(error, FileNotFoundError) else refusal_of(error)
             if disk is None:
-                log.exception("a job failed", job=job.id)
+                log.exception("internal error in a job", job=job.id)
             await self._refused(job, disk or _INTERNAL)
         except Exception:
-            log.exception("a job failed", job=job.id)
+            log.exception("internal error in a job", job=job.id)
             await self._fail(job, _INTERNAL)
 
     async def _fetch_audio(self, job: Job) -> None:
@@ -259,13 +259,13 @@ class JobRunner:
         log.info("job done", job=job.id)
 
     async def _begin(self, job: Job) -> None:
-        """Count an attempt: a job whose turn has come may be the reason why the server ends, one that waits is not."""
+        """Record a start: from now on, the job may be the cause if the server crashes."""
         assert self._store is not None
         await self._keep(self._store.started, job)
         self._begun[job.id] = job
 
     async def _refused(self, job: Job, refusal: Refusal) -> None:
-        """Put a job back if it may succeed later, or end it."""
+        """Postpone a job that may succeed later; fail any other."""
         if refusal.retry_after_s is None or self._busy[job.id] >= _MOST_BUSY:
             await self._fail(job, refusal)
         else:
@@ -286,7 +286,7 @@ class JobRunner:
         self._take(finished)
 
     def _let_go(self, job: Job) -> None:
-        """Forget that a job was under way."""
+        """Drop the state of a running job."""
         self._begun.pop(job.id, None)
         self._heard_s.pop(job.id, None)
         self._busy.pop(job.id, None)
@@ -295,7 +295,7 @@ class JobRunner:
             self._fetching.fill()
 
     async def _postpone(self, job: Job) -> None:
-        """Put a job back: it could not be begun now."""
+        """Put a job back into the queue after a pause: it cannot run now."""
         assert self._store is not None
         if self._begun.pop(job.id, None) is not None:
             await self._keep(self._store.put_back, job)

@@ -1,4 +1,4 @@
-"""Requests that are answered later: in SQLite, with their audio and results beside it, so that no crash loses one."""
+"""Stores jobs in SQLite, with their audio and results in files beside it, so that a crash loses none."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from myna.batch.disk import private_file, private_folder, sync_folder
 from myna.batch.job import Job, State
 
 MOST_ATTEMPTS = 3
-"""Times a job is begun: one that takes the server down with it each time must end somewhere."""
+"""Limit on the starts of a job: a job that crashes the server each time must fail in the end."""
 KEPT_S = 7 * 24 * 3600.0
-"""Results can be asked for so long, then they are forgotten."""
+"""Time for which a job and its result are kept after the job has finished."""
 STRAY_S = 3600.0
-"""Files of no job are removed when they are so old: they were left by a crash."""
+"""Age at which files without a job are removed: a crash left them behind."""
 _STRAY_FOLDER_S = 24 * 3600.0
-"""The same for folders of uploads, which may last longer."""
+"""The same age for folders of uploads, which may take longer."""
 _BUSY_S = 5.0
-"""Another process may hold the database for so long, to copy it, before an attempt fails."""
+"""Longest wait for the database while another process locks it, for instance to copy it."""
 _PROBE_BYTES = 65_536
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -36,16 +36,16 @@ CREATE INDEX IF NOT EXISTS due ON jobs (state, due);
 CREATE TABLE IF NOT EXISTS probe (bytes BLOB);
 """
 _VERSION = 1
-"""Of the schema: since 1, results are files, and jobs name whose share they count to."""
+"""Version of the schema. Since version 1, results are files and jobs have a share."""
 
 
 class JobStore:
-    """The jobs of one server, in a folder. May be used from any thread; reading never waits for a write."""
+    """The jobs of one server, in a folder. Safe to use from any thread; reads do not wait for writes."""
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
         self._folder = private_folder(folder)
         self._clock = clock
-        folder.chmod(0o700)  # one that an older server made may be open to others
+        folder.chmod(0o700)  # an older server may have created it with a wider mode
         database = folder / "jobs.sqlite3"
         os.close(os.open(database, os.O_CREAT | os.O_CLOEXEC, 0o600))
         database.chmod(0o600)  # SQLite gives its other files the same mode
@@ -64,17 +64,17 @@ class JobStore:
             raise
 
     def close(self) -> None:
-        """Let go of the database, once nobody is at it: a call that was cancelled goes on in its thread."""
+        """Close the database after running calls have ended: a cancelled call goes on in its thread."""
         with self._writing, self._reading:
             self._writer.close()
             self._reader.close()
 
     def audio(self, job_id: str) -> Path:
-        """Return where a job's audio lies, or is to lie."""
+        """Return the path of a job's audio."""
         return self._folder / f"{job_id}.audio"
 
     def result(self, job_id: str) -> Path:
-        """Return where a job's result lies once it is finished: JSON."""
+        """Return the path of a job's result, a JSON file that exists once the job has finished."""
         return self._folder / f"{job_id}.result"
 
     def new_job(
@@ -88,14 +88,14 @@ class JobStore:
         sha256: str | None = None,
         size: int = 0,
     ) -> Job:
-        """Return a job that `add` can keep."""
+        """Return a new job for `add`."""
         now = self._clock()
         return Job(job_id, owner, share, State.QUEUED, now, now, query, url, sha256, size)
 
     def add(self, job: Job, upload: Path | None = None) -> None:
-        """Keep a job; its audio, a file on the same disk that has been synced, is moved here.
+        """Store a job and move its audio, a synced file on the same disk, into the store.
 
-        When this returns, the job survives everything. Raises `OSError` and `sqlite3.Error`; nothing is kept then.
+        When this returns, the job survives a power failure. Raises `OSError` and `sqlite3.Error`; nothing is stored then.
         """
         if upload is not None:
             upload.replace(self.audio(job.id))
@@ -123,13 +123,13 @@ class JobStore:
             raise
 
     def get(self, job_id: str) -> Job | None:
-        """Return the job of this id."""
+        """Return the job with this id; None if there is none."""
         with self._reading:
             row = self._reader.execute(f"SELECT {_COLUMNS} FROM jobs WHERE id = ?", (job_id,)).fetchone()
         return None if row is None else _job(row)
 
     def open_jobs(self) -> list[Job]:
-        """Return the jobs that are not at their end, oldest first."""
+        """Return the jobs that are waiting, running or being delivered, oldest first."""
         with self._reading:
             rows = self._reader.execute(
                 f"SELECT {_COLUMNS} FROM jobs WHERE state IN (?, ?, ?) ORDER BY created",
@@ -138,15 +138,15 @@ class JobStore:
         return [_job(row) for row in rows]
 
     def started(self, job: Job) -> None:
-        """Note that a job is begun once more."""
+        """Record another start of a job."""
         self._set(job.id, state=State.RUNNING, attempts=job.attempts + 1)
 
     def put_back(self, job: Job) -> None:
-        """Note that a job was not the reason why it was broken off; `job` is as it was before it was begun."""
+        """Undo the last start of a job that the server interrupted. `job` is its state before that start."""
         self._set(job.id, State.RUNNING, state=State.QUEUED, attempts=job.attempts)
 
     def finish(self, job_id: str, result: Iterable[bytes], *, heard_s: float = 0.0, error: str | None = None) -> Job:
-        """Keep a result, JSON in pieces, to be delivered; its audio is forgotten. Returns the job as it is now.
+        """Store a job's result, JSON in pieces, for delivery and delete its audio; return the updated job.
 
         Raises `OSError` and `sqlite3.Error`.
         """
@@ -156,27 +156,27 @@ class JobStore:
         self.audio(job_id).unlink(missing_ok=True)
         job = self.get(job_id)
         if job is None:
-            raise KeyError(f"there is no job {job_id}")
+            raise KeyError(f"no job has the id {job_id}")
         return job
 
     def delivered(self, job_id: str) -> None:
-        """Note that somebody took the result."""
+        """Record that the result was delivered."""
         self._set(job_id, state=State.DELIVERED)
 
     def not_delivered(self, job_id: str, deliveries: int, pause_s: float, reason: str) -> None:
-        """Note that nobody took the result in so many attempts; the next is after a pause."""
+        """Record a failed delivery: the number of attempts so far, and the pause before the next one."""
         self._set(job_id, deliveries=deliveries, due=self._clock() + pause_s, error=reason)
 
     def undelivered(self, job_id: str, deliveries: int, reason: str) -> None:
-        """Note that nobody took the result, and that nobody will be asked again."""
+        """Record that all deliveries failed and no further attempt is made."""
         self._set(job_id, state=State.UNDELIVERED, deliveries=deliveries, error=reason)
 
     def now(self) -> float:
-        """Return the wall time that `due` is to be compared with."""
+        """Return the wall time, for comparison with `due`."""
         return self._clock()
 
     def probe(self) -> None:
-        """Write something and delete it again. Raises `OSError` and `sqlite3.Error` if the store cannot be written."""
+        """Write and delete a test file and a test row. Raises `OSError` and `sqlite3.Error` if that fails."""
         path = self._folder / "probe"
         try:
             with private_file(path) as file:
@@ -191,7 +191,7 @@ class JobStore:
             database.execute("DELETE FROM probe")
 
     def forget_old(self) -> None:
-        """Delete what nobody can ask for any more, and files that belong to no job."""
+        """Delete expired jobs, and files that belong to no job."""
         with self._transaction() as database:
             database.execute("DELETE FROM jobs WHERE finished < ?", (self._clock() - KEPT_S,))
         with self._reading:
@@ -226,7 +226,7 @@ class JobStore:
         sync_folder(self._folder)
 
     def _upgrade(self) -> None:
-        """Bring a database that an older server made to this version."""
+        """Migrate a database of an older server to this version."""
         (version,) = self._writer.execute("PRAGMA user_version").fetchone()
         if version >= _VERSION:
             return
@@ -255,7 +255,7 @@ class JobStore:
                 yield self._writer
                 self._writer.execute("COMMIT")
             except BaseException:
-                if self._writer.in_transaction:  # SQLite may have rolled back by itself, on a full disk
+                if self._writer.in_transaction:  # on a full disk, SQLite may have rolled back already
                     self._writer.execute("ROLLBACK")
                 raise
 
