@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import structlog
 
@@ -20,7 +20,8 @@ from myna.batch.fairness import Pool
 from myna.batch.job import Job, State
 from myna.batch.job_store import MOST_ATTEMPTS, JobStore
 from myna.batch.json_pieces import json_pieces
-from myna.batch.storage import Doubt, refusal_of
+from myna.batch.storage import refusal_of
+from myna.batch.store_access import StoreAccess
 from myna.batch.transcriber import Listener
 from myna.runtime.errors import Refusal
 from myna.runtime.supervisor import Supervisor
@@ -40,8 +41,6 @@ _BUSY_S = (10.0, 20.0, 40.0, 80.0, 160.0, 300.0)
 _MOST_BUSY = 300
 """Number of such pauses, about a day in total, after which the job fails."""
 _TIDY_S = 3600.0
-_STORAGE = "job storage"
-"""The part that readiness reports while the store cannot be written."""
 _INTERNAL = Refusal(500, "internal_error", "internal error while running this job")
 
 Pieces = Iterable[bytes]
@@ -73,15 +72,12 @@ class JobRunner:
     """The jobs of one server. The store is created with the first job; an existing store is opened at start."""
 
     def __init__(self, folder: Path, gate: AddressGate, supervisor: Supervisor) -> None:
-        self._folder = folder
         self._supervisor = supervisor
-        self._doubt = Doubt(_STORAGE, self._probe, supervisor)
-        self._store: JobStore | None = None
-        self._opening = asyncio.Lock()
+        self._access = StoreAccess(folder, supervisor, self._on_opened)
         self.work: Work | None = None
         self._fetching = Pool("job fetch", FETCHES_AT_ONCE, FETCHES_OF_ONE_OWNER, self._fetch, self._may_fetch)
         self._running = Pool("job", AT_ONCE, OF_ONE_OWNER, self._run)
-        self._deliveries = Deliveries(gate, self._keep, self._callback_of, self._ended)
+        self._deliveries = Deliveries(gate, self._access.keep, self._callback_of, self._ended)
         self._open: dict[str, Job] = {}  # waiting, running or being delivered
         self._begun: dict[str, Job] = {}  # by running job: its state before it was started
         self._heard_s: dict[str, float] = {}
@@ -99,20 +95,19 @@ class JobRunner:
         """Stop. Running jobs are started again at the next start of the server."""
         for timer in self._timers:
             timer.cancel()
-        await self._doubt.close()
+        await self._access.stop_probing()
         if self._serving is not None:
             self._serving.cancel()
             await asyncio.wait([self._serving])
         await self._fetching.close()
         await self._running.close()
         await self._deliveries.close()
-        if self._store is not None:
-            await on_thread(partial(self._end, self._store, list(self._begun.values())))
+        await self._access.close(list(self._begun.values()))
 
     @property
     def folder(self) -> Path:
         """The folder of the job store. Uploads written to it need not be copied."""
-        return self._folder
+        return self._access.folder
 
     def taken(self, share: str | None = None) -> tuple[int, int]:
         """Return the number of undelivered jobs, all or of one share, and the bytes of their stored audio."""
@@ -121,9 +116,9 @@ class JobRunner:
 
     async def get(self, job_id: str) -> tuple[Job, float, Path] | None:
         """Return the job with this id, the seconds transcribed so far, and the path of its result. Raises `sqlite3.Error`."""
-        if self._store is None and not self._folder.is_dir():
+        store = await self._access.existing()
+        if store is None:
             return None
-        store = await self._opened()
         job = await on_thread(partial(store.get, job_id))
         return None if job is None else (job, self._heard_s.get(job_id, job.heard_s), store.result(job_id))
 
@@ -142,73 +137,34 @@ class JobRunner:
     ) -> None:
         """Store a request as a job. When this returns, it will be answered. Raises `OSError` and `sqlite3.Error`."""
         try:
-            store = await self._opened()
+            store = await self._access.opened()
             size, sha256 = (upload.size, upload.sha256) if upload else (0, None)
             job = store.new_job(job_id, owner, share, query, url=url, sha256=sha256, size=size)
             path = upload.path if upload else None
             await on_thread(partial(store.add, job, path), unclaimed=lambda _: self._take(job))
         except (OSError, sqlite3.Error) as error:
-            self._doubt.raise_(error)
+            self._access.failed(error)
             raise
-        self._supervisor.works(_STORAGE)
+        self._access.works()
         self._take(job)
-
-    # The store
 
     async def _serve(self) -> None:
         while True:
-            if self._store is not None or await on_thread(self._folder.is_dir):
-                store = await self._opened()
+            if (store := await self._access.existing()) is not None:
                 await on_thread(store.forget_old)
             await asyncio.sleep(_TIDY_S)
 
-    async def _opened(self) -> JobStore:
-        """Return the store; open it and take over its jobs first if needed."""
-        async with self._opening:
-            if self._store is None:
-                store = await on_thread(partial(JobStore, self._folder), unclaimed=JobStore.close)
-                try:
-                    jobs = await on_thread(store.open_jobs)
-                except BaseException:
-                    store.close()
-                    raise
-                self._store = store
-                self._deliveries.start(store)
-                for job in jobs:
-                    self._take(job)
-            return self._store
+    def _on_opened(self, store: JobStore, jobs: list[Job]) -> None:
+        self._deliveries.start(store)
+        for job in jobs:
+            self._take(job)
 
-    async def _keep(self, call: Callable[..., Any], *arguments: object) -> Any:
-        """Repeat a call of the store until it succeeds."""
-        while True:
-            try:
-                result = await on_thread(partial(call, *arguments))
-            except (OSError, sqlite3.Error) as error:
-                await asyncio.sleep(self._supervisor.failed(_STORAGE, error))
-            else:
-                self._supervisor.works(_STORAGE)
-                return result
-
-    async def _probe(self) -> None:
-        store = await self._opened()
-        await on_thread(store.probe)
-
-    @staticmethod
-    def _end(store: JobStore, begun: list[Job]) -> None:
-        try:
-            for job in begun:
-                store.put_back(job)
-        except (OSError, sqlite3.Error) as error:
-            log.warning("cannot put interrupted jobs back; this start counts as an attempt", reason=str(error))
-        store.close()
-
-    # A job's way
+    # The course of a job
 
     def _take(self, job: Job) -> None:
         self._open[job.id] = job
         if job.state is State.DELIVERING:
-            assert self._store is not None
-            self._deliveries.add(job, job.due - self._store.now())
+            self._deliveries.add(job, job.due - self._access.store.now())
         elif job.url is not None and job.sha256 is None:
             self._fetching.add(job.share, job)
         else:
@@ -242,26 +198,23 @@ class JobRunner:
 
     async def _fetch_audio(self, job: Job) -> None:
         assert self.work is not None
-        assert self._store is not None
-        self._open[job.id] = fetched = await self.work.fetch_job(job, self._store.audio(job.id))
+        self._open[job.id] = fetched = await self.work.fetch_job(job, self._access.store.audio(job.id))
         self._fetched[job.share] += 1
         self._running.add(job.share, fetched)
 
     async def _transcribe(self, job: Job) -> None:
         assert self.work is not None
-        assert self._store is not None
 
         def note(final: Final) -> None:
             self._heard_s[job.id] = seconds(final.span.end)
 
-        answer = await self.work.run_job(job, self._store.audio(job.id), note, lambda: self._begin(job))
+        answer = await self.work.run_job(job, self._access.store.audio(job.id), note, lambda: self._begin(job))
         await self._finish(job, answer)
         log.info("job done", job=job.id)
 
     async def _begin(self, job: Job) -> None:
         """Record a start: from now on, the job may be the cause if the server crashes."""
-        assert self._store is not None
-        await self._keep(self._store.started, job)
+        await self._access.keep(self._access.store.started, job)
         self._begun[job.id] = job
 
     async def _refused(self, job: Job, refusal: Refusal) -> None:
@@ -278,10 +231,9 @@ class JobRunner:
         log.warning("job failed", job=job.id, reason=refusal.message)
 
     async def _finish(self, job: Job, answer: Callable[[], Pieces], error: str | None = None) -> None:
-        assert self._store is not None
-        store, heard_s = self._store, self._heard_s.get(job.id, 0.0)
+        store, heard_s = self._access.store, self._heard_s.get(job.id, 0.0)
         async with self._finishing:
-            finished = await self._keep(lambda: store.finish(job.id, answer(), heard_s=heard_s, error=error))
+            finished = await self._access.keep(lambda: store.finish(job.id, answer(), heard_s=heard_s, error=error))
         self._let_go(job)
         self._take(finished)
 
@@ -296,9 +248,8 @@ class JobRunner:
 
     async def _postpone(self, job: Job) -> None:
         """Put a job back into the queue after a pause: it cannot run now."""
-        assert self._store is not None
         if self._begun.pop(job.id, None) is not None:
-            await self._keep(self._store.put_back, job)
+            await self._access.keep(self._access.store.put_back, job)
         self._heard_s.pop(job.id, None)
         pause_s = _BUSY_S[min(self._busy[job.id], len(_BUSY_S) - 1)]
         self._busy[job.id] += 1

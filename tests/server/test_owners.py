@@ -77,9 +77,8 @@ async def failing_memory(server: Server) -> AsyncIterator[None]:
 
 @contextlib.asynccontextmanager
 async def failing_jobs(server: Server) -> AsyncIterator[None]:
-    await server.jobs._opened()
-    assert server.jobs._store is not None
-    with failing_once(server.jobs._store, "forget_old") as failed:
+    store = await server.jobs._access.opened()
+    with failing_once(store, "forget_old") as failed:
         await eventually(failed)
         yield
     await eventually(lambda: server.supervisor.restarts > 0)
