@@ -1,4 +1,4 @@
-"""Where the server connects to for a client, and where not: in every form of an address, before and after connecting."""
+"""The addresses to which the server connects for a client: every form of an address, before and after connecting."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from myna.batch.fetch import FetchError, FetchLimits, fetch
 
 
 class Listener:
-    """A server on the loopback that counts connections and bytes, and may answer."""
+    """A server on the loopback interface that counts connections and bytes, and may answer."""
 
     def __init__(self) -> None:
         self.connections = 0
@@ -58,7 +58,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
      "127.0.0.1 ", "127.0.0.1%00.example.com",
      "127.0.0.1:0", "a" * 64 + ".example", "a..b", ".", "a." * 130, "exa mple.com", "\udcff.example", "ⓛ" * 300],
 )  # fmt: skip
-def test_an_address_is_refused_before_anything_is_looked_up_in_every_form(host: str) -> None:
+def test_a_forbidden_address_in_any_form_is_refused_before_a_lookup(host: str) -> None:
     with pytest.raises(ValueError) as refused:
         AddressGate([]).check(f"http://{host}/")
     assert type(refused.value) is ValueError
@@ -78,7 +78,7 @@ def test_an_address_is_refused_before_anything_is_looked_up_in_every_form(host: 
      ("mapped", "::ffff:192.0.0.1"),
      ("private", "172.31.255.255"), ("unassigned", "4000::1")],
 )  # fmt: skip
-def test_no_address_of_a_special_registry_is_public(network: str, inside: str) -> None:
+def test_no_address_of_a_special_purpose_registry_is_public(network: str, inside: str) -> None:
     with pytest.raises(ValueError, match="not a public address"):
         AddressGate([]).check(f"http://[{inside}]/" if ":" in inside else f"http://{inside}/")
 
@@ -92,7 +92,7 @@ def test_public_addresses_and_names_pass(host: str) -> None:
     assert AddressGate([]).check(f"https://{host}:8443/x").host
 
 
-def test_whatever_this_python_calls_private_the_gate_does_too() -> None:
+def test_every_address_that_python_calls_private_is_refused() -> None:
     starts = [f"{first}.{second}.0.1" for first in range(256) for second in (0, 18, 64, 88, 100, 168, 254)]
     for start in starts:
         address = ipaddress.ip_address(start)
@@ -102,7 +102,7 @@ def test_whatever_this_python_calls_private_the_gate_does_too() -> None:
 
 
 class Told(AbstractResolver):
-    """Resolves every name to one address, or fails; counts how often it was asked."""
+    """Resolves every name to one address, or fails; counts its calls."""
 
     def __init__(self, address: str | None) -> None:
         self.address = address
@@ -120,13 +120,13 @@ class Told(AbstractResolver):
 
 
 def resolving(session: ClientSession, resolver: AbstractResolver) -> None:
-    """Put a resolver behind the gate's own."""
+    """Replace the resolver that the gate's resolver uses."""
     connector: Any = session.connector
     connector._resolver._resolver = resolver
 
 
 def unresolved(session: ClientSession, bypass: Callable[[str], str]) -> None:
-    """Take the gate's resolver away, as an HTTP client does that connects to a host it holds for an address."""
+    """Bypass the gate's resolver, as an HTTP client does if it takes a host for an IP address."""
     connector: Any = session.connector
 
     async def found(host: str, port: int, traces: Any = None) -> list[Any]:
@@ -137,7 +137,9 @@ def unresolved(session: ClientSession, bypass: Callable[[str], str]) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.1", "2130706433", "0177.0.0.1", "017700000001", "127.0.0.1"])
-async def test_a_client_that_resolves_nothing_is_stopped_before_it_connects(inside: Listener, host: str) -> None:
+async def test_an_http_client_that_skips_the_resolver_is_stopped_before_it_connects(
+    inside: Listener, host: str
+) -> None:
     async with AddressGate([]).session(5) as session:
         unresolved(session, lambda name: host)
         with pytest.raises(OSError) as refused:
@@ -146,20 +148,20 @@ async def test_a_client_that_resolves_nothing_is_stopped_before_it_connects(insi
     assert inside.connections == 0
 
 
-async def test_a_peer_that_is_not_public_is_sent_nothing(inside: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_request_is_sent_to_a_peer_that_is_not_public(
+    inside: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with AddressGate([]).session(5) as session:
         connector: Any = session.connector
         unresolved(session, lambda name: "127.0.0.1")
-        connector._socket_factory = None  # as if the address had changed on the way
+        connector._socket_factory = None  # as if the address had changed after the check
         with pytest.raises(OSError) as refused:
             await session.get(f"http://example.com:{inside.port}/")
     assert "public address" in str(refused.value.__cause__ or refused.value)
     assert inside.received == b""
 
 
-async def test_a_name_that_exists_inside_is_refused_as_one_that_does_not_exist(
-    inside: Listener, tmp_path: Path
-) -> None:
+async def test_an_internal_name_is_refused_like_a_name_that_does_not_exist(inside: Listener, tmp_path: Path) -> None:
     said, took = [], []
     for address in (None, "10.0.0.1", "127.0.0.1", "fd00::1"):
         gate = AddressGate([])
@@ -186,14 +188,14 @@ async def test_a_name_that_exists_inside_is_refused_as_one_that_does_not_exist(
     assert inside.connections == 0
 
 
-async def test_every_refused_name_takes_as_long(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_every_name_is_refused_after_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
 
     async def sleep(seconds: float) -> None:
         waited.append(seconds)
 
     monkeypatch.setattr(gates, "REFUSED_AFTER_S", 0.5)
-    # In that module alone: other tasks of this event loop sleep, too.
+    # Patched in this module only: other tasks of the event loop sleep, too.
     gates_own = SimpleNamespace(sleep=sleep, get_running_loop=asyncio.get_running_loop)
     monkeypatch.setattr(gates, "asyncio", gates_own)
     for address in (None, "10.0.0.1"):
@@ -212,7 +214,7 @@ LOCATIONS = [
 
 
 @pytest.mark.parametrize("location", LOCATIONS)
-async def test_a_redirect_to_a_broken_or_forbidden_target_is_an_error_of_the_file(
+async def test_a_redirect_to_an_invalid_or_forbidden_address_is_a_fetch_error(
     inside: Listener, tmp_path: Path, location: bytes
 ) -> None:
     inside.answer = b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: " + location + b"\r\n\r\n"
@@ -233,7 +235,7 @@ ANSWERS = [
 
 
 @pytest.mark.parametrize("answer", ANSWERS)
-async def test_a_broken_answer_is_an_error_of_the_file(inside: Listener, tmp_path: Path, answer: bytes) -> None:
+async def test_a_malformed_answer_is_a_fetch_error(inside: Listener, tmp_path: Path, answer: bytes) -> None:
     inside.answer = answer
     address = f"http://127.0.0.1:{inside.port}/"
     try:
@@ -244,7 +246,7 @@ async def test_a_broken_answer_is_an_error_of_the_file(inside: Listener, tmp_pat
 
 
 @pytest.mark.parametrize("user", ["\u0141:x", "%FF:x", "a%0d%0ab:c"])
-async def test_a_user_and_password_that_no_header_can_hold_are_an_error_of_the_file(
+async def test_a_user_and_password_that_no_header_can_hold_are_a_fetch_error(
     inside: Listener, tmp_path: Path, user: str
 ) -> None:
     inside.answer = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"

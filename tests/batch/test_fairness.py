@@ -27,7 +27,7 @@ def test_owners_take_turns_and_the_one_with_the_fewest_places_goes_first() -> No
     assert order == ["a1", "c1", "a2", "a3", "b1"]
 
 
-def test_an_owner_at_its_limit_and_one_that_may_not_begin_are_passed_over() -> None:
+def test_owners_at_their_limit_or_without_permission_are_skipped() -> None:
     queue: FairQueue[str] = FairQueue()
     for item in ("a1", "b1", "c1"):
         queue.add(item[0], item)
@@ -43,7 +43,7 @@ class Clock:
 
 
 class Work:
-    """Files that are read portion by portion, each when the test says so."""
+    """Files that are read portion by portion, under the control of the test."""
 
     def __init__(self, places: int) -> None:
         self.clock = Clock()
@@ -82,16 +82,16 @@ class Work:
             await asyncio.sleep(0)
 
 
-async def test_an_owner_with_every_place_makes_room_at_the_next_portion_for_one_that_has_none() -> None:
+async def test_an_owner_with_all_places_gives_one_up_at_the_next_portion_to_an_owner_with_none() -> None:
     work = Work(4)
     await work.begin("a1", "a2", "a3", "a4", "a5", "b1")
     assert work.at_work == ["a1", "a2", "a3", "a4"]
     await work.portion("a3")
     assert sorted(work.at_work) == ["a1", "a2", "a4", "b1"]
     await work.portion("a1", "a2", "a4")
-    assert sorted(work.at_work) == ["a1", "a2", "a4", "b1"]  # nobody else waits
+    assert sorted(work.at_work) == ["a1", "a2", "a4", "b1"]  # no other owner waits
     await work.portion("b1", last=True)
-    assert sorted(work.at_work) == ["a1", "a2", "a3", "a4"]  # what was interrupted goes on before the next begins
+    assert sorted(work.at_work) == ["a1", "a2", "a3", "a4"]  # the interrupted file goes on before the next one starts
     await work.close()
 
 
@@ -113,7 +113,7 @@ async def test_two_owners_share_the_places_evenly_and_one_place_by_time() -> Non
     await single.close()
 
 
-async def test_a_place_is_neither_lost_nor_doubled_when_those_that_wait_are_cancelled() -> None:
+async def test_cancelled_waiters_neither_lose_nor_duplicate_a_place() -> None:
     work = Work(1)
     await work.begin("a1", "b1", "c1", "d1")
     work.tasks["b1"].cancel()
@@ -130,7 +130,7 @@ async def test_a_place_is_neither_lost_nor_doubled_when_those_that_wait_are_canc
     await work.close()
 
 
-async def test_a_pool_works_on_so_much_at_a_time_and_survives_what_fails(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_pool_limits_its_concurrency_and_survives_failed_items(capsys: pytest.CaptureFixture[str]) -> None:
     begun: list[str] = []
     gates: dict[str, asyncio.Event] = {}
 
@@ -153,7 +153,7 @@ async def test_a_pool_works_on_so_much_at_a_time_and_survives_what_fails(capsys:
 
 
 def jobs_of(name: str, times: int, arrived: float) -> list[InferenceJob]:
-    """Return what a file asks to have decoded that was read at this time, as many times ten words long."""
+    """Return the jobs of a file that was read at this time; each holds ten words."""
     policy = Policy(live=False, endpoint_ms=None, interim_every_s=None)
     stream = Stream(name, policy, Options(), FakeEngine().info)
     jobs: list[InferenceJob] = []
@@ -169,7 +169,7 @@ def jobs_of(name: str, times: int, arrived: float) -> list[InferenceJob]:
     return jobs
 
 
-def test_a_file_that_has_sent_hours_is_decoded_after_one_that_has_sent_seconds() -> None:
+def test_a_file_with_hours_of_waiting_audio_is_decoded_after_one_with_seconds() -> None:
     scheduler = Scheduler(FakeEngine().info)
     for job in [*jobs_of("long", 100, arrived=0.0)[40:], *jobs_of("short", 3, arrived=2.0)]:  # the others were decoded
         scheduler.add(job)

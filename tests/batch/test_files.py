@@ -23,27 +23,27 @@ def texts(parts: object) -> list[str]:
     return [" ".join(word.text for word in part) for part in parts]  # type: ignore[attr-defined]
 
 
-def test_utterances_are_parted_by_pauses() -> None:
+def test_utterances_are_separated_by_silence() -> None:
     words = said("one two") + said("three", start=2.0) + said("four", start=2.5)
     assert texts(utterances(words)) == ["one two", "three four"]
     assert texts(utterances(words, 0.2)) == ["one two", "three", "four"]
     assert list(utterances([])) == []
 
 
-def test_sentences_end_with_their_mark_or_a_long_pause_and_not_with_an_abbreviation() -> None:
+def test_sentences_end_at_a_punctuation_mark_or_a_long_silence_but_not_at_an_abbreviation() -> None:
     words = said('Mr. Smith came. He said: "Go!" Did J. Doe go? Yes')
     assert texts(sentences(words)) == ["Mr. Smith came.", 'He said: "Go!"', "Did J. Doe go?", "Yes"]
     assert texts(sentences([*said("and then"), *said("nothing", start=9.0)])) == ["and then", "nothing"]
 
 
-def test_paragraphs_begin_after_pauses_and_when_they_have_become_long() -> None:
+def test_a_paragraph_starts_after_a_long_silence_or_a_long_paragraph() -> None:
     words = said("One. Two.") + said("Three.", start=9.0)
     assert [texts(p) for p in paragraphs(words)] == [["One.", "Two."], ["Three."]]
     many = said("This is a sentence. " * 60)
     assert len(list(paragraphs(many))) == 3
 
 
-def test_srt_and_vtt_are_written_as_players_read_them() -> None:
+def test_srt_and_vtt_have_the_format_that_players_read() -> None:
     words = said("Hello there.") + said("5 < 6 & so on", start=3661.5)
     assert srt(words) == (
         "1\n00:00:00,000 --> 00:00:01,000\nHello there.\n\n2\n01:01:01,500 --> 01:01:03,800\n5 < 6 & so on\n"
@@ -63,7 +63,7 @@ def test_srt_and_vtt_are_written_as_players_read_them() -> None:
         max_size=60,
     )
 )
-def test_cues_are_readable_in_order_and_hold_every_word_once(spoken: list[tuple[str, float, float]]) -> None:
+def test_cues_are_readable_in_order_and_contain_every_word_once(spoken: list[tuple[str, float, float]]) -> None:
     words, at = [], 0.0
     for text, pause, length in spoken:
         words.append(Word(text, at + pause, at + pause + length, 0.9))
@@ -81,7 +81,7 @@ def test_cues_are_readable_in_order_and_hold_every_word_once(spoken: list[tuple[
 
 
 @pytest.mark.parametrize("count", [1, 7, 30])
-def test_a_long_cue_is_broken_near_its_middle(count: int) -> None:
+def test_a_long_cue_is_split_near_its_middle(count: int) -> None:
     for cue in cues(said("subtitle " * count)):
         if len(cue.lines) == 2:
             assert abs(len(cue.lines[0]) - len(cue.lines[1])) <= len("subtitle ")

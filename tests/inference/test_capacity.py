@@ -1,4 +1,4 @@
-"""How many streams a model is taken to hold, in virtual time: what makes the figure wrong must not make it wrong for ever."""
+"""The estimate of a model's capacity, in virtual time: it recovers from anything that distorts it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from myna.streaming.session.jobs import JobKind
 
 TARGET_S = 0.7
 COST = 0.018
-"""Of a second of silence."""
+"""Cost of a second of silence, in seconds."""
 UTTERANCE_S, DECODED_S = 3.0, 6.0
-"""A final each so often, which hears its context again."""
+"""Interval of finals, in seconds; each decodes its context again."""
 lanes = pytest.mark.parametrize("lanes", [1, 2, 8])
 
 
@@ -35,7 +35,7 @@ def serve(
     late_s: float = 0.1,
     silent: Sequence[Claim] = (),
 ) -> float:
-    """Have so many streams speak for a while; return when they have gone."""
+    """Simulate `count` speaking streams for a while; return the time at which they end."""
     claims = join(capacity, now, streams)
     for second in range(round(length_s)):
         at = now + second
@@ -53,46 +53,46 @@ def serve(
 
 
 def ask(capacity: Capacity, now: float, cost: float = COST) -> int:
-    """Return the room as admission learns it: what is idle is measured first."""
+    """Return the room as admission does: an idle model is measured first."""
     if capacity.p95(now) is None:
         capacity.measured(now, cost)
     return capacity.room(now, TARGET_S)
 
 
 @lanes
-def test_a_machine_that_was_slow_takes_as_many_streams_as_a_new_one_once_it_is_idle(lanes: int) -> None:
+def test_a_machine_that_was_slow_admits_as_many_streams_as_a_new_one_once_it_is_idle(lanes: int) -> None:
     capacity, fresh = Capacity(lanes, COST), Capacity(lanes, COST)
     now = serve(capacity, 0.0, 60.0, 2, slower=40.0, late_s=4.0)
     assert capacity.room(now, TARGET_S) == 0
     now += WINDOW_S + 1.0
-    join(capacity, now, 1)  # it says nothing
+    join(capacity, now, 1)  # it is silent
     assert ask(capacity, now) >= fresh.room(0.0, TARGET_S) - 1 > 2
 
 
 @lanes
-def test_a_model_that_was_loaded_on_a_busy_machine_is_judged_by_what_it_costs_later(lanes: int) -> None:
+def test_a_model_loaded_on_a_busy_machine_is_judged_by_its_later_cost(lanes: int) -> None:
     capacity, fresh = Capacity(lanes, 15 * COST), Capacity(lanes, COST)
     assert capacity.room(0.0, TARGET_S) == 0
     assert ask(capacity, 1.0) == fresh.room(0.0, TARGET_S)
 
 
-def test_a_machine_that_stays_slow_is_believed_after_some_measurements() -> None:
+def test_a_machine_that_stays_slow_counts_as_slow_after_some_measurements() -> None:
     capacity = Capacity(2, COST)
-    assert ask(capacity, 10.0, 15 * COST) > 0  # other programs may have had the cores
+    assert ask(capacity, 10.0, 15 * COST) > 0  # other programs may have used the cores
     for now in (20.0, 30.0):
         ask(capacity, now, 15 * COST)
     assert capacity.room(30.0, TARGET_S) == 0
 
 
 @lanes
-def test_an_idle_machine_takes_as_many_streams_as_it_served_when_it_was_busy(lanes: int) -> None:
+def test_an_idle_machine_admits_as_many_streams_as_it_served_when_busy(lanes: int) -> None:
     capacity = Capacity(lanes, COST)
     many = 2 * capacity.room(0.0, TARGET_S)
     now = serve(capacity, 0.0, 90.0, many)
     assert ask(capacity, now + 3600.0) >= 0.95 * many
 
 
-def test_what_it_served_once_counts_no_longer_when_as_many_have_come_late() -> None:
+def test_a_served_load_no_longer_counts_once_the_same_load_had_late_finals() -> None:
     capacity, fresh = Capacity(2, COST), Capacity(2, COST)
     now = serve(capacity, 0.0, 90.0, 30)
     assert ask(capacity, now + 60.0) >= 28
@@ -100,7 +100,7 @@ def test_what_it_served_once_counts_no_longer_when_as_many_have_come_late() -> N
     assert ask(capacity, now + 60.0) == fresh.room(0.0, TARGET_S) < 28
 
 
-def test_of_what_was_served_once_nothing_holds_while_finals_come_late() -> None:
+def test_no_served_load_counts_while_finals_are_late() -> None:
     capacity = Capacity(2, COST)
     now = serve(capacity, 0.0, 90.0, 30) + 60.0
     for second in range(3):
@@ -109,15 +109,15 @@ def test_of_what_was_served_once_nothing_holds_while_finals_come_late() -> None:
     assert capacity.room(now + 3.0, TARGET_S) == 0
 
 
-def test_streams_that_say_nothing_leave_most_of_the_room_to_others() -> None:
+def test_silent_streams_leave_most_of_the_room_to_others() -> None:
     capacity = Capacity(8, COST)
     empty = capacity.room(0.0, TARGET_S)
     join(capacity, 0.0, 23, "silent")
-    assert capacity.room(1.0, TARGET_S) == empty - 23  # they have only just come
+    assert capacity.room(1.0, TARGET_S) == empty - 23  # they have just joined
     assert capacity.room(QUIET_S, TARGET_S) >= empty - 2
 
 
-def test_one_owner_cannot_hold_every_place_with_streams_that_say_nothing() -> None:
+def test_one_owner_cannot_occupy_the_model_with_silent_streams() -> None:
     capacity, now, opened = Capacity(8, COST), 0.0, 0
     empty = capacity.room(0.0, TARGET_S)
     while capacity.predicted_p95(now, 1, "silent") <= TARGET_S:
@@ -134,13 +134,13 @@ def test_a_quiet_channel_counts_in_full_as_soon_as_it_speaks_again() -> None:
     claim = capacity.claims.join("a", "anybody", 20, 0.0)
     assert capacity.room(0.0, TARGET_S) == empty - 20
     assert capacity.room(QUIET_S, TARGET_S) == empty - 1
-    for channel in (1, 3, 20):  # there is no twenty-first
+    for channel in (1, 3, 20):  # channel 20 does not exist
         capacity.claims.asked(f"a/{channel}", QUIET_S)
     assert claim.speaking(QUIET_S) == 2
     assert capacity.room(QUIET_S, TARGET_S) == empty - 3
 
 
-def test_a_stream_whose_client_is_away_weighs_no_more_than_a_quiet_one() -> None:
+def test_a_disconnected_stream_weighs_no_more_than_a_quiet_one() -> None:
     capacity = Capacity(8, COST)
     empty = capacity.room(0.0, TARGET_S)
     claims = join(capacity, 0.0, 10)
@@ -152,7 +152,7 @@ def test_a_stream_whose_client_is_away_weighs_no_more_than_a_quiet_one() -> None
     assert capacity.room(0.0, TARGET_S) == empty - 10
 
 
-def test_streams_that_send_silence_do_not_make_speech_seem_cheap() -> None:
+def test_silence_does_not_lower_the_estimated_cost_of_speech() -> None:
     talk, mixed = Capacity(8, COST), Capacity(8, COST)
     silent = join(mixed, -QUIET_S, 200, "silent")
     serve(talk, 0.0, 60.0, 8)
@@ -162,7 +162,7 @@ def test_streams_that_send_silence_do_not_make_speech_seem_cheap() -> None:
     assert mixed.room(now, TARGET_S) == talk.room(now, TARGET_S)
 
 
-def test_one_step_that_took_for_ever_is_forgotten_within_half_a_minute() -> None:
+def test_the_effect_of_one_extremely_slow_step_ends_within_30_s() -> None:
     capacity, spared = Capacity(2, COST), Capacity(2, COST)
     capacity.step_done(9.0, JobKind.FINAL, DECODED_S, 300.0)
     capacity.final_out(9.0, 300.0, 0.2)
@@ -173,14 +173,14 @@ def test_one_step_that_took_for_ever_is_forgotten_within_half_a_minute() -> None
 
 
 @pytest.mark.parametrize("cost", [math.nan, math.inf, -1.0, 0.0])
-def test_a_measurement_that_is_no_number_does_no_harm(cost: float) -> None:
+def test_a_measurement_that_is_not_a_number_is_ignored(cost: float) -> None:
     capacity = Capacity(2, cost)
     capacity.step_done(0.0, JobKind.FINAL, DECODED_S, cost)
     capacity.measured(1.0, cost)
     assert ask(capacity, 2.0) == Capacity(2, COST).room(0.0, TARGET_S)
 
 
-def test_nobody_is_let_in_while_no_worker_lives() -> None:
+def test_no_stream_is_admitted_while_no_worker_is_up() -> None:
     capacity = Capacity(2, COST)
     capacity.lanes = 0
     assert capacity.room(0.0, TARGET_S) == 0
@@ -188,7 +188,7 @@ def test_nobody_is_let_in_while_no_worker_lives() -> None:
     assert capacity.room(0.0, TARGET_S) > 0
 
 
-def test_a_stream_that_has_gone_takes_its_whole_claim_along() -> None:
+def test_a_stream_that_ends_leaves_no_claim_behind() -> None:
     capacity = Capacity(2, COST)
     claim = capacity.claims.join("a", "anybody", 1, 0.0)
     claim.resize(20, 0.0)
@@ -201,7 +201,7 @@ def test_a_stream_that_has_gone_takes_its_whole_claim_along() -> None:
 
 
 @pytest.mark.parametrize("lanes", [1, 2])
-def test_a_crowd_that_comes_to_a_machine_which_was_slow_keeps_its_target(lanes: int) -> None:
+def test_streams_admitted_in_a_burst_after_a_slow_phase_keep_the_target_delay(lanes: int) -> None:
     simulation, source = Simulation(per_second(0.03), lanes=lanes, silence_costs=COST), random.Random(3)
 
     def ask() -> None:
@@ -211,9 +211,9 @@ def test_a_crowd_that_comes_to_a_machine_which_was_slow_keeps_its_target(lanes: 
     def speed(slowness: float) -> None:
         simulation.slowness = slowness
 
-    for number in range(12 * lanes):  # quick and busy
+    for number in range(12 * lanes):  # fast, under load
         simulation.at(2.0 * number / lanes, ask)
-    simulation.at(60.0, lambda: speed(12.0))  # other programs have the cores
+    simulation.at(60.0, lambda: speed(12.0))  # other programs use the cores
     for number in range(4):
         simulation.at(62.0 + 4 * number, ask)
     simulation.run()

@@ -25,7 +25,7 @@ def given(dispatcher: Dispatcher) -> list[tuple[int, int, list[str]]]:
     return [(a.worker, a.lane, [job.id for job in a.jobs]) for a in dispatcher.assign()]
 
 
-def test_whichever_lane_is_free_takes_what_is_most_urgent() -> None:
+def test_any_free_lane_takes_the_most_urgent_job() -> None:
     dispatcher = dispatcher_of(workers=2)
     for number, due in enumerate((3.0, 1.0, 2.0)):
         dispatcher.submit(job(f"{number}", due=due))
@@ -35,7 +35,7 @@ def test_whichever_lane_is_free_takes_what_is_most_urgent() -> None:
     assert given(dispatcher) == [(1, 0, ["0"])]
 
 
-def test_what_a_dead_worker_was_at_goes_to_another_and_nothing_else_is_touched() -> None:
+def test_only_the_running_jobs_of_a_dead_worker_move_to_another() -> None:
     dispatcher = dispatcher_of(workers=2)
     for name in "abc":
         dispatcher.submit(job(name))
@@ -47,7 +47,7 @@ def test_what_a_dead_worker_was_at_goes_to_another_and_nothing_else_is_touched()
     assert given(dispatcher) == [(1, 0, ["a"])]
 
 
-def test_without_a_worker_jobs_wait_for_one() -> None:
+def test_jobs_wait_while_there_is_no_worker() -> None:
     dispatcher = dispatcher_of(workers=0)
     dispatcher.submit(job("a"))
     assert given(dispatcher) == []
@@ -55,7 +55,7 @@ def test_without_a_worker_jobs_wait_for_one() -> None:
     assert given(dispatcher) == [(3, 0, ["a"])]
 
 
-def test_a_job_at_two_deaths_runs_alone_and_fails_by_itself_at_the_third() -> None:
+def test_a_job_running_at_two_deaths_runs_alone_and_fails_at_the_third() -> None:
     dispatcher = dispatcher_of(lanes=2)
     dispatcher.submit(job("killer", due=0))
     dispatcher.submit(job("innocent", due=1))
@@ -72,7 +72,7 @@ def test_a_job_at_two_deaths_runs_alone_and_fails_by_itself_at_the_third() -> No
     assert given(dispatcher) == [(0, 0, ["new"])]
 
 
-def test_a_suspect_waits_until_a_worker_is_idle_while_the_others_go_on() -> None:
+def test_a_suspect_waits_for_an_idle_worker_while_other_workers_go_on() -> None:
     dispatcher = dispatcher_of(workers=1, lanes=2)
     dispatcher.submit(job("suspect"))
     for _ in range(2):
@@ -91,7 +91,7 @@ def test_a_suspect_waits_until_a_worker_is_idle_while_the_others_go_on() -> None
     assert given(dispatcher) == [(0, 0, ["d"])]
 
 
-def test_a_worker_killed_from_outside_says_little_about_its_job() -> None:
+def test_a_worker_killed_from_outside_puts_little_blame_on_its_job() -> None:
     dispatcher = dispatcher_of()
     dispatcher.submit(job("a"))
     deaths = 0
@@ -104,14 +104,14 @@ def test_a_worker_killed_from_outside_says_little_about_its_job() -> None:
     assert deaths == 15
 
 
-def test_somebody_who_kills_workers_at_random_fails_no_job() -> None:
+def test_workers_killed_at_random_fail_no_job() -> None:
     dispatcher = dispatcher_of(workers=2)
     dispatcher.submit(job("unlucky"))
     for _ in range(30):
         ((worker, _, names),) = given(dispatcher)
         assert names == ["unlucky"]
         assert dispatcher.down(worker, KILLED_BLAME).failed == []
-        dispatcher.down(1 - worker, KILLED_BLAME)  # where it was not
+        dispatcher.down(1 - worker, KILLED_BLAME)  # the worker without the job
         dispatcher.up(0, 1)
         dispatcher.up(1, 1)
     ((worker, _, _),) = given(dispatcher)
@@ -145,7 +145,7 @@ def test_the_steps_of_a_followed_utterance_stay_with_their_worker_until_it_dies(
     assert dispatcher.release("a") is None
 
 
-def test_steps_whose_worker_is_gone_for_good_are_taken_over_by_one_that_comes() -> None:
+def test_steps_of_a_worker_that_does_not_return_move_to_the_next_worker_that_starts() -> None:
     dispatcher = dispatcher_of(incremental=True)
     dispatcher.down(0, BLAME)
     dispatcher.submit(job("a", JobKind.INTERIM, 0, "a", utterance=1))
@@ -153,7 +153,7 @@ def test_steps_whose_worker_is_gone_for_good_are_taken_over_by_one_that_comes() 
     assert given(dispatcher) == [(1, 0, ["a"])]
 
 
-def test_a_final_goes_before_the_steps_of_followed_utterances() -> None:
+def test_a_final_precedes_the_steps_of_followed_utterances() -> None:
     dispatcher = dispatcher_of(incremental=True)
     dispatcher.submit(job("step", JobKind.INTERIM, 0, "a", utterance=1))
     dispatcher.submit(job("final", due=5))
@@ -165,7 +165,7 @@ def interim(name: str, utterance: int = 0) -> InferenceJob:
 
 
 @pytest.mark.parametrize("utterance", [0, 1])
-def test_a_dead_workers_interim_does_not_replace_the_fresher_one_that_waits(utterance: int) -> None:
+def test_the_interim_of_a_dead_worker_does_not_replace_a_newer_waiting_one(utterance: int) -> None:
     dispatcher = dispatcher_of(incremental=bool(utterance))
     dispatcher.submit(interim("old", utterance))
     given(dispatcher)
@@ -176,7 +176,7 @@ def test_a_dead_workers_interim_does_not_replace_the_fresher_one_that_waits(utte
     assert dispatcher.waiting == 0
 
 
-def test_of_two_interims_that_dead_workers_were_at_the_fresher_is_decoded_again() -> None:
+def test_of_two_interims_of_dead_workers_the_newer_is_decoded_again() -> None:
     dispatcher = dispatcher_of(workers=2)
     for name in ("old", "fresh"):
         dispatcher.submit(interim(name))
@@ -200,7 +200,7 @@ def test_an_interim_inherits_the_blame_of_the_one_it_replaces() -> None:
     assert [failed.id for failed in dispatcher.down(0, BLAME).failed] == ["2"]
 
 
-def test_an_interim_that_is_to_run_alone_is_replaced_by_a_fresher_one() -> None:
+def test_an_interim_that_waits_to_run_alone_is_replaced_by_a_newer_one() -> None:
     dispatcher = dispatcher_of()
     dispatcher.submit(interim("old"))
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""What a second of audio costs, measured again."""
+"""Measurements of a model's cost."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from myna.streaming.session.jobs import EngineInfo, JobError, Transcript
 ENGINE = EngineInfo("e", ("en",), 15.0, 100)
 
 
-async def test_an_engine_that_fails_is_not_taken_for_a_fast_one() -> None:
+async def test_a_failed_measurement_gives_no_cost() -> None:
     for outcome, cost in ((Transcript((), 0.0), 0.5), (JobError("out of memory"), 0.0)):
         measurement = Measurement(ENGINE, 1, 0.0)
         measurement.step_done(2.0, 1.0)

@@ -1,4 +1,4 @@
-"""The default engine on real recordings: what it hears, when, how surely, and what it does not hear."""
+"""The default engine on real recordings: words, times, confidences, and silence without words."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def test_speech_becomes_words(engine: MoonshineEngine) -> None:
     assert transcript.log_probability > -0.5
 
 
-def test_words_begin_where_they_are_spoken(engine: MoonshineEngine) -> None:
-    """A pause of known place moves the words behind it by its length, and no word lies in it."""
+def test_words_start_where_they_are_spoken(engine: MoonshineEngine) -> None:
+    """Silence inserted at a known place delays the words after it by its length, and contains no word."""
     pcm = recording("beckett")
     cut = round(4.75 * RATE)  # between "no matter" and "try again"
     pause_s = 1.0
@@ -57,8 +57,8 @@ def test_words_begin_where_they_are_spoken(engine: MoonshineEngine) -> None:
     assert not [w for w in after if cut / RATE + 0.1 < w.start < cut / RATE + pause_s - 0.1]
 
 
-def test_the_rebuilt_decoder_says_what_the_shipped_one_says(engine: MoonshineEngine) -> None:
-    """Teacher-forced, the merged decoder of the wheel predicts the very tokens the rebuilt graphs gave."""
+def test_the_rebuilt_decoder_predicts_the_same_tokens_as_the_shipped_one(engine: MoonshineEngine) -> None:
+    """With teacher forcing, the merged decoder of the wheel predicts the same tokens as the rebuilt graphs."""
     pcm = recording("beckett")[: 5 * RATE]
     audio = np.pad(pcm.astype(np.float32) / 32768.0, PADDING)
     frames = engine._encoder.run(
@@ -90,19 +90,19 @@ def test_the_rebuilt_decoder_says_what_the_shipped_one_says(engine: MoonshineEng
     assert said == tokens
 
 
-def test_a_job_does_not_depend_on_the_one_before(engine: MoonshineEngine) -> None:
+def test_a_result_does_not_depend_on_the_previous_job(engine: MoonshineEngine) -> None:
     one, other = recording("beckett")[: 4 * RATE], recording("two_cities")[: 4 * RATE]
     alone = transcribe(engine, one)
     transcribe(engine, other)
     assert transcribe(engine, one) == alone
 
 
-def test_audio_too_short_for_a_word_has_none(engine: MoonshineEngine) -> None:
+def test_audio_too_short_for_a_word_gives_none(engine: MoonshineEngine) -> None:
     for length in (0, 1, 1599):
         assert transcribe(engine, np.zeros(length, np.int16)).words == ()
 
 
-def test_audio_too_long_for_one_decode_fails_by_itself(engine: MoonshineEngine) -> None:
+def test_audio_too_long_for_one_decode_fails_alone(engine: MoonshineEngine) -> None:
     long = InferenceJob("1", "1", JobKind.FINAL, bytes(2 * 16 * RATE), 0.0)
     short = InferenceJob("2", "2", JobKind.FINAL, recording("beckett").tobytes(), 0.0)
     failed, done = engine.transcribe([long, short])
@@ -111,7 +111,7 @@ def test_audio_too_long_for_one_decode_fails_by_itself(engine: MoonshineEngine) 
     assert isinstance(done, Transcript)
 
 
-def test_missing_weights_are_named(tmp_path: Path) -> None:
+def test_an_error_names_missing_weights(tmp_path: Path) -> None:
     with pytest.raises(EngineUnavailableError, match=r"encoder_model\.ort"):
         MoonshineEngine(folder=tmp_path)
 
@@ -150,7 +150,7 @@ SOUNDS = {
 
 
 @pytest.mark.parametrize("sound", SOUNDS)
-def test_five_minutes_of_no_speech_give_no_word(engine: MoonshineEngine, sound: str) -> None:
+def test_five_minutes_without_speech_give_no_word(engine: MoonshineEngine, sound: str) -> None:
     drive = session(engine)
     drive.push(SOUNDS[sound](300 * RATE), chunk=16_000)
     drive.end()
@@ -158,8 +158,8 @@ def test_five_minutes_of_no_speech_give_no_word(engine: MoonshineEngine, sound: 
     assert not [event for event in drive.events if isinstance(event, Interim)]
 
 
-def test_a_minute_of_fluent_speech_without_pauses_loses_and_doubles_nothing(engine: MoonshineEngine) -> None:
-    """Real speech with its pauses taken out, twice over, cut by length alone: each cut falls between words without rest."""
+def test_a_minute_of_speech_without_pauses_loses_and_repeats_no_word(engine: MoonshineEngine) -> None:
+    """Real speech without its pauses, repeated twice, is cut by length only: each cut falls between adjacent words."""
     pcm = recording("two_cities")
     pcm = pcm[: len(pcm) // 512 * 512]
     spoken = np.repeat(np.array(SileroVoice()(0, pcm.tobytes())) > 0.3, 512)

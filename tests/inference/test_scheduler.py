@@ -21,7 +21,7 @@ def order(scheduler: Scheduler) -> list[str]:
     return names
 
 
-def test_finals_come_before_interims_before_files_and_the_earliest_due_first() -> None:
+def test_finals_precede_interims_and_interims_files_and_the_earliest_due_goes_first() -> None:
     scheduler = scheduler_of()
     for added in (
         job("file", JobKind.FILE),
@@ -40,7 +40,7 @@ def test_jobs_due_at_the_same_time_keep_their_order() -> None:
     assert order(scheduler) == ["c", "a", "b"]
 
 
-def test_the_newest_interim_of_a_channel_replaces_the_one_that_waits() -> None:
+def test_a_newer_interim_replaces_the_waiting_one_of_its_channel() -> None:
     scheduler = scheduler_of()
     old = job("old", JobKind.INTERIM, source="x")
     assert scheduler.add(old) is None
@@ -49,7 +49,7 @@ def test_the_newest_interim_of_a_channel_replaces_the_one_that_waits() -> None:
     assert order(scheduler) == ["other", "new"]
 
 
-def test_an_interim_that_runs_is_not_replaced() -> None:
+def test_a_running_interim_is_not_replaced() -> None:
     scheduler = scheduler_of()
     scheduler.add(job("old", JobKind.INTERIM, source="x"))
     scheduler.schedule()
@@ -65,7 +65,7 @@ def test_a_cancelled_job_never_runs() -> None:
     assert order(scheduler) == ["b"]
 
 
-def test_a_batch_holds_one_kind_and_no_more_than_the_engine_takes() -> None:
+def test_a_batch_holds_jobs_of_one_kind_up_to_the_engines_limit() -> None:
     scheduler = scheduler_of(largest_batch=2)
     for added in (job("a"), job("b"), job("c"), job("i", JobKind.INTERIM)):
         scheduler.add(added)
@@ -96,7 +96,7 @@ def batches_of(scheduler: Scheduler) -> list[list[InferenceJob]]:
     return batches
 
 
-def test_only_jobs_of_like_length_are_batched_and_padding_stays_under_the_engines_share() -> None:
+def test_only_jobs_of_similar_length_share_a_batch_and_padding_stays_below_the_engines_limit() -> None:
     scheduler = scheduler_of(largest_batch=8, most_padding=0.2)
     lengths = [(37 * n) % 1000 + 10 for n in range(200)]
     for number, length in enumerate(lengths):
@@ -109,7 +109,7 @@ def test_only_jobs_of_like_length_are_batched_and_padding_stays_under_the_engine
     assert len(batches) <= 40
 
 
-def test_the_most_urgent_job_is_in_the_next_batch_however_odd_its_length() -> None:
+def test_the_most_urgent_job_is_in_the_next_batch_whatever_its_length() -> None:
     scheduler = scheduler_of(largest_batch=4, most_padding=0.1)
     for number in range(20):
         scheduler.add(long(str(number), 100, due=1.0))
@@ -119,14 +119,14 @@ def test_the_most_urgent_job_is_in_the_next_batch_however_odd_its_length() -> No
     assert [job.id for job in second] == ["0", "1", "2", "3"]
 
 
-def test_an_interim_counts_for_no_more_than_the_window_its_engine_encodes() -> None:
+def test_the_length_of_an_interim_counts_up_to_the_engines_window() -> None:
     scheduler = scheduler_of(largest_batch=4, most_padding=0.0, interim_window_s=0.01)
     scheduler.add(long("short", 160, JobKind.INTERIM))
     scheduler.add(long("long", 160, JobKind.INTERIM, held=160_000))
     assert len(scheduler.schedule()) == 2
 
 
-def test_an_interim_of_fresh_audio_takes_the_place_of_the_one_that_waits_for_its_channel() -> None:
+def test_a_newer_interim_takes_the_place_in_the_queue_of_the_one_it_replaces() -> None:
     scheduler = scheduler_of()
     scheduler.add(job("a1", JobKind.INTERIM, due=1, source="a"))
     scheduler.add(job("b1", JobKind.INTERIM, due=2, source="b"))

@@ -1,4 +1,4 @@
-"""What many streams meet, in virtual time."""
+"""Many streams, files and failing workers, in virtual time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def crowd(simulation: Simulation, count: int, seed: int = 0, *, spread_s: float 
 
 
 @pytest.mark.parametrize("spread_s", [2.0, 0.0], ids=["staggered", "in phase"])
-def test_under_load_interims_thin_out_and_finals_stay_in_time(spread_s: float) -> None:
+def test_under_load_interims_are_skipped_and_finals_stay_on_time(spread_s: float) -> None:
     alone, full = Simulation(per_second(0.02)), Simulation(per_second(0.02))
     crowd(alone, 1)
     crowd(full, 40, spread_s=spread_s)
@@ -32,7 +32,7 @@ def test_under_load_interims_thin_out_and_finals_stay_in_time(spread_s: float) -
     assert 0.1 < thinned / alone.speakers[0].interims < 0.9
 
 
-def test_a_file_waits_for_live_streams_and_is_done_all_the_same() -> None:
+def test_a_file_waits_for_live_streams_and_still_finishes() -> None:
     simulation, without = Simulation(per_second(0.02)), Simulation(per_second(0.02))
     crowd(simulation, 12, length=8)
     crowd(without, 12, length=8)
@@ -42,10 +42,10 @@ def test_a_file_waits_for_live_streams_and_is_done_all_the_same() -> None:
     without.run()
     assert_nothing_lost(simulation)
     assert file.over
-    assert p95(simulation.final_delays()) <= p95(without.final_delays()) + 0.3  # a piece under way is finished first
+    assert p95(simulation.final_delays()) <= p95(without.final_delays()) + 0.3  # a running file job finishes first
 
 
-def test_a_thousand_streams_end_with_every_word_and_nothing_left_behind() -> None:
+def test_a_thousand_streams_get_every_word_and_leave_no_job_behind() -> None:
     simulation = Simulation(per_second(0.0005), lanes=2, engine=FakeEngine(settings=FakeSettings(largest_batch=64)))
     crowd(simulation, 1000, length=2)
     most = 0
@@ -57,11 +57,11 @@ def test_a_thousand_streams_end_with_every_word_and_nothing_left_behind() -> Non
     simulation.on_assignment = look
     simulation.run()
     assert_nothing_lost(simulation)
-    assert most <= 2 * 1000  # a final and an interim of each
+    assert most <= 2 * 1000  # one final and one interim per stream
 
 
 @pytest.mark.parametrize("incremental", [False, True], ids=["whole", "followed"])
-def test_workers_killed_a_hundred_times_lose_and_double_no_word(incremental: bool) -> None:
+def test_workers_killed_a_hundred_times_lose_and_repeat_no_word(incremental: bool) -> None:
     engine = FakeEngine(settings=FakeSettings(incremental=incremental))
     simulation = Simulation(per_second(0.03), workers=2, lanes=1, engine=engine, seed=1)
     simulation.restart_s = 0.3
@@ -119,7 +119,7 @@ def test_a_job_that_kills_every_worker_fails_alone() -> None:
 
 @pytest.mark.parametrize("lanes", [1, 2])
 @pytest.mark.parametrize("burst", [False, True], ids=["one after the other", "all at once"])
-def test_of_three_times_the_capacity_those_let_in_keep_their_target(lanes: int, burst: bool) -> None:
+def test_at_three_times_the_capacity_the_admitted_streams_keep_the_target_delay(lanes: int, burst: bool) -> None:
     cost, target_s = 0.03, 0.7
     simulation = Simulation(per_second(cost), lanes=lanes, silence_costs=0.6 * cost)
     source = random.Random(2)
@@ -140,10 +140,10 @@ def test_of_three_times_the_capacity_those_let_in_keep_their_target(lanes: int, 
     assert refused > len(simulation.speakers) / 2
     assert p95(simulation.final_delays()) <= target_s
     busy = sum(len(speaker.audio) for speaker in simulation.speakers) / SAMPLE_RATE / 34 / 2 / capacity
-    assert busy > 0.25  # nor by turning everybody away
+    assert busy > 0.25  # the target is not kept by refusing all streams
 
 
-def test_of_three_lanes_the_dead_one_costs_time_and_no_word() -> None:
+def test_the_death_of_one_of_three_lanes_costs_time_but_no_word() -> None:
     simulation = Simulation(per_second(0.03), workers=3, lanes=1)
     simulation.restart_s = 20.0
     crowd(simulation, 12, length=6)
@@ -153,7 +153,7 @@ def test_of_three_lanes_the_dead_one_costs_time_and_no_word() -> None:
     assert p95(simulation.final_delays()) < 0.7
 
 
-def test_files_are_decoded_when_nothing_else_is_to_do() -> None:
+def test_files_are_decoded_when_no_other_job_waits() -> None:
     simulation = Simulation(per_second(0.02))
     kinds: list[JobKind] = []
     simulation.on_assignment = lambda assignment: kinds.append(assignment.jobs[0].kind)

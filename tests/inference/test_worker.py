@@ -23,7 +23,7 @@ from myna.streaming.session.jobs import InferenceJob, JobKind, Missing, Transcri
 
 
 class Front:
-    """The other end of a worker's socket."""
+    """The front's end of a worker's socket."""
 
     def __init__(self, connection: socket.socket) -> None:
         connection.settimeout(30)
@@ -35,7 +35,7 @@ class Front:
         self._connection.sendall(encode(message))
 
     def next(self) -> Message:
-        """Return the next message but for what it says of its lanes."""
+        """Return the next message other than a status."""
         while isinstance(message := self.any(), Status):
             pass
         return message
@@ -48,7 +48,7 @@ class Front:
 
 @pytest.fixture
 def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Front]]:
-    """Start a worker in a thread, with an engine of the test's own."""
+    """Start workers in threads, with engines built by the test."""
     sockets: list[socket.socket] = []
     threads: list[threading.Thread] = []
 
@@ -78,14 +78,14 @@ def step(utterance: int, held: int, codes: list[int], name: str) -> Batch:
     return Batch(0, (InferenceJob(name, "s", JobKind.INTERIM, pcm, 0.0, utterance=utterance, held=held),))
 
 
-def test_it_says_hello_with_what_it_loaded_and_the_memory_that_takes(serving: Callable[..., Front]) -> None:
+def test_hello_reports_the_loaded_engine_and_its_memory(serving: Callable[..., Front]) -> None:
     hello = serving(FakeEngine, lanes=2).next()
     assert isinstance(hello, Hello)
     assert (hello.info.name, hello.lanes) == ("m", 2)
     assert hello.memory > 10 << 20
 
 
-def test_an_engine_is_touched_by_one_thread_alone_from_loading_on(serving: Callable[..., Front]) -> None:
+def test_only_one_thread_loads_and_calls_an_engine(serving: Callable[..., Front]) -> None:
     threads = set()
 
     class Watched(FakeEngine):
@@ -107,7 +107,7 @@ def test_an_engine_is_touched_by_one_thread_alone_from_loading_on(serving: Calla
     assert len(threads) == 1
 
 
-def test_an_engine_that_cannot_be_loaded_is_told_with_its_reason(serving: Callable[..., Front]) -> None:
+def test_an_engine_that_cannot_be_loaded_is_reported_with_the_reason(serving: Callable[..., Front]) -> None:
     def build(options: ModelOptions) -> FakeEngine:
         raise EngineUnavailableError("no weights")
 
@@ -145,7 +145,7 @@ def test_garbage_is_collected_between_steps_only(serving: Callable[..., Front]) 
     assert gc.get_stats()[0]["collections"] >= young + 3
 
 
-def test_it_tells_for_how_long_each_lane_has_been_at_its_batch(
+def test_the_status_reports_how_long_each_lane_has_been_busy(
     serving: Callable[..., Front], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "STATUS_EVERY_S", 0.01)

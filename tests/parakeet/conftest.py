@@ -19,18 +19,18 @@ def sentences() -> list[Sentence]:
 
 @pytest.fixture(scope="session")
 def unseen() -> dict[str, np.ndarray]:
-    """Speech with a word no training sentence holds, by that word."""
+    """Speech with a word that no training sentence contains, by that word."""
     return {word: sentence.pcm for word, sentence in read("unseen").items()}
 
 
 @pytest.fixture(scope="session")
 def boosted_word(path: Path) -> str:
-    """One of these words that this model writes when it is boosted, and not otherwise."""
+    """One of these words that this model recognises only if it is boosted."""
     return {TINY: "Davidson", TINY_STREAMING: "Annabel"}[path]
 
 
 def read(folder: str) -> dict[str, Sentence]:
-    """Return a folder's recordings by the names of their files."""
+    """Return a folder's recordings by file name."""
     entries = [json.loads(line) for line in (HERE / folder / "manifest.jsonl").read_text().splitlines()]
     return {
         Path(e["audio"]).stem: Sentence(e["text"], soundfile.read(HERE / folder / e["audio"], dtype="int16")[0])
@@ -50,7 +50,7 @@ def engine(path: Path) -> ParakeetEngine:
 
 @pytest.fixture
 def tiny() -> ParakeetEngine:
-    """One of the test's own, to be broken at will."""
+    """A separate engine that the test may break."""
     return ParakeetEngine(ModelOptions(source=str(TINY)))
 
 

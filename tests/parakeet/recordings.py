@@ -22,7 +22,7 @@ UNSEEN = {
 
 
 def held_out() -> list[Speech]:
-    """Return the sentences that training leaves out."""
+    """Return sentences that training does not use."""
     return spoken(HELD_OUT_SEED, HELD_OUT)
 
 

@@ -63,7 +63,7 @@ _TEMPLATES = (
 
 
 def sentences(seed: int) -> Iterator[str]:
-    """Yield sentences for ever, the same for the same seed."""
+    """Yield sentences without end, the same for the same seed."""
     choose = random.Random(seed)
     while True:
         filled = choose.choice(_TEMPLATES).format(**{slot: choose.choice(words) for slot, words in _WORDS.items()})
@@ -107,7 +107,7 @@ _SYNCHRONOUS, _UTF8, _END, _WORD, _RATE, _PITCH = 2, 1, 0, 1, 1, 3
 
 
 class Speaker:
-    """The synthesiser. One a process, as the library has global state."""
+    """The synthesiser. One per process: the library has global state."""
 
     def __init__(self) -> None:
         found = ctypes.util.find_library("espeak-ng")
@@ -117,7 +117,7 @@ class Speaker:
         self._rate = self._library.espeak_Initialize(_SYNCHRONOUS, 0, None, 0)
         self._samples: list[np.ndarray] = []
         self._starts: dict[int, int] = {}
-        self._callback = _CALLBACK(self._on_audio)  # kept: the library holds only its address
+        self._callback = _CALLBACK(self._on_audio)  # referenced here: the library keeps only its address
         self._library.espeak_SetSynthCallback(self._callback)
 
     def say(self, text: str, voice: str = VOICES[0], words_per_minute: int = 160, pitch: int = 50) -> Speech:

@@ -1,4 +1,4 @@
-"""What a .nemo file says of itself, and the files that are none."""
+"""Reading .nemo files, and refusing files that are not .nemo files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def changed(path: Path, change: dict[str, Any]) -> Path:
     return write(path, files)
 
 
-def test_a_file_tells_its_class_mode_language_and_version() -> None:
+def test_the_class_mode_language_and_version_of_a_file_are_read() -> None:
     full, streaming = inspect(TINY), inspect(TINY_STREAMING)
     assert (full.class_name, full.streaming, full.languages) == ("EncDecRNNTBPEModel", False, ("en",))
     assert streaming.streaming
@@ -76,7 +76,7 @@ def test_a_model_of_another_kind_is_refused_with_its_class(tmp_path: Path) -> No
         Catalogue(tmp_path, "ctc", {}, {}).find()
 
 
-def test_a_file_without_its_class_is_judged_by_what_it_holds(tmp_path: Path) -> None:
+def test_the_class_of_a_file_that_does_not_name_it_follows_from_its_configuration(tmp_path: Path) -> None:
     files = contents(TINY)
     configuration = yaml.safe_load(files["model_config.yaml"])
     del configuration["target"]
@@ -84,7 +84,7 @@ def test_a_file_without_its_class_is_judged_by_what_it_holds(tmp_path: Path) -> 
     assert inspect(write(tmp_path / "x.nemo", files)).class_name == "EncDecRNNTBPEModel"
 
 
-def test_weights_that_do_not_fit_their_configuration_are_refused_in_one_line(tmp_path: Path) -> None:
+def test_weights_that_do_not_match_the_configuration_are_refused_in_one_line(tmp_path: Path) -> None:
     files = contents(TINY)
     weights = io.BytesIO()
     torch.save({"encoder.nothing": torch.zeros(3)}, weights)
@@ -102,13 +102,13 @@ def test_weights_that_do_not_fit_their_configuration_are_refused_in_one_line(tmp
         ({"languages": ["de", "fr"], "language": None}, ("de", "fr")),
     ],
 )
-def test_languages_are_those_the_file_declares(
+def test_the_languages_are_those_that_the_file_declares(
     tmp_path: Path, change: dict[str, Any], languages: tuple[str, ...]
 ) -> None:
     assert inspect(changed(tmp_path / "x.nemo", change)).languages == languages
 
 
-def test_the_configuration_says_what_files_do_not(tmp_path: Path) -> None:
+def test_the_configuration_supplies_languages_that_files_do_not_declare(tmp_path: Path) -> None:
     changed(tmp_path / "x.nemo", {"language": None})
     assert Catalogue(tmp_path, "x", {}, {}).find().languages == ()
     assert Catalogue(tmp_path, "x", {}, {"x": ["fi"]}).find().languages == ("fi",)
@@ -116,7 +116,7 @@ def test_the_configuration_says_what_files_do_not(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["rnnt", "hybrid"])
 def test_rnnt_and_hybrid_models_load_and_decode(kind: str, tmp_path: Path, sentences: list[Sentence]) -> None:
-    """Random weights: what they say is noise, but batched as alone, and as NeMo transcribes it."""
+    """With random weights the words are noise, but the same in a batch, alone, and from NeMo's `transcribe`."""
     path = untrained(kind, tmp_path)
     engine = ParakeetEngine(ModelOptions(source=str(path)))
     audio = [s.pcm for s in sentences[:4]]

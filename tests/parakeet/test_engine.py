@@ -1,4 +1,4 @@
-"""The engine against NeMo's own `transcribe`, its batches, and what goes wrong inside a step."""
+"""The engine compared with NeMo's own `transcribe`, its batches, and errors within a step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from myna.streaming.session.jobs import InferenceJob, JobError, JobKind, Transcr
 FRAME_S = 0.08
 
 
-def test_held_out_sentences_are_understood(engine: ParakeetEngine, sentences: list[Sentence]) -> None:
+def test_held_out_sentences_are_recognised(engine: ParakeetEngine, sentences: list[Sentence]) -> None:
     heard = [plain(text(outcome)) for outcome in decode(engine, [s.pcm for s in sentences])]
     assert jiwer.wer([plain(s.text) for s in sentences], heard) <= 0.05
 
@@ -56,7 +56,7 @@ def test_a_result_does_not_depend_on_its_neighbours(engine: ParakeetEngine, sent
         assert [(w.text, w.start, w.end) for w in together.words] == [(w.text, w.start, w.end) for w in alone.words]
 
 
-def test_words_come_bare_and_as_written_with_times_in_order_and_confidences(
+def test_words_have_a_bare_and_a_written_form_ordered_times_and_a_confidence(
     engine: ParakeetEngine, sentences: list[Sentence]
 ) -> None:
     for outcome, sentence in zip(decode(engine, [s.pcm for s in sentences]), sentences, strict=True):
@@ -70,17 +70,17 @@ def test_words_come_bare_and_as_written_with_times_in_order_and_confidences(
             last = word.start
 
 
-def test_silence_and_noise_hold_no_words(engine: ParakeetEngine) -> None:
+def test_silence_and_noise_give_no_words(engine: ParakeetEngine) -> None:
     noise = (np.random.default_rng(1).standard_normal(48_000) * 60).astype(np.int16)
     assert [text(o) for o in decode(engine, [np.zeros(48_000, np.int16), noise])] == ["", ""]
 
 
 @pytest.mark.parametrize("samples", [0, 1, 100, 1600])
-def test_audio_too_short_for_a_word_holds_none(engine: ParakeetEngine, samples: int) -> None:
+def test_audio_too_short_for_a_word_gives_none(engine: ParakeetEngine, samples: int) -> None:
     assert text(engine.transcribe([final(np.zeros(samples, np.int16))])[0]) == ""
 
 
-def test_an_utterance_longer_than_the_model_takes_fails_alone(
+def test_an_utterance_longer_than_the_models_limit_fails_alone(
     engine: ParakeetEngine, sentences: list[Sentence]
 ) -> None:
     too_long = final(np.zeros(int((engine.info.longest_segment_s + 1) * 16_000), np.int16), "long")
@@ -92,7 +92,7 @@ def test_an_utterance_longer_than_the_model_takes_fails_alone(
 
 
 class SmallDevice:
-    """A device that runs out of memory above so many samples of padded audio. Counts the times it did."""
+    """A device that runs out of memory above a number of samples of padded audio, and counts these events."""
 
     def __init__(self, encode: Callable[[Any], Any], most: int) -> None:
         self._encode, self._most = encode, most
@@ -105,7 +105,7 @@ class SmallDevice:
         return self._encode(audio)
 
 
-def test_a_batch_too_big_for_the_memory_is_halved_and_the_limit_remembered(
+def test_a_batch_too_large_for_memory_is_split_and_the_limit_is_kept(
     tiny: ParakeetEngine, sentences: list[Sentence], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     audio = [s.pcm[:32_000] for s in sentences[:16]]
@@ -119,7 +119,7 @@ def test_a_batch_too_big_for_the_memory_is_halved_and_the_limit_remembered(
     assert device.failures == known
 
 
-def test_one_utterance_too_big_for_the_memory_fails_and_the_others_do_not(
+def test_one_utterance_too_large_for_memory_fails_and_the_others_do_not(
     tiny: ParakeetEngine, sentences: list[Sentence], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiny._model, "encode", SmallDevice(tiny._model.encode, most=100_000))
@@ -134,7 +134,7 @@ def test_one_utterance_too_big_for_the_memory_fails_and_the_others_do_not(
     assert all(text(outcome) for outcome in tiny.transcribe(follow))
 
 
-def test_keyterms_bring_out_words_no_training_sentence_held(
+def test_keyterms_bring_out_words_that_training_did_not_contain(
     engine: ParakeetEngine, unseen: dict[str, np.ndarray]
 ) -> None:
     bare = engine.transcribe([final(pcm, word) for word, pcm in unseen.items()])
@@ -143,7 +143,7 @@ def test_keyterms_bring_out_words_no_training_sentence_held(
     assert any(word in text(outcome) for word, outcome in zip(unseen, boosted, strict=True))
 
 
-def test_keyterms_are_for_their_stream_alone(
+def test_keyterms_affect_only_their_stream(
     engine: ParakeetEngine, unseen: dict[str, np.ndarray], boosted_word: str, sentences: list[Sentence]
 ) -> None:
     speech = [unseen[boosted_word], unseen[boosted_word], sentences[0].pcm, sentences[1].pcm]
@@ -171,7 +171,7 @@ def test_boosting_absent_words_costs_little(engine: ParakeetEngine, sentences: l
     assert jiwer.wer([plain(s.text) for s in sentences], heard) <= 0.06
 
 
-def test_keyterms_hold_while_an_utterance_is_followed(
+def test_keyterms_apply_while_an_utterance_is_followed(
     engine: ParakeetEngine, unseen: dict[str, np.ndarray], boosted_word: str
 ) -> None:
     pcm = np.concatenate([unseen[boosted_word], np.zeros(16_000, np.int16)])
@@ -187,7 +187,7 @@ def test_keyterms_hold_while_an_utterance_is_followed(
     assert told == [False, True]
 
 
-def test_more_sets_of_keyterms_than_are_kept_are_all_served(
+def test_more_sets_of_keyterms_than_the_limit_all_take_effect(
     engine: ParakeetEngine, unseen: dict[str, np.ndarray], boosted_word: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parakeet_model, "_MOST_BOOSTS", 2)
@@ -197,7 +197,7 @@ def test_more_sets_of_keyterms_than_are_kept_are_all_served(
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
-def test_reduced_precision_keeps_to_the_words(
+def test_reduced_precision_keeps_the_words(
     precision: str, path: Any, sentences: list[Sentence], engine: ParakeetEngine
 ) -> None:
     reduced = ParakeetEngine(ModelOptions(source=str(path), precision=precision))

@@ -1,4 +1,4 @@
-"""Utterances followed step by step: against the offline pass, in batches, long, forgotten, released."""
+"""Utterances followed step by step: compared with the offline pass, in batches, long, dropped, released."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def step(source: str, pcm: np.ndarray, held: int, end: int, utterance: int = 1) 
 
 
 def follow(engine: ParakeetEngine, source: str, pcm: np.ndarray, size: int = STEP) -> list[Outcome]:
-    """Hand the utterance over in steps; return what was told after each."""
+    """Pass the utterance in steps; return the outcome of each."""
     ends = [*range(size, len(pcm), size), len(pcm)]
     outcomes = [
         engine.transcribe([step(source, pcm, held, end)])[0] for held, end in zip([0, *ends], ends, strict=False)
@@ -47,12 +47,14 @@ def test_the_last_step_of_a_short_utterance_equals_the_offline_pass(
     engine: ParakeetEngine, sentences: list[Sentence]
 ) -> None:
     for sentence in sentences[:10]:
-        padded = np.concatenate([sentence.pcm, np.zeros(16_000, np.int16)])  # a cache-aware chunk waits for its end
+        padded = np.concatenate(
+            [sentence.pcm, np.zeros(16_000, np.int16)]
+        )  # a cache-aware encoder needs complete chunks
         whole = text(engine.transcribe([final(padded)])[0])
         assert text(follow(engine, "s", padded)[-1]) == whole
 
 
-def test_steps_of_a_cache_aware_encoder_are_what_the_offline_pass_says_so_far(sentences: list[Sentence]) -> None:
+def test_steps_of_a_cache_aware_encoder_equal_the_offline_pass_so_far(sentences: list[Sentence]) -> None:
     engine = ParakeetEngine(ModelOptions(source=str(TINY_STREAMING)))
     pcm, _ = joined(sentences, 20)
     offline = engine.transcribe([final(pcm)])[0]
@@ -64,14 +66,14 @@ def test_steps_of_a_cache_aware_encoder_are_what_the_offline_pass_says_so_far(se
 
 
 @pytest.mark.parametrize("size", [STEP, 4_000, 30_000])
-def test_steps_of_any_size_say_the_same_in_the_end(
+def test_the_last_transcript_does_not_depend_on_the_size_of_the_steps(
     engine: ParakeetEngine, sentences: list[Sentence], size: int
 ) -> None:
     padded = np.concatenate([sentences[1].pcm, np.zeros(16_000, np.int16)])
     assert text(follow(engine, "s", padded, size)[-1]) == text(follow(engine, "s", padded, len(padded))[-1])
 
 
-def test_speech_without_a_pause_longer_than_any_window_stays_understood(
+def test_speech_longer_than_any_window_without_a_pause_is_recognised(
     engine: ParakeetEngine, sentences: list[Sentence]
 ) -> None:
     pcm, spoken = joined(sentences, 36)
@@ -85,7 +87,7 @@ def test_speech_without_a_pause_longer_than_any_window_stays_understood(
 
 @pytest.fixture(autouse=True)
 def nothing_followed(engine: ParakeetEngine) -> None:
-    """A test that failed before must not leave its utterance to the next."""
+    """Release the utterance of a test that failed."""
     for source in ("s", "t", "alone"):
         engine.release(source)
 
@@ -102,7 +104,7 @@ def test_long_speech_keeps_only_the_audio_that_a_window_needs(engine: ParakeetEn
     assert not len(engine._follower)
 
 
-def test_streams_of_different_lengths_in_one_step_say_what_each_says_alone(
+def test_streams_of_different_lengths_in_one_step_get_the_same_words_as_alone(
     engine: ParakeetEngine, sentences: list[Sentence]
 ) -> None:
     speech = [joined(sentences[n:], length)[0] for n, length in enumerate([2, 30, 5, 14, 3, 20])]
@@ -116,7 +118,7 @@ def test_streams_of_different_lengths_in_one_step_say_what_each_says_alone(
         engine.release(f"s{n}")
 
 
-def test_audio_sent_twice_is_heard_once(engine: ParakeetEngine, sentences: list[Sentence]) -> None:
+def test_audio_sent_twice_is_decoded_once(engine: ParakeetEngine, sentences: list[Sentence]) -> None:
     pcm = sentences[2].pcm
     engine.transcribe([step("s", pcm, 0, 20_000)])
     again = engine.transcribe([step("s", pcm, 5_000, len(pcm))])[0]
@@ -124,7 +126,7 @@ def test_audio_sent_twice_is_heard_once(engine: ParakeetEngine, sentences: list[
     engine.release("s")
 
 
-def test_what_is_not_held_is_asked_for(engine: ParakeetEngine, sentences: list[Sentence]) -> None:
+def test_the_follower_asks_for_audio_that_it_does_not_hold(engine: ParakeetEngine, sentences: list[Sentence]) -> None:
     pcm = sentences[3].pcm
     assert engine.transcribe([step("s", pcm, 8_000, 16_000)]) == [Missing(0)]
     engine.transcribe([step("s", pcm, 0, 4_000)])
@@ -133,6 +135,6 @@ def test_what_is_not_held_is_asked_for(engine: ParakeetEngine, sentences: list[S
     engine.release("s")
 
 
-def test_an_interim_of_too_little_audio_says_nothing(engine: ParakeetEngine, sentences: list[Sentence]) -> None:
+def test_an_interim_of_too_little_audio_has_no_words(engine: ParakeetEngine, sentences: list[Sentence]) -> None:
     assert text(engine.transcribe([step("s", sentences[0].pcm, 0, 10)])[0]) == ""
     engine.release("s")

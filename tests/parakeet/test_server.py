@@ -1,4 +1,4 @@
-"""The small models in a running server: its words, many streams at once, the catalogue, what cannot be served."""
+"""The small models in a running server: words, many concurrent streams, the catalogue, models that cannot be served."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def say(peer: Peer, pcm: np.ndarray) -> None:
 
 
 async def finals(server: Server, pcm: np.ndarray, start: dict[str, Any] = RAW) -> list[dict[str, Any]]:
-    """Stream an utterance and some silence; return the finals."""
+    """Stream an utterance followed by silence; return the finals."""
     async with connected(server) as peer:
         await peer.send(start)
         await say(peer, np.concatenate([pcm, np.zeros(12_800, np.int16)]))
@@ -54,13 +54,13 @@ def said(messages: list[dict[str, Any]]) -> str:
 
 
 def timed(message: dict[str, Any]) -> list[Any]:
-    """Return everything of a final but its confidences, whose last digit may round either way."""
+    """Return a final without its confidences, whose last digit may round either way."""
     words = [(word["word"], word["start"], word["end"]) for word in message["words"]]
     return [message["start"], message["end"], message["cause"], words]
 
 
 class Decoded:
-    """Listens at the engine's door: the audio of each channel's final decodes."""
+    """Records the audio of each channel's final jobs."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.audio: dict[str, list[np.ndarray]] = defaultdict(list)
@@ -74,7 +74,7 @@ class Decoded:
         monkeypatch.setattr(EnginePool, "submit", heard)
 
 
-async def test_held_out_sentences_through_the_server_are_understood(server: Server, sentences: list[Sentence]) -> None:
+async def test_held_out_sentences_are_recognised_through_the_server(server: Server, sentences: list[Sentence]) -> None:
     heard = [plain(said(await finals(server, sentence.pcm))) for sentence in sentences]
     assert jiwer.wer([plain(s.text) for s in sentences], heard) <= 0.05
 
@@ -84,7 +84,7 @@ async def test_finals_are_what_nemo_transcribes_of_the_same_utterance(
 ) -> None:
     decoded = Decoded(monkeypatch)
     ours = [spaced(said(await finals(server, sentence.pcm))) for sentence in sentences]
-    utterances = [audio[-1] for audio in decoded.audio.values()]  # the last asked for is the one that was told
+    utterances = [audio[-1] for audio in decoded.audio.values()]  # the last job gives the final that was sent
     theirs = [spaced(hypothesis.text) for hypothesis in reference.transcribe(utterances)]
     same = sum(a == b for a, b in zip(ours, theirs, strict=True))
     assert same >= 0.99 * len(sentences), [(a, b) for a, b in zip(ours, theirs, strict=True) if a != b]
@@ -100,12 +100,14 @@ async def test_words_start_where_nemos_timestamps_say(
         theirs = [stamp for stamp in hypothesis.timestamp["word"] if stamp["word"]]
         if [w["punctuated_word"] for w in ours] == [stamp["word"] for stamp in theirs]:
             for word, stamp in zip(ours, theirs, strict=True):
-                assert abs(word["start"] - stamp["start"]) <= 0.16 + 1e-3  # the server's audio begins off NeMo's grid
+                assert (
+                    abs(word["start"] - stamp["start"]) <= 0.16 + 1e-3
+                )  # the server's audio starts between NeMo's frames
                 compared += abs(word["start"] - stamp["start"]) <= 0.08 + 1e-3
     assert compared >= 60
 
 
-async def test_partials_come_while_the_speech_goes_on_and_settle(server: Server, sentences: list[Sentence]) -> None:
+async def test_interims_arrive_during_speech_and_become_stable(server: Server, sentences: list[Sentence]) -> None:
     pcm = np.concatenate([s.pcm for s in sentences[:3]])
     async with connected(server) as peer:
         await peer.send(RAW)
@@ -119,7 +121,7 @@ async def test_partials_come_while_the_speech_goes_on_and_settle(server: Server,
         await peer.rest()
 
 
-async def test_64_streams_at_once_say_what_each_says_alone(server: Server, sentences: list[Sentence]) -> None:
+async def test_64_concurrent_streams_get_the_same_words_as_alone(server: Server, sentences: list[Sentence]) -> None:
     speech = [np.concatenate([sentences[(n + k) % len(sentences)].pcm for k in range(1 + n % 2)]) for n in range(64)]
     alone = [await finals(server, pcm) for pcm in speech]
     together = await asyncio.gather(*(finals(server, pcm) for pcm in speech))
@@ -134,7 +136,7 @@ async def test_keyterms_help_their_stream(server: Server, unseen: dict[str, np.n
     assert boosted_word in said(await finals(server, speech, {**RAW, "keyterms": [boosted_word]}))
 
 
-async def test_a_language_the_model_lacks_is_refused_and_its_own_is_taken(server: Server) -> None:
+async def test_a_language_that_the_model_lacks_is_refused_and_its_own_is_accepted(server: Server) -> None:
     async with connected(server) as peer:
         await peer.send({**RAW, "language": "fr"})
         assert (await peer.until("error"))["code"] == "unsupported_language"
@@ -178,13 +180,13 @@ async def test_a_file_dropped_into_the_folder_is_served_without_a_restart(
         assert "birds" not in [model["id"] for model in (await listed(server))["data"]]
 
 
-async def test_a_file_whose_weights_do_not_load_is_refused_and_costs_nobody_else_anything(tmp_path: Path) -> None:
+async def test_a_file_whose_weights_do_not_load_is_refused_without_effect_on_other_models(tmp_path: Path) -> None:
     write(tmp_path / "broken.nemo", {**contents(TINY), "model_weights.ckpt": b"no weights"})
     start = wire.StartMessage(encoding="linear16", sample_rate=16_000)
     async with running(settings(model="fake", models=tmp_path)) as server, connected(server) as peer:
         await peer.send(RAW)
         await peer.until("ready")
-        for _ in range(2):  # the second time at once: it is not tried again
+        for _ in range(2):  # the second time fails at once: loading is not tried again
             with pytest.raises(StreamError, match="broken") as refused:
                 async with LiveClient(start, server.url, model="broken"):
                     pass
@@ -203,7 +205,7 @@ async def test_a_file_whose_weights_do_not_load_is_refused_and_costs_nobody_else
         ({"model": "nowhere/parakeet.nemo"}, "nowhere"),
     ],
 )
-async def test_a_start_that_cannot_succeed_says_why_in_one_line(
+async def test_a_start_that_cannot_succeed_reports_the_reason_in_one_line(
     changes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -1,4 +1,4 @@
-"""The small models, NeMo beside them, and what the Parakeet tests share."""
+"""The small models, NeMo's own models for comparison, and helpers of the Parakeet tests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Sentence:
 
 
 class Reference:
-    """NeMo's own model and its own `transcribe`, one utterance at a time: in batches its word ends are wrong (16097)."""
+    """NeMo's own model and `transcribe`, one utterance at a time: in batches, its word ends are wrong (issue 16097)."""
 
     def __init__(self, path: Path) -> None:
         self.model = ASRModel.restore_from(str(path), map_location="cpu")

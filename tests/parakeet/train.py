@@ -103,7 +103,7 @@ def made_tokenizer(texts: list[str], directory: Path) -> str:
 
 
 class Examples:
-    """Draws training examples: sentences whole, cut between words, joined, among silences, and silence alone."""
+    """Draws training examples: whole sentences, sentences cut between words, joined or with silence, and silence only."""
 
     def __init__(self, speeches: list[Speech], seed: int) -> None:
         self._speeches = speeches
@@ -130,7 +130,7 @@ class Examples:
         return self._finished(pieces, words)
 
     def _cut(self, speech: Speech) -> tuple[np.ndarray, tuple[str, ...]]:
-        """Return some of the words, cut out as a stream is cut: in the middle of speech."""
+        """Return some of the words, cut out in the middle of speech as in a stream."""
         heads = [i for i, start in enumerate(speech.starts) if start >= 0]
         first, behind = sorted(self._random.sample([*heads, len(speech.words)], 2))
         if self._random.random() < 0.5:
@@ -154,7 +154,7 @@ class Examples:
 
 
 class Trainer:
-    """The model, a CTC head that is thrown away afterwards, and their optimiser."""
+    """The model, a CTC head used in training only, and their optimiser."""
 
     def __init__(self, model: EncDecRNNTBPEModel, steps: int, *, transducing: bool) -> None:
         self.model = model
@@ -200,7 +200,7 @@ class Trainer:
 
 
 def error_rate(model: EncDecRNNTBPEModel, speeches: list[Speech]) -> float:
-    """Return the word error rate, case and punctuation apart, of the model's own `transcribe`."""
+    """Return the word error rate of the model's own `transcribe`, ignoring case and punctuation."""
     import jiwer
 
     model.eval()
@@ -214,7 +214,7 @@ def error_rate(model: EncDecRNNTBPEModel, speeches: list[Speech]) -> float:
 
 
 def save(model: EncDecRNNTBPEModel, path: Path) -> None:
-    """Write the .nemo file with its weights in half precision: half the size, and no test can tell."""
+    """Write the .nemo file with weights in half precision: half the size, without effect on the tests."""
     with tempfile.TemporaryDirectory() as directory:
         model.save_to(f"{directory}/whole.nemo")
         with tarfile.open(f"{directory}/whole.nemo") as whole, tarfile.open(path, "w:gz") as small:
@@ -239,7 +239,7 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="go on from the weights of this model")
     parser.add_argument("--out", type=Path, default=HERE)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)  # more do not make such a small model faster
+    torch.set_num_threads(1)  # more threads do not make a small model faster
     torch.manual_seed(1)
     left_out = held_out()
     speeches = spoken(7, SENTENCES, frozenset(s.text for s in left_out))

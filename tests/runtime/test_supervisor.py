@@ -1,4 +1,4 @@
-"""Long-lived parts are restarted, and readiness can tell which do not work."""
+"""Long-lived parts are restarted, and readiness reports those that do not work."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from peer import eventually
 from myna.runtime.supervisor import LONGEST_PAUSE_S, Supervisor
 
 
-async def test_a_part_that_fails_is_started_again_and_named_meanwhile() -> None:
+async def test_a_part_that_fails_is_restarted_and_reported_until_it_works() -> None:
     supervisor, runs = Supervisor(), 0
 
     async def work() -> None:
@@ -26,7 +26,7 @@ async def test_a_part_that_fails_is_started_again_and_named_meanwhile() -> None:
     await supervisor.close()
 
 
-async def test_a_part_that_returns_is_started_again() -> None:
+async def test_a_part_that_returns_is_restarted() -> None:
     supervisor, runs = Supervisor(), 0
 
     async def work() -> None:
@@ -38,7 +38,7 @@ async def test_a_part_that_returns_is_started_again() -> None:
     await supervisor.close()
 
 
-def test_pauses_double_up_to_a_bound_and_a_part_that_works_is_forgotten() -> None:
+def test_pauses_double_up_to_a_limit_and_a_working_part_is_no_longer_reported() -> None:
     now = 0.0
     supervisor = Supervisor(lambda: now)
     pauses = [supervisor.failed("jobs", "no") for _ in range(10)]
@@ -46,7 +46,7 @@ def test_pauses_double_up_to_a_bound_and_a_part_that_works_is_forgotten() -> Non
     assert pauses[-1] == LONGEST_PAUSE_S
     supervisor.restarted("jobs")
     now = 4.9
-    assert supervisor.failing  # not proven yet: it has failed again and again
+    assert supervisor.failing  # not proven yet: it has failed repeatedly
     now = 5.0
     assert not supervisor.failing
     assert supervisor.failed("jobs", "no") == 0.1
@@ -54,7 +54,7 @@ def test_pauses_double_up_to_a_bound_and_a_part_that_works_is_forgotten() -> Non
     assert not supervisor.failing
 
 
-async def test_a_part_whose_awaited_task_is_cancelled_is_started_again() -> None:
+async def test_a_part_whose_awaited_task_is_cancelled_is_restarted() -> None:
     supervisor, runs = Supervisor(), 0
 
     async def work() -> None:
@@ -67,7 +67,7 @@ async def test_a_part_whose_awaited_task_is_cancelled_is_started_again() -> None
     await supervisor.close()
 
 
-async def test_a_part_that_is_ended_on_purpose_is_not_named_any_more() -> None:
+async def test_a_part_that_is_ended_intentionally_is_no_longer_reported() -> None:
     supervisor = Supervisor()
 
     async def work() -> None:
@@ -80,7 +80,7 @@ async def test_a_part_that_is_ended_on_purpose_is_not_named_any_more() -> None:
     assert not supervisor.failing
 
 
-def test_a_part_that_is_watched_is_named_while_its_check_gives_a_reason() -> None:
+def test_a_watched_part_is_reported_while_its_check_returns_a_reason() -> None:
     supervisor, reason = Supervisor(), None
     supervisor.watch("models", lambda: reason)
     assert not supervisor.failing
@@ -90,8 +90,8 @@ def test_a_part_that_is_watched_is_named_while_its_check_gives_a_reason() -> Non
     assert not supervisor.failing
 
 
-def test_a_part_that_is_watched_may_also_fail_by_itself() -> None:
-    """A thread that hangs and then raises is named by the check first."""
+def test_a_watched_part_may_also_report_a_failure() -> None:
+    """If a thread hangs and then raises, the check's reason is reported."""
     supervisor = Supervisor()
     supervisor.watch("voice", lambda: "it hangs")
     assert supervisor.failing == {"voice": "it hangs"}

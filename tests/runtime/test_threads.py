@@ -1,4 +1,4 @@
-"""Work on threads whose task is cancelled."""
+"""Work on threads for tasks that are cancelled."""
 
 import asyncio
 import threading
@@ -10,7 +10,7 @@ from myna.batch import disk
 from myna.runtime.threads import on_thread
 
 
-async def test_a_cancelled_task_waits_for_its_thread_and_hands_back_what_it_made() -> None:
+async def test_a_cancelled_task_waits_for_its_thread_and_passes_its_result_on() -> None:
     begun, go_on, unclaimed = threading.Event(), threading.Event(), list[str]()
 
     def work() -> str:
@@ -20,7 +20,7 @@ async def test_a_cancelled_task_waits_for_its_thread_and_hands_back_what_it_made
 
     task = asyncio.create_task(on_thread(work, unclaimed.append))
     await asyncio.to_thread(begun.wait)
-    for _ in range(2):  # the second while it waits for the thread
+    for _ in range(2):  # the second time while the task waits for the thread
         task.cancel()
         await asyncio.wait([task], timeout=0.01)
     assert not task.done()
@@ -30,7 +30,7 @@ async def test_a_cancelled_task_waits_for_its_thread_and_hands_back_what_it_made
     assert unclaimed == ["made"]
 
 
-async def test_what_a_thread_raises_after_its_task_was_cancelled_is_nobodys() -> None:
+async def test_an_error_of_a_thread_whose_task_was_cancelled_is_dropped() -> None:
     begun, go_on = threading.Event(), threading.Event()
 
     def work() -> None:
@@ -46,7 +46,7 @@ async def test_what_a_thread_raises_after_its_task_was_cancelled_is_nobodys() ->
     assert task.cancelled()
 
 
-async def test_a_file_opened_for_a_client_that_has_left_is_closed(
+async def test_a_file_opened_for_a_disconnected_client_is_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, go_on, opened = threading.Event(), threading.Event(), list[object]()
