@@ -15,22 +15,22 @@ from myna.streaming.speech.silero import VadMemory
 
 
 class StreamDriver:
-    """Drives one stream. `tell` receives its events, `fail` the error of a step; `changed` is set after each step."""
+    """Drives one stream. `on_event` receives its events, `on_error` the error of a step; `changed` is set after each step."""
 
     def __init__(
         self,
         stream: Stream,
         engine: EnginePool,
         vad: VadWorker,
-        tell: Callable[[Event], None],
-        fail: Callable[[Exception], None],
+        on_event: Callable[[Event], None],
+        on_error: Callable[[Exception], None],
     ) -> None:
         self.stream = stream
         self.engine = engine
         self.changed = asyncio.Event()
         self._vad = vad
-        self._tell = tell
-        self._fail = fail
+        self._on_event = on_event
+        self._on_error = on_error
         self._memories: dict[int, VadMemory] = {}
         self._closed = False
 
@@ -39,7 +39,7 @@ class StreamDriver:
         requests, events = self.stream.take()
         self._carry_out(requests)
         for event in events:
-            self._tell(event)
+            self._on_event(event)
         self.changed.set()
 
     def close(self) -> None:
@@ -70,7 +70,7 @@ class StreamDriver:
 
     def _on_failure(self, error: Exception) -> None:
         if not self._closed:
-            self._fail(error)
+            self._on_error(error)
 
     def _on_result(self, job_id: str, outcome: Outcome) -> None:
         self._step(lambda stream: stream.on_result(job_id, outcome))
@@ -83,4 +83,4 @@ class StreamDriver:
             step(self.stream)
             self.run()
         except Exception as error:
-            self._fail(error)
+            self._on_error(error)

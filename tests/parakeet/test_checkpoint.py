@@ -60,9 +60,9 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path: Path, content: bytes) ->
 
 
 def test_an_archive_of_something_else_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(EngineUnavailableError, match=r"no model_config\.yaml"):
+    with pytest.raises(EngineUnavailableError, match=r"lacks model_config\.yaml"):
         inspect(write(tmp_path / "x.nemo", {"readme.txt": b"hello"}))
-    with pytest.raises(EngineUnavailableError, match=r"no model_weights\.ckpt"):
+    with pytest.raises(EngineUnavailableError, match=r"lacks model_weights\.ckpt"):
         inspect(write(tmp_path / "x.nemo", {"model_config.yaml": b"a: 1"}))
     with pytest.raises(EngineUnavailableError, match="no YAML"):
         inspect(write(tmp_path / "x.nemo", {"model_config.yaml": b"a: [", "model_weights.ckpt": b"1"}))

@@ -237,7 +237,7 @@ async def test_a_client_that_says_nothing_is_closed_with_net_0001(strict_server:
         ("punctuate=true&punctuate=false", "2 times"),
         ("language=" + "e" * 10_000, "10000 characters"),
         ("search=" + "e" * 10_000, "10000 characters"),
-        ("model=" + "é" * 1000, "there is no model"),
+        ("model=" + "é" * 1000, "unknown model"),
         ("sample_rate=" + "9" * 1000 + "&encoding=linear16", "sample_rate"),
         ("&".join(f"keyterm=t{i}" for i in range(101)), "101 keyterms"),
     ],

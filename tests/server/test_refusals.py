@@ -57,7 +57,7 @@ async def exchange(server: Server, head: str) -> tuple[str, dict[str, str], str]
         ("?keyterm=Myna", LOGIN, 400, "Bad Request",
          "Bad Request: The model fake cannot make words likelier: leave keyterm and keywords out."),
         ("?model=%C3%A9", LOGIN, 400, "Bad Request",
-         "Bad Request: there is no model 'é' here; there is: fake, moonshine-tiny-en"),
+         "Bad Request: unknown model 'é'; available: fake, moonshine-tiny-en"),
         ("?encoding=linear16", LOGIN, 400, "Bad Request",
          "Bad Request: encoding linear16 needs a sample_rate, in samples per second."),
         ("?callback=http://example.com&callback_method=DELETE", LOGIN, 400, "Bad Request",

@@ -114,7 +114,7 @@ class Catalogue:
         if or_default:
             return self.find()
         there = ", ".join(sorted({*usable, *(alias for alias, target in self.aliases.items() if target in usable)}))
-        raise UnknownModelError(f"there is no model {quoted(name or self._default)} here; there is: {there or 'none'}")
+        raise UnknownModelError(f"unknown model {quoted(name or self._default)}; available: {there or 'none'}")
 
     def _model(self, name: str, target: str) -> Model | None:
         """Return the model that a name, path or hub name refers to, or None. Raises `EngineUnavailableError`."""

@@ -99,12 +99,12 @@ class LoadedEngine:
 class _Lane(threading.Thread):
     """An engine and its thread; only this thread loads and calls the engine. `ready` is set once it is loaded."""
 
-    def __init__(self, build: Callable[[], Engine], collector: Collector, tell: Callable[[Message], None]) -> None:
+    def __init__(self, build: Callable[[], Engine], collector: Collector, send: Callable[[Message], None]) -> None:
         super().__init__(name="lane", daemon=True)
         self.ready: Future[LoadedEngine] = Future()
         self._orders: queue.SimpleQueue[tuple[InferenceJob, ...] | Release | None] = queue.SimpleQueue()
         self._began: float | None = None
-        self._build, self._collector, self._tell = build, collector, tell
+        self._build, self._collector, self._send = build, collector, send
 
     @property
     def busy_s(self) -> float:
@@ -139,7 +139,7 @@ class _Lane(threading.Thread):
             results = run_batch(engine, list(order))
             self._began = None
             for answer in results:
-                self._tell(answer)
+                self._send(answer)
             self._collector.step_done()
 
 
@@ -168,29 +168,29 @@ def serve(connection: socket.socket, engine_name: str, options: ModelOptions, la
     sending = threading.Lock()
     ended = threading.Event()
 
-    def tell(message: Message) -> None:
+    def send(message: Message) -> None:
         data = encode(message)
         with sending, contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the front is gone
             connection.sendall(data)
 
-    def tell_status() -> None:
+    def send_status() -> None:
         while not ended.wait(STATUS_EVERY_S):
-            tell(Status(tuple(lane.busy_s for lane in working)))
+            send(Status(tuple(lane.busy_s for lane in working)))
 
     try:
         build = registry.builder(engine_name)
         collector = Collector()
-        working = [_Lane(lambda: build(options), collector, tell) for _ in range(lanes)]
+        working = [_Lane(lambda: build(options), collector, send) for _ in range(lanes)]
         for lane in working:
             lane.start()
         ready = [lane.ready.result() for lane in working]
     except EngineUnavailableError as error:
-        tell(Unavailable(str(error)))
+        send(Unavailable(str(error)))
         return
     collector.keep_everything()
     give_back()  # reading a checkpoint takes twice its size, and glibc keeps freed memory
-    tell(Hello(ready[0].info, lanes, _memory(), max(one.cost for one in ready)))
-    threading.Thread(target=tell_status, name="status", daemon=True).start()
+    send(Hello(ready[0].info, lanes, _memory(), max(one.cost for one in ready)))
+    threading.Thread(target=send_status, name="status", daemon=True).start()
     unpacker = Unpacker()
     try:
         while data := connection.recv(1 << 20):

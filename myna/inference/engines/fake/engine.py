@@ -108,7 +108,7 @@ class FakeEngine:
         if self._jobs == self._settings.hang_at or f"w{HANG}" in said:
             threading.Event().wait()
         if self._settings.fail_every and self._jobs % self._settings.fail_every == 0:
-            return JobError("the fake engine was told to fail")
+            return JobError("the fake engine is set to fail")
         if not job.utterance:
             return Transcript(tuple(heard(np.frombuffer(job.pcm, np.int16))), -0.1)
         self._steps += 1

@@ -96,13 +96,13 @@ class Follower(ABC, Generic[_State]):
         taken = [self._take(job) for job in jobs]
         ready = [(job, state) for job, state in zip(jobs, taken, strict=True) if not isinstance(state, Missing)]
         heard: Iterable[Tokens] = self._hear([job for job, _ in ready], [state for _, state in ready]) if ready else ()
-        told = iter(heard)
+        transcripts = iter(heard)
         outcomes: list[Outcome] = []
         for state in taken:
             if isinstance(state, Missing):
                 outcomes.append(state)
                 continue
-            tokens = next(told)
+            tokens = next(transcripts)
             words = self._model.vocabulary.words(tokens, self._model.frame_s)
             outcomes.append(Transcript(words, tokens.mean_log_probability()))
         while len(self._followed) > MOST_FOLLOWED:
@@ -152,15 +152,15 @@ class WindowFollower(Follower[_Windowed]):
             carried = [new if n else old for new, old, n in zip(after, carried, commits, strict=True)]
         rest = [t - b - n for t, b, n in zip(totals, before, commits, strict=True)]
         heads = [b + n for b, n in zip(before, commits, strict=True)]
-        tentative, _ = model.decode(_cut(encoded, heads, rest), carried, keyterms)
-        told = []
-        for state, new, open_end, n, now in zip(states, fresh, tentative, commits, carried, strict=True):
+        open_tokens, _ = model.decode(_cut(encoded, heads, rest), carried, keyterms)
+        found = []
+        for state, new, open_end, n, now in zip(states, fresh, open_tokens, commits, carried, strict=True):
             state.committed += new
             state.state = now
             state.done += n
             state.drop_before(state.done * frame - LEFT // frame * frame)
-            told.append(state.committed + open_end)
-        return told
+            found.append(state.committed + open_end)
+        return found
 
 
 class CacheFollower(Follower[_Cached]):
