@@ -54,7 +54,7 @@ class StreamDriver:
             match request:
                 case Detect(channel, start, pcm):
                     memory = self._memories.setdefault(channel, VadMemory())
-                    self._vad.detect(memory, pcm, self._voice_answer(channel, start), self._on_failure)
+                    self._vad.detect(memory, pcm, self._vad_answer(channel, start), self._on_failure)
                 case Submit(job):
                     self.engine.submit(job, self._on_result)
                 case Cancel(job_id):
@@ -62,7 +62,7 @@ class StreamDriver:
                 case ReleaseUtterance(source):
                     self.engine.release(source)
 
-    def _voice_answer(self, channel: int, start: int) -> Callable[[list[float]], None]:
+    def _vad_answer(self, channel: int, start: int) -> Callable[[list[float]], None]:
         def answer(probabilities: list[float]) -> None:
             self._step(lambda stream: stream.on_vad(channel, start, probabilities))
 

@@ -1,6 +1,6 @@
 """Writes a checkpoint of parakeet-tdt-0.6b's architecture with random weights: ``random_weights.py OUT.nemo``.
 
-What it costs to load, warm up, stream and unload is what the published checkpoint costs; what it says is noise.
+Loading, warm-up, streaming and unloading cost the same as with the published checkpoint; the recognised words are noise.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from train import configuration, made_tokenizer
 
 
 def large_configuration(tokenizer: str) -> DictConfig:
-    """Return the sizes of NVIDIA's parakeet-tdt-0.6b-v2 (its model_config.yaml) around the small vocabulary here."""
+    """Return a configuration with the sizes of NVIDIA's parakeet-tdt-0.6b-v2 (model_config.yaml), but a small vocabulary."""
     config = OmegaConf.create(configuration("full", tokenizer))
     config.model_defaults.update(enc_hidden=1024, pred_hidden=640, joint_hidden=640)
     config.preprocessor.features = 128

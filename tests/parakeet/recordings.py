@@ -1,6 +1,6 @@
 """Writes the recordings of the tests: ``python tests/parakeet/recordings.py``.
 
-`held_out/`: sentences that training leaves out. `unseen/`: a word each that no training sentence holds.
+`held_out/` holds sentences that training does not use; each file in `unseen/` holds a word not used in training.
 """
 
 from __future__ import annotations

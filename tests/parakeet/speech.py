@@ -1,7 +1,7 @@
-"""Spoken sentences made by espeak-ng: what the small Parakeet models of the tests are trained on and tested with.
+"""Generates spoken sentences with espeak-ng, for training and testing the small Parakeet models of the tests.
 
-Sentences come from templates over some 170 words; ten voices speak them at varied speed and pitch. The synthesiser says
-where each word begins, so that training can cut audio between words as a live stream does.
+Sentences follow templates over about 170 words; ten voices speak them at varied speed and pitch. The synthesiser reports
+where each word starts, so that training can cut audio between words as a live stream does.
 """
 
 from __future__ import annotations
@@ -72,9 +72,9 @@ def sentences(seed: int) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Speech:
-    """A spoken sentence: float32 audio at 16 kHz, its words as written, and the sample at which each begins.
+    """A spoken sentence: float32 audio at 16 kHz, its words as written, and the sample at which each word starts.
 
-    A word that the synthesiser runs into the one before it has no beginning of its own: -1.
+    A word that the synthesiser joins to the previous one has the start -1.
     """
 
     audio: np.ndarray

@@ -1,4 +1,4 @@
-"""The TDT loss with its exact gradient, on a CPU: NeMo's own runs on CUDA only.
+"""The TDT loss with its exact gradient, on a CPU: NeMo's implementation runs on CUDA only.
 
 Xu et al., "Efficient Sequence Transduction by Jointly Predicting Tokens and Durations" (2023), eq. 4-6: a lattice of
 frames and tokens in which a token advances by 0 or more frames and a blank by 1 or more.
@@ -23,10 +23,10 @@ def _add(a: float, b: float) -> float:
 
 @numba.njit(cache=True)
 def _lattice(blank, token, duration, durations, frames, tokens, d_blank, d_token, d_duration):  # type: ignore[no-untyped-def]
-    """Fill the gradients of one utterance's negative log-likelihood, return it.
+    """Return one utterance's negative log-likelihood, and write its gradients to the last three arguments.
 
-    blank [T, U+1], token [T, U], duration [T, U+1, D]: log-probabilities. The walk starts at (0, 0) and ends when a
-    blank reaches frame T after all tokens.
+    blank [T, U+1], token [T, U], duration [T, U+1, D] are log-probabilities. A path starts at (0, 0) and ends when a blank
+    reaches frame T after all tokens.
     """
     t_end, u_end = frames, tokens
     alpha = np.full((t_end + 1, u_end + 1), -np.inf)

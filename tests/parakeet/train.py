@@ -1,8 +1,8 @@
 """Trains the two small Parakeet models of the tests: ``python tests/parakeet/train.py full|cache-aware``.
 
-The same architecture as the published models (FastConformer encoder, 8x subsampling, TDT), 1.8 million parameters, so that
-tests take every step a large checkpoint takes. Speech is made by `speech`; training first lets a CTC head shape the
-encoder, since a transducer alone does not get off the ground in this time, then trains both.
+The models have the architecture of the published ones (FastConformer encoder, 8x subsampling, TDT) with 1.8 million
+parameters, so that tests run the same code as a large checkpoint. `speech` generates the audio. Training first uses a CTC
+head only, because a transducer alone does not converge in this time, and then trains both.
 """
 
 from __future__ import annotations
