@@ -210,7 +210,7 @@ async def test_a_job_that_ended_the_server_too_often_is_told_to_its_callback_and
     async with running_fake(data=tmp_path, **LOOPBACK) as server:
         await eventually(lambda: bool(hook.taken))
         assert hook.taken[0]["request_id"] == "1"
-        assert "ended 3 times" in hook.taken[0]["err_msg"]
+        assert "stopped 3 times" in hook.taken[0]["err_msg"]
         job = await until(server, "1", "delivered")
         assert job["result"] == hook.taken[0]
         assert not list(tmp_path.glob("jobs/*.audio"))
