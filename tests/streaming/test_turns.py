@@ -240,6 +240,22 @@ def test_a_decode_waiting_for_its_turn_delays_the_end_and_the_time_out_does_not_
     assert [event.trigger for event in d.events if isinstance(event, TurnEnded)] == [Trigger.TIMEOUT]
 
 
+def test_a_turn_whose_words_arrive_right_after_a_flush_inside_a_window_ends_where_the_flush_cut() -> None:
+    d = turning(seed=1)
+    d._decode_one = lambda: None  # type: ignore[method-assign]
+    d._random.randrange = lambda _: 2  # type: ignore[union-attr, method-assign]
+    d.push(np.concatenate([phrase(1, 2, 3), silence(2), silence(100 / 16_000)]))
+    assert d.session.received % 512
+    d.flush("now")
+    del d._decode_one
+    d._random = None
+    d.settle()
+    assert told(d) == [TurnStarted, TurnEnded]
+    d.push(silence(1))
+    d.end()
+    assert_tiles(d.finals, d.session.received)
+
+
 def test_noise_without_a_word_is_no_turn_and_holds_nothing_up() -> None:
     d = turning()
     d.push(np.concatenate([np.full(32_000, 600, np.int16), silence(1), phrase(1, 2, 3), silence(2)]))

@@ -157,7 +157,8 @@ class Segmenter:
         """Cut here, as an endpoint does: what was said is complete."""
         speech = None if self.speech_start is None else Span(self.speech_start, self.speech_end)
         self.in_utterance = False
-        return self._close(self.position, speech, Cause.ENDPOINT)
+        at = max(self.position, self.open_start)  # a flush cuts up to a window past the last one fed
+        return self._close(at, speech, Cause.ENDPOINT)
 
     def part(self, at: int, cause: Cause) -> ClosedSegment:
         """Cut at `at` inside speech, which goes on."""
