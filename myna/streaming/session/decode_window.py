@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from myna.streaming.audio.buffer import AudioBuffer
 from myna.streaming.session.jobs import EngineInfo
 from myna.streaming.events import Span, samples, seconds
 from myna.streaming.policy import Policy
@@ -50,9 +51,10 @@ def fitted(policy: Policy, engine: EngineInfo) -> Policy:
 class DecodeWindow:
     """The spans decodes of one channel cover; `longest` is the most samples the engine takes at once."""
 
-    def __init__(self, policy: Policy, longest: int, segmenter: Segmenter) -> None:
+    def __init__(self, policy: Policy, longest: int, segmenter: Segmenter, buffer: AudioBuffer) -> None:
         self._longest = longest
         self._segmenter = segmenter
+        self._buffer = buffer
         self.last_speech_end: int | None = None
         """Where the speech of the last segment closed ends."""
         self.not_before = 0
@@ -71,19 +73,19 @@ class DecodeWindow:
         """Samples before the open speech that a decode may still ask for."""
         return max(self._context, self._lead)
 
-    def of_final(self, speech: Span, earliest: int) -> Span:
-        """Return what the final decode of `speech` covers; no audio before `earliest` is held."""
+    def of_final(self, speech: Span) -> Span:
+        """Return what the final decode of `speech` covers."""
         inside = self._segmenter.speech_start == speech.end  # cut inside speech, which goes on
         tail = BEYOND if inside else self._segmenter.pause  # a pause's whole silence: it is what is decoded ahead
         end = min(speech.end + tail, max(self._segmenter.position, speech.end))
-        return Span(self._start(speech.start, end, self._context, earliest), end)
+        return Span(self._start(speech.start, end, self._context), end)
 
-    def of_repeat(self, speech: Span, audio: Span, earliest: int) -> Span | None:
+    def of_repeat(self, speech: Span, audio: Span) -> Span | None:
         """Return what a second decode of `speech` covers, the first having covered `audio`; None: there is no other window.
 
         Without context it cannot begin inside a word of that. Where the first one had none, more or less silence goes before.
         """
-        earliest = max(earliest, audio.end - self._longest, self.not_before)
+        earliest = max(self._buffer.start, audio.end - self._longest, self.not_before)
         near = self._segmenter.quietest(max(earliest, speech.start - self._lead), max(earliest, speech.start))
         far = speech.start - 2 * self._lead
         if self.last_speech_end is not None:
@@ -94,27 +96,27 @@ class DecodeWindow:
                 return Span(start, audio.end)
         return None
 
-    def of_repeated_interim(self, speech_start: int, audio: Span, earliest: int) -> Span | None:
+    def of_repeated_interim(self, speech_start: int, audio: Span) -> Span | None:
         """Return what a second interim decode covers, the first having covered `audio`; None: there is no other window."""
         if audio.start > speech_start:  # the last seconds of long speech
             start = self._segmenter.quietest(audio.start + INTERIM_OVERLAP // 2, audio.start + INTERIM_OVERLAP)
             return Span(start, audio.end) if start < audio.end else None
-        return self.of_repeat(Span(speech_start, audio.end), audio, earliest)
+        return self.of_repeat(Span(speech_start, audio.end), audio)
 
-    def of_interim(self, speech_start: int, now: int, earliest: int) -> Span:
+    def of_interim(self, speech_start: int, now: int) -> Span:
         """Return what an interim decode covers: the open speech, or of long speech the last seconds."""
-        start = self.of_utterance(speech_start, now, earliest).start
+        start = self.of_utterance(speech_start, now).start
         if now - start > self._interim_window:
             latest = now - self._interim_window
             start = self._segmenter.quietest(latest, latest + INTERIM_OVERLAP // 2)
         return Span(start, now)
 
-    def of_utterance(self, speech_start: int, now: int, earliest: int) -> Span:
+    def of_utterance(self, speech_start: int, now: int) -> Span:
         """Return what an engine that follows the open speech is to hear of it so far; it begins where it begins."""
-        return Span(self._start(speech_start, now, INTERIM_CONTEXT, earliest), now)
+        return Span(self._start(speech_start, now, INTERIM_CONTEXT), now)
 
-    def _start(self, speech_start: int, end: int, context: int, earliest: int) -> int:
-        earliest = max(earliest, end - self._longest, self.not_before)
+    def _start(self, speech_start: int, end: int, context: int) -> int:
+        earliest = max(self._buffer.start, end - self._longest, self.not_before)
         context = min(context, max(SURE_CONTEXT, ENOUGH - (end - speech_start)), speech_start - earliest)
         close = self.last_speech_end is not None and speech_start - self.last_speech_end < self._context_gap
         if close and context >= LEAST_CONTEXT:

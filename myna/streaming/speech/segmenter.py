@@ -190,6 +190,14 @@ class Segmenter:
             return 0.0
         return self._strength(Span(self.speech_start, max(self.speech_start, self.speech_end)), self._pauses)
 
+    @property
+    def open_segment(self) -> ClosedSegment | None:
+        """The open segment as it would be if it ended here; None: it has no speech."""
+        if self.speech_start is None:
+            return None
+        span, speech = Span(self.open_start, self.position), Span(self.speech_start, self.speech_end)
+        return ClosedSegment(span, speech, self.voice, Cause.ENDPOINT, self.pauses)
+
     def quietest(self, start: int, end: int) -> int:
         """Return the sample between `start` and `end` around which speech is least probable, the later of equals."""
         first = max(0, (start - self._history_start) // WINDOW)
