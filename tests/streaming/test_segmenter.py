@@ -136,3 +136,14 @@ def test_segments_tile_the_timeline(probabilities: list[float], endpoint_ms: int
 def test_a_policy_out_of_range_is_refused() -> None:
     with pytest.raises(ValueError, match="soft_s=20"):
         Policy(soft_s=20, hard_s=10)
+
+
+def test_where_the_soft_length_is_the_hard_length_a_segment_that_reaches_it_in_silence_is_cut_there() -> None:
+    segmenter = Segmenter(Policy(endpoint_ms=None, soft_s=8.0, hard_s=8.0))
+    spoken = seconds(7.4)
+    decisions = feed(segmenter, SPEECH * spoken + QUIET * 40 + SPEECH * 10)
+    assert [type(decision) for decision in decisions] == [Onset, Pause, ClosedSegment, Resumed]
+    closed = decisions[2]
+    assert isinstance(closed, ClosedSegment)
+    assert closed.cause is Cause.LENGTH
+    assert closed.speech == Span(0, spoken * WINDOW)

@@ -272,7 +272,7 @@ class Segmenter:
 
     def _sufficient_pause(self, length: int) -> int:
         longest = PAUSE_WITHOUT_ENDPOINT if self._endpoint is None else self._endpoint
-        share = min(1.0, (length - self._soft) / max(1, self._hard - self._soft))
+        share = 1.0 if length >= self._hard else (length - self._soft) / (self._hard - self._soft)
         return round(longest + share * (min(SHORTEST_PAUSE, longest) - longest))
 
     def _close(self, at: int, speech: Span | None, cause: Cause) -> ClosedSegment:
