@@ -65,18 +65,18 @@ def test_a_word_that_ends_no_sentence_makes_it_wait_whatever_mark_is_behind_it()
 def test_no_word_is_no_turn() -> None:
     assert confidence(samples(3), []) == 0
     turns = TurnDetector(TurnPolicy())
-    assert turns.look(samples(0.4), []) is None
-    assert turns.look(samples(0.6), []) == Over(None, 0)
+    assert turns.assess(samples(0.4), []) is None
+    assert turns.assess(samples(0.6), []) == Over(None, 0)
 
 
 def test_eager_comes_once_and_again_after_speech_has_gone_on() -> None:
     turns = TurnDetector(TurnPolicy(end=0.99, eager=0.5))
     said = words("That is all I know.")
-    found = [turns.look(samples(ms / 1000), said) for ms in range(224, 1000, 32)]
+    found = [turns.assess(samples(ms / 1000), said) for ms in range(224, 1000, 32)]
     assert [type(verdict) for verdict in found if verdict] == [Eager]
     assert turns.resume()
     assert not turns.resume()
-    assert isinstance(turns.look(samples(0.5), said), Eager)
+    assert isinstance(turns.assess(samples(0.5), said), Eager)
 
 
 def test_who_has_gone_on_from_a_long_pause_is_given_twice_as_long() -> None:
@@ -85,11 +85,11 @@ def test_who_has_gone_on_from_a_long_pause_is_given_twice_as_long() -> None:
         said: list[Word] = []
         for number, pause in enumerate(pauses):
             said += [Word(w.text, w.start + 10 * number, w.end + 10 * number, 0.98) for w in words("I know the")]
-            assert turns.look(samples(pause), said) is None
+            assert turns.assess(samples(pause), said) is None
             turns.resume()
         said.append(Word("Then.", 100.0, 100.4, 0.98))
         said += [Word(word.text, word.start + 101, word.end + 101, 0.98) for word in words("That is all I know.")]
-        return next(ms / 1000 for ms in range(32, 6000, 32) if turns.look(samples(ms / 1000), said))
+        return next(ms / 1000 for ms in range(32, 6000, 32) if turns.assess(samples(ms / 1000), said))
 
     assert ends_after() == ends_after(0.1, 0.4) < 0.5
     assert ends_after(0.45) == pytest.approx(0.9, abs=0.032)
@@ -100,30 +100,30 @@ def test_who_has_gone_on_from_a_long_pause_is_given_twice_as_long() -> None:
 def test_a_pause_counts_once_words_have_followed_it_and_only_in_its_turn() -> None:
     turns = TurnDetector(TurnPolicy())
     said = words("I know him.")
-    assert turns.look(samples(0.3), said) is None
+    assert turns.assess(samples(0.3), said) is None
     turns.resume()  # a cough
-    assert turns.look(samples(0.2), said) is None
-    assert isinstance(turns.look(samples(0.7), said), Over)
+    assert turns.assess(samples(0.2), said) is None
+    assert isinstance(turns.assess(samples(0.7), said), Over)
     for _ in range(2):
-        assert turns.look(samples(0.45), words("I know")) is None
+        assert turns.assess(samples(0.45), words("I know")) is None
         turns.resume()
         said = [*words("I know"), *(Word(w.text, w.start + 3, w.end + 3, 0.98) for w in words("him very well indeed."))]
-        assert turns.look(samples(0.7), said) is None
-        assert isinstance(turns.look(samples(0.92), said), Over)
+        assert turns.assess(samples(0.7), said) is None
+        assert isinstance(turns.assess(samples(0.92), said), Over)
 
 
 def test_who_goes_on_right_after_a_turn_had_not_finished_and_is_given_longer_from_then_on() -> None:
     def ends_after(gap: float, *, ended_by: Trigger = Trigger.CONFIDENCE) -> float:
         turns = TurnDetector(TurnPolicy(timeout_ms=900 if ended_by is Trigger.TIMEOUT else 5000))
         before = words("That is all I know.", sure=0.5 if ended_by is Trigger.TIMEOUT else 0.98)
-        over = turns.look(samples(0.9), before)
+        over = turns.assess(samples(0.9), before)
         assert isinstance(over, Over)
         assert over.trigger is ended_by
-        assert turns.look(samples(0.1), []) is None  # sound that is no word
-        assert isinstance(turns.look(samples(0.6), []), Over)
+        assert turns.assess(samples(0.1), []) is None  # sound that is no word
+        assert isinstance(turns.assess(samples(0.6), []), Over)
         later = before[-1].end + gap
         said = [Word(w.text, w.start + later, w.end + later, 0.98) for w in words("Now I have more to say.")]
-        return next(ms / 1000 for ms in range(32, 6000, 32) if turns.look(samples(ms / 1000), said))
+        return next(ms / 1000 for ms in range(32, 6000, 32) if turns.assess(samples(ms / 1000), said))
 
     assert ends_after(0.6) == pytest.approx(1.2, abs=0.032)
     assert ends_after(1.4) == pytest.approx(2.0, abs=0.032)
@@ -133,11 +133,11 @@ def test_who_goes_on_right_after_a_turn_had_not_finished_and_is_given_longer_fro
 
 def test_silence_ends_a_turn_at_its_time_out_even_if_the_words_are_not_known_yet() -> None:
     turns = TurnDetector(TurnPolicy(end=1.0, timeout_ms=1500))
-    assert turns.look(samples(1.4), words("That is all I know.")) is None
-    verdict = turns.look(samples(1.5), words("That is all I know."))
+    assert turns.assess(samples(1.4), words("That is all I know.")) is None
+    verdict = turns.assess(samples(1.5), words("That is all I know."))
     assert isinstance(verdict, Over)
     assert verdict.trigger is Trigger.TIMEOUT
-    assert turns.look(samples(1.5), None) == Over(Trigger.TIMEOUT, 0)
+    assert turns.assess(samples(1.5), None) == Over(Trigger.TIMEOUT, 0)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Whether what a decode heard can be what was said, and which of two hearings of a segment is believed. Pure.
+"""Whether what a decode heard can be what was said, and which of two attempts of a segment is believed. Pure.
 
 An engine may lose sure speech: it babbles over a context that begins inside a word, until the mean probability falls under
 the gate; it says the same words over and over; its words are all taken for those of the segment before. A segment of sure
@@ -33,10 +33,10 @@ def is_sure(closed: ClosedSegment, gate: PlausibilityGate) -> bool:
     return closed.speech is not None and closed.voice >= gate.sure_voice and _voiced(closed) >= _SURE
 
 
-def doubts(closed: ClosedSegment, decode: Decode, words: Sequence[Word], gate: PlausibilityGate) -> bool:
+def needs_repeat(closed: ClosedSegment, decode: Decode, words: Sequence[Word], gate: PlausibilityGate) -> bool:
     """Return whether a decode is to be repeated: it is of sure speech, and its `words` are not credible."""
-    again = decode.again is not None and isinstance(decode.outcome, Transcript)
-    return again and is_sure(closed, gate) and not is_credible(closed, words)
+    repeatable = decode.other_window is not None and isinstance(decode.outcome, Transcript)
+    return repeatable and is_sure(closed, gate) and not is_credible(closed, words)
 
 
 def words_of(closed: ClosedSegment, decode: Decode, gate: PlausibilityGate, settled: Sequence[Word]) -> tuple[Word, ...]:
@@ -45,7 +45,7 @@ def words_of(closed: ClosedSegment, decode: Decode, gate: PlausibilityGate, sett
     The first credible hearing is taken; without any the first that has words and that the gate lets pass.
     """
     passed: tuple[Word, ...] = ()
-    for audio, outcome in decode.hearings:
+    for audio, outcome in decode.attempts:
         if isinstance(outcome, Transcript) and gate.passes(outcome.log_probability, closed.voice):
             words = final_words(closed, audio, outcome.words, settled)
             if is_credible(closed, words):

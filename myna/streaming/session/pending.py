@@ -17,36 +17,36 @@ class Decode:
     audio: Span
     job_id: str
     kind: JobKind
-    again: Span | None = None
+    other_window: Span | None = None
     """The window in which it is repeated should its outcome not be credible; None: it is not, or has been."""
     outcome: Outcome | None = None
     words: tuple[Word, ...] | None = None
     """What it says, were its segment to end here; once somebody has asked."""
-    first: tuple[Span, Outcome] | None = None
+    first_attempt: tuple[Span, Outcome] | None = None
     """What it covered at first and what came of that, where it has been repeated."""
 
     def repeat(self, job_id: str) -> None:
         """Wait for the outcome of another job, in the other window."""
-        assert self.again is not None
+        assert self.other_window is not None
         assert self.outcome is not None
-        self.first = self.audio, self.outcome
-        self.audio, self.again = self.again, None
+        self.first_attempt = self.audio, self.outcome
+        self.audio, self.other_window = self.other_window, None
         self.job_id, self.outcome, self.words = job_id, None, None
 
     @property
-    def planned(self) -> Span:
+    def first_window(self) -> Span:
         """What it covered at first."""
-        return self.first[0] if self.first else self.audio
+        return self.first_attempt[0] if self.first_attempt else self.audio
 
     @property
     def earliest(self) -> int:
         """The first sample of all its windows: the final words from there on tell which of its own are new."""
-        return min(self.planned.start, self.audio.start, (self.again or self.audio).start)
+        return min(self.first_window.start, self.audio.start, (self.other_window or self.audio).start)
 
     @property
-    def hearings(self) -> list[tuple[Span, Outcome | None]]:
+    def attempts(self) -> list[tuple[Span, Outcome | None]]:
         """What it has covered and what came of that, in order."""
-        return [*([self.first] if self.first else []), (self.audio, self.outcome)]
+        return [*([self.first_attempt] if self.first_attempt else []), (self.audio, self.outcome)]
 
 
 @dataclass(slots=True)

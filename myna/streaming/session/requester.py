@@ -30,12 +30,12 @@ class Requester:
         """Request speech probabilities for a whole number of windows."""
         self._requests.append(Detect(channel, windows.start, self._buffer.cut(windows)))
 
-    def decode(self, audio: Span, kind: JobKind, *, after_s: float = 0.0, again: Span | None = None) -> Decode:
+    def decode(self, audio: Span, kind: JobKind, *, after_s: float = 0.0, other_window: Span | None = None) -> Decode:
         """Request a decode of `audio`, due `after_s` seconds later than the newest audio.
 
-        `again` is the window in which the decode may be repeated.
+        `other_window` is the window in which the decode may be repeated.
         """
-        return Decode(audio, self._submit(audio, kind, self.due + after_s), kind, again)
+        return Decode(audio, self._submit(audio, kind, self.due + after_s), kind, other_window)
 
     def decode_step(self, utterance: int, held: int, fresh: Span) -> Decode:
         """Request the next step of an utterance that the engine follows: it holds `held` samples, `fresh` is new."""
@@ -44,8 +44,8 @@ class Requester:
 
     def repeat(self, decode: Decode, *, after_s: float = 0.0) -> None:
         """Request a decode once more, in its other window."""
-        assert decode.again is not None
-        decode.repeat(self._submit(decode.again, decode.kind, self.due + after_s))
+        assert decode.other_window is not None
+        decode.repeat(self._submit(decode.other_window, decode.kind, self.due + after_s))
 
     def cancel(self, decode: Decode) -> None:
         """Cancel a decode, unless it has been answered."""

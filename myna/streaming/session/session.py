@@ -94,25 +94,25 @@ class Session:
 
     def flush(self, token: str) -> None:
         """Make everything received so far final, then acknowledge with the token."""
-        self._reach(Barrier(self.received, Cause.FLUSH, token))
+        self._set_barrier(Barrier(self.received, Cause.FLUSH, token))
 
     def end(self) -> None:
         """Make everything received final; nothing may be pushed afterwards."""
-        self._reach(Barrier(self.received, Cause.END))
+        self._set_barrier(Barrier(self.received, Cause.END))
 
     def discard(self, token: str) -> None:
         """Decode nothing of what is not final yet, then acknowledge with the token."""
-        self._reach(Barrier(self.received, Cause.DISCARD, token))
+        self._set_barrier(Barrier(self.received, Cause.DISCARD, token))
 
     def end_turn(self) -> None:
         """End the turn here: the client says that it is over."""
-        self._reach(Barrier(self.received, Cause.ENDPOINT, trigger=Trigger.CLIENT))
+        self._set_barrier(Barrier(self.received, Cause.ENDPOINT, trigger=Trigger.CLIENT))
 
     def stall(self) -> None:
         """Take the absence of audio for silence: what was said so far is final, and its utterance over."""
         unheard = self.received - self._segmenter.position >= WINDOW
         if self._segmenter.in_utterance or unheard:
-            self._reach(Barrier(self.received, Cause.ENDPOINT))
+            self._set_barrier(Barrier(self.received, Cause.ENDPOINT))
 
     def configure(self, policy: Policy, options: Options, token: str | None = None) -> None:
         """Cut by this policy, and decode with these options, what comes from here on; acknowledge with the token."""
@@ -125,9 +125,9 @@ class Session:
             raise ValueError(f"voice activity at sample {start} given, {self._segmenter.position} expected")
         for probability in probabilities:  # one by one: what is decided must not depend on how windows were batched
             self._pass_reached()
-            self._decide(self._segmenter.feed(probability))
+            self._apply(self._segmenter.feed(probability))
             self._consider_turn()
-            self._tell_progress()
+            self._emit_progress()
         self._pass_reached()
         if self._speculation.decode is None and not self._timeline.behind:  # that decode is an interim, too
             self._interims.request_if_due()
@@ -143,7 +143,7 @@ class Session:
         else:
             self._timeline.answer(job_id, outcome)
         if heard:
-            self._tell_interim(*heard)
+            self._emit_interim(*heard)
         self._drain()
         if self._turns.enabled:
             self._consider_turn()
@@ -161,7 +161,7 @@ class Session:
         cancels: list[Request] = [Cancel(decode.job_id) for decode in awaited]
         return [*cancels, ReleaseUtterance(self._name)] if self._interims.has_followed else cancels
 
-    def _reach(self, barrier: Barrier) -> None:
+    def _set_barrier(self, barrier: Barrier) -> None:
         self._barriers.append(barrier)
         self._pass_reached()
         self._drain()
@@ -176,7 +176,7 @@ class Session:
 
     def _pass(self, barrier: Barrier) -> None:
         if barrier.at > self._segmenter.open_start or self._segmenter.speech_start is not None:
-            self._decide([self._segmenter.close(barrier.at, barrier.cause)])
+            self._apply([self._segmenter.close(barrier.at, barrier.cause)])
         self._complete = barrier.cause is Cause.END
         if barrier.cause is Cause.DISCARD:
             self._leave_utterance()
@@ -205,7 +205,7 @@ class Session:
         if change.token is not None:
             self._events.append(Configured(channel=self._channel, token=change.token))
 
-    def _decide(self, decisions: Sequence[Decision]) -> None:
+    def _apply(self, decisions: Sequence[Decision]) -> None:
         for decision in decisions:
             match decision:
                 case Onset(at):
@@ -247,21 +247,21 @@ class Session:
 
     def _decode_final(self, speech: Span, audio: Span, *, after_s: float = 0.0) -> Decode:
         kind = JobKind.FINAL if self._policy.live else JobKind.FILE
-        return self._requester.decode(audio, kind, after_s=after_s, again=self._window.of_repeat(speech, audio))
+        return self._requester.decode(audio, kind, after_s=after_s, other_window=self._window.of_repeat(speech, audio))
 
     def _consider_turn(self) -> None:
         """End the turn, or say that it may be over, if the silence is long enough for what was said."""
         if self._complete:
             return
-        match self._turns.look():
+        match self._turns.assess():
             case TurnEager() as eager:
                 self._events.append(eager)
             case Over() as over:
-                self._decide([self._segmenter.end_utterance()])
-                if end := self._turns.end(over):
+                self._apply([self._segmenter.end_utterance()])
+                if end := self._turns.end(over, self._segmenter.open_start):
                     self._timeline.append(end)
 
-    def _tell_progress(self) -> None:
+    def _emit_progress(self) -> None:
         every = self._policy.progress_s
         if every is not None and self._segmenter.position - self._progress_at >= samples(every):
             self._progress_at = self._segmenter.position
@@ -269,7 +269,7 @@ class Session:
                 Progress(channel=self._channel, at=self._progress_at, confidence=self._turns.confidence)
             )
 
-    def _tell_interim(self, audio: Span, transcript: Transcript) -> None:
+    def _emit_interim(self, audio: Span, transcript: Transcript) -> None:
         """Turn a decode of the open segment into an interim event."""
         if self._policy.interim_every_s is None or self._timeline.behind:
             return
@@ -286,18 +286,18 @@ class Session:
         wordless = audio.end - samples(interim.words[-1].end) if interim.words else 0
         if gap_ms and wordless >= samples(gap_ms / 1000) and self._segmenter.in_speech:
             # Noise that sounds like speech to the VAD hides the silence; the words' own times show it.
-            self._decide([self._segmenter.part(audio.end, Cause.GAP), Gap()])
+            self._apply([self._segmenter.part(audio.end, Cause.GAP), Gap()])
 
     def _drain(self) -> None:
         """Tell what is complete, then forget the audio nobody needs."""
-        told = self._timeline.drain(self._policy.gate, turns=self._turns.enabled)
-        finals = [event for event in told if isinstance(event, Final)]
+        events = self._timeline.drain(self._policy.gate, turns=self._turns.enabled)
+        finals = [event for event in events if isinstance(event, Final)]
         if finals:
             self._interim_text.clear()
         self._turns.count(finals)
-        self._events += told
-        if self._timeline.doubted is not None:
-            self._requester.repeat(self._timeline.doubted)
+        self._events += events
+        if self._timeline.to_repeat is not None:
+            self._requester.repeat(self._timeline.to_repeat)
         self._forget()
 
     def _forget(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from myna.streaming.events import Span, Word
 from myna.streaming.policy import PlausibilityGate
-from myna.streaming.session.credibility import doubts
+from myna.streaming.session.credibility import needs_repeat
 from myna.streaming.session.jobs import Outcome, Transcript
 from myna.streaming.session.pending import Decode, Waiting
 from myna.streaming.session.requester import Requester
@@ -54,7 +54,7 @@ class Speculation:
         segment = self._segmenter.open_segment
         if segment is not None and not self._timeline.behind:
             words = self._timeline.words_of(Waiting(segment, decode), self.gate)
-            if doubts(segment, decode, words, self.gate):
+            if needs_repeat(segment, decode, words, self.gate):
                 self._requester.repeat(decode, after_s=self._segmenter.ahead_s)
                 return None
             decode.words = words
@@ -62,7 +62,7 @@ class Speculation:
 
     def promote(self, audio: Span) -> Decode | None:
         """Return the decode as the final one of a segment whose decode window is `audio`; None: it covers another window."""
-        if self.decode is None or self.decode.planned != audio:
+        if self.decode is None or self.decode.first_window != audio:
             return None
         return self.release()
 

@@ -127,9 +127,9 @@ class Stream:
         requests: list[Request] = []
         events, self._early = self._early, []
         for session in self._sessions:
-            wanted, told = session.take()
-            requests += wanted
-            events += told
+            session_requests, session_events = session.take()
+            requests += session_requests
+            events += session_events
         return requests, [replace(event, seq=self._next()) for event in map(self._completed, events) if event]
 
     def _completed(self, event: Event) -> Event | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from myna.streaming.session.credibility import doubts, is_sure, words_of
+from myna.streaming.session.credibility import needs_repeat, is_sure, words_of
 from myna.streaming.session.jobs import JobError, Missing, Outcome, Transcript
 from myna.streaming.events import (
     Cause,
@@ -37,7 +37,7 @@ class Timeline:
         """Final words, as far back as a decode may still hear."""
         self.in_turn = False
         """Whether the start of a turn has been told, and its end has not."""
-        self.doubted: Decode | None = None
+        self.to_repeat: Decode | None = None
         """The decode at whose segment telling has stopped, since it is to be repeated."""
         self._turn_start = 0
         self._uttered = False  # words that no `UtteranceEnd` has followed
@@ -81,36 +81,36 @@ class Timeline:
 
     def drain(self, gate: PlausibilityGate, *, turns: bool) -> list[Event]:
         """Return what can be told by now; `gate` says what is speech, `turns` whether turns are told."""
-        told: list[Event] = []
-        self.doubted = None
+        events: list[Event] = []
+        self.to_repeat = None
         while self._items:
             match self._items[0]:
                 case Waiting(decode=Decode(outcome=None)):
                     break
                 case Waiting() as segment:
                     words = self.words_of(segment, gate)
-                    if segment.decode and doubts(segment.closed, segment.decode, words, gate):
-                        self.doubted = segment.decode
+                    if segment.decode and needs_repeat(segment.closed, segment.decode, words, gate):
+                        self.to_repeat = segment.decode
                         break
-                    told += self._finish(segment, words, gate, turns=turns)
+                    events += self._finish(segment, words, gate, turns=turns)
                 case Gap():
                     if self._uttered:
                         self._uttered = False
-                        told.append(UtteranceEnd(channel=self._channel, last_word_end=self.words[-1].end))
+                        events.append(UtteranceEnd(channel=self._channel, last_word_end=self.words[-1].end))
                 case TurnEnd() as end:
                     self._turn_start = end.at
                     if self.in_turn:
                         self.in_turn = False
-                        told.append(
+                        events.append(
                             TurnEnded(channel=self._channel, at=end.at, trigger=end.trigger, confidence=end.confidence)
                         )
                 case Barrier(at=at, cause=Cause.END):
-                    told.append(Ended(channel=self._channel, received=at))
+                    events.append(Ended(channel=self._channel, received=at))
                 case Barrier(token=token):
                     assert token is not None
-                    told.append(Flushed(channel=self._channel, token=token))
+                    events.append(Flushed(channel=self._channel, token=token))
             self._items.popleft()
-        return told
+        return events
 
     def forget(self, before: int) -> None:
         """Let go of the words that end before this sample; the last one is kept."""
@@ -123,16 +123,16 @@ class Timeline:
 
     def _finish(self, segment: Waiting, words: tuple[Word, ...], gate: PlausibilityGate, *, turns: bool) -> list[Event]:
         closed, decode = segment.closed, segment.decode
-        told: list[Event] = []
+        events: list[Event] = []
         match decode and decode.outcome:
             case JobError(reason) if not words:
-                told.append(Failed(channel=self._channel, span=closed.span, reason=reason))
+                events.append(Failed(channel=self._channel, span=closed.span, reason=reason))
             case Missing():
                 raise AssertionError("a final decode stands alone")
         lost = decode and isinstance(decode.outcome, Transcript) and is_sure(closed, gate) and not words
-        if decode and (decode.first or lost):
-            told.append(Repeated(channel=self._channel, span=closed.span, heard=bool(words)))
+        if decode and (decode.first_attempt or lost):
+            events.append(Repeated(channel=self._channel, span=closed.span, heard=bool(words)))
         self.words.extend(words)
         self._uttered = self._uttered or bool(words)
-        told.append(Final(channel=self._channel, span=closed.span, words=words, cause=closed.cause))
-        return [*told, *self.begin_turn(words)] if turns else told
+        events.append(Final(channel=self._channel, span=closed.span, words=words, cause=closed.cause))
+        return [*events, *self.begin_turn(words)] if turns else events

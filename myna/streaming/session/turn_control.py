@@ -42,7 +42,7 @@ class TurnControl:
         else:
             self._detector.policy = policy.turns
 
-    def look(self) -> TurnEager | Over | None:
+    def assess(self) -> TurnEager | Over | None:
         """Return whether the turn is over, or may be, after the silence so far."""
         if self._detector is None or not self._segmenter.in_utterance:
             return None
@@ -51,20 +51,20 @@ class TurnControl:
             return None
         words = self._speculation.words
         said = None if words is None else [*self._timeline.turn_words, *words]
-        verdict = self._detector.look(self._segmenter.silence, said)
+        verdict = self._detector.assess(self._segmenter.silence, said)
         if isinstance(verdict, Eager):
             at, confidence = self._segmenter.position, verdict.confidence
             return TurnEager(channel=self._channel, at=at, words=words or (), confidence=confidence)
         return verdict
 
-    def end(self, over: Over) -> TurnEnd | None:
-        """Return the end of the turn that `look` found to be over; None: there is no turn, only sound without a word.
+    def end(self, over: Over, at: int) -> TurnEnd | None:
+        """Return the end, at sample `at`, of the turn that `assess` found to be over; None: there was sound without a word.
 
         A turn without final words may still be open: an interim reported words that no final confirmed.
         """
         if over.trigger is None and not self._timeline.in_turn:
             return None
-        return TurnEnd(self._segmenter.position, over.trigger or Trigger.CONFIDENCE, over.confidence)
+        return TurnEnd(at, over.trigger or Trigger.CONFIDENCE, over.confidence)
 
     def end_at(self, barrier: Barrier) -> TurnEnd | Gap:
         """Return what follows an endpoint that was set from outside: the turn's end, or without turns a gap."""
@@ -99,4 +99,4 @@ class TurnControl:
     def count(self, finals: Sequence[Final]) -> None:
         """Count the words of these finals towards the turn's length."""
         if self._detector is not None:
-            self._detector.said(sum(len(final.words) for final in finals))
+            self._detector.count_words(sum(len(final.words) for final in finals))

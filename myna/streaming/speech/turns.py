@@ -105,7 +105,7 @@ class TurnDetector:
         self._rest = 0  # the longest pause from which words have gone on
         self._ended: float | None = None  # last word's end of the turn before, if that was over by confidence
 
-    def look(self, silence: int, words: Sequence[Word] | None) -> Verdict | None:
+    def assess(self, silence: int, words: Sequence[Word] | None) -> Verdict | None:
         """Return what follows from so many samples of silence after these words of the turn.
 
         `words` None: what was said last is not decoded yet.
@@ -128,7 +128,7 @@ class TurnDetector:
             return Eager(self.confidence)
         return None
 
-    def said(self, words: int) -> None:
+    def count_words(self, words: int) -> None:
         """Take note that so many more words of it are final."""
         self._words += words
 
