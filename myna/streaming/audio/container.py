@@ -11,10 +11,10 @@ from collections.abc import Iterator
 
 import av
 
-from myna.streaming.audio.raw import AudioError, Codec
-from myna.streaming.audio.mp4 import Boxes
 from myna.streaming.audio.frames import FrameConverter
+from myna.streaming.audio.mp4 import Boxes
 from myna.streaming.audio.parts import MOST_IDLE_BYTES, SUPPORTED, Feed, Part, Parts, Readable, sniff
+from myna.streaming.audio.raw import AudioError, Codec
 from myna.streaming.audio.wav import Riff
 
 __all__ = ["PROBING", "SUPPORTED", "Feed", "decode_container", "decode_media", "decode_parts", "sniff"]
@@ -106,7 +106,9 @@ def _from_index(part: Part, boxes: Boxes) -> Readable:
     return whole
 
 
-def decode_media(source: Readable | str, name: str, sound: FrameConverter, part: Part | None, options: dict[str, str]) -> None:
+def decode_media(
+    source: Readable | str, name: str, sound: FrameConverter, part: Part | None, options: dict[str, str]
+) -> None:
     """Decode the first sound track of a container in FFmpeg's format `name`. Raises `AudioError` if there is none.
 
     What was decoded of a stream that breaks off is kept. `part` knows the bytes where they are read one after another.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import Protocol
 
-from myna.streaming.audio.mp4 import Boxes
 from myna.streaming.audio.marks import BEGINS, BEGINS_IN_MATROSKA, BEGINS_IN_OGG, unfinished
-from myna.streaming.audio.wav import Riff
+from myna.streaming.audio.mp4 import Boxes
 from myna.streaming.audio.mpegts import Transport
+from myna.streaming.audio.wav import Riff
 
 
 class Cutter(Protocol):

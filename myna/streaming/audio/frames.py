@@ -9,10 +9,10 @@ from typing import Protocol
 import av
 import numpy as np
 
-from myna.streaming.audio.raw import MOST_CHANNELS, AudioError, Converter
-from myna.streaming.events import SAMPLE_RATE
 from myna.streaming.audio.mixing import Mixer
+from myna.streaming.audio.raw import MOST_CHANNELS, AudioError, Converter
 from myna.streaming.audio.timestamps import LEAST_HOLE_S, Stamps
+from myna.streaming.events import SAMPLE_RATE
 
 LOWEST_MEDIA_RATE, HIGHEST_MEDIA_RATE = 4_000, 384_000
 """Sample rates of media in Hz: below lies no speech, above no recorder."""

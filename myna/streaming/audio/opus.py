@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import av
 
-from myna.streaming.audio.raw import AudioError
 from myna.streaming.audio.container import PROBING, decode_parts
 from myna.streaming.audio.frames import FrameConverter
 from myna.streaming.audio.parts import Feed, FlushAsked, Parts
+from myna.streaming.audio.raw import AudioError
 
 _RATE = 48_000
 """Opus decodes to this whatever went in (RFC 6716, 2)."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from myna.streaming.audio.raw import AudioError
 from myna.streaming.audio.cutting import ID3, Cutter, cutter, id3_size
-from myna.streaming.audio.frames import Sink, FrameConverter
+from myna.streaming.audio.frames import FrameConverter, Sink
+from myna.streaming.audio.raw import AudioError
 
 SUPPORTED = "WAV, FLAC, MP3, Ogg, WebM and Matroska, MP4/M4A/MOV, AAC (ADTS), AMR, AIFF, AU, CAF, AVI, WMA, MPEG"
 _MAGIC = (

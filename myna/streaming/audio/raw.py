@@ -13,9 +13,9 @@ from enum import StrEnum
 
 import numpy as np
 
-from myna.streaming.events import SAMPLE_RATE
 from myna.streaming.audio.mixing import Mixer
 from myna.streaming.audio.resampling import Resampler
+from myna.streaming.events import SAMPLE_RATE
 
 MOST_CHANNELS = 20
 """Deepgram's limit; each channel costs as much as a stream."""

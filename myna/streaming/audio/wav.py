@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from myna.streaming.audio.raw import Encoding, to_float
 from myna.streaming.audio.marks import BEGINS, unfinished
+from myna.streaming.audio.raw import Encoding, to_float
 
 _BEGINS_SIZE = 12
 _CHUNK_HEAD = 8

@@ -1,4 +1,4 @@
-"""The words of the open segment as interims report them: new words join those that a decode no longer covers. Pure."""
+"""The interim words of the open segment: new words are joined to those that the newest decode no longer covers. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from myna.streaming.speech.segmenter import Segmenter
 
 
 class InterimText:
-    """One channel's. Words that two interims in a row agree on are stable."""
+    """One channel's interim words. The leading words that two consecutive interims share are stable."""
 
     def __init__(self, channel: int, segmenter: Segmenter) -> None:
         self._channel = channel
@@ -19,7 +19,7 @@ class InterimText:
         self._words: tuple[Word, ...] = ()
 
     def update(self, audio: Span, heard: Sequence[Word], final: Sequence[Word]) -> Interim | None:
-        """Return the interim after a decode of `audio` that contains the words `heard`; None: there is no word yet.
+        """Return the interim that follows from a decode of `audio` with the words `heard`; None: there is no word yet.
 
         `final` are the channel's final words, as far back as the decode may contain them.
         """
@@ -38,5 +38,5 @@ class InterimText:
         return Interim(channel=self._channel, span=span, words=words, stable=stable)
 
     def clear(self) -> None:
-        """Forget the words: they are final."""
+        """Forget the words: a Final contains them."""
         self._words = ()

@@ -19,9 +19,9 @@ RETRY = samples(0.25)
 
 
 class InterimScheduler:
-    """Requests one channel's interim decodes. A new one supersedes those before it that still wait for the engine.
+    """Requests one channel's interim decodes. An answered decode supersedes all earlier ones.
 
-    `incremental` engines follow the open utterance: each decode sends only the audio that the engine does not hold.
+    An `incremental` engine follows the open utterance: each job sends only the audio that the engine does not hold yet.
     """
 
     def __init__(
@@ -34,11 +34,11 @@ class InterimScheduler:
         self._following = Following()
         self._awaited: dict[str, Decode] = {}  # by job id, the newest last
         self._decoded_until = 0  # where the audio of the last interim decode ends, or where it is taken to end
-        self._repeated = False  # an interim decode of the open segment has been repeated
+        self._repeated = False  # whether an interim decode of the open segment has been repeated
         self.adopt(policy)
 
     def adopt(self, policy: Policy) -> None:
-        """Follow this policy from here on."""
+        """Use this policy for later decodes."""
         self._enabled = policy.interim_every_s is not None
         self._every = samples(policy.interim_every_s or 0.0)
         self._gate = policy.gate
@@ -50,7 +50,7 @@ class InterimScheduler:
 
     @property
     def utterance_start(self) -> int | None:
-        """Where the utterance that the engine follows begins; None: it follows none."""
+        """The first sample of the utterance that the engine follows; None: it follows none."""
         return self._following.start
 
     @property
@@ -63,7 +63,7 @@ class InterimScheduler:
         self._decoded_until = speech_start + FIRST_INTERIM - self._every
 
     def request_if_due(self) -> None:
-        """Request an interim decode if the open segment holds enough speech that none has covered."""
+        """Request an interim decode if the open segment has enough speech that no interim decode covers."""
         start, now = self._segmenter.speech_start, self._segmenter.position
         enough = now - self._decoded_until >= self._every
         if self._enabled and start is not None and enough and now - start >= FIRST_INTERIM:
@@ -71,7 +71,7 @@ class InterimScheduler:
             self._decoded_until = now
 
     def adopt_decode(self, decode: Decode) -> bool:
-        """Take over the decode of a pause that speech has ended, if it serves as the next interim; return whether it does."""
+        """Take over the decode of a pause that speech ended, if half of the interim interval has passed; return whether."""
         waited = self._segmenter.position - self._decoded_until
         if decode.outcome is not None or self._awaited or not self._enabled or 2 * waited < self._every:
             return False
@@ -84,9 +84,9 @@ class InterimScheduler:
         return job_id in self._awaited
 
     def answer(self, job_id: str, outcome: Outcome, *, may_repeat: bool) -> tuple[Span, Transcript] | None:
-        """Take the outcome of an awaited decode; return the transcript to report and the audio it covers, if there is one.
+        """Take the outcome of an awaited decode; return the audio and the transcript to emit as an interim, if there are any.
 
-        The decodes that it supersedes are no longer awaited. `may_repeat` allows a second decode in another window.
+        Earlier decodes are no longer awaited. `may_repeat` allows a second decode in another window.
         """
         job_ids = list(self._awaited)
         superseded = [self._awaited.pop(older) for older in job_ids[: job_ids.index(job_id) + 1]]
@@ -102,11 +102,11 @@ class InterimScheduler:
         return None
 
     def retry_soon(self, audio_end: int) -> None:
-        """Make the next decode due `RETRY` after one that ends at `audio_end` and contained no words to report."""
+        """Make the next decode due `RETRY` after the end of one that gave no words to emit."""
         self._decoded_until = min(self._decoded_until, audio_end + RETRY - self._every)
 
     def close_segment(self) -> None:
-        """Cancel what is awaited: the segment has been cut."""
+        """Cancel the awaited decodes: the segment has been cut."""
         for decode in self._awaited.values():
             self._requester.cancel(decode)
         self._awaited.clear()
@@ -114,7 +114,7 @@ class InterimScheduler:
         self._following.close()
 
     def restart_utterance(self) -> None:
-        """Make the engine follow a new utterance from the next step on."""
+        """Begin a new utterance with the next step of an engine that follows."""
         self._following.close()
 
     def _request(self, start: int, now: int) -> None:
@@ -129,7 +129,7 @@ class InterimScheduler:
     def _repeats(self, decode: Decode, outcome: Transcript) -> bool:
         """Repeat a decode of sure speech that fails the gate, in another window; return whether it is repeated.
 
-        One decode of a segment is repeated: where that does not help, a later repetition does not either.
+        At most one decode of a segment is repeated: if that does not help, another repetition does not either.
         """
         segment = self._segmenter.open_segment
         if segment is None or segment.speech is None or self._repeated:

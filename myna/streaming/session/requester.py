@@ -33,12 +33,12 @@ class Requester:
     def decode(self, audio: Span, kind: JobKind, *, after_s: float = 0.0, other_window: Span | None = None) -> Decode:
         """Request a decode of `audio`, due `after_s` seconds later than the newest audio.
 
-        `other_window` is the window in which the decode may be repeated.
+        `other_window` is where the decode is repeated if its words are not credible.
         """
         return Decode(audio, self._submit(audio, kind, self.due + after_s), kind, other_window)
 
     def decode_step(self, utterance: int, held: int, fresh: Span) -> Decode:
-        """Request the next step of an utterance that the engine follows: it holds `held` samples, `fresh` is new."""
+        """Request the next step of an utterance that the engine follows: it holds `held` samples and lacks `fresh`."""
         job_id = self._submit(fresh, JobKind.INTERIM, self.due, utterance=utterance, held=held)
         return Decode(Span(fresh.start - held, fresh.end), job_id, JobKind.INTERIM)
 

@@ -1,7 +1,7 @@
 """One channel of a live stream, without I/O: audio and results go in, requests and events come out.
 
-The Finals of a session tile its timeline. Results are taken in any order; events leave in the order of the timeline. What
-happens to a decode on its way is not seen here: its job, audio and all, is kept until it is answered.
+The Finals of a session tile its timeline. Results may arrive in any order; events leave in the order of the timeline. The
+session does not see a worker fail: the caller keeps each job with its audio until the job is answered.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from myna.streaming.events import (
     Span,
     SpeechStarted,
     SpeechStopped,
-    TurnEager,
     Trigger,
+    TurnEager,
     samples,
 )
 from myna.streaming.policy import Options, Policy
@@ -38,11 +38,11 @@ from myna.streaming.speech.segmenter import WINDOW, ClosedSegment, Decision, Gap
 from myna.streaming.speech.turns import Over
 
 _KEPT = 2 * WINDOW
-"""Slack of the audio kept, for windows being rounded."""
+"""Extra audio kept, since cuts are rounded to windows."""
 
 
 class Session:
-    """One channel. `name` must differ from every other live session's, since job ids are made of it."""
+    """One channel. `name` must be unique among the live sessions, since job ids are derived from it."""
 
     def __init__(self, name: str, policy: Policy, options: Options, engine: EngineInfo, *, channel: int = 0) -> None:
         self._name = name
@@ -61,10 +61,10 @@ class Session:
         self._speculation = Speculation(policy.gate, self._requester, self._segmenter, self._timeline)
         self._turns = TurnControl(policy, channel, self._segmenter, self._timeline, self._speculation)
         self._barriers: deque[Barrier | Change] = deque()
-        self._detected = 0  # samples whose speech probabilities have been requested
+        self._detected = 0  # the samples whose speech probabilities have been requested
         self._progress_at = 0
-        self._speaking = False  # its start has been told, and its end has not
-        self._complete = False  # nothing follows
+        self._speaking = False  # whether `SpeechStarted` has been emitted and `SpeechStopped` has not
+        self._complete = False  # whether the end of the stream has been reached
         self._events: list[Event] = []
 
     @property
@@ -74,17 +74,17 @@ class Session:
 
     @property
     def backlog(self) -> int:
-        """Samples received that are neither accounted for by a Final nor part of the open segment."""
+        """The received samples that are neither covered by a Final nor part of the open segment."""
         oldest, position = self._timeline.oldest, self._segmenter.position
         return self.received - (position if oldest is None else min(oldest, position))
 
     @property
     def audio_held(self) -> int:
-        """Samples of audio in memory."""
+        """The samples of audio in memory."""
         return len(self._buffer)
 
     def push(self, pcm: bytes, due: float) -> None:
-        """Take the next int16 samples; `due` is when their decode ought to start (see `InferenceJob.due`)."""
+        """Take the next int16 samples; `due` is the wall time at which to decode them (see `InferenceJob.due`)."""
         self._buffer.append(pcm)
         self._requester.due = due
         end = self.received - (self.received - self._detected) % WINDOW
@@ -93,7 +93,7 @@ class Session:
             self._detected = end
 
     def flush(self, token: str) -> None:
-        """Make everything received so far final, then acknowledge with the token."""
+        """Make everything received so far final, then acknowledge the token."""
         self._set_barrier(Barrier(self.received, Cause.FLUSH, token))
 
     def end(self) -> None:
@@ -101,61 +101,61 @@ class Session:
         self._set_barrier(Barrier(self.received, Cause.END))
 
     def discard(self, token: str) -> None:
-        """Decode nothing of what is not final yet, then acknowledge with the token."""
+        """Discard everything received that is not final yet, then acknowledge the token."""
         self._set_barrier(Barrier(self.received, Cause.DISCARD, token))
 
     def end_turn(self) -> None:
-        """End the turn here: the client says that it is over."""
+        """End the turn here, at the client's request."""
         self._set_barrier(Barrier(self.received, Cause.ENDPOINT, trigger=Trigger.CLIENT))
 
     def stall(self) -> None:
-        """Take the absence of audio for silence: what was said so far is final, and its utterance over."""
-        unheard = self.received - self._segmenter.position >= WINDOW
-        if self._segmenter.in_utterance or unheard:
+        """End the utterance and make everything received final, since no audio arrives."""
+        unprocessed = self.received - self._segmenter.position >= WINDOW
+        if self._segmenter.in_utterance or unprocessed:
             self._set_barrier(Barrier(self.received, Cause.ENDPOINT))
 
     def configure(self, policy: Policy, options: Options, token: str | None = None) -> None:
-        """Cut by this policy, and decode with these options, what comes from here on; acknowledge with the token."""
+        """Apply this policy and these options to the audio that follows; acknowledge the token."""
         self._barriers.append(Change(self.received, policy, options, token))
         self._pass_reached()
 
     def on_vad(self, start: int, probabilities: Sequence[float]) -> None:
-        """Take the probabilities asked for with the `Detect` that began at `start`; they must come in order."""
+        """Take the probabilities that answer the `Detect` at `start`. Answers must come in order."""
         if start != self._segmenter.position:
-            raise ValueError(f"voice activity at sample {start} given, {self._segmenter.position} expected")
-        for probability in probabilities:  # one by one: what is decided must not depend on how windows were batched
+            raise ValueError(f"voice activity starts at sample {start}; expected sample {self._segmenter.position}")
+        for probability in probabilities:  # one at a time: decisions must not depend on how windows were batched
             self._pass_reached()
             self._apply(self._segmenter.feed(probability))
             self._consider_turn()
             self._emit_progress()
         self._pass_reached()
-        if self._speculation.decode is None and not self._timeline.behind:  # that decode is an interim, too
+        if self._speculation.decode is None and not self._timeline.behind:  # a speculative decode is an interim, too
             self._interims.request_if_due()
         self._drain()
 
     def on_result(self, job_id: str, outcome: Outcome) -> None:
-        """Take a decode's outcome, in any order; one that is no longer wanted is dropped."""
-        heard = None
+        """Take a decode's outcome, in any order. The outcome of a cancelled decode is ignored."""
+        interim = None
         if self._interims.awaits(job_id):
-            heard = self._interims.answer(job_id, outcome, may_repeat=not self._timeline.behind)
+            interim = self._interims.answer(job_id, outcome, may_repeat=not self._timeline.behind)
         elif self._speculation.awaits(job_id):
-            heard = self._speculation.answer(outcome)
+            interim = self._speculation.answer(outcome)
         else:
             self._timeline.answer(job_id, outcome)
-        if heard:
-            self._emit_interim(*heard)
+        if interim:
+            self._emit_interim(*interim)
         self._drain()
         if self._turns.enabled:
             self._consider_turn()
             self._drain()
 
     def take(self) -> tuple[list[Request], list[Event]]:
-        """Return what has to be done and told since the last call."""
+        """Return the requests and events since the last call."""
         events, self._events = self._events, []
         return self._requester.take(), events
 
     def abandon(self) -> list[Request]:
-        """Return the cancellations of everything asked for: nobody is listening any more."""
+        """Return the requests that cancel everything outstanding, since the client has left."""
         decodes = [*self._timeline.decodes, self._speculation.decode, *self._interims.awaited]
         awaited = [decode for decode in decodes if decode and decode.outcome is None]
         cancels: list[Request] = [Cancel(decode.job_id) for decode in awaited]
@@ -186,13 +186,13 @@ class Session:
         self._timeline.append(self._turns.end_at(barrier) if ends_turn else barrier)
 
     def _leave_utterance(self) -> None:
-        """Take what is said from here on for the beginning of another."""
+        """Make the next speech begin another utterance."""
         self._segmenter.in_utterance = self._speaking = False
 
     def _adopt(self, change: Change) -> None:
         if change.options != self._requester.options:
             self._requester.options = change.options
-            self._interims.restart_utterance()  # what the engine has followed it has followed with the old ones
+            self._interims.restart_utterance()  # the engine followed the utterance with the old options
         policy = fitted(change.policy, self._engine)
         if policy != self._policy:
             endless = self._policy.patience_s == 0
@@ -250,7 +250,7 @@ class Session:
         return self._requester.decode(audio, kind, after_s=after_s, other_window=self._window.of_repeat(speech, audio))
 
     def _consider_turn(self) -> None:
-        """End the turn, or say that it may be over, if the silence is long enough for what was said."""
+        """End the turn, or emit that it may be over, if the silence is long enough for the words so far."""
         if self._complete:
             return
         match self._turns.assess():
@@ -270,7 +270,7 @@ class Session:
             )
 
     def _emit_interim(self, audio: Span, transcript: Transcript) -> None:
-        """Turn a decode of the open segment into an interim event."""
+        """Emit a decode of the open segment as an interim."""
         if self._policy.interim_every_s is None or self._timeline.behind:
             return
         interim = None
@@ -285,11 +285,11 @@ class Session:
         gap_ms = self._policy.gap_ms
         wordless = audio.end - samples(interim.words[-1].end) if interim.words else 0
         if gap_ms and wordless >= samples(gap_ms / 1000) and self._segmenter.in_speech:
-            # Noise that sounds like speech to the VAD hides the silence; the words' own times show it.
+            # The VAD takes noise for speech and does not detect the gap; the times of the words show it.
             self._apply([self._segmenter.part(audio.end, Cause.GAP), Gap()])
 
     def _drain(self) -> None:
-        """Tell what is complete, then forget the audio nobody needs."""
+        """Emit what is complete, then drop the audio that is not needed any more."""
         events = self._timeline.drain(self._policy.gate, turns=self._turns.enabled)
         finals = [event for event in events if isinstance(event, Final)]
         if finals:
@@ -301,7 +301,7 @@ class Session:
         self._forget()
 
     def _forget(self) -> None:
-        """Let go of audio and words that no decode can ask for any more."""
+        """Drop the audio and the words that no later decode can cover."""
         speech_start = self._segmenter.speech_start
         needed = self._segmenter.position if speech_start is None else speech_start
         needed -= self._window.reach + _KEPT

@@ -1,4 +1,4 @@
-"""The decode of a pause, made as if the segment ended there: the endpoint finds its final decode done. Pure."""
+"""The decode of a pause, made as if the segment ended there, so that its Final is ready at the endpoint. Pure."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from myna.streaming.speech.segmenter import Segmenter
 
 
 class Speculation:
-    """One channel's speculative decode, from the pause that starts it until a cut promotes it or speech ends it."""
+    """One channel's speculative decode: requested at a pause, promoted at the endpoint, dropped if speech resumes."""
 
     def __init__(self, gate: PlausibilityGate, requester: Requester, segmenter: Segmenter, timeline: Timeline) -> None:
         self.gate = gate
         self.decode: Decode | None = None
-        """The decode of the last pause, awaited or answered; None: there is none."""
+        """The decode of the current pause, awaited or answered; None: there is none."""
         self._requester = requester
         self._segmenter = segmenter
         self._timeline = timeline
 
     @property
     def words(self) -> tuple[Word, ...] | None:
-        """The open segment's words as they will be final if speech does not go on; None: they are not decoded yet."""
+        """The final words of the open segment if speech does not resume; None: they are not decoded yet."""
         if self._timeline.behind:
             return None
         if self._segmenter.speech_start is None:
@@ -44,9 +44,9 @@ class Speculation:
         return self.decode is not None and self.decode.job_id == job_id
 
     def answer(self, outcome: Outcome) -> tuple[Span, Transcript] | None:
-        """Take the decode's outcome; return the transcript to report as an interim and the audio it covers, if there is one.
+        """Take the decode's outcome; return the audio and the transcript to emit as an interim, if there are any.
 
-        A decode that is not credible is repeated at once.
+        A decode whose words are not credible is repeated at once.
         """
         decode = self.decode
         assert decode is not None
@@ -61,18 +61,18 @@ class Speculation:
         return (decode.audio, outcome) if isinstance(outcome, Transcript) else None
 
     def promote(self, audio: Span) -> Decode | None:
-        """Return the decode as the final one of a segment whose decode window is `audio`; None: it covers another window."""
+        """Return the decode as the final decode of a segment whose decode window is `audio`; None: it has another window."""
         if self.decode is None or self.decode.first_window != audio:
             return None
         return self.release()
 
     def release(self) -> Decode | None:
-        """Return the decode to an owner that takes it over."""
+        """Hand the decode to another owner."""
         decode, self.decode = self.decode, None
         return decode
 
     def drop(self) -> None:
-        """Cancel the decode: speech goes on, or the segment was cut elsewhere."""
+        """Cancel the decode: speech has resumed, or the segment was cut elsewhere."""
         if self.decode is not None:
             self._requester.cancel(self.decode)
         self.decode = None

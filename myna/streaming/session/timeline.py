@@ -1,12 +1,10 @@
-"""What a channel has cut, in order, until it can be told: segments, and what stands between them. Pure."""
+"""The queue of a channel's closed segments and the marks between them, until their events can be emitted. Pure."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
 
-from myna.streaming.session.credibility import needs_repeat, is_sure, words_of
-from myna.streaming.session.jobs import JobError, Missing, Outcome, Transcript
 from myna.streaming.events import (
     Cause,
     Ended,
@@ -22,65 +20,67 @@ from myna.streaming.events import (
     samples,
     seconds,
 )
-from myna.streaming.session.pending import Barrier, Decode, TurnEnd, Waiting
 from myna.streaming.policy import PlausibilityGate
+from myna.streaming.session.credibility import is_sure, needs_repeat, words_of
+from myna.streaming.session.jobs import JobError, Missing, Outcome, Transcript
+from myna.streaming.session.pending import Barrier, Decode, TurnEnd, Waiting
 from myna.streaming.speech.segmenter import Gap
 
 
 class Timeline:
-    """One channel's. Items go in as they are cut, and their events come out as far as every decode before is answered."""
+    """One channel's timeline. An item's events are emitted once every decode before it is answered."""
 
     def __init__(self, channel: int) -> None:
         self._channel = channel
         self._items: deque[Waiting | Barrier | TurnEnd | Gap] = deque()
         self.words: deque[Word] = deque()
-        """Final words, as far back as a decode may still hear."""
+        """The final words, as far back as a later decode may cover them."""
         self.in_turn = False
-        """Whether the start of a turn has been told, and its end has not."""
+        """Whether `TurnStarted` has been emitted and `TurnEnded` has not."""
         self.to_repeat: Decode | None = None
-        """The decode at whose segment telling has stopped, since it is to be repeated."""
+        """The decode of the oldest waiting segment, if it must be repeated before anything more is emitted."""
         self._turn_start = 0
-        self._uttered = False  # words that no `UtteranceEnd` has followed
+        self._uttered = False  # whether words have been emitted that no `UtteranceEnd` has followed
 
     @property
     def behind(self) -> bool:
-        """Whether a segment still waits for its words: what follows it cannot be joined yet."""
+        """Whether a closed segment waits for its words, so that later words cannot be joined to it yet."""
         return self.oldest is not None
 
     @property
     def oldest(self) -> int | None:
-        """The sample from which on words are still waited for; None: they are not."""
+        """The first sample of the oldest segment that waits for its words; None: no segment waits."""
         return next((item.closed.span.start for item in self._items if isinstance(item, Waiting)), None)
 
     @property
     def decodes(self) -> list[Decode]:
-        """The decodes of the segments that wait."""
+        """The decodes of the waiting segments."""
         return [item.decode for item in self._items if isinstance(item, Waiting) and item.decode]
 
     @property
     def turn_words(self) -> list[Word]:
-        """The final words of the open turn, as far back as they are kept."""
+        """The final words of the open turn that are still kept."""
         return [word for word in self.words if word.start >= seconds(self._turn_start)]
 
     def append(self, item: Waiting | Barrier | TurnEnd | Gap) -> None:
-        """Take what comes next."""
+        """Add the next item."""
         self._items.append(item)
 
     def answer(self, job_id: str, outcome: Outcome) -> None:
-        """Take a decode's outcome, if a segment waits for it."""
+        """Take a decode's outcome; ignore it if no segment waits for it."""
         for decode in self.decodes:
             if decode.job_id == job_id:
                 decode.outcome = outcome
 
     def begin_turn(self, words: Sequence[Word]) -> list[Event]:
-        """Return what is told at these words, if they are the first of a turn."""
+        """Return a `TurnStarted` if these words are the first of a turn."""
         if self.in_turn or not words:
             return []
         self.in_turn = True
         return [TurnStarted(channel=self._channel, at=samples(words[0].start))]
 
     def drain(self, gate: PlausibilityGate, *, turns: bool) -> list[Event]:
-        """Return what can be told by now; `gate` says what is speech, `turns` whether turns are told."""
+        """Return the events that are ready. `gate` judges the decodes; `turns` says whether turns are reported."""
         events: list[Event] = []
         self.to_repeat = None
         while self._items:
@@ -113,12 +113,12 @@ class Timeline:
         return events
 
     def forget(self, before: int) -> None:
-        """Let go of the words that end before this sample; the last one is kept."""
+        """Drop the words that end before this sample, except the last word."""
         while len(self.words) > 1 and self.words[0].end < seconds(before):
             self.words.popleft()
 
     def words_of(self, segment: Waiting, gate: PlausibilityGate) -> tuple[Word, ...]:
-        """Return the words of a segment, were everything before it final."""
+        """Return the words of a segment, provided that everything before it is final."""
         return words_of(segment.closed, segment.decode, gate, self.words) if segment.decode else ()
 
     def _finish(self, segment: Waiting, words: tuple[Word, ...], gate: PlausibilityGate, *, turns: bool) -> list[Event]:
@@ -128,7 +128,7 @@ class Timeline:
             case JobError(reason) if not words:
                 events.append(Failed(channel=self._channel, span=closed.span, reason=reason))
             case Missing():
-                raise AssertionError("a final decode stands alone")
+                raise AssertionError("a final decode is not a step of an utterance that the engine follows")
         lost = decode and isinstance(decode.outcome, Transcript) and is_sure(closed, gate) and not words
         if decode and (decode.first_attempt or lost):
             events.append(Repeated(channel=self._channel, span=closed.span, heard=bool(words)))

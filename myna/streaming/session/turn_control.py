@@ -1,4 +1,4 @@
-"""One channel's turns: whether the policy asks for them, and where they end. Pure."""
+"""Decides where one channel's turns end, if its policy has turns. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from myna.streaming.speech.turns import Eager, Over, TurnDetector
 
 
 class TurnControl:
-    """Runs the turn detector over the open segment's silence and words; without a turn policy it does nothing."""
+    """Applies the turn detector to the silence and words of the open segment. Without a turn policy there are no turns."""
 
     def __init__(
         self, policy: Policy, channel: int, segmenter: Segmenter, timeline: Timeline, speculation: Speculation
@@ -27,23 +27,23 @@ class TurnControl:
 
     @property
     def enabled(self) -> bool:
-        """Whether utterances end as turns."""
+        """Whether the policy has turns."""
         return self._detector is not None
 
     @property
     def confidence(self) -> float:
-        """The probability that the speaker has finished; 0 without turns."""
+        """The confidence that the turn is over; 0 without turns."""
         return self._detector.confidence if self._detector else 0.0
 
     def adopt(self, policy: Policy) -> None:
-        """Follow this policy from here on."""
+        """Use this policy from here on."""
         if policy.turns is None or self._detector is None:
             self._detector = TurnDetector(policy.turns) if policy.turns else None
         else:
             self._detector.policy = policy.turns
 
     def assess(self) -> TurnEager | Over | None:
-        """Return whether the turn is over, or may be, after the silence so far."""
+        """Return `Over` if the turn is over, `TurnEager` if it may be, after the silence so far."""
         if self._detector is None or not self._segmenter.in_utterance:
             return None
         if not self._segmenter.silence:
@@ -58,16 +58,16 @@ class TurnControl:
         return verdict
 
     def end(self, over: Over, at: int) -> TurnEnd | None:
-        """Return the end, at sample `at`, of the turn that `assess` found to be over; None: there was sound without a word.
+        """Return the end, at sample `at`, of a turn that is over; None: there was sound without a word, and no turn.
 
-        A turn without final words may still be open: an interim reported words that no final confirmed.
+        A turn may be open without a final word: an interim contained words that no Final confirmed.
         """
         if over.trigger is None and not self._timeline.in_turn:
             return None
         return TurnEnd(at, over.trigger or Trigger.CONFIDENCE, over.confidence)
 
     def end_at(self, barrier: Barrier) -> TurnEnd | Gap:
-        """Return what follows an endpoint that was set from outside: the turn's end, or without turns a gap."""
+        """End the turn at a barrier and return its end; without turns return a `Gap`."""
         if self._detector is None:
             return Gap()
         end = TurnEnd(barrier.at, barrier.trigger, self._detector.confidence)
@@ -75,7 +75,7 @@ class TurnControl:
         return end
 
     def end_if_too_long(self, closed: ClosedSegment) -> TurnEnd | None:
-        """Return the end of the turn where a segment was cut by length, if the turn has reached the policy's bounds."""
+        """End the turn where a segment was cut by length if it exceeds the policy's bounds; return its end."""
         detector = self._detector
         if detector is None or closed.cause is not Cause.LENGTH or not closed.speech:
             return None
@@ -91,12 +91,12 @@ class TurnControl:
             self._detector.end()
 
     def resume(self) -> list[TurnResumed]:
-        """Take note that speech goes on; return the event if the turn was reported as possibly over."""
+        """Take note that speech has resumed; return a `TurnResumed` if a `TurnEager` has been emitted."""
         if self._detector is None or not self._detector.resume():
             return []
         return [TurnResumed(channel=self._channel, at=self._segmenter.position)]
 
     def count(self, finals: Sequence[Final]) -> None:
-        """Count the words of these finals towards the turn's length."""
+        """Add the words of these Finals to the turn's length."""
         if self._detector is not None:
             self._detector.count_words(sum(len(final.words) for final in finals))

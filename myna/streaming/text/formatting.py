@@ -9,8 +9,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from myna.streaming.text import profanity
 from myna.streaming.events import Word, bare_words
+from myna.streaming.text import profanity
 from myna.streaming.text.numerals import numbers
 from myna.streaming.text.redaction import Redaction, redacted
 from myna.streaming.text.written import written
