@@ -21,8 +21,7 @@ _SURE = samples(0.2)
 _LONGEST_PHRASE = 6
 """The longest phrase, in words, whose repetition is detected."""
 _REPETITIONS = 4
-"""A phrase repeated this often in a row is an engine's loop. A single word, which people repeat ("no, no, no"), may occur twice
-as often."""
+"""A phrase this often in a row is an engine's loop. A single word may occur twice as often: people say "no, no, no"."""
 _CHARACTERS_PER_S = 1.0
 """Fewer letters per second of speech are not credible: English has 12, Chinese 4."""
 _SPARSE_FROM_S = 3.0
