@@ -98,7 +98,7 @@ class Policy:
         if self.silence_s is not None and self.silence_s <= 1:
             raise ValueError(f"silence_s must be above 1 or None, not {self.silence_s}")
         if not 0 < self.soft_s <= self.hard_s:
-            raise ValueError(f"soft_s must be above 0 and at most hard_s ({self.hard_s}), not {self.soft_s}")
+            raise ValueError(f"soft_s={self.soft_s} must be above 0 and at most hard_s={self.hard_s}")
         if self.interim_every_s is not None and self.interim_every_s <= 0:
             raise ValueError(f"interim_every_s must be positive or None, not {self.interim_every_s}")
 

@@ -257,7 +257,7 @@ def test_two_channels_of_a_container_stay_apart() -> None:
 
 
 def test_bytes_that_are_no_container_are_refused_at_once() -> None:
-    with pytest.raises(AudioError, match="no container"):
+    with pytest.raises(AudioError, match="no supported container"):
         decode(b"hello, this is no sound", 1000)
 
 

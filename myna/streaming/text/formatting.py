@@ -48,7 +48,7 @@ class Formatting:
     measurements: bool = False
     """Abbreviate units after numbers: "ten kilometers" → "10 km"."""
     dictation: bool = False
-    """Turn spoken marks ("comma", "new line") into marks. English only: in other languages these words mean something else."""
+    """Turn spoken marks ("comma", "new line") into marks. English only: elsewhere these words have other meanings."""
     fillers: bool = False
     """Keep "uh" and "um"."""
     profanity: bool = True
