@@ -159,7 +159,7 @@ class DecoderPool:
         try:
             with theirs:
                 process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-P", "-m", "myna.media.nursery", "--fd", str(theirs.fileno()),
+                    sys.executable, "-P", "-m", "myna.media.fork_server", "--fd", str(theirs.fileno()),
                     pass_fds=(theirs.fileno(),), stdin=asyncio.subprocess.DEVNULL, start_new_session=True,
                     env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # a process of several threads should not fork
                 )  # fmt: skip
