@@ -21,7 +21,7 @@ _Message = TypeVar("_Message")
 
 
 class Format(StrEnum):
-    """The encoding of messages. In JSON, control is text frames and audio is binary frames; in msgpack all frames are binary."""
+    """The encoding of messages. JSON sends control as text frames and audio as binary frames; msgpack is all binary."""
 
     JSON = "json"
     MSGPACK = "msgpack"
@@ -142,7 +142,7 @@ class SpeechStartedMessage(_ServerMessage):
 
 
 class PartialMessage(_ServerMessage):
-    """The words of the open segment so far, in place of the last partial. The first `stable` words have settled; none is final."""
+    """The words of the open segment so far, in place of the last partial. The first `stable` words have settled."""
 
     type: Literal["partial"] = "partial"
     channel: int
