@@ -1,4 +1,4 @@
-"""Drives the sans-I/O core in tests: voice activity from amplitude or Silero, decodes from an engine, in any order."""
+"""Drives a session in tests: voice activity from amplitude or Silero, decodes from an engine, in any order."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Voice = Callable[[int, bytes], list[float]]
 
 
 def amplitude_voice(channel: int, pcm: bytes) -> list[float]:
-    """Loud windows are speech."""
+    """Return speech probabilities under which loud windows are speech."""
     windows = np.abs(np.frombuffer(pcm, np.int16).astype(np.int32)).reshape(-1, WINDOW)
     return [0.99 if level >= 400 else 0.01 for level in windows.mean(axis=1)]
 
 
 class SileroVoice:
-    """The real model, one memory a channel."""
+    """The real model, with one memory per channel."""
 
     def __init__(self) -> None:
         self._vad = SileroVad()
@@ -37,7 +37,7 @@ class SileroVoice:
 
 
 class Drive:
-    """Carries a session's requests out when told to, or after random delays and in random order if given a seed."""
+    """Carries out a session's requests at once, or, given a seed, after random delays and in random order."""
 
     def __init__(
         self, session: Session, engine: Engine, voice: Voice = amplitude_voice, seed: int | None = None
@@ -76,7 +76,7 @@ class Drive:
         assert isinstance(self.events[-1], Ended)
 
     def settle(self) -> None:
-        """Carry out everything that is open."""
+        """Carry out all outstanding requests."""
         self._collect()
         while self._detects or self._jobs:
             self._detect_next()
@@ -125,7 +125,7 @@ class Drive:
 
 
 def assert_tiles(finals: Sequence[Final], received: int) -> None:
-    """Finals cover the timeline without gap or overlap, and their words follow each other inside them."""
+    """Assert that finals cover the timeline without gap or overlap, and that their words lie in them in order."""
     position, last_start = 0, 0.0
     for final in finals:
         assert final.span.start == position

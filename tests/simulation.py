@@ -1,4 +1,4 @@
-"""Many streams in virtual time: the real sessions, dispatcher and headroom, and engines that only cost time."""
+"""Many streams in virtual time: real sessions, dispatcher and capacity, and engines that only take simulated time."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ Cost = Callable[[Assignment], float]
 
 
 def per_second(cost: float) -> Cost:
-    """A step costs this for each second of audio in it."""
+    """Return the cost of a step in proportion to its audio: `cost` seconds per second."""
     return lambda assignment: cost * sum(seconds(job.length) for job in assignment.jobs)
 
 
 @dataclass
 class Speaker:
-    """One stream: what it said is `codes`, what came of it the events with the time they came at."""
+    """One stream: `codes` are its spoken words, `events` its events with the times at which they arrived."""
 
     name: str
     session: Session
@@ -54,7 +54,7 @@ class Speaker:
 
     @property
     def final_delays(self) -> list[float]:
-        """Of each final at an endpoint: how long after it came."""
+        """The delay of each final at an endpoint, from the end of its span."""
         return [
             at - self.began - seconds(event.span.end)
             for at, event in self.events
@@ -95,11 +95,11 @@ class Simulation:
         self.restart_s = 1.0
         self.deaths = 0
         self.poison: set[int] = set()
-        """Words at which an engine dies."""
+        """Words that crash a worker."""
         self.on_assignment: Callable[[Assignment], None] = lambda _: None
         self.on_result: Callable[[InferenceJob], None] = lambda _: None
         self.slowness = 1.0
-        """How many times longer everything takes, since other programs have the cores."""
+        """The factor by which every step takes longer, as if other programs used the cores."""
         self._cost = cost
         self._silence_costs = silence_costs
         self._lanes = lanes
@@ -121,7 +121,7 @@ class Simulation:
             what()
 
     def admits(self, target_s: float, owner: str = "anybody") -> bool:
-        """Return whether another stream would be let in now, as myna/server/operations/admission.py decides it."""
+        """Return whether another stream would be admitted now, by the rule of myna/server/operations/admission.py."""
         if self._keeps(target_s, owner):
             return True
         if self.capacity.p95(self.now) is None:
@@ -129,7 +129,7 @@ class Simulation:
         return self._keeps(target_s, owner)
 
     def open_silently(self, owner: str = "anybody") -> Claim:
-        """Have a stream begin now that never sends anything."""
+        """Begin a stream now that never sends audio."""
         return self.capacity.claims.join(f"silent{next(self._order)}", owner, 1, self.now)
 
     def speak(
@@ -140,7 +140,7 @@ class Simulation:
         policy: Policy | None = None,
         owner: str = "anybody",
     ) -> Speaker:
-        """Have a stream begin at this time, with phrases of these words and pauses between them."""
+        """Begin a stream at this time, with phrases of these words and pauses between them."""
         speaker = self._speaker(began, phrases, pause_s, policy or Policy())
         speaker.owner = owner
         self.speakers.append(speaker)
@@ -156,7 +156,7 @@ class Simulation:
         return speaker
 
     def send_file(self, when: float, phrases: list[list[int]]) -> Speaker:
-        """Hand in a file, all of it at once."""
+        """Submit a whole file at once."""
         policy = Policy(live=False, endpoint_ms=None, interim_every_s=None)
         speaker = self._speaker(when, phrases, 0.7, policy)
         self.files.append(speaker)
@@ -164,7 +164,7 @@ class Simulation:
         return speaker
 
     def kill(self, worker: int, blame: float = KILLED_BLAME) -> None:
-        """Have a worker die now, and another take its place a while later."""
+        """Crash a worker now, and start another one `restart_s` later."""
         if worker not in self._alive:
             return
         self.deaths += 1
@@ -238,7 +238,7 @@ class Simulation:
 
     def _finish(self, assignment: Assignment, life: int, took_s: float) -> None:
         if self._lives[assignment.worker] != life:
-            return  # it died meanwhile
+            return  # the worker has crashed since
         if any(self._kills(job) for job in assignment.jobs):
             self.kill(assignment.worker, BLAME)
             return
@@ -268,7 +268,7 @@ class Simulation:
 
 
 def phrases(random: random.Random, count: int) -> list[list[int]]:
-    """Return so many phrases of 3 to 20 words (1 to 6 s), numbered so that none is like another nearby."""
+    """Return `count` phrases of 3 to 20 words (1 to 6 s), numbered so that neighbouring words differ."""
     codes = itertools.count(random.randrange(1000))
     return [[next(codes) % 1400 for _ in range(random.randint(3, 20))] for _ in range(count)]
 

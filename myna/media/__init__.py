@@ -1,1 +1,1 @@
-"""Media decoding outside the front: a process for each stream and file, since FFmpeg meets hostile bytes there."""
+"""Media decoding in separate processes, one for each stream and file, since FFmpeg may process hostile bytes."""

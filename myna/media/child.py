@@ -1,4 +1,4 @@
-"""One decoder process's life, after its fork: a single stream or file, within limits, on one thread."""
+"""The code of a decoder process: it decodes one stream or file, within limits, on one thread."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from myna.streaming.audio.parts import FlushAsked
 from myna.streaming.audio.raw import PORTION, AudioError, Codec, Coded, PcmQueue, RawFormat
 
 MEMORY_BYTES = 256 << 20
-"""What decoding may take beside the program: the index of a twelve-hour film is half of it, a whole MP4 kept a quarter."""
+"""The most memory for decoding. The index of a twelve-hour film takes half of it, the largest MP4 kept whole a quarter."""
 _MOST_FILES = 16
-"""Open descriptors: the socket, the file, and FFmpeg's own."""
+"""The most open descriptors: the socket, the file, and FFmpeg's own."""
 
 
 class _GoneError(Exception):
-    """The front has closed the socket."""
+    """The server has closed the socket."""
 
 
 def serve(line: socket.socket) -> None:
-    """Decode what the front asks for until it closes the socket."""
+    """Serve the server's requests until it closes the socket."""
     feed = _SocketFeed(line)
     with contextlib.suppress(_GoneError, ConnectionError):
         line.sendall(HELLO)
@@ -62,7 +62,7 @@ def _limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (_MOST_FILES, _MOST_FILES))
-    if sys.platform == "linux":  # elsewhere address space is not limited, or not to be told
+    if sys.platform == "linux":  # other systems do not limit address space, or do not report it
         with open("/proc/self/statm") as statm:  # noqa: PTH123 - no path object for one word
             pages = int(statm.read().split()[0])
         most = pages * resource.getpagesize() + MEMORY_BYTES
@@ -70,32 +70,35 @@ def _limit_memory() -> None:
 
 
 def _limit_time() -> None:
-    """Have the process ended by SIGXCPU unless it gets to its next portion within `PORTION_CPU_S` of CPU time."""
+    """Make SIGXCPU end the process unless it completes the next portion within `PORTION_CPU_S` of CPU time."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     used = usage.ru_utime + usage.ru_stime
     resource.setrlimit(resource.RLIMIT_CPU, (int(used) + 1 + PORTION_CPU_S, resource.RLIM_INFINITY))
 
 
 class _SocketFeed:
-    """A `Feed` over the socket to the front. Each `READ` is answered once: with a portion, or with what there is when
-    the decoder needs bytes that have not come."""
+    """A `Feed` over the socket to the server.
+
+    The feed answers each `READ` once: with a portion, or with fewer samples when the decoder needs bytes that have not
+    arrived.
+    """
 
     def __init__(self, line: socket.socket) -> None:
         self._line = line
-        self._pieces: deque[bytes | None] = deque()  # None: a flush is asked for
-        self._rest = memoryview(b"")  # of a piece that was longer than the read
+        self._pieces: deque[bytes | None] = deque()  # None: a flush
+        self._rest = memoryview(b"")  # the rest of a piece that was longer than the read
         self._ended = False
         self._asked = False
         self._decoded = PcmQueue()
 
     def opened(self) -> Media:
-        """Wait for what is to be decoded."""
+        """Wait for the media to decode."""
         kind, body = self._receive()
         assert kind is MessageKind.OPEN
         return Media.of(body)
 
     def read(self, size: int) -> bytes:
-        """Return bytes that have come, waiting for them; none at the end of the stream. Raises `FlushAsked`."""
+        """Return the next bytes, waiting for them; none at the end of the stream. Raises `FlushAsked`."""
         if not self._rest:
             self._rest = memoryview(self.packet() or b"")
         data, self._rest = bytes(self._rest[:size]), self._rest[size:]
@@ -112,21 +115,21 @@ class _SocketFeed:
         return piece
 
     def put(self, channels: list[bytes]) -> None:
-        """Take samples; with a portion of them, wait until the front wants it."""
+        """Take samples; when they fill a portion, wait until the server requests it."""
         self._decoded.put(channels)
         while self._decoded.samples >= PORTION:
             self._until_asked()
             self._answer(samples_message(self._decoded.take()))
 
     def close(self, kind: MessageKind, text: str = "") -> None:
-        """Hand out what is decoded, then answer every request with this, until the front closes the socket."""
+        """Hand out the decoded samples, then answer every request with `kind`, until the server closes the socket."""
         if self._decoded.samples:
             self._until_asked()
             self._answer(samples_message(self._decoded.take()))
         last = samples_message([]) if kind is MessageKind.SAMPLES else message(kind, text.encode())
         while True:
             self._until_asked()
-            self._pieces.clear()  # a client may go on sending
+            self._pieces.clear()  # the client may continue to send
             self._answer(last)
 
     def _wait_for_pieces(self) -> None:

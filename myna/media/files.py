@@ -1,4 +1,4 @@
-"""Sound files of any kind FFmpeg reads, as int16 at 16 kHz. This runs in a decoder process."""
+"""Decodes audio and video files of any supported format to int16 at 16 kHz. This code runs in a decoder process."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from myna.streaming.audio.raw import AudioError, Coded, RawDecoder, RawFormat
 
 _READ = 1 << 16
 _NEED_SEEKING = {"aiff", "au", "caf", "w64", "avi", "asf", "mpeg"}
-"""FFmpeg reads the file itself: what it needs may lie at the end."""
+"""Formats of which FFmpeg reads the file itself, since it may need to seek to the end."""
 
 
 def decode_file(path: Path, audio: RawFormat | Coded, feed: Sink, *, mix: bool) -> None:
-    """Put the samples of a file into the feed, of which nothing is read. Raises `AudioError`.
+    """Put the samples of a file into `feed`. Raises `AudioError`.
 
-    What the file is its first bytes say, not its name. `audio` is raw only where the client announced it. Containers that
-    follow each other in the file are one sound.
+    The first bytes of the file decide its format, not its name. `audio` is raw only if the client announced raw audio. The
+    audio of containers that follow each other in the file is joined.
     """
     with path.open("rb") as file:
         if isinstance(audio, RawFormat):
@@ -41,12 +41,12 @@ def decode_file(path: Path, audio: RawFormat | Coded, feed: Sink, *, mix: bool) 
         except AudioError as error:
             if not sound.heard:
                 raise AudioError(f"corrupt or unsupported data: {error}") from error
-            # What there was of a truncated file is worth having.
+            # The samples of a truncated file are kept.
         sound.finish()
 
 
 def kind_of(head: bytes, audio: Coded | None = None) -> str:
-    """Return FFmpeg's name of the format that begins with these bytes. Raises `AudioError` if it is none we read."""
+    """Return FFmpeg's name of the format that begins with these bytes. Raises `AudioError` if it is not supported."""
     if not head:
         raise AudioError("the file is empty")
     name = sniff(head)
@@ -58,7 +58,7 @@ def kind_of(head: bytes, audio: Coded | None = None) -> str:
 
 
 def _decode(path: Path, name: str, sound: FrameConverter, begin: int = 0, end: int | None = None) -> None:
-    """Decode the container between these bytes of a file; None: to its end."""
+    """Decode the container between these positions in a file; end None: to the end of the file."""
     whole = not begin and end is None
     url = f"file:{path}" if whole else f"subfile,,start,{begin},end,{end or 0},,:file:{path}"
     sound.begin()

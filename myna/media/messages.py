@@ -1,7 +1,7 @@
-"""What the front and a decoder process say to each other: a kind, a length and a body, over one local socket.
+"""The messages between the server and a decoder process: a kind, a length and a body, over one local socket.
 
-A process that is ready sends one byte, `HELLO`. The front sends `OPEN` once, then `DATA` and `FLUSH`, and `END` at last.
-Each `READ` is answered by one `SAMPLES`, `REFUSED` or `FAILED`.
+A process that is ready sends one byte, `HELLO`. The server sends `OPEN` once, then `DATA` and `FLUSH`, and `END` last. The
+process answers each `READ` with one `SAMPLES`, `REFUSED` or `FAILED`.
 """
 
 from __future__ import annotations
@@ -16,39 +16,39 @@ from myna.streaming.audio.raw import Codec, Coded, Encoding, RawFormat
 
 HELLO = b"."
 HEAD = struct.Struct("<BI")
-"""A message's kind, and the bytes of its body."""
+"""The kind of a message and the number of bytes of its body."""
 LARGEST_ANSWER = 64 << 20
-"""A longer answer is not a decoder's: ten seconds and a frame of twenty channels are 7 MB."""
+"""The most bytes of a valid answer: ten seconds and a frame of twenty channels are 7 MB."""
 STATUS = struct.Struct("<i")
-"""What a lifeline says last: the exit code of its process, negative for the signal that ended it."""
+"""The last message on a lifeline: the exit code of its process, or the negative number of the signal that ended it."""
 PORTION_CPU_S = 10
-"""CPU time, in seconds, that a portion (ten seconds of audio) may take; an honest one takes some hundredths."""
+"""The most CPU time, in seconds, for a portion (ten seconds of audio); a normal one takes some hundredths of a second."""
 _CHANNELS = struct.Struct("<B")
 
 
 class MessageKind(IntEnum):
-    """Kinds of messages."""
+    """The kinds of messages."""
 
     OPEN = 1
-    """What is to be decoded, in JSON."""
+    """A `Media` in JSON."""
     DATA = 2
-    """Bytes of a stream."""
+    """The next bytes of a stream."""
     END = 3
-    """No bytes follow."""
+    """No more bytes follow."""
     READ = 4
-    """The next samples are wanted."""
+    """The server requests the next samples."""
     SAMPLES = 5
-    """A portion of each channel; without channels, more bytes are needed or the end is reached."""
+    """A portion of each channel; no channels: more bytes are needed, or the end is reached."""
     REFUSED = 6
-    """The audio cannot be decoded; the body says why, for the client."""
+    """The audio cannot be decoded; the body is the reason, for the client."""
     FAILED = 7
-    """The decoder has failed; the body is a trace, for the log."""
+    """The decoder has failed; the body is a traceback, for the log."""
     FLUSH = 8
-    """Everything heard in the bytes so far is wanted, also what filters keep back; bytes may follow."""
+    """The server requests all audio of the bytes so far, including buffers of filters; bytes may follow."""
 
 
 def message(kind: MessageKind, body: bytes = b"") -> bytes:
-    """Return a message's bytes."""
+    """Return the bytes of a message."""
     return HEAD.pack(kind, len(body)) + body
 
 
@@ -58,41 +58,41 @@ def samples_message(channels: list[bytes]) -> bytes:
 
 
 def samples_of(body: bytes) -> list[bytes]:
-    """Return the portion of each channel. Raises `ValueError`."""
+    """Return the portion of each channel. Raises `ValueError` if the body is invalid."""
     count, pcm = body[0], body[1:]
     if not count:
         return []
     size, rest = divmod(len(pcm), count)
     if rest or size % 2:
-        raise ValueError(f"{len(pcm)} bytes are no int16 samples of {count} channels")
+        raise ValueError(f"{len(pcm)} bytes cannot be int16 samples of {count} channels")
     return [pcm[start : start + size] for start in range(0, len(pcm), size)]
 
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """What is to be decoded: a file where there is a path, else a stream. `mix`: its channels become one."""
+    """The audio to decode: a file if there is a path, otherwise a stream. `mix`: its channels are mixed into one."""
 
     audio: RawFormat | Coded
     mix: bool
     path: str | None = None
 
     def encoded(self) -> bytes:
-        """Return this in JSON."""
+        """Return the JSON form."""
         return json.dumps({"raw": isinstance(self.audio, RawFormat), **asdict(self)}).encode()
 
     @classmethod
     def of(cls, body: bytes) -> Media:
-        """Return what `encoded` wrote down."""
-        said = json.loads(body)
-        audio = said["audio"]
-        if said["raw"]:
+        """Return the media whose JSON form `encoded` returned."""
+        fields = json.loads(body)
+        audio = fields["audio"]
+        if fields["raw"]:
             sound: RawFormat | Coded = RawFormat(Encoding(audio["encoding"]), audio["sample_rate"], audio["channels"])
         else:
             sound = Coded(Codec(audio["codec"]) if audio["codec"] else None, audio["channels"])
-        return cls(sound, said["mix"], said["path"])
+        return cls(sound, fields["mix"], fields["path"])
 
     @property
     def file(self) -> Path:
-        """The file. There must be one."""
+        """The path of the file; the media must be a file."""
         assert self.path is not None
         return Path(self.path)

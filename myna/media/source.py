@@ -1,4 +1,4 @@
-"""How a live stream or a file comes to its samples, whatever decodes them."""
+"""The interface of decoders to live streams and files, and the source of raw audio."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from myna.streaming.audio.raw import RawDecoder, RawFormat
 
 
 class DecoderLostError(Exception):
-    """The decoder of a stream or file is gone through no fault of the audio."""
+    """The decoder of a stream or file was lost for a reason other than the audio."""
 
 
 class Source(Protocol):
-    """Audio bytes in, samples out. One task at a time may use it."""
+    """A decoder of one stream or file: bytes in, samples out. Only one task at a time may use it."""
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of a stream. Raises `AudioError` if there is no room for them."""
 
     def flush(self) -> None:
-        """Have the next reads return everything fed so far, also what filters keep back. More bytes may follow."""
+        """Make the next reads return everything fed so far, including buffers of filters. More bytes may follow."""
 
     def finish(self) -> None:
-        """No more bytes follow."""
+        """Take note that no more bytes follow."""
 
     async def read(self) -> list[bytes]:
         """Return the next int16 samples at 16 kHz of each channel; an empty list until more is fed, and at the end.
 
-        Raises `AudioError` if the bytes are not audio of the announced kind, `DecoderLostError`; then nothing more comes. A
-        read that is cancelled ends the source, too.
+        Raises `AudioError` if the bytes are not audio of the announced format, and `DecoderLostError`. After an error, or
+        after a cancelled read, the source returns no more samples.
         """
         ...
 
     async def close(self) -> None:
-        """Free everything. Nobody may read meanwhile or afterwards."""
+        """Free all resources. There must be no read during or after this call."""
 
 
 class RawSource:
-    """Raw audio, decoded on the event loop in steps of a millisecond or two; others get their turns between them."""
+    """Raw audio, decoded on the event loop in steps of one or two milliseconds, between which other tasks run."""
 
     def __init__(self, audio: RawFormat, *, mix: bool = False) -> None:
         self._decoder = RawDecoder(audio, mix=mix)
@@ -48,15 +48,15 @@ class RawSource:
         self._decoder.feed(data)
 
     def flush(self) -> None:
-        """Have the next reads return everything fed so far, also what the filter keeps back."""
+        """Make the next reads return everything fed so far, including the filter's buffer."""
         self._decoder.flush()
 
     def finish(self) -> None:
-        """No more bytes follow; a broken last sample is dropped."""
+        """Take note that no more bytes follow; an incomplete last sample is dropped."""
         self._decoder.finish()
 
     async def read(self) -> list[bytes]:
-        """Return the samples of the next step. Nothing is lost when this is cancelled."""
+        """Return the samples of the next step. A cancelled read loses no samples."""
         if self._more:
             await asyncio.sleep(0)
         channels = self._decoder.read()
@@ -64,5 +64,5 @@ class RawSource:
         return channels
 
     async def close(self) -> None:
-        """Let go of the bytes that wait."""
+        """Drop the bytes that wait."""
         self._decoder.close()

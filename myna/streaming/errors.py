@@ -1,7 +1,7 @@
-"""Errors that more than one room raises."""
+"""Errors that several packages raise."""
 
 from __future__ import annotations
 
 
 class EngineUnavailableError(Exception):
-    """An engine cannot be loaded; the message tells a person what is missing and how to get it."""
+    """An engine cannot be loaded. The message says what is missing and how to install it."""

@@ -1,6 +1,6 @@
-"""What can happen to a live stream, and the few types every room shares.
+"""The events of a live stream, and the basic types that all packages share.
 
-Inside the core time is a count of samples at `SAMPLE_RATE`; only words carry seconds, always from the start of the stream.
+Inside the core time is a count of samples at `SAMPLE_RATE`. Only words carry seconds, always from the start of the stream.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from enum import StrEnum
 from functools import lru_cache
 
 SAMPLE_RATE = 16_000
-"""Samples per second everywhere behind the audio decoder: what Silero, Moonshine and Parakeet are trained on."""
+"""Samples per second of all decoded audio: the rate that Silero, Moonshine and Parakeet are trained on."""
 
 
 def seconds(samples: int) -> float:
@@ -26,7 +26,7 @@ def samples(duration_s: float) -> int:
 
 
 class Trigger(StrEnum):
-    """What ended a turn: how sure it was, too long a silence, or the client."""
+    """What ended a turn: the end-of-turn confidence, a silence or another limit, or the client."""
 
     CONFIDENCE = "model"
     TIMEOUT = "timeout"
@@ -35,14 +35,14 @@ class Trigger(StrEnum):
 
 _AROUND = re.compile(r"^\W+|\W+$")
 _TEXTS_KNOWN = 8192
-"""Word texts whose parts are remembered: a language's common words, each looked at many times for one result."""
+"""The size of the cache of bare words: it holds a language's common words, each of which one result needs many times."""
 _PHRASES_KNOWN = 1024
-"""Phrases whose words are remembered: clients look for the same ones in every result."""
+"""The size of the cache of phrases: clients search for the same phrases in every result."""
 
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """One recognised word: as the engine writes it, its times in seconds, and a confidence between 0 and 1."""
+    """One recognised word: its text as the engine writes it, its times in seconds, and a confidence between 0 and 1."""
 
     text: str
     start: float
@@ -51,19 +51,19 @@ class Word:
 
     @property
     def bare(self) -> str:
-        """The word without the punctuation around it, in lower case; what is punctuation only stays as it is."""
+        """The text in lower case without the punctuation around it; a text of punctuation only is unchanged."""
         return _bare(self.text)
 
     @property
     def parts(self) -> tuple[str, str, str]:
-        """The punctuation before the word, the word, the punctuation behind it; what is punctuation only is all word."""
+        """The punctuation before the word, the word, and the punctuation after it. A text of punctuation only is all word."""
         core = _AROUND.sub("", self.text) or self.text
         lead, _, trail = self.text.partition(core)
         return lead, core, trail
 
     @staticmethod
     def joined(words: Sequence[Word], text: str) -> Word:
-        """Return one word, written `text`, in place of several: with their punctuation, their time, their mean confidence."""
+        """Return one word in place of several, with this text, their outer punctuation, their span and mean confidence."""
         confidence = sum(word.confidence for word in words) / len(words)
         written = words[0].parts[0] + text + words[-1].parts[2]
         return Word(written, words[0].start, words[-1].end, confidence)
@@ -74,7 +74,7 @@ class Word:
 
     @property
     def middle(self) -> float:
-        """The point that decides on which side of a cut the word falls."""
+        """The middle of the word in seconds; a cut assigns the word to the side on which the middle lies."""
         return (self.start + self.end) / 2
 
 
@@ -91,14 +91,14 @@ def bare_words(phrase: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of the channel's timeline in samples, end excluded."""
+    """A range of a channel's timeline in samples; `end` is excluded."""
 
     start: int
     end: int
 
     def __post_init__(self) -> None:
         if not 0 <= self.start <= self.end:
-            raise ValueError(f"a span runs forward from zero, not from {self.start} to {self.end}")
+            raise ValueError(f"a span needs 0 <= start <= end, not start {self.start} and end {self.end}")
 
     def __len__(self) -> int:
         return self.end - self.start
@@ -112,16 +112,16 @@ class Cause(StrEnum):
     FLUSH = "finalize"
     END = "close"
     GAP = "gap"
-    """No word for `Policy.gap_ms`; only of a policy that sets it."""
+    """There was no word for `Policy.gap_ms`; only with a policy that sets it."""
     SILENCE = "silence"
-    """Nothing but silence for `Policy.silence_s`; only of a policy that sets it."""
+    """There was only silence for `Policy.silence_s`; only with a policy that sets it."""
     DISCARD = "discard"
-    """The client wants nothing of it: the Final is empty."""
+    """The client discarded the audio: the Final is empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Base of everything a stream tells; `seq` counts the events of one stream from 0 without a gap."""
+    """The base of all events. `seq` numbers the events of one stream from 0 without a gap."""
 
     channel: int = 0
     seq: int = -1
@@ -129,7 +129,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened(Event):
-    """The first audio has come, and is of so many channels; before any other event of a channel."""
+    """The first audio has arrived and has this many channels; precedes all other events of a channel."""
 
     channels: int
 
@@ -143,14 +143,14 @@ class SpeechStarted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeechStopped(Event):
-    """The utterance is over and cut at sample `at`; told when that is decided, before its last Final is decoded."""
+    """The utterance ended and was cut at sample `at`. Its last Final follows, once it is decoded."""
 
     at: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interim(Event):
-    """What the open segment sounds like so far; replaces the interim before it. The first `stable` words have settled."""
+    """The words of the open segment so far, in place of the interim before. The first `stable` words have settled."""
 
     span: Span
     words: tuple[Word, ...]
@@ -159,7 +159,7 @@ class Interim(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Final(Event):
-    """A segment's words for good. The Finals of a channel tile its timeline; one may be empty."""
+    """The final words of a segment, possibly none. The Finals of a channel tile its timeline."""
 
     span: Span
     words: tuple[Word, ...]
@@ -168,7 +168,7 @@ class Final(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed(Event):
-    """The engine could not decode this span; an empty Final follows, the stream goes on."""
+    """The engine could not decode this span. An empty Final follows, and the stream continues."""
 
     span: Span
     reason: str
@@ -176,7 +176,7 @@ class Failed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repeated(Event):
-    """Sure speech was not heard credibly at first; `heard`: its Final, which follows, has words. For statistics only."""
+    """The first decode of sure speech was not credible. `heard`: the Final that follows has words. For statistics only."""
 
     span: Span
     heard: bool
@@ -184,14 +184,14 @@ class Repeated(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UtteranceEnd(Event):
-    """So much silence (`Policy.gap_ms`, or the endpoint) has followed a word; comes after the Final that holds the word."""
+    """A silence of `Policy.gap_ms` (or the endpoint) has followed the last word; follows the Final with that word."""
 
     last_word_end: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress(Event):
-    """The channel has been heard up to sample `at`; `confidence`: that its speaker has finished a turn."""
+    """The channel has been processed up to sample `at`; `confidence` is the end-of-turn confidence there."""
 
     at: int
     confidence: float
@@ -199,14 +199,14 @@ class Progress(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnStarted(Event):
-    """A turn began at sample `at`; comes behind the Interim or Final that holds its first words."""
+    """A turn began at sample `at`; follows the Interim or Final with its first words."""
 
     at: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnEager(Event):
-    """The turn may be over at sample `at`, its open segment being `words`; ends as it is, or is resumed."""
+    """The turn may be over at sample `at`; `words` are those of its open segment. `TurnResumed` or `TurnEnded` follows."""
 
     at: int
     words: tuple[Word, ...]
@@ -215,14 +215,14 @@ class TurnEager(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnResumed(Event):
-    """The turn that may have been over goes on, at sample `at`."""
+    """The turn of the last `TurnEager` continues at sample `at`."""
 
     at: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnEnded(Event):
-    """The turn is over at sample `at`; comes behind its last Final. `trigger`: what ended it."""
+    """The turn ended at sample `at`, by `trigger`; follows its last Final."""
 
     at: int
     trigger: Trigger
@@ -231,22 +231,22 @@ class TurnEnded(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configured(Event):
-    """From here on the channel follows what it was configured to with this token."""
+    """The configuration with this token applies to the channel from here on."""
 
     token: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flushed(Event):
-    """Everything received before the flush with this token is final on this channel; told once for each it was asked of."""
+    """Everything received before the flush with this token is final on this channel; emitted once per flushed channel."""
 
     token: str
     everywhere: bool = True
-    """Whether this was the last of the channels it was asked of."""
+    """Whether this is the last of the flushed channels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended(Event):
-    """Nothing follows. `received` counts samples of one channel."""
+    """The last event of a stream. `received` counts the samples of one channel."""
 
     received: int

@@ -1,1 +1,1 @@
-"""The native live protocol, and how JSON and other people's text are written on any wire."""
+"""The native live protocol, strict JSON, and the quoting of foreign text in messages."""

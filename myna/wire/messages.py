@@ -1,6 +1,6 @@
-"""The native live protocol: its messages and their two codecs, JSON and msgpack. Server and client both use these classes.
+"""The messages of the native live protocol and their two codecs, JSON and msgpack. Server and clients share these classes.
 
-docs/protocol.md is the prose; a test compares the two. Times are seconds from the start of the stream.
+docs/protocol.md describes the protocol; a test compares it with this module. Times are seconds from the start of the stream.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from myna.wire.quoting import quoted, shortened
 
 PATH = "/v1/stream"
 _LONGEST_REASON = 300
-"""Characters of what is wrong with a message: it may name what the client sent."""
+"""The most characters of the reason for refusing a message: it may quote the client."""
 _Message = TypeVar("_Message")
 
 
 class Format(StrEnum):
-    """How messages are written. In JSON, control is text frames and audio is binary frames; in msgpack all is binary."""
+    """The encoding of messages. JSON sends control as text frames and audio as binary frames; msgpack is all binary."""
 
     JSON = "json"
     MSGPACK = "msgpack"
 
 
 LONGEST_CONTROL = 65_536
-"""Bytes, or in JSON characters, of a client's message without its audio."""
+"""The most bytes (in JSON: characters) of a client's message without its audio."""
 _MOST_FIELDS = 32
-"""Of a client's message; `start`, the largest, has ten."""
+"""The most fields of a client's message; `start`, the largest message, has ten."""
 _AUDIO_WITHIN = 1024
-"""Bytes of a large message within which its audio begins."""
+"""The audio of a large message must begin within this many bytes."""
 _NO_AUDIO = msgpack.packb(b"")
 _LARGE_AUDIO = msgpack.packb("audio") + b"\xc6"
-"""The key of a large message's audio, and what begins binary data of more than 65,535 bytes; four bytes of length follow."""
+"""The key of a large message's audio, and the type byte of binary data above 65,535 bytes; four bytes of length follow."""
 
 
 class WireError(ValueError):
-    """A frame is no message of the protocol; the text says what is wrong with it."""
+    """A frame is not a message of the protocol; the text gives the reason."""
 
 
 class TooLargeError(WireError):
@@ -51,54 +51,54 @@ class _ClientMessage(BaseModel):
 
 
 class _ServerMessage(BaseModel):
-    model_config = ConfigDict(frozen=True)  # a client ignores what a newer server adds
+    model_config = ConfigDict(frozen=True)  # a client ignores fields that a newer server adds
 
 
 class StartMessage(_ClientMessage):
-    """First message. Without `encoding` the audio is a container (WAV, FLAC, MP3, Ogg, WebM, MP4) and describes itself."""
+    """The first message. Without `encoding` the audio must be in a container (WAV, FLAC, MP3, Ogg, WebM, MP4)."""
 
     type: Literal["start"] = "start"
     encoding: Literal["linear16", "float32", "mulaw", "alaw"] | None = None
     sample_rate: int | None = None
     channels: int = 1
     multichannel: bool = False
-    """Transcribe every channel by itself; otherwise they are mixed."""
+    """Transcribe every channel separately; otherwise the channels are mixed."""
     language: Annotated[str, Field(max_length=100)] | None = None
     keyterms: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=200)], ...], Field(max_length=100, strict=False)
     ] = ()
-    """Words and phrases to be made likelier, where the model can."""
+    """Words and phrases to boost, if the model supports it."""
     interim: bool = True
     endpointing_ms: Annotated[int, Field(ge=0, le=10_000)] | None = None
-    """Silence that ends an utterance; 0: never; absent: the server's default."""
+    """The silence that ends an utterance; 0: none does; absent: the server's default."""
     max_utterance_s: Annotated[float, Field(ge=2, le=60)] | None = None
-    """Speech without a pause is cut at this length; absent, or more than the model takes: the server's default."""
+    """The length at which speech without a pause is cut; absent, or above the model's limit: the server's default."""
     resume: bool = False
-    """The client will come back for the stream if it loses its connection."""
+    """Whether the client resumes the stream if it loses its connection."""
 
 
 class AudioMessage(_ClientMessage):
-    """Audio in msgpack; in JSON a binary frame is audio and this message is not used."""
+    """Audio in msgpack. In JSON a binary frame is audio, and this message is not used."""
 
     type: Literal["audio"] = "audio"
     audio: bytes
 
 
 class FinalizeMessage(_ClientMessage):
-    """Make everything sent so far final, and acknowledge it with this id."""
+    """Make everything sent so far final; the server acknowledges with this id."""
 
     type: Literal["finalize"] = "finalize"
     id: Annotated[str, Field(max_length=200)] | None = None
 
 
 class KeepAliveMessage(_ClientMessage):
-    """The client is there though it sends no audio."""
+    """Keep the stream open while the client sends no audio."""
 
     type: Literal["keepalive"] = "keepalive"
 
 
 class CloseMessage(_ClientMessage):
-    """No audio follows; the server sends what is left, `closed`, and closes."""
+    """End the audio. The server sends the remaining results and `closed`, then closes the connection."""
 
     type: Literal["close"] = "close"
 
@@ -107,7 +107,7 @@ AnyClientMessage = StartMessage | AudioMessage | FinalizeMessage | KeepAliveMess
 
 
 class WordEntry(BaseModel):
-    """A word, bare and in lower case and as written, with its times and a confidence between 0 and 1."""
+    """A word in lower case without punctuation, the same word as written, its times and a confidence between 0 and 1."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -119,14 +119,14 @@ class WordEntry(BaseModel):
 
 
 class ReadyMessage(_ServerMessage):
-    """The stream is open, on these terms."""
+    """The stream is open with these settings."""
 
     type: Literal["ready"] = "ready"
     stream: str
     resume: str | None = None
-    """The token to come back with; None: the client cannot."""
+    """The token with which the client can resume the stream; None: it cannot."""
     resume_within_s: float = 0.0
-    """How long the stream waits for its client."""
+    """How long the server keeps the stream for a client that lost its connection."""
     model: str
     language: str
     endpointing_ms: int
@@ -142,7 +142,7 @@ class SpeechStartedMessage(_ServerMessage):
 
 
 class PartialMessage(_ServerMessage):
-    """The open segment so far; replaces the partial before it. The first `stable` words have settled, none is final."""
+    """The words of the open segment so far, in place of the last partial. The first `stable` words have settled."""
 
     type: Literal["partial"] = "partial"
     channel: int
@@ -154,7 +154,7 @@ class PartialMessage(_ServerMessage):
 
 
 class FinalMessage(_ServerMessage):
-    """A segment for good. The finals of a channel follow each other without gap or overlap; one may be empty."""
+    """The final words of a segment, possibly none. The finals of a channel follow each other without gap or overlap."""
 
     type: Literal["final"] = "final"
     channel: int
@@ -166,7 +166,7 @@ class FinalMessage(_ServerMessage):
 
 
 class UtteranceEndMessage(_ServerMessage):
-    """The endpointing silence followed speech; comes after the utterance's last final."""
+    """The endpointing silence has followed speech; this message follows the utterance's last final."""
 
     type: Literal["utterance_end"] = "utterance_end"
     channel: int
@@ -174,20 +174,20 @@ class UtteranceEndMessage(_ServerMessage):
 
 
 class FinalizedMessage(_ServerMessage):
-    """Everything sent before the `finalize` of this id is final."""
+    """Everything sent before the `finalize` with this id is final."""
 
     type: Literal["finalized"] = "finalized"
     id: str | None
 
 
 class ProgressMessage(_ServerMessage):
-    """Nothing has happened but that the client's messages have come; only where it can resume."""
+    """The server has received messages and has no results to send; only in streams that can be resumed."""
 
     type: Literal["progress"] = "progress"
 
 
 class ErrorMessage(_ServerMessage):
-    """Something is wrong. Only `decode_failed` leaves the stream open; after any other `closed` follows."""
+    """An error. After `decode_failed` the stream stays open; after any other error `closed` follows."""
 
     type: Literal["error"] = "error"
     code: str
@@ -195,7 +195,7 @@ class ErrorMessage(_ServerMessage):
 
 
 class ClosedMessage(_ServerMessage):
-    """The last message: why, and how many seconds of audio were heard."""
+    """The last message: the reason for closing, and the seconds of audio processed."""
 
     type: Literal["closed"] = "closed"
     reason: str
@@ -216,14 +216,14 @@ AnyServerMessage = (
 
 
 class Account(BaseModel):
-    """Where the two sides are: in every message of the server, where the client can come back for its stream."""
+    """The position of both sides, in every message of the server in a stream that can be resumed."""
 
     model_config = ConfigDict(frozen=True)
 
     number: int
-    """Of this message in its stream; later ones have greater numbers, with gaps where a message was superseded."""
+    """The number of this message in its stream. Numbers increase, with gaps where a message was superseded."""
     received: int
-    """How many messages of the client, audio frames and all, the server had taken when it wrote this."""
+    """The number of client messages, including audio frames, that the server had taken when it wrote this message."""
 
 
 _CLIENT: TypeAdapter[AnyClientMessage] = TypeAdapter(Annotated[AnyClientMessage, Field(discriminator="type")])
@@ -232,7 +232,7 @@ _SERVER: TypeAdapter[AnyServerMessage] = TypeAdapter(Annotated[AnyServerMessage,
 
 
 def encode(message: AnyClientMessage | AnyServerMessage, form: Format, account: Account | None = None) -> str | bytes:
-    """Return the message as a text frame (JSON) or a binary frame (msgpack), with its account if there is one."""
+    """Return the message as a text frame (JSON) or a binary frame (msgpack), with its account if one is given."""
     if form is Format.JSON:
         written = message.model_dump_json()
         return written if account is None else f"{written[:-1]},{account.model_dump_json()[1:]}"
@@ -241,32 +241,34 @@ def encode(message: AnyClientMessage | AnyServerMessage, form: Format, account: 
 
 
 def decode_client(frame: str | bytes, form: Format) -> AnyClientMessage:
-    """Return the message a client sent; a binary frame in JSON is audio. Raises `WireError`, `TooLargeError`."""
+    """Return a client's message; a binary frame in JSON is audio. Raises `WireError` and `TooLargeError`."""
     if form is Format.JSON and isinstance(frame, bytes):
         return AudioMessage.model_construct(audio=frame)
     parsed = _parsed_around_audio(frame) if len(frame) > LONGEST_CONTROL else _parsed(frame, form)
     if len(parsed) > _MOST_FIELDS:
-        raise WireError(f"a message has at most {_MOST_FIELDS} fields, not {len(parsed)}")
+        raise WireError(f"a message may have at most {_MOST_FIELDS} fields; this one has {len(parsed)}")
     message = _validated(_CLIENT, parsed)
     if form is Format.JSON and isinstance(message, AudioMessage):
-        raise WireError("in JSON, audio is sent as binary frames, not as an 'audio' message")
+        raise WireError("with format=json audio must be sent as binary frames, not as an 'audio' message")
     return message
 
 
 def decode_server(frame: str | bytes, form: Format) -> tuple[AnyServerMessage, Account | None]:
-    """Return the message a server sent, and its account if it has one. Raises `WireError`."""
+    """Return a server's message, and its account if it has one. Raises `WireError`."""
     parsed = _parsed(frame, form)
     account = _validated(_ACCOUNT, parsed) if "number" in parsed else None
     return _validated(_SERVER, parsed), account
 
 
 def _parsed_around_audio(frame: str | bytes) -> Any:
-    """Return a large msgpack message: only its audio may make it large, and only what is around that is parsed."""
+    """Return a large msgpack message. Only its audio may be large; only the bytes around the audio are parsed."""
     at = frame.find(_LARGE_AUDIO, 0, _AUDIO_WITHIN) if isinstance(frame, bytes) else -1
     begin = at + len(_LARGE_AUDIO) + 4
     length = int.from_bytes(frame[begin - 4 : begin]) if isinstance(frame, bytes) and at >= 0 else 0
     if isinstance(frame, str) or len(frame) - length > LONGEST_CONTROL:
-        raise TooLargeError(f"a message has at most {LONGEST_CONTROL} bytes besides audio; this one has {len(frame)}")
+        raise TooLargeError(
+            f"a message may have at most {LONGEST_CONTROL} bytes besides audio; this one has {len(frame)}"
+        )
     around = _parsed(frame[: begin - 5] + _NO_AUDIO + frame[begin + length :], Format.MSGPACK)
     return {**around, "audio": frame[begin : begin + length]}
 
@@ -279,14 +281,14 @@ def _parsed(frame: str | bytes, form: Format) -> Any:
             raise WireError(f"the message is not JSON: {error}") from error
     else:
         if isinstance(frame, str):
-            raise WireError("with format=msgpack every frame is binary; this one was text")
+            raise WireError("with format=msgpack every frame must be binary; this one is text")
         try:
             parsed = msgpack.unpackb(frame, use_list=True, strict_map_key=True)
         except Exception as error:
-            said = shortened(str(error), _LONGEST_REASON) or type(error).__name__
-            raise WireError(f"the message is not msgpack: {said}") from error
+            reason = shortened(str(error), _LONGEST_REASON) or type(error).__name__
+            raise WireError(f"the message is not msgpack: {reason}") from error
     if not isinstance(parsed, dict):
-        raise WireError(f"a message is an object with a 'type', not {type(parsed).__name__}")
+        raise WireError(f"a message must be an object with a 'type', not {type(parsed).__name__}")
     return parsed
 
 

@@ -1,13 +1,13 @@
-"""What others sent, quoted in a message or a log line: a little of it, however much there is."""
+"""Quotes values from other parties in messages and log lines, shortened to a safe length."""
 
 from __future__ import annotations
 
 MOST_QUOTED = 100
-"""Characters of one value in a message: enough to recognise it, too few to flood a log or a socket."""
+"""The most characters of one value in a message: enough to recognise it, too few to flood a log or a socket."""
 
 
 def quoted(value: object) -> str:
-    """Return a value as it may stand in a message: texts in quotes and cut, lists and objects by their size."""
+    """Return a value in the form for messages: texts quoted and shortened, lists and objects as their size."""
     match value:
         case str():
             more = len(value) - MOST_QUOTED
@@ -24,6 +24,6 @@ def quoted(value: object) -> str:
 
 
 def shortened(text: str, longest: int = MOST_QUOTED) -> str:
-    """Return a text, or, in at most `longest` characters, its beginning and how long it is."""
-    told = f"… ({len(text)} characters)"
-    return text if len(text) <= longest else text[: longest - len(told)] + told
+    """Return a text of at most `longest` characters: the text itself, or its beginning and its length."""
+    suffix = f"… ({len(text)} characters)"
+    return text if len(text) <= longest else text[: longest - len(suffix)] + suffix

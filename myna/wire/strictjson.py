@@ -1,7 +1,7 @@
-"""JSON as RFC 8259 and I-JSON (RFC 7493) have it, in both directions: Python's own module lets more through.
+"""Reads and writes JSON as RFC 8259 and I-JSON (RFC 7493) define it; Python's `json` module is less strict.
 
-`json` reads and writes NaN and infinities, which other parsers refuse, and keeps halves of surrogate pairs, which no UTF-8
-frame can carry.
+`json` reads and writes NaN and infinities, which other parsers refuse. It also keeps halves of surrogate pairs, which UTF-8
+cannot encode.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ import re
 from typing import Any
 
 MOST_DIGITS = 30
-"""Of a whole number; I-JSON promises 16. Longer ones overflow where they become a float."""
+"""The most digits of an integer; I-JSON guarantees 16. Longer integers overflow when converted to a float."""
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
-"""Begins what may be a half of a surrogate pair."""
+"""The beginning of an escape that may be half of a surrogate pair."""
 
 
 def loads(text: str | bytes) -> Any:
-    """Return what a JSON text says. A half of a surrogate pair becomes U+FFFD, as in browsers.
+    """Return the value of a JSON text. Half of a surrogate pair becomes U+FFFD, as in browsers.
 
-    Raises `ValueError` for what is no JSON, or has a number nothing here can hold, and `RecursionError` for one too deep.
+    Raises `ValueError` if the text is not JSON or contains a number that is too large, and `RecursionError` if it is nested
+    too deeply.
     """
     if isinstance(text, bytes):
         text = text.decode(json.detect_encoding(text))
@@ -29,14 +30,14 @@ def loads(text: str | bytes) -> Any:
 
 
 def dumps(message: object, *, ascii_only: bool = True) -> str:
-    """Return a message in JSON, which UTF-8 can carry. Raises `ValueError` for a number that JSON has no words for."""
+    """Return a message in JSON that UTF-8 can encode. Raises `ValueError` for NaN and infinities."""
     if ascii_only:
         return well_formed(json.dumps(message, allow_nan=False, ensure_ascii=True))
     return well_formed(json.dumps(message, allow_nan=False, ensure_ascii=False, separators=(",", ":")))
 
 
 def well_formed(text: str) -> str:
-    """Return the text with U+FFFD for every half of a surrogate pair, so that it can be encoded."""
+    """Return the text with U+FFFD for every half of a surrogate pair, so that UTF-8 can encode it."""
     if text.isascii():
         return text
     try:
@@ -47,17 +48,17 @@ def well_formed(text: str) -> str:
 
 
 def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not valid JSON")
 
 
 def _finite(digits: str) -> float:
     number = float(digits)
     if not math.isfinite(number):
-        raise ValueError("a number is too large")
+        raise ValueError("a number is too large for a float")
     return number
 
 
 def _whole(digits: str) -> int:
     if len(digits) > MOST_DIGITS:
-        raise ValueError(f"a whole number has more than {MOST_DIGITS} digits")
+        raise ValueError(f"an integer has more than {MOST_DIGITS} digits")
     return int(digits)

@@ -1,4 +1,4 @@
-"""Sure speech whose decode cannot be what was said is decoded once more before its words are lost."""
+"""Sure speech whose decode is not credible is decoded once more before its words are lost."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Fault = Callable[[Transcript], Transcript]
 
 
 class Unsure(FakeEngine):
-    """Answers some jobs, counted from 0 over those of a kind, with a fault."""
+    """An engine that answers some jobs, counted from 0 per kind, with a fault."""
 
     def __init__(self, fault: Fault, *, at: set[int], kind: JobKind, incremental: bool = False) -> None:
         super().__init__(settings=FakeSettings(incremental=incremental))
@@ -39,7 +39,7 @@ class Unsure(FakeEngine):
 
 
 def babble(heard: Transcript) -> Transcript:
-    """The mean falls under the gate."""
+    """Return a transcript whose mean log-probability fails the gate."""
     return replace(heard, log_probability=-1.15)
 
 
@@ -48,7 +48,7 @@ def nothing(heard: Transcript) -> Transcript:
 
 
 def loop(heard: Transcript) -> Transcript:
-    """The same phrase over and over, which engines are sure of."""
+    """Return a transcript that repeats one phrase with high confidence."""
     return Transcript(tuple(replace(word, text=f"x{index % 2}") for index, word in enumerate(heard.words)), -0.05)
 
 
@@ -89,7 +89,7 @@ def test_sure_speech_whose_decode_is_not_credible_is_decoded_again_in_another_wi
 
 
 @FAULTS
-def test_a_segment_with_context_loses_nothing_either_and_doubles_nothing(fault: Fault) -> None:
+def test_a_repeated_decode_of_a_segment_with_context_loses_and_doubles_no_word(fault: Fault) -> None:
     for number in range(1, 4):
         d = drive(Unsure(fault, at={number}, kind=JobKind.FINAL), Policy(), seed=number)
         codes = range(1, 161)  # 48 s without a pause
@@ -98,7 +98,7 @@ def test_a_segment_with_context_loses_nothing_either_and_doubles_nothing(fault: 
         assert d.text == names(*codes)
 
 
-def test_a_segment_is_decoded_twice_at_most_and_is_then_empty() -> None:
+def test_a_segment_is_decoded_at_most_twice_and_is_then_empty() -> None:
     d = drive(Unsure(babble, at=set(range(100)), kind=JobKind.FINAL), Policy())
     d.push(said(1, 2, 3, 4))
     d.end()
@@ -107,7 +107,7 @@ def test_a_segment_is_decoded_twice_at_most_and_is_then_empty() -> None:
     assert [event.heard for event in d.events if isinstance(event, Repeated)] == [False]
 
 
-def test_what_hardly_passed_for_speech_is_not_decoded_again() -> None:
+def test_sound_that_is_barely_speech_is_not_decoded_again() -> None:
     engine = Unsure(babble, at=set(range(100)), kind=JobKind.FINAL)
 
     def doubtful(channel: int, pcm: bytes) -> list[float]:
@@ -140,7 +140,7 @@ def test_an_interim_decode_that_fails_its_gate_is_decoded_again_at_once(incremen
 
 @pytest.mark.parametrize("tail_s", [0.4, 1.0, 3.0])
 @pytest.mark.parametrize("policy", [Policy(endpoint_ms=None), FILE])
-def test_silence_behind_a_short_phrase_does_not_make_its_speech_less_sure(policy: Policy, tail_s: float) -> None:
+def test_silence_after_a_short_phrase_does_not_lower_its_voice(policy: Policy, tail_s: float) -> None:
     engine = Unsure(lambda heard: replace(heard, log_probability=-0.3), at=set(range(100)), kind=JobKind.FINAL)
     if not policy.live:
         engine = Unsure(lambda heard: replace(heard, log_probability=-0.3), at=set(range(100)), kind=JobKind.FILE)
@@ -150,7 +150,7 @@ def test_silence_behind_a_short_phrase_does_not_make_its_speech_less_sure(policy
     assert d.text == names(1, 2)
 
 
-def test_words_with_long_pauses_between_them_are_as_sure_as_fluent_speech() -> None:
+def test_long_pauses_between_words_do_not_lower_the_voice() -> None:
     engine = Unsure(lambda heard: replace(heard, log_probability=-0.3), at=set(range(100)), kind=JobKind.FILE)
     d = drive(engine, FILE)
     d.push(np.concatenate([silence(0.3), *[part for code in (1, 2, 3, 4) for part in (spoken(code), silence(0.9))]]))

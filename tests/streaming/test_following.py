@@ -1,4 +1,4 @@
-"""Sessions with an engine that follows the open utterance and is sent only what is new of it."""
+"""Sessions with an engine that follows the open utterance and is sent only its new audio."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def interim(d: Drive) -> list[list[str]]:
     return [[word.text for word in event.words] for event in d.events if isinstance(event, Interim)]
 
 
-def test_each_step_holds_only_what_the_engine_has_not_heard() -> None:
+def test_each_step_holds_only_audio_that_the_engine_lacks() -> None:
     d = following()
     d.push(phrase(*range(20)))
     heard = 0
@@ -43,7 +43,7 @@ def test_each_step_holds_only_what_the_engine_has_not_heard() -> None:
     assert len(steps(d)) >= 5
 
 
-def test_every_interim_holds_the_whole_utterance_so_far_with_its_times() -> None:
+def test_every_interim_holds_all_words_of_the_utterance_so_far_with_their_times() -> None:
     d = following()
     d.push(np.concatenate([silence(1), phrase(*range(20))]))
     for words in interim(d):
@@ -53,7 +53,7 @@ def test_every_interim_holds_the_whole_utterance_so_far_with_its_times() -> None
     assert last.stable >= len(last.words) - 4
 
 
-def test_the_next_utterance_has_another_number_and_begins_anew() -> None:
+def test_the_next_utterance_has_another_number_and_starts_empty() -> None:
     d = following()
     d.push(np.concatenate([phrase(*range(6)), silence(3), phrase(*range(6, 12)), silence(1)]))
     assert {job.utterance for job in steps(d)} == {1, 2}
@@ -61,7 +61,7 @@ def test_the_next_utterance_has_another_number_and_begins_anew() -> None:
     assert d.text == [f"w{code}" for code in range(12)]
 
 
-def test_an_engine_that_has_forgotten_is_sent_the_utterance_again_at_once() -> None:
+def test_an_engine_that_lost_the_utterance_is_sent_it_again_at_once() -> None:
     d = following(forget_every=3)
     d.push(phrase(*range(30)))
     lengths = [len(words) for words in interim(d)]
@@ -70,7 +70,7 @@ def test_an_engine_that_has_forgotten_is_sent_the_utterance_again_at_once() -> N
     assert sum(job.held == 0 for job in steps(d)) > 1
 
 
-def test_an_abandoned_session_releases_what_the_engine_follows() -> None:
+def test_an_abandoned_session_releases_its_utterance() -> None:
     d = following()
     d.push(phrase(*range(10)))
     requests = d.session.abandon()
@@ -85,7 +85,7 @@ def test_an_abandoned_session_releases_what_the_engine_follows() -> None:
     st.integers(100, 30_000),
     st.integers(0, 4),
 )
-def test_finals_do_not_depend_on_following_nor_on_delays_order_or_forgetting(
+def test_finals_do_not_depend_on_following_delays_order_or_lost_utterances(
     phrases: list[tuple[int, float]], seed: int, chunk: int, forget_every: int
 ) -> None:
     parts, code = [silence(0.3)], 0

@@ -69,18 +69,18 @@ def test_smart_format_writes_numbers_with_their_units_and_addresses(spoken: str,
     assert write(spoken, smart=True) == written
 
 
-def test_in_a_language_nobody_taught_it_numbers_stay_words() -> None:
+def test_in_an_unsupported_language_numbers_stay_words() -> None:
     assert write("kaksikymmentä yksi", numerals=True, language="fi") == "kaksikymmentä yksi"
     assert write("vierundzwanzig Leute", numerals=True, language="de") == "24 Leute"
 
 
-def test_a_number_made_of_several_words_takes_all_of_their_time() -> None:
+def test_a_number_of_several_words_spans_all_of_their_time() -> None:
     words = formatted(said("now twenty one dollars left"), Formatting(smart=True))
     assert [(w.text, w.start, w.end) for w in words] == [("now", 0.0, 0.4), ("$21", 0.5, 1.9), ("left", 2.0, 2.4)]
     assert words[1].confidence == pytest.approx(0.8)
 
 
-def test_a_long_pause_parts_two_numbers() -> None:
+def test_a_long_pause_separates_two_numbers() -> None:
     words = [*said("twenty"), *said("four", start=5.0)]
     assert [w.text for w in formatted(words, Formatting(numerals=True))] == ["20", "4"]
 
@@ -98,7 +98,7 @@ def test_without_punctuation_the_text_is_bare_and_in_lower_case() -> None:
         ("um", ""),
     ],
 )
-def test_fillers_are_left_out_and_leave_a_sentence_behind(spoken: str, written: str) -> None:
+def test_removing_fillers_keeps_the_capital_and_the_mark_of_the_sentence(spoken: str, written: str) -> None:
     assert write(spoken) == written
     assert write(spoken, fillers=True) == spoken
 
@@ -114,7 +114,7 @@ def test_fillers_are_left_out_and_leave_a_sentence_behind(spoken: str, written: 
         ("colon", ""),
     ],
 )  # fmt: skip
-def test_dictation_turns_spoken_marks_into_marks(spoken: str, written: str) -> None:
+def test_dictation_turns_spoken_marks_into_punctuation(spoken: str, written: str) -> None:
     assert write(spoken, dictation=True) == written
 
 
@@ -124,7 +124,7 @@ def test_profane_words_are_masked_with_their_punctuation_kept() -> None:
     assert write(innocent, profanity=False) == innocent
 
 
-def test_phrases_are_replaced_or_deleted_wherever_they_are_said() -> None:
+def test_phrases_are_replaced_or_deleted_wherever_they_occur() -> None:
     text = "Deep gram, deep gram is, well, deep."
     assert write(text, replacements=(("deep gram", "Deepgram"),)) == "Deepgram, Deepgram is, well, deep."
     assert write(text, replacements=(("Well", ""),)) == "Deep gram, deep gram is, deep."
@@ -146,12 +146,12 @@ def test_phrases_are_replaced_or_deleted_wherever_they_are_said() -> None:
         ("room two hundred is free", Redaction.SSN, "room two hundred is free"),
     ],
 )
-def test_redaction_takes_numbers_out_spoken_or_written(spoken: str, kind: Redaction, written: str) -> None:
+def test_redaction_removes_spoken_and_written_numbers(spoken: str, kind: Redaction, written: str) -> None:
     assert write(spoken, redactions=frozenset({kind})) == written
 
 
 @pytest.mark.parametrize("kind", list(Redaction))
-def test_no_digit_of_a_number_shows_in_the_interims_that_lead_to_it(kind: Redaction) -> None:
+def test_no_interim_shows_a_digit_of_a_number_that_is_redacted_later(kind: Redaction) -> None:
     spoken = "my number is four two four two four two four two four two four two four two four two"
     wanted = Formatting(smart=True, redactions=frozenset({kind}))
     for count in range(4, len(spoken.split()) + 1):
@@ -185,7 +185,7 @@ def test_no_digit_of_a_number_shows_in_the_interims_that_lead_to_it(kind: Redact
         max_size=12,
     )
 )
-def test_whatever_is_said_words_keep_their_order_and_lie_within_what_was_said(spoken: list[str]) -> None:
+def test_formatted_words_keep_their_order_and_the_times_of_the_words_they_came_from(spoken: list[str]) -> None:
     words = said(" ".join(spoken))
     every = Formatting(
         smart=True, dictation=True, profanity=False, replacements=(("four", "for"),), redactions=frozenset(Redaction)
@@ -198,7 +198,7 @@ def test_whatever_is_said_words_keep_their_order_and_lie_within_what_was_said(sp
 
 
 def one_search(words: Sequence[Word], query: str) -> list[Hit]:
-    """The same, one window after the other."""
+    """Search for one query, window by window."""
     wanted, size = " ".join(bare_words(query)), len(bare_words(query))
     places = []
     for count in {max(1, size - 1), size, size + 1}:
@@ -219,7 +219,7 @@ _texts = st.lists(st.sampled_from(["epoch", "Epic,", "of", "belief.", "times", "
 
 
 @given(_texts, st.lists(st.lists(st.sampled_from(["epoch", "of", "times", "be"]), min_size=1, max_size=4), max_size=4))
-def test_searching_for_many_at_once_finds_what_searching_for_each_does(
+def test_searching_for_many_queries_at_once_finds_the_same_hits_as_one_by_one(
     said_words: list[str], asked: list[list[str]]
 ) -> None:
     words = said(" ".join(said_words))
@@ -228,11 +228,11 @@ def test_searching_for_many_at_once_finds_what_searching_for_each_does(
 
 
 def long_result() -> tuple[Word, ...]:
-    """A minute of fast speech: what a live result is at its longest."""
+    """Return the words of a minute of fast speech, the longest live result."""
     return said(" ".join(f"{'abcdefgh'[i % 8 :]}{'xyz'[i % 3]}{i % 50} " for i in range(250)))
 
 
-def test_the_most_that_may_be_searched_for_takes_little_of_the_event_loop() -> None:
+def test_the_largest_search_blocks_the_event_loop_briefly() -> None:
     short = [f"{'bcdefghi'[i % 8 :]} {'xyz'[i % 3] * (i % 20)} {i}" for i in range(50)]
     wordy = [" ".join("abcdefgh"[(i + k) % 8] for k in range(25)) for i in range(50)]
     long = [" ".join("abcdefgh"[(i + k) % 8 :] for k in range(25)) for i in range(20)]
@@ -240,14 +240,14 @@ def test_the_most_that_may_be_searched_for_takes_little_of_the_event_loop() -> N
         assert yards(lambda queries=queries: hits(long_result(), queries)) < 10  # type: ignore[misc] # it was 50
 
 
-def test_the_most_that_may_be_replaced_takes_little_of_the_event_loop() -> None:
+def test_the_largest_replacement_blocks_the_event_loop_briefly() -> None:
     replacements = tuple((f"{'abcdefgh'[i % 8 :]}{'xyz'[i % 3]} {i}", f"x{i}") for i in range(200))
     words = long_result()
     assert yards(lambda: formatted(words, Formatting(replacements=replacements))) < 10  # it was 50
     assert yards(lambda: formatted(words, Formatting(dictation=True))) < 2
 
 
-def test_search_finds_what_sounds_alike_best_first_and_nothing_twice() -> None:
+def test_search_finds_similar_phrases_best_first_without_overlaps() -> None:
     found = hits(said("We spoke of epoch times, then the epic of belief and epoch of belief."), ["epoch of belief"])[0]
     assert [hit.snippet for hit in found][:2] == ["epoch of belief", "epic of belief"]
     assert found[0].confidence == 1.0
@@ -257,12 +257,12 @@ def test_search_finds_what_sounds_alike_best_first_and_nothing_twice() -> None:
 
 
 @pytest.mark.parametrize("text", ["B747", "4th", "1990s"])
-def test_digits_inside_a_word_are_redacted_as_numbers_are(text: str) -> None:
+def test_digits_inside_a_word_are_redacted_like_numbers(text: str) -> None:
     wanted = Formatting(redactions=frozenset({Redaction.AGGRESSIVE_NUMBERS}))
     assert [word.text for word in formatted(said(f"the {text} left"), wanted)] == ["the", "[REDACTED]", "left"]
 
 
-def test_english_marks_and_profanities_are_left_alone_in_other_languages() -> None:
+def test_english_marks_and_profanities_are_unchanged_in_other_languages() -> None:
     german = said("der dicke dick und comma")
     wanted = Formatting(language="de", dictation=True, profanity=False, fillers=True)
     assert formatted(german, wanted) == german

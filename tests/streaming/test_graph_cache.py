@@ -1,4 +1,4 @@
-"""Graphs that are made once: where they are kept, and what is left behind where they cannot be."""
+"""The cache of rebuilt graphs: its folders, and the files left after a failure."""
 
 from __future__ import annotations
 
@@ -36,9 +36,7 @@ def run(shipped: Path, cache: Path, temporary: Path) -> str:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 
 
-def test_a_cache_that_cannot_be_written_costs_its_size_once_whatever_the_number_of_starts(
-    shipped: Path, tmp_path: Path
-) -> None:
+def test_starts_with_an_unwritable_cache_share_one_copy_of_the_graphs(shipped: Path, tmp_path: Path) -> None:
     cache, temporary = tmp_path / "cache", tmp_path / "tmp"
     cache.write_text("a file where a folder should be")
     temporary.mkdir()
@@ -46,9 +44,7 @@ def test_a_cache_that_cannot_be_written_costs_its_size_once_whatever_the_number_
     assert len(list(temporary.glob("**/*.onnx"))) == 1
 
 
-def test_a_folder_that_somebody_else_may_write_to_is_not_used_and_nothing_is_left_behind(
-    shipped: Path, tmp_path: Path
-) -> None:
+def test_a_folder_writable_by_other_users_is_not_used_and_no_file_stays_behind(shipped: Path, tmp_path: Path) -> None:
     cache, temporary = tmp_path / "cache", tmp_path / "tmp"
     cache.write_text("a file where a folder should be")
     foreign = temporary / f"myna-{os.getuid()}"
@@ -59,7 +55,7 @@ def test_a_folder_that_somebody_else_may_write_to_is_not_used_and_nothing_is_lef
     assert not list(foreign.iterdir())
 
 
-def test_a_full_disk_leaves_no_part_of_a_graph_behind_and_is_named(
+def test_a_full_disk_leaves_no_partial_file_and_the_error_names_it(
     shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(graph_cache, "user_cache_path", lambda _: tmp_path / "cache")

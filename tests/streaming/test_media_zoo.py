@@ -1,4 +1,4 @@
-"""Media of many kinds, as a file and live, against FFmpeg's own decoding of the same bytes with its time stamps."""
+"""Media of many formats, as a file and live, compared with FFmpeg's own decoding and time stamps."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ LYING = {
 
 
 class Pieces:
-    """A feed of a live stream, in pieces of 3000 bytes, which keeps what is decoded."""
+    """A feed of a live stream, in chunks of 3000 bytes, that collects the decoded samples."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -144,7 +144,7 @@ def of(sound: np.ndarray, how: Made) -> np.ndarray:
 
 
 def assert_alike(heard: np.ndarray, expected: np.ndarray, shift_s: float = 0.002) -> None:
-    """The same sound at the same times: in each second that has sound, nowhere shifted by more than this."""
+    """Assert that both have the same audio at the same times: no second with sound is shifted by more than `shift_s`."""
     assert abs(len(heard) - len(expected)) < 0.1 * RATE
     for start in range(0, len(expected) - RATE, RATE):
         one, other = (pcm[start : start + RATE].astype(float) for pcm in (heard, expected))
@@ -159,7 +159,7 @@ def assert_alike(heard: np.ndarray, expected: np.ndarray, shift_s: float = 0.002
 
 @WAYS
 @pytest.mark.parametrize("kind", ONE)
-def test_a_file_sounds_as_ffmpeg_hears_it_at_the_times_of_its_stamps(kind: str, way: Way, tmp_path: Path) -> None:
+def test_a_file_decodes_as_by_ffmpeg_at_the_times_of_its_stamps(kind: str, way: Way, tmp_path: Path) -> None:
     data = made(of(SPEECH, ONE[kind]), ONE[kind])
     (heard,) = way(data, tmp_path)
     assert_alike(heard, heard_by_ffmpeg(data))
@@ -167,23 +167,23 @@ def test_a_file_sounds_as_ffmpeg_hears_it_at_the_times_of_its_stamps(kind: str, 
 
 @WAYS
 @pytest.mark.parametrize("kind", JOINED)
-def test_files_that_follow_each_other_sound_as_each_of_them(kind: str, way: Way, tmp_path: Path) -> None:
+def test_concatenated_files_decode_as_each_file_alone(kind: str, way: Way, tmp_path: Path) -> None:
     parts = [made(of(sound, how), how) for sound, how in zip(PARTS, JOINED[kind], strict=False)]
     (heard,) = way(b"".join(parts), tmp_path)
-    # An MP3's padding is part of it where it does not stand alone; FFmpeg rounds a WebM's beginning to 7 ms.
+    # The padding of an MP3 is decoded if the MP3 is not alone; FFmpeg rounds the start of a WebM to 7 ms.
     shift_s = 0.05 if kind.startswith("mp3") else 0.01
     assert_alike(heard, np.concatenate([heard_by_ffmpeg(part) for part in parts]), shift_s)
 
 
 @WAYS
 @pytest.mark.parametrize("kind", LYING)
-def test_a_wav_whose_header_lies_is_heard_to_its_end(kind: str, way: Way, tmp_path: Path) -> None:
+def test_a_wav_with_wrong_lengths_in_its_header_is_decoded_to_its_end(kind: str, way: Way, tmp_path: Path) -> None:
     (heard,) = way(LYING[kind], tmp_path)
     assert np.array_equal(heard, PCM)
 
 
 @WAYS
-def test_a_truncated_file_is_heard_as_far_as_it_goes(way: Way, tmp_path: Path) -> None:
+def test_a_truncated_file_is_decoded_to_its_end(way: Way, tmp_path: Path) -> None:
     for how in (Made("mp4", "aac", options=FRAGMENTED), Made("webm", "libopus", 48_000), Made("wav", "pcm_s16le")):
         data = made(SPEECH, how)
         (heard,) = way(data[: len(data) // 2], tmp_path)
@@ -192,7 +192,7 @@ def test_a_truncated_file_is_heard_as_far_as_it_goes(way: Way, tmp_path: Path) -
 
 @WAYS
 @pytest.mark.parametrize("first", ["mono", "stereo"])
-def test_a_stream_keeps_the_channels_that_it_began_with(first: str, way: Way, tmp_path: Path) -> None:
+def test_a_stream_keeps_its_first_number_of_channels(first: str, way: Way, tmp_path: Path) -> None:
     hows = [Made("ogg", "libopus", 48_000, layout) for layout in (first, "mono", "stereo", first)]
     heard = way(b"".join(made(of(PARTS[0], how), how) for how in hows), tmp_path, mix=False)
     assert len(heard) == (1 if first == "mono" else 2)
@@ -202,13 +202,13 @@ def test_a_stream_keeps_the_channels_that_it_began_with(first: str, way: Way, tm
 
 @WAYS
 @pytest.mark.parametrize("by", [1e6, 1e9])
-def test_stamps_that_jump_ahead_make_no_hours_of_silence_and_lose_no_sound(by: float, way: Way, tmp_path: Path) -> None:
+def test_stamps_that_jump_ahead_add_no_hours_of_silence_and_lose_no_audio(by: float, way: Way, tmp_path: Path) -> None:
     data = made(SPEECH, Made("matroska", "libopus", 48_000, from_=20_000, jumps=((3.0, by),)))
     (heard,) = way(data, tmp_path)
     assert_alike(heard, PCM, 0.01)
 
 
-def test_stamps_that_lie_again_and_again_make_no_days_of_silence(tmp_path: Path) -> None:
+def test_repeatedly_wrong_stamps_add_no_days_of_silence(tmp_path: Path) -> None:
     jumps = tuple((0.1 * number, 1700.0) for number in range(1, 90))
     (heard,) = live(made(SPEECH, Made("matroska", "libopus", 48_000, jumps=jumps)), tmp_path)
     assert len(heard) < 2 * 3600 * RATE
@@ -216,7 +216,7 @@ def test_stamps_that_lie_again_and_again_make_no_days_of_silence(tmp_path: Path)
 
 @WAYS
 @pytest.mark.parametrize("stamps", [(5000.0, 10.0), (10.0, 9000.0), (100.0, 100.5), (100.0, 99.0)])
-def test_a_transport_stream_whose_stamps_begin_anew_is_heard_without_a_gap(
+def test_a_transport_stream_whose_stamps_restart_is_decoded_without_a_gap(
     stamps: tuple[float, float], way: Way, tmp_path: Path
 ) -> None:
     parts = [
@@ -226,7 +226,7 @@ def test_a_transport_stream_whose_stamps_begin_anew_is_heard_without_a_gap(
     assert_alike(heard, np.concatenate([heard_by_ffmpeg(part) for part in parts]), 0.01)
 
 
-def test_stamps_that_tremble_make_no_silence() -> None:
+def test_jitter_of_stamps_adds_no_silence() -> None:
     stamps, chance = Stamps(), np.random.default_rng(0)
     stamps.begin(0.0)
     stamps.hole(0.0, 0.0)
@@ -234,16 +234,16 @@ def test_stamps_that_tremble_make_no_silence() -> None:
         assert not stamps.hole(0.02 * number + chance.uniform(-0.04, 0.04), 0.02 * number)
 
 
-def test_a_hole_after_an_overlap_makes_up_for_it() -> None:
+def test_a_gap_after_an_overlap_compensates_it() -> None:
     stamps = Stamps()
     stamps.begin(10.0)
     assert stamps.hole(0.0, 10.0) == 0
-    assert stamps.hole(0.5, 11.0) == 0  # half a second of sound too much
+    assert stamps.hole(0.5, 11.0) == 0  # the audio is half a second ahead
     assert stamps.ahead == 0.5
     assert stamps.hole(2.0, 11.5) == pytest.approx(0.5)
 
 
-def test_many_short_parts_of_odd_rates_add_up_to_their_time(tmp_path: Path) -> None:
+def test_many_short_parts_of_odd_rates_add_up_to_their_duration(tmp_path: Path) -> None:
     parts = [wav_said(PCM[:size], rate, 2 * size) for size, rate in 40 * [(1001, 11_025), (777, 44_100), (333, 22_050)]]
     (heard,) = live(b"".join(parts), tmp_path)
     exact = 40 * (1001 / 11_025 + 777 / 44_100 + 333 / 22_050)
@@ -251,7 +251,7 @@ def test_many_short_parts_of_odd_rates_add_up_to_their_time(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("kind", ["webm", "flac", "mp3", "mp4"])
-def test_rubbish_after_the_end_is_an_error_of_a_live_stream_after_its_sound(kind: str) -> None:
+def test_garbage_after_the_end_of_a_live_stream_is_an_error_after_its_audio(kind: str) -> None:
     codec = {"webm": "libopus", "flac": "flac", "mp3": "libmp3lame", "mp4": "aac"}[kind]
     data = made(SPEECH, Made(kind, codec, 48_000)) + np.random.default_rng(0).bytes(100_000)
     feed = Pieces(data)

@@ -1,4 +1,4 @@
-"""What a mix of several channels must keep: speech on any of them, at its level, however the samples are split."""
+"""A mix of several channels keeps speech on any of them, at its level, however the samples are split."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SURROUND = ["FL", "FR", "FC", "LFE", "BL", "BR"]
 
 
 def mixed(channels: list[np.ndarray], positions: list[str] | None = None) -> np.ndarray:
-    """Return the mix as a decoder of raw audio makes it, or, where positions are known, as one of a container does."""
+    """Return the mix by a decoder of raw audio, or, if positions are given, by one of a container."""
     audio = np.stack(channels, axis=1)
     if positions:
         return Mixer(RATE, positions).mix(audio)[:, 0]
@@ -30,7 +30,7 @@ def mixed(channels: list[np.ndarray], positions: list[str] | None = None) -> np.
 
 
 def level(pcm: np.ndarray) -> float:
-    """The root mean square of the part after the first quarter second, in which a mix may adapt itself."""
+    """Return the root mean square after the first quarter second, in which a mix may adapt."""
     return float(np.sqrt(np.mean(pcm[RATE // 4 :] ** 2)))
 
 
@@ -39,7 +39,7 @@ def likeness(one: np.ndarray, other: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("others", [1, 5, 7])
-def test_channels_without_sound_take_no_level_from_the_one_that_speaks(others: int) -> None:
+def test_silent_channels_do_not_lower_the_level_of_a_voice(others: int) -> None:
     out = mixed([SPEECH, *[NOTHING] * others])
     assert likeness(out, SPEECH) > 0.999
     assert level(out) == pytest.approx(level(SPEECH), rel=0.05)
@@ -62,7 +62,7 @@ def test_an_opposite_phase_that_begins_midway_costs_less_than_a_syllable() -> No
     assert level(out[half:]) > 0.9 * level(SPEECH[half:])
 
 
-def test_two_of_six_channels_that_cancel_each_other_are_heard_too() -> None:
+def test_two_of_six_channels_that_cancel_each_other_stay_audible() -> None:
     out = mixed([SPEECH, 0.2 * HUM, NOTHING, -SPEECH, NOTHING, NOTHING])
     rest = out - HUM * (np.dot(out, HUM) / np.dot(HUM, HUM))
     assert abs(likeness(rest, SPEECH)) > 0.9
@@ -83,7 +83,7 @@ def test_quiet_dialogue_in_the_centre_of_a_film_is_kept() -> None:
     assert level(alone) == pytest.approx(level(SPEECH), rel=0.05)
 
 
-def test_two_voices_in_turn_on_two_channels_are_both_heard() -> None:
+def test_two_voices_in_turn_on_two_channels_stay_audible() -> None:
     half = len(SPEECH) // 2
     one, other = SPEECH.copy(), SPEECH.copy()
     one[half:] = other[:half] = 0
@@ -93,7 +93,7 @@ def test_two_voices_in_turn_on_two_channels_are_both_heard() -> None:
         assert level(out[part]) > 0.45 * level(SPEECH[part])
 
 
-def test_a_voice_is_heard_from_its_beginning_though_it_also_stands_turned_round_in_the_other_channel() -> None:
+def test_a_voice_is_kept_from_its_beginning_if_the_other_channel_holds_it_inverted() -> None:
     half = len(SPEECH) // 2
     one, other = SPEECH.copy(), SPEECH.copy()
     one[half:] = other[:half] = 0
@@ -102,12 +102,12 @@ def test_a_voice_is_heard_from_its_beginning_though_it_also_stands_turned_round_
         assert abs(np.corrcoef(out[part], SPEECH[part])[0, 1]) > 0.97
 
 
-def test_a_loud_mix_of_the_same_sound_is_not_made_louder() -> None:
+def test_a_mix_of_the_same_sound_on_all_channels_is_not_louder() -> None:
     assert np.abs(mixed([SPEECH, SPEECH]) - SPEECH).max() < 1e-4
 
 
 @pytest.mark.parametrize("sizes", [(1,), (7, 100, 3), (319, 320, 321), (5000,)])
-def test_the_same_samples_come_out_however_they_are_split(sizes: tuple[int, ...]) -> None:
+def test_the_mix_does_not_depend_on_how_the_samples_are_split(sizes: tuple[int, ...]) -> None:
     audio = np.stack([SPEECH, -SPEECH, HUM], axis=1)[: 2 * RATE]
     whole = Mixer(RATE, ["", "", ""]).mix(audio)
     mixer, parts, position, index = Mixer(RATE, ["", "", ""]), [], 0, 0

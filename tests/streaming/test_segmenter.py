@@ -20,7 +20,7 @@ def seconds(count: float) -> int:
 SPEECH, QUIET = [0.95], [0.02]
 
 
-def test_one_loud_window_is_no_speech() -> None:
+def test_one_loud_window_is_not_speech() -> None:
     assert feed(Segmenter(Policy()), QUIET * 5 + SPEECH + QUIET * 50) == []
 
 
@@ -28,17 +28,17 @@ def test_speech_starts_at_its_first_window() -> None:
     assert feed(Segmenter(Policy()), QUIET * 5 + SPEECH * 2) == [Onset(5 * WINDOW)]
 
 
-def test_a_dip_above_the_offset_threshold_is_no_pause() -> None:
+def test_a_dip_above_the_offset_threshold_is_not_a_pause() -> None:
     decisions = feed(Segmenter(Policy()), SPEECH * 10 + [0.4] * 60)
     assert decisions == [Onset(0)]
 
 
-def test_a_pause_is_announced_and_taken_back_when_speech_resumes() -> None:
+def test_a_pause_is_announced_and_speech_may_resume_after_it() -> None:
     decisions = feed(Segmenter(Policy()), SPEECH * 10 + QUIET * 10 + SPEECH * 2)
     assert decisions == [Onset(0), Pause(Span(0, 10 * WINDOW)), Resumed()]
 
 
-def test_the_endpoint_comes_after_the_silence_asked_for() -> None:
+def test_the_endpoint_follows_the_silence_of_the_policy() -> None:
     for endpoint_ms in (100, 300, 500, 1000):
         segmenter = Segmenter(Policy(endpoint_ms=endpoint_ms))
         (*_, closed, _) = feed(segmenter, SPEECH * 30 + QUIET * 60)
@@ -63,7 +63,7 @@ def test_a_gap_shorter_than_the_endpoint_closes_the_segment_and_leaves_the_utter
     assert (endpoint.cause, endpoint.speech) == (Cause.ENDPOINT, None)
 
 
-def test_a_gap_longer_than_the_endpoint_is_told_when_it_is_reached_and_once() -> None:
+def test_a_gap_longer_than_the_endpoint_is_reported_once_when_it_is_reached() -> None:
     segmenter = Segmenter(Policy(endpoint_ms=300, gap_ms=1000))
     decisions = feed(segmenter, SPEECH * 10 + QUIET * 20)
     assert isinstance(decisions[-1], ClosedSegment)
@@ -76,7 +76,7 @@ def test_without_endpoints_each_gap_ends_an_utterance() -> None:
     assert [type(decision) for decision in decisions] == [Onset, Pause, ClosedSegment, Gap] * 2
 
 
-def test_long_silence_is_cut_into_empty_segments_that_end_well_before_what_follows() -> None:
+def test_long_silence_is_cut_into_empty_segments_that_end_well_before_the_next_speech() -> None:
     segmenter = Segmenter(Policy(silence_s=5))
     decisions = feed(segmenter, QUIET * seconds(11.5))
     assert all(isinstance(decision, ClosedSegment) and decision.cause is Cause.SILENCE for decision in decisions)
@@ -103,7 +103,7 @@ def test_speech_without_any_pause_is_cut_where_it_is_least_probable() -> None:
     assert closed.speech == Span(0, closed.span.end)
 
 
-def test_after_a_cut_by_length_the_endpoint_still_comes() -> None:
+def test_the_endpoint_follows_a_cut_by_length_too() -> None:
     segmenter = Segmenter(Policy(soft_s=8, hard_s=12))
     decisions = feed(segmenter, SPEECH * seconds(11.9) + QUIET * 40)
     closed = [decision for decision in decisions if isinstance(decision, ClosedSegment)]
@@ -111,7 +111,7 @@ def test_after_a_cut_by_length_the_endpoint_still_comes() -> None:
     assert closed[1].speech is None
 
 
-def test_voice_tells_speech_from_what_hardly_passed_for_it() -> None:
+def test_voice_separates_speech_from_sound_that_is_barely_speech() -> None:
     for probabilities, sure in (([0.98, 0.97, 0.4, 0.9] * 5, True), ([0.55, 0.6, 0.52], False)):
         *_, closed, _ = feed(Segmenter(Policy()), probabilities + QUIET * 30)
         assert isinstance(closed, ClosedSegment)
@@ -136,3 +136,14 @@ def test_segments_tile_the_timeline(probabilities: list[float], endpoint_ms: int
 def test_a_policy_out_of_range_is_refused() -> None:
     with pytest.raises(ValueError, match="soft_s=20"):
         Policy(soft_s=20, hard_s=10)
+
+
+def test_a_segment_that_reaches_equal_soft_and_hard_lengths_in_silence_is_cut_there() -> None:
+    segmenter = Segmenter(Policy(endpoint_ms=None, soft_s=8.0, hard_s=8.0))
+    spoken = seconds(7.4)
+    decisions = feed(segmenter, SPEECH * spoken + QUIET * 40 + SPEECH * 10)
+    assert [type(decision) for decision in decisions] == [Onset, Pause, ClosedSegment, Resumed]
+    closed = decisions[2]
+    assert isinstance(closed, ClosedSegment)
+    assert closed.cause is Cause.LENGTH
+    assert closed.speech == Span(0, spoken * WINDOW)

@@ -38,7 +38,7 @@ def names(*codes: int) -> list[str]:
     return [f"w{code}" for code in codes]
 
 
-def test_an_utterance_becomes_one_final_and_its_end_is_told() -> None:
+def test_an_utterance_becomes_one_final_followed_by_its_end() -> None:
     d = drive()
     d.push(np.concatenate([silence(1), phrase(1, 2, 3), silence(1)]))
     told = [type(event) for event in d.events if not isinstance(event, Interim)]
@@ -49,7 +49,7 @@ def test_an_utterance_becomes_one_final_and_its_end_is_told() -> None:
     assert final.words[0].start == pytest.approx(1.0, abs=0.05)
 
 
-def test_a_gap_is_told_after_the_final_it_refers_to_whatever_the_endpoint() -> None:
+def test_a_gap_is_reported_after_the_final_it_refers_to_with_any_endpoint() -> None:
     for endpoint_ms, cause in ((300, Cause.ENDPOINT), (3000, Cause.GAP), (None, Cause.GAP)):
         d = drive(Policy(endpoint_ms=endpoint_ms, gap_ms=1000))
         d.push(np.concatenate([phrase(1, 2, 3), silence(1.5), phrase(4), silence(1.5)]))
@@ -74,7 +74,7 @@ def test_noise_that_the_vad_takes_for_speech_does_not_hide_a_gap() -> None:
     assert_tiles(d.finals, d.session.received)
 
 
-def test_long_silence_yields_empty_finals_and_costs_the_next_words_nothing() -> None:
+def test_long_silence_yields_empty_finals_and_does_not_change_the_next_words() -> None:
     pcm = np.concatenate([phrase(1), silence(17.3), phrase(2), silence(8), phrase(3)])
     heard = []
     for silence_s in (None, 5.0):
@@ -106,7 +106,7 @@ def test_speech_that_resumes_within_the_endpoint_stays_one_utterance() -> None:
     assert d.text == names(1, 2, 3)
 
 
-def test_interim_words_come_at_least_every_1200_ms_of_speech() -> None:
+def test_interims_are_emitted_at_least_every_1200_ms_of_speech() -> None:
     d = drive()
     d.push(phrase(*range(30)), chunk=320)
     ends = [event.span.end / 16_000 for event in d.events if isinstance(event, Interim)]
@@ -114,13 +114,13 @@ def test_interim_words_come_at_least_every_1200_ms_of_speech() -> None:
     assert all(later - earlier <= 1.2 for earlier, later in pairwise(ends))
 
 
-def test_without_interims_there_are_no_interim_words() -> None:
+def test_a_policy_without_interims_emits_none() -> None:
     d = drive(Policy(interim_every_s=None))
     d.push(np.concatenate([phrase(*range(8)), silence(1)]))
     assert not [event for event in d.events if isinstance(event, Interim)]
 
 
-def test_the_newest_interim_of_long_speech_keeps_the_words_its_window_no_longer_hears() -> None:
+def test_interims_of_long_speech_keep_the_words_before_their_decode_window() -> None:
     d = drive(Policy(interim_window_s=3.0))
     d.push(phrase(*range(30)))
     last = [event for event in d.events if isinstance(event, Interim)][-1]
@@ -138,14 +138,14 @@ def test_a_minute_of_speech_without_a_pause_loses_and_doubles_no_word() -> None:
     assert_tiles(d.finals, d.session.received)
 
 
-def test_the_same_word_said_many_times_is_counted_right_over_the_cuts() -> None:
+def test_a_word_repeated_across_cuts_is_emitted_as_often_as_it_was_said() -> None:
     d = drive()
     said = [code for _ in range(40) for code in (7, 8, 7)]
     d.push(np.concatenate([*[np.concatenate([spoken(c)[:-200], silence(200 / 16_000)]) for c in said], silence(1)]))
     assert d.text == names(*said)
 
 
-def test_a_flush_makes_what_was_heard_final_and_is_acknowledged_after_it() -> None:
+def test_a_flush_makes_everything_received_final_and_is_acknowledged_after_it() -> None:
     d = drive()
     d.push(phrase(1, 2))
     d.flush("now")
@@ -156,7 +156,7 @@ def test_a_flush_makes_what_was_heard_final_and_is_acknowledged_after_it() -> No
     assert d.text == names(1, 2, 3)
 
 
-def test_a_flush_with_nothing_to_flush_is_acknowledged_too() -> None:
+def test_a_flush_of_nothing_is_acknowledged_too() -> None:
     d = drive()
     d.flush("a")
     d.flush("b")
@@ -173,7 +173,7 @@ def test_without_endpoints_only_length_flush_and_end_cut() -> None:
     assert {final.cause for final in d.finals} <= {Cause.END, Cause.LENGTH}
 
 
-def test_audio_that_stays_away_ends_the_utterance_and_what_comes_later_begins_another() -> None:
+def test_a_stall_ends_the_utterance_and_later_audio_begins_another() -> None:
     d = drive()
     d.push(np.concatenate([silence(0.5), phrase(1, 2)]))
     d.session.stall()
@@ -191,7 +191,7 @@ def test_audio_that_stays_away_ends_the_utterance_and_what_comes_later_begins_an
     assert_tiles(d.finals, d.session.received)
 
 
-def test_a_decode_that_fails_is_told_and_leaves_an_empty_final() -> None:
+def test_a_failed_decode_is_reported_and_leaves_an_empty_final() -> None:
     engine = FakeEngine(settings=FakeSettings(fail_every=1))
     d = drive(Policy(interim_every_s=None), engine=engine)
     d.push(np.concatenate([phrase(1), silence(1)]))
@@ -210,7 +210,7 @@ def test_memory_stays_bounded_over_an_hour_of_speech_and_of_silence() -> None:
         assert d.most_audio_held <= 30 * 16_000
 
 
-def test_an_abandoned_session_cancels_what_it_asked_for() -> None:
+def test_an_abandoned_session_cancels_its_requests() -> None:
     session = Session("s/0", Policy(), Options(), ENGINE.info)
     session.push(phrase(1, 2, 3, 4).tobytes(), 0.0)
     session.take()
@@ -242,7 +242,7 @@ def build(phrases: list[tuple[int, float]]) -> tuple[np.ndarray, list[str]]:
     st.sampled_from([None, 300, 1200]),
     st.sampled_from([None, 1.2]),
 )
-def test_finals_tile_and_hold_every_word_once_whatever_the_chunks_delays_order_and_policy(
+def test_finals_tile_and_hold_every_word_once_for_any_chunks_delays_order_and_policy(
     phrases: list[tuple[int, float]],
     seed: int,
     chunks: list[int],
@@ -264,7 +264,7 @@ def test_finals_tile_and_hold_every_word_once_whatever_the_chunks_delays_order_a
 
 @settings(max_examples=40, deadline=None)
 @given(speech, st.integers(0, 2**32), st.integers(100, 50_000), st.integers(0, 8))
-def test_the_same_audio_gives_the_same_finals_however_it_is_split_and_delayed(
+def test_finals_do_not_depend_on_how_audio_is_split_and_results_are_delayed(
     phrases: list[tuple[int, float]], seed: int, chunk: int, flushes: int
 ) -> None:
     audio, _ = build(phrases)

@@ -18,7 +18,7 @@ def stream() -> Stream:
 
 
 def settle(s: Stream, *, only: int | None = None) -> list[Event]:
-    """Carry out requests, on one channel only if told so, until there are none; return the events."""
+    """Carry out requests, of channel `only` if given, until there are none; return the events."""
     told: list[Event] = []
     while True:
         requests, events = s.take()
@@ -37,7 +37,7 @@ def push(s: Stream, *channels: np.ndarray, arrived: float = 0.0) -> None:
     s.push([channel.tobytes() for channel in channels], arrived)
 
 
-def test_channels_are_heard_apart_and_events_are_numbered_across_them() -> None:
+def test_channels_are_transcribed_separately_and_events_are_numbered_across_them() -> None:
     s = stream()
     push(s, np.concatenate([spoken(1), silence(1)]), np.concatenate([spoken(2), silence(1)]))
     events = settle(s)
@@ -47,14 +47,14 @@ def test_channels_are_heard_apart_and_events_are_numbered_across_them() -> None:
     assert [event.seq for event in events] == list(range(len(events)))
 
 
-def test_the_first_audio_tells_how_many_channels_there_are() -> None:
+def test_the_first_audio_opens_the_stream_with_its_number_of_channels() -> None:
     s = stream()
     push(s, spoken(1), spoken(2))
     push(s, spoken(1), spoken(2))
     assert [event for event in settle(s) if isinstance(event, Opened)] == [Opened(channels=2, seq=0)]
 
 
-def test_a_flush_is_acknowledged_for_each_channel_and_says_which_is_the_last() -> None:
+def test_a_flush_is_acknowledged_for_each_channel_and_the_last_one_is_marked() -> None:
     s = stream()
     push(s, spoken(1), spoken(2))
     s.flush("t")
@@ -80,7 +80,7 @@ def test_a_flush_of_one_channel_leaves_the_others_open() -> None:
     assert [(e.channel, w.text) for e in events if isinstance(e, Final) for w in e.words] == [(1, "w2")]
 
 
-def test_options_changed_midway_go_with_every_later_job_of_every_channel() -> None:
+def test_options_changed_midway_apply_to_every_later_job_of_every_channel() -> None:
     s = stream()
     push(s, spoken(1), spoken(2))
     s.flush("first")
@@ -103,7 +103,7 @@ def test_a_flush_before_any_audio_is_acknowledged() -> None:
     assert [type(event) for event in settle(s)] == [Flushed]
 
 
-def test_the_end_is_told_once_and_last_even_without_audio() -> None:
+def test_the_end_is_emitted_once_and_last_even_without_audio() -> None:
     s = stream()
     s.end()
     assert settle(s) == [Ended(received=0, seq=0)]
@@ -128,5 +128,5 @@ def test_audio_sent_faster_than_real_time_falls_due_later_than_live_audio() -> N
             assert isinstance(request, Detect)
             s.on_vad(0, request.start, amplitude_voice(0, request.pcm))
             dues[s] += [r.job.due for r in s.take()[0] if isinstance(r, Submit)]
-    assert dues[live][0] == pytest.approx(1.276)  # the pause becomes an endpoint so much later
+    assert dues[live][0] == pytest.approx(1.276)  # the pause becomes an endpoint 0.276 s later
     assert max(dues[fast]) > 10

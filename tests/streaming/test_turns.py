@@ -49,7 +49,7 @@ def test_confidence_grows_with_silence_and_is_a_probability() -> None:
     assert all(0 <= value <= 1 for value in values)
 
 
-def test_a_whole_sentence_surely_heard_ends_sooner_than_anything_less() -> None:
+def test_a_complete_confident_sentence_ends_a_turn_sooner_than_any_other_words() -> None:
     whole = at(0.5, "That is all I know.")
     assert whole > 0.7
     for less in (at(0.5, "That is all I know"), at(0.5, "That is all I know,"), at(0.5, "Well."), at(0.5, "I know. And"),
@@ -57,39 +57,39 @@ def test_a_whole_sentence_surely_heard_ends_sooner_than_anything_less() -> None:
         assert less < whole
 
 
-def test_a_word_that_ends_no_sentence_makes_it_wait_whatever_mark_is_behind_it() -> None:
+def test_a_word_that_cannot_end_a_sentence_delays_the_end_whatever_mark_follows_it() -> None:
     assert at(1.0, "I would like to fly from.") < 0.5
     assert at(2.0, "My name is the") < at(0.6, "My name is Tom.")
 
 
-def test_no_word_is_no_turn() -> None:
+def test_without_words_there_is_no_turn() -> None:
     assert confidence(samples(3), []) == 0
     turns = TurnDetector(TurnPolicy())
-    assert turns.look(samples(0.4), []) is None
-    assert turns.look(samples(0.6), []) == Over(None, 0)
+    assert turns.assess(samples(0.4), []) is None
+    assert turns.assess(samples(0.6), []) == Over(None, 0)
 
 
-def test_eager_comes_once_and_again_after_speech_has_gone_on() -> None:
+def test_eager_is_returned_once_and_again_after_speech_has_resumed() -> None:
     turns = TurnDetector(TurnPolicy(end=0.99, eager=0.5))
     said = words("That is all I know.")
-    found = [turns.look(samples(ms / 1000), said) for ms in range(224, 1000, 32)]
+    found = [turns.assess(samples(ms / 1000), said) for ms in range(224, 1000, 32)]
     assert [type(verdict) for verdict in found if verdict] == [Eager]
     assert turns.resume()
     assert not turns.resume()
-    assert isinstance(turns.look(samples(0.5), said), Eager)
+    assert isinstance(turns.assess(samples(0.5), said), Eager)
 
 
-def test_who_has_gone_on_from_a_long_pause_is_given_twice_as_long() -> None:
+def test_a_speaker_who_resumed_after_a_long_pause_gets_twice_its_silence() -> None:
     def ends_after(*pauses: float) -> float:
         turns = TurnDetector(TurnPolicy())
         said: list[Word] = []
         for number, pause in enumerate(pauses):
             said += [Word(w.text, w.start + 10 * number, w.end + 10 * number, 0.98) for w in words("I know the")]
-            assert turns.look(samples(pause), said) is None
+            assert turns.assess(samples(pause), said) is None
             turns.resume()
         said.append(Word("Then.", 100.0, 100.4, 0.98))
         said += [Word(word.text, word.start + 101, word.end + 101, 0.98) for word in words("That is all I know.")]
-        return next(ms / 1000 for ms in range(32, 6000, 32) if turns.look(samples(ms / 1000), said))
+        return next(ms / 1000 for ms in range(32, 6000, 32) if turns.assess(samples(ms / 1000), said))
 
     assert ends_after() == ends_after(0.1, 0.4) < 0.5
     assert ends_after(0.45) == pytest.approx(0.9, abs=0.032)
@@ -97,53 +97,53 @@ def test_who_has_gone_on_from_a_long_pause_is_given_twice_as_long() -> None:
     assert ends_after(1.0) == ends_after(1.9) == pytest.approx(2.0, abs=0.032)
 
 
-def test_a_pause_counts_once_words_have_followed_it_and_only_in_its_turn() -> None:
+def test_a_pause_counts_once_words_follow_it_and_only_within_its_turn() -> None:
     turns = TurnDetector(TurnPolicy())
     said = words("I know him.")
-    assert turns.look(samples(0.3), said) is None
+    assert turns.assess(samples(0.3), said) is None
     turns.resume()  # a cough
-    assert turns.look(samples(0.2), said) is None
-    assert isinstance(turns.look(samples(0.7), said), Over)
+    assert turns.assess(samples(0.2), said) is None
+    assert isinstance(turns.assess(samples(0.7), said), Over)
     for _ in range(2):
-        assert turns.look(samples(0.45), words("I know")) is None
+        assert turns.assess(samples(0.45), words("I know")) is None
         turns.resume()
         said = [*words("I know"), *(Word(w.text, w.start + 3, w.end + 3, 0.98) for w in words("him very well indeed."))]
-        assert turns.look(samples(0.7), said) is None
-        assert isinstance(turns.look(samples(0.92), said), Over)
+        assert turns.assess(samples(0.7), said) is None
+        assert isinstance(turns.assess(samples(0.92), said), Over)
 
 
-def test_who_goes_on_right_after_a_turn_had_not_finished_and_is_given_longer_from_then_on() -> None:
+def test_speech_right_after_a_turn_marks_a_false_end_and_lengthens_the_wait() -> None:
     def ends_after(gap: float, *, ended_by: Trigger = Trigger.CONFIDENCE) -> float:
         turns = TurnDetector(TurnPolicy(timeout_ms=900 if ended_by is Trigger.TIMEOUT else 5000))
         before = words("That is all I know.", sure=0.5 if ended_by is Trigger.TIMEOUT else 0.98)
-        over = turns.look(samples(0.9), before)
+        over = turns.assess(samples(0.9), before)
         assert isinstance(over, Over)
         assert over.trigger is ended_by
-        assert turns.look(samples(0.1), []) is None  # sound that is no word
-        assert isinstance(turns.look(samples(0.6), []), Over)
+        assert turns.assess(samples(0.1), []) is None  # sound without a word
+        assert isinstance(turns.assess(samples(0.6), []), Over)
         later = before[-1].end + gap
         said = [Word(w.text, w.start + later, w.end + later, 0.98) for w in words("Now I have more to say.")]
-        return next(ms / 1000 for ms in range(32, 6000, 32) if turns.look(samples(ms / 1000), said))
+        return next(ms / 1000 for ms in range(32, 6000, 32) if turns.assess(samples(ms / 1000), said))
 
     assert ends_after(0.6) == pytest.approx(1.2, abs=0.032)
     assert ends_after(1.4) == pytest.approx(2.0, abs=0.032)
     assert ends_after(1.6) < 0.5
-    assert ends_after(1.4, ended_by=Trigger.TIMEOUT) < 0.5  # a time-out says nothing about the speaker
+    assert ends_after(1.4, ended_by=Trigger.TIMEOUT) < 0.5  # a time-out is no evidence about the speaker
 
 
-def test_silence_ends_a_turn_at_its_time_out_even_if_the_words_are_not_known_yet() -> None:
+def test_silence_ends_a_turn_at_the_time_out_even_before_its_words_are_decoded() -> None:
     turns = TurnDetector(TurnPolicy(end=1.0, timeout_ms=1500))
-    assert turns.look(samples(1.4), words("That is all I know.")) is None
-    verdict = turns.look(samples(1.5), words("That is all I know."))
+    assert turns.assess(samples(1.4), words("That is all I know.")) is None
+    verdict = turns.assess(samples(1.5), words("That is all I know."))
     assert isinstance(verdict, Over)
     assert verdict.trigger is Trigger.TIMEOUT
-    assert turns.look(samples(1.5), None) == Over(Trigger.TIMEOUT, 0)
+    assert turns.assess(samples(1.5), None) == Over(Trigger.TIMEOUT, 0)
 
 
 @pytest.mark.parametrize(
     "wrong", [{"end": 0}, {"end": 1.1}, {"eager": 0.8}, {"eager": 0}, {"timeout_ms": 0}, {"longest_s": 0}]
 )
-def test_thresholds_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
+def test_invalid_turn_thresholds_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be"):
         TurnPolicy(**wrong)
     with pytest.raises(ValueError, match="endpoint_ms must be None"):
@@ -163,7 +163,7 @@ def told(d: Drive) -> list[type[Event]]:
     return [type(event) for event in d.events if isinstance(event, TURN_EVENTS)]
 
 
-def test_a_turn_starts_with_its_first_words_and_ends_behind_its_last_final() -> None:
+def test_a_turn_starts_with_its_first_words_and_ends_after_its_last_final() -> None:
     d = turning()
     d.push(np.concatenate([silence(1), phrase(1, 2, 3), silence(2)]))
     events = [event for event in d.events if isinstance(event, TURN_EVENTS | Final | Interim | SpeechStopped)]
@@ -176,11 +176,11 @@ def test_a_turn_starts_with_its_first_words_and_ends_behind_its_last_final() -> 
     assert ended.trigger is Trigger.CONFIDENCE
     assert ended.confidence >= 0.7
     assert d.finals[0].cause is Cause.ENDPOINT
-    # By the weights, three words heard with a confidence of 0.9 and no mark behind them.
+    # The end that the weights give for three words with a confidence of 0.9 and no final mark.
     assert ended.at / 16_000 == pytest.approx(1.9 + 1.18, abs=0.1)
 
 
-def test_one_turn_goes_over_pauses_that_are_too_short_and_cuts_by_length() -> None:
+def test_one_turn_spans_short_pauses_and_cuts_by_length() -> None:
     d = turning(soft_s=3.0, hard_s=4.0)
     d.push(np.concatenate([phrase(*range(1, 9)), silence(0.5), phrase(*range(11, 31)), silence(2)]))
     assert told(d) == [TurnStarted, TurnEnded]
@@ -190,7 +190,7 @@ def test_one_turn_goes_over_pauses_that_are_too_short_and_cuts_by_length() -> No
 
 @pytest.mark.parametrize("bound", [{"longest_s": 10.0}, {"most_words": 30}])
 @pytest.mark.parametrize("seed", [None, 1, 2])
-def test_a_turn_without_end_is_ended_at_a_cut_and_no_word_is_lost(bound: dict[str, Any], seed: int | None) -> None:
+def test_an_overlong_turn_ends_at_a_cut_and_no_word_is_lost(bound: dict[str, Any], seed: int | None) -> None:
     d = turning(TurnPolicy(end=1, timeout_ms=60_000, **bound), seed, soft_s=3.0, hard_s=4.0)
     d.push(np.concatenate([phrase(*range(200)), silence(1)]))
     d.end()
@@ -207,7 +207,7 @@ def test_a_turn_without_end_is_ended_at_a_cut_and_no_word_is_lost(bound: dict[st
     assert told(d)[:3] == [TurnStarted, TurnEnded, TurnStarted]
 
 
-def test_what_may_be_the_end_is_told_with_the_words_that_the_final_will_have() -> None:
+def test_an_eager_end_holds_the_words_of_the_later_final() -> None:
     d = turning(TurnPolicy(end=0.7, eager=0.4))
     d.push(np.concatenate([phrase(1, 2, 3, 4), silence(0.7), phrase(5, 6), silence(2)]))
     assert told(d) == [TurnStarted, TurnEager, TurnResumed, TurnEager, TurnEnded]
@@ -217,14 +217,14 @@ def test_what_may_be_the_end_is_told_with_the_words_that_the_final_will_have() -
     assert all(0.4 <= event.confidence < 0.7 for event in eager)
 
 
-def test_a_turn_goes_on_from_a_pause_in_which_its_segment_was_cut() -> None:
+def test_a_turn_resumes_after_a_pause_in_which_its_segment_was_cut() -> None:
     d = turning(TurnPolicy(end=0.99, eager=0.4), soft_s=1.0, hard_s=8.0)
     d.push(np.concatenate([phrase(1, 2, 3, 4, 5), silence(1.5), phrase(6, 7, 8), silence(8)]))
     assert d.finals[0].cause is Cause.LENGTH
     assert told(d) == [TurnStarted, TurnEager, TurnResumed, TurnEager, TurnEnded]
 
 
-def test_a_decode_waiting_for_its_turn_delays_the_end_and_the_time_out_does_not_wait() -> None:
+def test_a_late_decode_delays_the_end_of_a_turn_but_not_its_time_out() -> None:
     whole = Policy(endpoint_ms=None, turns=TurnPolicy(timeout_ms=3000))
     d = Drive(Session("s/0", whole, Options(), ENGINE.info), ENGINE, seed=1)
     d._decode_one = lambda: None  # type: ignore[method-assign]
@@ -240,7 +240,23 @@ def test_a_decode_waiting_for_its_turn_delays_the_end_and_the_time_out_does_not_
     assert [event.trigger for event in d.events if isinstance(event, TurnEnded)] == [Trigger.TIMEOUT]
 
 
-def test_noise_without_a_word_is_no_turn_and_holds_nothing_up() -> None:
+def test_a_turn_ended_right_after_a_flush_inside_a_window_ends_at_the_flush() -> None:
+    d = turning(seed=1)
+    d._decode_one = lambda: None  # type: ignore[method-assign]
+    d._random.randrange = lambda _: 2  # type: ignore[union-attr, method-assign]
+    d.push(np.concatenate([phrase(1, 2, 3), silence(2), silence(100 / 16_000)]))
+    assert d.session.received % 512
+    d.flush("now")
+    del d._decode_one
+    d._random = None
+    d.settle()
+    assert told(d) == [TurnStarted, TurnEnded]
+    d.push(silence(1))
+    d.end()
+    assert_tiles(d.finals, d.session.received)
+
+
+def test_noise_without_words_is_no_turn_and_delays_nothing() -> None:
     d = turning()
     d.push(np.concatenate([np.full(32_000, 600, np.int16), silence(1), phrase(1, 2, 3), silence(2)]))
     assert told(d) == [TurnStarted, TurnEnded]
@@ -270,7 +286,7 @@ def test_the_end_of_the_stream_ends_no_turn() -> None:
     assert d.text == ["w1", "w2", "w3"]
 
 
-def test_audio_that_stays_away_ends_a_turn_by_time_out() -> None:
+def test_a_stall_ends_a_turn_by_time_out() -> None:
     d = turning()
     d.push(phrase(1, 2, 3))
     d.session.stall()
@@ -278,7 +294,7 @@ def test_audio_that_stays_away_ends_a_turn_by_time_out() -> None:
     assert [event.trigger for event in d.events if isinstance(event, TurnEnded)] == [Trigger.TIMEOUT]
 
 
-def test_progress_is_told_every_quarter_of_a_second_with_the_confidence_so_far() -> None:
+def test_progress_is_emitted_at_its_interval_with_the_confidence_so_far() -> None:
     d = turning(progress_s=0.25)
     d.push(np.concatenate([silence(1), phrase(1, 2, 3), silence(0.8)]))
     progress = [event for event in d.events if isinstance(event, Progress)]
@@ -288,7 +304,7 @@ def test_progress_is_told_every_quarter_of_a_second_with_the_confidence_so_far()
     assert 0 < progress[8].confidence < progress[9].confidence < 0.7
 
 
-def test_another_policy_holds_from_where_it_was_asked_for_and_is_acknowledged() -> None:
+def test_a_new_policy_applies_from_the_point_of_the_request_and_is_acknowledged() -> None:
     d = turning(TurnPolicy(end=1.0, timeout_ms=60_000))
     d.push(np.concatenate([phrase(1, 2, 3), silence(1)]))
     assert told(d) == [TurnStarted]
@@ -302,7 +318,7 @@ def test_another_policy_holds_from_where_it_was_asked_for_and_is_acknowledged() 
     assert d.text == ["w1", "w2", "w3", "w4"]
 
 
-def test_what_is_discarded_is_not_decoded_and_the_finals_still_tile() -> None:
+def test_discarded_audio_is_not_decoded_and_the_finals_still_tile() -> None:
     d = turning()
     d.push(phrase(1, 2))
     d.session.discard("gone")
@@ -316,7 +332,7 @@ def test_what_is_discarded_is_not_decoded_and_the_finals_still_tile() -> None:
     assert_tiles(d.finals, d.session.received)
 
 
-def test_pauses_in_what_is_discarded_make_no_later_turn_wait() -> None:
+def test_pauses_in_discarded_audio_do_not_delay_later_turns() -> None:
     def wait(discarded: bool) -> float:
         d = turning()
         d.push(np.concatenate([phrase(1), silence(0.7), phrase(2), silence(0.3)]))
@@ -335,7 +351,7 @@ def test_pauses_in_what_is_discarded_make_no_later_turn_wait() -> None:
     st.integers(0, 10_000),
     st.sampled_from([None, 0.4]),
 )
-def test_turns_alternate_whatever_is_said_and_however_late_decodes_come(
+def test_turn_starts_and_ends_alternate_for_any_speech_and_any_delay_of_decodes(
     phrases: list[tuple[int, float]], seed: int, eager: float | None
 ) -> None:
     d = turning(TurnPolicy(eager=eager), seed=seed)

@@ -7,7 +7,7 @@ from myna.streaming.speech.segmenter import WINDOW
 from myna.streaming.speech.silero import SileroVad, VadMemory
 
 
-def test_speech_is_told_from_silence() -> None:
+def test_speech_and_silence_have_different_probabilities() -> None:
     pcm = np.concatenate([recording("beckett")[: 2 * RATE // WINDOW * WINDOW], np.zeros(2 * RATE // WINDOW * WINDOW)])
     (probabilities,) = SileroVad().probabilities([(VadMemory(), pcm.astype(np.int16).tobytes())])
     half = len(probabilities) // 2
@@ -15,7 +15,7 @@ def test_speech_is_told_from_silence() -> None:
     assert max(probabilities[half + 10 :]) < 0.1
 
 
-def test_a_channel_hears_the_same_alone_and_beside_others() -> None:
+def test_the_probabilities_of_a_channel_do_not_depend_on_other_channels() -> None:
     vad = SileroVad()
     size = 4 * RATE // WINDOW * WINDOW
     parts = [recording("beckett")[:size], recording("two_cities")[:size], recording("endgame_nagg_nell")[: size // 2]]
@@ -25,7 +25,7 @@ def test_a_channel_hears_the_same_alone_and_beside_others() -> None:
     assert together == alone
 
 
-def test_windows_given_one_by_one_are_heard_as_if_given_at_once() -> None:
+def test_windows_give_the_same_probabilities_one_by_one_and_at_once() -> None:
     vad, memory = SileroVad(), VadMemory()
     pcm = recording("beckett")[: 100 * WINDOW]
     singly = [
@@ -35,11 +35,11 @@ def test_windows_given_one_by_one_are_heard_as_if_given_at_once() -> None:
     assert singly == vad.probabilities([(VadMemory(), pcm.tobytes())])[0]
 
 
-def test_nothing_asked_is_nothing_answered() -> None:
+def test_no_windows_give_no_probabilities() -> None:
     assert SileroVad().probabilities([]) == []
 
 
-def test_the_rebuilt_graph_says_what_the_shipped_one_says() -> None:
+def test_the_rebuilt_graph_computes_the_probabilities_of_the_shipped_one() -> None:
     import onnxruntime
 
     from myna.streaming.speech.silero import installed_model

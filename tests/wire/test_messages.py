@@ -32,7 +32,7 @@ FROM_CLIENT: list[wire.AnyClientMessage] = [
 
 
 @pytest.mark.parametrize("form", list(wire.Format))
-def test_messages_come_out_as_they_went_in(form: wire.Format) -> None:
+def test_encoded_messages_decode_to_themselves(form: wire.Format) -> None:
     for message in FROM_SERVER:
         assert wire.decode_server(wire.encode(message, form), form) == (message, None)
         account = wire.Account(number=7, received=3)
@@ -53,13 +53,13 @@ def test_a_client_ignores_what_a_newer_server_adds() -> None:
 
 
 @given(st.binary(max_size=200), st.text(max_size=200))
-def test_whatever_a_client_sends_is_a_message_or_a_wire_error(data: bytes, text: str) -> None:
+def test_any_client_frame_is_a_message_or_a_wire_error(data: bytes, text: str) -> None:
     for frame, form in ((data, wire.Format.MSGPACK), (text, wire.Format.JSON), (text, wire.Format.MSGPACK)):
         with contextlib.suppress(wire.WireError):
             wire.decode_client(frame, form)
 
 
-def test_the_document_names_every_message_with_every_field() -> None:
+def test_the_protocol_document_names_every_message_with_every_field() -> None:
     text = DOCUMENT.read_text()
     for message in (*get_args(wire.AnyClientMessage), *get_args(wire.AnyServerMessage)):
         kind = message.model_fields["type"].default
@@ -69,7 +69,7 @@ def test_the_document_names_every_message_with_every_field() -> None:
             assert f"`{name}`" in section[1] or name == "type", (kind, name)
 
 
-def test_the_document_names_every_error_code() -> None:
+def test_the_protocol_document_names_every_error_code() -> None:
     sources = "".join(path.read_text() for path in (Path(__file__).parents[2] / "myna" / "server").rglob("*.py"))
     codes = set(re.findall(r'DialectError\(\s*"(\w+)"', sources)) | {"decode_failed"}
     assert len(codes) >= 10

@@ -1,1 +1,1 @@
-"""Audio in every format the server takes → int16 at 16 kHz for each channel."""
+"""Decodes audio of every supported format to int16 at 16 kHz for each channel."""

@@ -1,4 +1,4 @@
-"""A channel's audio, as far back as anything may still ask for it."""
+"""A channel's audio, as far back as a later decode may need it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from myna.streaming.events import SAMPLE_RATE, Span
 
 
 class AudioBuffer:
-    """Int16 audio from sample `start` to sample `end` of the timeline."""
+    """Holds int16 audio from sample `start` to sample `end` of the timeline."""
 
     def __init__(self) -> None:
         self._pcm = bytearray()
@@ -17,7 +17,7 @@ class AudioBuffer:
 
     @property
     def end(self) -> int:
-        """The sample behind the last one held."""
+        """The sample after the last one held."""
         return self.start + len(self)
 
     def append(self, pcm: bytes) -> None:
@@ -29,7 +29,7 @@ class AudioBuffer:
         return bytes(self._pcm[2 * (span.start - self.start) : 2 * (span.end - self.start)])
 
     def drop_before(self, sample: int) -> None:
-        """Let go of what lies before, in steps of a second: cutting off the front moves all of the rest."""
+        """Drop the audio before `sample`, in steps of at least a second: a deletion at the front moves all of the rest."""
         if sample - self.start > SAMPLE_RATE:
             del self._pcm[: 2 * (sample - self.start)]
             self.start = sample

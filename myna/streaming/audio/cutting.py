@@ -1,32 +1,32 @@
-"""Where one container ends and the next begins, in bytes that go by: FFmpeg reads each container as if it were alone."""
+"""Finds where one container ends and the next begins in a stream of bytes, so that FFmpeg reads each one alone."""
 
 from __future__ import annotations
 
 import re
 from typing import Protocol
 
-from myna.streaming.audio.mp4 import Boxes
 from myna.streaming.audio.marks import BEGINS, BEGINS_IN_MATROSKA, BEGINS_IN_OGG, unfinished
-from myna.streaming.audio.wav import Riff
+from myna.streaming.audio.mp4 import Boxes
 from myna.streaming.audio.mpegts import Transport
+from myna.streaming.audio.wav import Riff
 
 
 class Cutter(Protocol):
-    """Follows the bytes of one container. `excused`: bytes of indexes and tags in it, which make no sound and may be long."""
+    """Follows the bytes of one container. `excused` counts bytes of its indexes and tags, which yield no audio."""
 
     excused: int
 
     def take(self, data: bytes) -> tuple[bytes, bytes | None]:
-        """Return what of these bytes and of those kept back is of the container, and what follows it if its end is there."""
+        """Return the bytes, including those kept back, that belong to the container, and those after it once it has ended."""
         ...
 
     def end(self) -> bytes:
-        """Return what was kept back; no bytes follow."""
+        """Return the bytes kept back; no bytes follow."""
         ...
 
 
 def cutter(name: str) -> Cutter:
-    """Return what knows the end of a container of FFmpeg's format `name`."""
+    """Return a cutter for containers of FFmpeg's format `name`."""
     match name:
         case "wav":
             return Riff()
@@ -46,7 +46,7 @@ def cutter(name: str) -> Cutter:
 
 
 class _Uncut:
-    """What has no end that could be told."""
+    """A container whose end cannot be detected."""
 
     excused = 0
 
@@ -58,13 +58,13 @@ class _Uncut:
 
 
 _ELEMENTS = re.compile(rb"(?:\x1c\x53\xbb\x6b|\x12\x54\xc3\x67|\x19\x41\xa4\x69)([\x08-\xff])")
-"""Matroska's cues, tags and attachments, and the first byte of their size."""
+"""The cues, tags and attachments of Matroska, and the first byte of their size."""
 _APE = re.compile(rb"APETAGEX[\s\S]{4}([\s\S]{4})")
-"""A tag behind the sound, and its size."""
+"""A tag after the audio, and its size."""
 
 
 class _Marks:
-    """A container that ends where another's mark is."""
+    """A container that ends at the mark of another one."""
 
     def __init__(self, begins: re.Pattern[bytes]) -> None:
         self._begins = begins
@@ -75,7 +75,7 @@ class _Marks:
     def take(self, data: bytes) -> tuple[bytes, bytes | None]:
         data = self._kept + data
         self._kept = b""
-        found = self._begins.search(data, 0 if self._any else 1)  # its own mark is the first byte's
+        found = self._begins.search(data, 0 if self._any else 1)  # its own mark begins at the first byte
         keep = found.start() if found else max(unfinished(data), 0 if self._any else 1)
         self._any = self._any or bool(data)
         self._excuse(data[:keep])
@@ -89,7 +89,7 @@ class _Marks:
 
     def _excuse(self, data: bytes) -> None:
         for element in _ELEMENTS.finditer(data):
-            length = 9 - element[1][0].bit_length()  # of the size, which the byte's zeros tell
+            length = 9 - element[1][0].bit_length()  # the leading zeros give the length of the size field
             size = int.from_bytes(data[element.end() - 1 : element.end() - 1 + length])
             self.excused += size & ((1 << (7 * length)) - 1)
         for tag in _APE.finditer(data):
@@ -98,11 +98,11 @@ class _Marks:
 
 _OGG_PAGE = re.compile(rb"OggS\x00([\x00-\x07])")
 _OGG_BEGINS = 2
-"""The flag of a logical stream's first page."""
+"""The flag of the first page of a logical stream."""
 
 
 class _Ogg:
-    """A chain's next link begins with a first page after pages that are none."""
+    """One link of a chain. The next link begins with a first page after pages that are not first pages."""
 
     excused = 0
 
@@ -120,7 +120,7 @@ class _Ogg:
                 other = BEGINS_IN_OGG.search(data, begin, page.start())
                 end = other.start() if other else page.start()
                 return data[:end], data[end:]
-            if not first and not self._beyond_first:  # in a first page, the head of another format may stand
+            if not first and not self._beyond_first:  # a first page may contain the head of another format
                 self._beyond_first, begin = True, page.start()
         other = BEGINS_IN_OGG.search(data, begin) if self._beyond_first else None
         if other:
@@ -134,19 +134,19 @@ class _Ogg:
 
 
 ID3 = re.compile(rb"ID3[\x02-\x04][\x00-\x0f][\x00-\xf0]([\x00-\x7f]{4})")
-"""A tag; its size, seven bits a byte, leaves out these ten bytes."""
+"""A tag. Its size, with seven bits per byte, does not count these ten bytes."""
 _MP3_BEGINS = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb][\x10-\xef][\s\S]\x00{9,34}(?:Xing|Info)")
-"""The frame that encoders write first, silent, with what they know of the file."""
+"""The silent frame that encoders write first, with information about the file."""
 _MP3_BEGUN = re.compile(
     rb"(?:\xff(?:[\xe2\xe3\xf2\xf3\xfa\xfb](?:[\x10-\xef](?:[\s\S]\x00{0,34}(?:X|Xi|Xin|I|In|Inf)?)?)?)?"
     rb"|I(?:D(?:3[\s\S]{0,6})?)?)\Z"
 )
-"""Last bytes that may become such a frame, or a tag."""
+"""The last bytes of a chunk if they may be the beginning of such a frame or a tag."""
 _LONGEST_MP3_MARK = 42
 
 
 class _Mp3:
-    """Joined files: tags between them are left out, and an encoder's first frame begins another."""
+    """Concatenated MP3s: tags between them are skipped, and an encoder's first frame begins another file."""
 
     def __init__(self) -> None:
         self._kept = b""
@@ -186,7 +186,7 @@ class _Mp3:
 
 
 def id3_size(tag: re.Match[bytes]) -> int:
-    """Return the bytes of a tag after those that `ID3` matches."""
+    """Return the number of bytes of a tag after those that `ID3` matches."""
     size = 0
     for byte in tag[1]:
         size = size << 7 | byte

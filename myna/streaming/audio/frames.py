@@ -1,4 +1,4 @@
-"""FFmpeg's frames → int16 at 16 kHz, whatever their rate, channels and stamps come to be on the way."""
+"""Converts FFmpeg's frames to int16 at 16 kHz, even if their rate, channels or time stamps change midway."""
 
 from __future__ import annotations
 
@@ -9,35 +9,36 @@ from typing import Protocol
 import av
 import numpy as np
 
-from myna.streaming.audio.raw import MOST_CHANNELS, AudioError, Converter
-from myna.streaming.events import SAMPLE_RATE
 from myna.streaming.audio.mixing import Mixer
+from myna.streaming.audio.raw import MOST_CHANNELS, AudioError, Converter
 from myna.streaming.audio.timestamps import LEAST_HOLE_S, Stamps
+from myna.streaming.events import SAMPLE_RATE
 
 LOWEST_MEDIA_RATE, HIGHEST_MEDIA_RATE = 4_000, 384_000
-"""Sample rates of media in Hz: below lies no speech, above no recorder."""
+"""Supported sample rates of media in Hz: lower ones carry no speech, and no recorder uses higher ones."""
 _PLAIN = {"s16": (np.int16, 2.0**-15), "s32": (np.int32, 2.0**-31), "flt": (np.float32, 1.0)}
-"""Most decoders' sample formats, and what makes 1.0 of their full scale."""
+"""Sample formats of most decoders, with the factor that scales their full scale to 1.0."""
 _MOST_PLANES = 7
-"""PyAV counts a frame's planes up to the first that is missing: of eight, there is none in FFmpeg's array of eight."""
+"""PyAV finds the number of planes by the first empty entry; FFmpeg's array of eight has none when all eight are used."""
 _QUIET = 10 ** (-60 / 20)
-"""A frame whose samples stay below -60 dB of full scale is left out while the sound is ahead of its stamps."""
+"""While the audio is ahead of its time stamps, a frame whose samples stay below -60 dB of full scale is dropped."""
 
 
 class Sink(Protocol):
-    """Where samples go."""
+    """A receiver of samples."""
 
     def put(self, channels: list[bytes]) -> None:
-        """Take the next int16 samples at 16 kHz of each channel; may wait until somebody wants them."""
+        """Take the next int16 samples at 16 kHz of each channel; may block until the reader needs them."""
         ...
 
 
 class FrameConverter:
-    """The sound of one stream or file, through all that its frames change to.
+    """Converts the audio of one stream or file; rate, channels and format may change between frames.
 
-    It has as many channels as its first frame, or one if they are mixed: a single channel that comes later is heard on
-    each of them, fewer are the first of them, and more are mixed and heard on each. Frames are converted a second, or what
-    there is, at a time (`settle`): each by itself would cost twice as much.
+    The output has as many channels as the first frame, or one if they are mixed. If later frames have one channel, it goes
+    to every output channel. If they have fewer channels, these go to the first output channels. If they have more, their mix
+    goes to every output channel. Frames are converted in batches of up to a second (`settle`), at half the cost of single
+    frames.
     """
 
     def __init__(self, sink: Sink, *, mix: bool) -> None:
@@ -49,8 +50,8 @@ class FrameConverter:
         self._waiting: list[np.ndarray] = []
         self._waiting_samples = 0
         self._stamps = Stamps()
-        self._before = Fraction()  # seconds before the run
-        self._put = 0  # samples at 16 kHz
+        self._before = Fraction()  # seconds of audio before the current run
+        self._put = 0  # samples handed out, at 16 kHz
 
     @property
     def heard(self) -> bool:
@@ -58,13 +59,13 @@ class FrameConverter:
         return self._run is not None
 
     def begin(self) -> None:
-        """Take note that another container begins, with stamps of its own."""
+        """Take note that another container begins, with time stamps of its own."""
         self._stamps.begin(self._position)
 
     def put(self, frame: av.AudioFrame, stamp: float | None) -> None:
-        """Take FFmpeg's next frame, and its time in seconds from the beginning of its container, if that is known.
+        """Take FFmpeg's next frame; `stamp` is its time in seconds from the start of its container, if known.
 
-        Raises `AudioError` if its rate or its channels are not supported.
+        Raises `AudioError` if its rate or its number of channels is not supported.
         """
         kind = (frame.sample_rate, frame.layout.name, frame.format.name)
         if self._form is None or self._form.kind != kind:
@@ -72,9 +73,9 @@ class FrameConverter:
         self.add(self._form.samples(frame), frame.sample_rate, self._form.positions, stamp)
 
     def add(self, audio: np.ndarray, rate: int, positions: Sequence[str], stamp: float | None = None) -> None:
-        """Take the next samples, shape [samples, channels], at this rate; `positions` as of a `Converter`.
+        """Take the next samples, shape [samples, channels], at this rate; `positions` are as for `Converter`.
 
-        Raises `AudioError` if rate or channels are not supported.
+        Raises `AudioError` if the rate or the number of channels is not supported.
         """
         run = self._run
         if run is None or run.rate != rate or run.positions != positions:
@@ -86,7 +87,7 @@ class FrameConverter:
         self._take(run, audio)
 
     def lose(self, seconds: float) -> None:
-        """Put silence where sound is missing."""
+        """Add silence in place of missing audio."""
         run = self._run
         if run is None:
             return
@@ -97,27 +98,27 @@ class FrameConverter:
             left -= size
 
     def settle(self) -> None:
-        """Convert what waits, but for the few milliseconds that the filter keeps."""
+        """Convert the waiting frames, except for the few milliseconds that the filter buffers."""
         if self._waiting and self._run is not None:
             audio = np.concatenate(self._waiting) if len(self._waiting) > 1 else self._waiting[0]
             self._waiting, self._waiting_samples = [], 0
-            for start in range(0, len(audio), self._run.rate):  # however long a frame is, a second at a time
+            for start in range(0, len(audio), self._run.rate):  # a second at a time, since a frame may be long
                 self._hand_out(self._run.converter.convert(self._run.arrange(audio[start : start + self._run.rate])))
 
     def flush(self) -> None:
-        """Hand out everything heard, the filter's milliseconds included. More may follow."""
+        """Hand out everything received, including the filter's buffer. More may follow."""
         self.settle()
         if self._run is not None:
             self._hand_out(self._run.converter.flush())
 
     def finish(self) -> None:
-        """Hand out everything heard; the next frame begins anew."""
+        """Hand out everything received; the next frame begins a new run."""
         self.settle()
         run = self._run
         if run is None:
             return
         total = self._before + Fraction(run.received, run.rate)
-        # Each run is rounded where it ends in the whole stream, not by itself, so that no rounding adds up.
+        # The end of a run is rounded in the whole stream, so that rounding errors do not add up over the runs.
         missing = max(0, round(total * SAMPLE_RATE) - self._put)
         tail = [channel[: 2 * missing].ljust(2 * missing, b"\0") for channel in run.converter.flush()]
         self._hand_out(tail)
@@ -125,7 +126,7 @@ class FrameConverter:
 
     @property
     def _position(self) -> float:
-        """Seconds of sound so far."""
+        """The seconds of audio so far."""
         run = self._run
         return float(self._before) + (run.received / run.rate if run else 0.0)
 
@@ -148,7 +149,7 @@ class FrameConverter:
 
 
 class _Run:
-    """Samples of one rate and layout, to a stream of `width` channels; 0: to as many as they have.
+    """Consecutive samples of one rate and layout, converted to `width` channels; 0: to as many as they have.
 
     Raises `AudioError` if the rate or the number of channels is not supported.
     """
@@ -156,10 +157,12 @@ class _Run:
     def __init__(self, rate: int, positions: Sequence[str], width: int, *, mix: bool) -> None:
         self.rate, self.positions, self.channels = rate, positions, len(positions)
         if not 1 <= self.channels <= MOST_CHANNELS:
-            raise AudioError(f"{self.channels} channels are not supported: 1 to {MOST_CHANNELS} are")
+            raise AudioError(
+                f"{self.channels} channels are not supported: the number must be from 1 to {MOST_CHANNELS}"
+            )
         if not LOWEST_MEDIA_RATE <= rate <= HIGHEST_MEDIA_RATE:
             raise AudioError(
-                f"a sample rate of {rate} Hz is not supported: {LOWEST_MEDIA_RATE} to {HIGHEST_MEDIA_RATE} Hz are"
+                f"the sample rate must be from {LOWEST_MEDIA_RATE} to {HIGHEST_MEDIA_RATE} Hz, not {rate} Hz"
             )
         self.received = 0
         self.width = width or (1 if mix else self.channels)
@@ -168,12 +171,12 @@ class _Run:
 
 
 class _Form:
-    """The form of FFmpeg's frames, all of one kind."""
+    """Reads the samples of FFmpeg's frames that share one rate, layout and sample format."""
 
     def __init__(self, frame: av.AudioFrame, kind: tuple[int, str, str]) -> None:
         self.kind = kind
         positions = tuple(channel.name for channel in frame.layout.channels)
-        known = len(set(positions)) == len(positions) == frame.layout.nb_channels  # else nobody has announced an order
+        known = len(set(positions)) == len(positions) == frame.layout.nb_channels  # otherwise the layout has no order
         self.positions = positions if known else ("",) * frame.layout.nb_channels
         self._plain = _PLAIN.get(frame.format.packed.name) if len(positions) <= _MOST_PLANES else None
         self._planar = frame.format.is_planar
@@ -182,7 +185,7 @@ class _Form:
     def samples(self, frame: av.AudioFrame) -> np.ndarray:
         """Return a frame's samples, shape [samples, channels]."""
         width = len(self.positions)
-        if self._plain is not None:  # FFmpeg's own conversion gives the same numbers and takes four times as long
+        if self._plain is not None:  # FFmpeg's own conversion gives the same values in four times the time
             kind, scale = self._plain
             if self._planar and width > 1:
                 planes = [np.frombuffer(plane, kind, frame.samples) for plane in frame.planes]  # type: ignore[call-overload]
@@ -198,7 +201,7 @@ def _unchanged(audio: np.ndarray) -> np.ndarray:
 
 
 def _arrangement(rate: int, positions: Sequence[str], width: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Return what makes `width` channels of those at these positions."""
+    """Return a function that converts samples with these channel positions to `width` channels."""
     channels = len(positions)
     if channels == width:
         return _unchanged

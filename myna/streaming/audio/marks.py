@@ -1,4 +1,4 @@
-"""The marks that containers begin with, so long that nothing else looks like them, wherever in a stream they stand."""
+"""The marks with which containers begin, long enough to be recognised anywhere in a stream."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _OGG = rb"OggS\x00\x02"
 _FLAC = rb"fLaC\x00\x00\x00\x22|fLaC\x80\x00\x00\x22"
 
 BEGINS = re.compile(b"|".join((_FIRST, _MATROSKA, _MP4, _OGG, _FLAC)))
-"""Another container begins."""
+"""The beginning of another container."""
 BEGINS_IN_MATROSKA = re.compile(b"|".join((_FIRST, _MATROSKA, _MP4, _OGG)))
-"""The same where FLAC's own head may stand inside."""
+"""The same inside Matroska, which may contain FLAC's own head."""
 BEGINS_IN_OGG = re.compile(b"|".join((_FIRST, _MATROSKA, _MP4, _FLAC)))
-"""The same where Ogg pages are told by themselves."""
+"""The same inside Ogg, whose own pages are recognised separately."""
 
 _LONGEST = 96
 _BEGUN = re.compile(
@@ -23,10 +23,10 @@ _BEGUN = re.compile(
     rb"|\x1a(?:\x45(?:\xdf(?:\xa3[\s\S]{0,80})?)?)?|\x00(?:\x00(?:\x00(?:[\x10-\x7f](?:f(?:t(?:y(?:p[ -~]{0,3})?)?)?)?)?)?)?"
     rb"|O(?:g(?:g(?:S\x00?)?)?)?|f(?:L(?:a(?:C[\x00\x80]?\x00{0,2})?)?)?)\Z"
 )
-"""Last bytes that may become a mark."""
+"""The last bytes of a chunk if they may be the beginning of a mark."""
 
 
 def unfinished(data: bytes) -> int:
-    """Return where, in the last bytes, a mark may begin whose rest has not come; else the length."""
+    """Return the index at which an incomplete mark may begin in the last bytes; otherwise the length."""
     begun = _BEGUN.search(data, max(0, len(data) - _LONGEST))
     return begun.start() if begun else len(data)

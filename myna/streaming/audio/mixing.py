@@ -1,7 +1,7 @@
-"""Several channels → one, so that speech on any of them is heard.
+"""Mixes several channels into one, so that speech on any of them stays audible.
 
 The plain mean loses speech in three ways: dialogue in the centre of a film is quieter than the music around it, channels of
-opposite phase cancel each other, and channels without sound take level from those that have it.
+opposite phase cancel each other, and silent channels lower the level of the others.
 """
 
 from __future__ import annotations
@@ -11,49 +11,50 @@ from collections.abc import Sequence
 import numpy as np
 
 _BLOCKS_A_SECOND = 50
-"""The channels are compared in blocks of 20 ms; what a block tells holds from the next one on, so that nothing waits."""
+"""The channels are compared in blocks of 20 ms. The result applies from the next block on, so that no audio is delayed."""
 _MEMORY = 0.85
-"""How much of the comparison is left after a block: it looks back over some 120 ms."""
+"""The factor by which the comparison decays per block: it covers about 120 ms."""
 _RELEASE = 0.98
-"""A channel's level after a block of silence: one that was loud counts as sounding for nine seconds more."""
+"""The factor by which a channel's level decays per silent block: a loud channel counts as active for nine seconds more."""
 _SILENT = 1e-4
-"""A channel 40 dB below the loudest has no sound."""
+"""A channel whose power is 40 dB below the loudest is silent."""
 _LOST, _KEPT = 0.3, 0.5
-"""What a channel's sound may be weakened to by the others before one of them is left out, and when that one comes back."""
+"""A channel is excluded when another keeps less than 0.3 of its sound in the mix, and comes back when it would keep 0.5."""
 _MATTERS = 1e-3
-"""A channel 30 dB below the loudest may be cancelled: it is hardly heard."""
+"""A channel whose power is 30 dB below the loudest may be cancelled: it is hardly audible."""
 _LOUD = 0.1
-"""Power, beside the loudest channel's, of a block that by itself brings a channel back."""
+"""The power of a block, relative to the loudest channel's, that alone brings an excluded channel back."""
 _FAINT = 1e-8
-"""Power below which nothing is compared: -80 dB of full scale."""
+"""The power below which channels are not compared: -80 dB of full scale."""
 _MUCH_LOUDER = 4.0
-"""Of two channels that cancel each other the same one is kept until the other has this much more power."""
+"""Of two channels that cancel each other, the same one is kept until the other has this many times its power."""
 _POSITIONS = {
     "FL": 1.0, "FR": 1.0, "FC": 1.414, "LFE": 0.0, "LFE2": 0.0, "BC": 0.707, "DL": 1.0, "DR": 1.0, "TFC": 1.0, "FLC": 1.0,
     "FRC": 1.0, "WL": 1.0, "WR": 1.0,
 }  # fmt: skip
-"""Weights by position: ITU-R BS.775 and FFmpeg mix to stereo like this; the centre then comes out of both loudspeakers."""
+"""Weights by position, as in the stereo mix of ITU-R BS.775 and FFmpeg, where the centre plays on both loudspeakers."""
 _SURROUND = 0.707
 
 
 def weights(positions: Sequence[str]) -> tuple[float, ...]:
-    """Return the weights of channels at these positions, by FFmpeg's names; all alike if there are only subwoofers."""
+    """Return the weights of channels at these positions, by FFmpeg's names; equal weights if there are only subwoofers."""
     known = tuple(_POSITIONS.get(position, _SURROUND) for position in positions)
     return known if any(known) else (1.0,) * len(positions)
 
 
 class Mixer:
-    """Float samples, shape [samples, channels], to one channel: [samples, 1]. How they are split makes no difference.
+    """Mixes float samples, shape [samples, channels], into one channel: [samples, 1]. Splitting the input changes nothing.
 
-    The weights are divided by the sum of those that sound, so that a voice has the same level whatever is beside it. Where
-    two channels cancel each other, one is left out. Weights change over a block, without clicks.
+    The weights are divided by the sum of the active channels' weights, so that a voice has the same level whatever the other
+    channels carry. Of two channels that cancel each other, one is excluded. Weights change gradually over a block, without
+    clicks.
     """
 
     def __init__(self, rate: int, positions: Sequence[str]) -> None:
         self._weights = weights(positions)
         self._size = max(1, rate // _BLOCKS_A_SECOND)
         channels = len(positions)
-        self._block = np.zeros((0, channels), np.float32)  # what has come of the block
+        self._block = np.zeros((0, channels), np.float32)  # the samples of the current block so far
         self._covariance = [0.0] * channels * channels
         self._levels = [0.0] * channels
         self._left_out: frozenset[int] = frozenset()
@@ -83,7 +84,7 @@ class Mixer:
         return np.concatenate(parts)[:, None]
 
     def _compare(self, covariance: list[float]) -> None:
-        """Set the gains that the next block is mixed with; `covariance` is of the last, row by row."""
+        """Set the gains of the next block from the covariance of the last one, given row by row."""
         channels = len(self._levels)
         self._covariance = [
             _MEMORY * old + (1 - _MEMORY) * new for old, new in zip(self._covariance, covariance, strict=True)
@@ -103,13 +104,13 @@ class Mixer:
             self._gains = gains
 
     def _has_its_own(self, channel: int, covariance: list[float], loudest: float) -> bool:
-        """Whether a channel that is left out now has loud sound that no other cancels: the past would hide it too long."""
+        """Return whether an excluded channel now has loud sound that no other cancels, so that the past must not count."""
         row = covariance[channel * len(self._levels) : (channel + 1) * len(self._levels)]
         heard = sum(with_other * weight for with_other, weight in zip(row, self._weights, strict=True))
         return row[channel] > _LOUD * loudest and heard > _KEPT * self._weights[channel] * row[channel]
 
     def _cancelling(self, sounding: list[int], least: float) -> frozenset[int]:
-        """Return the channels to leave out, so that none that matters keeps less than this part of its weight in the mix."""
+        """Return the channels to exclude, so that each audible channel keeps at least this part of its weight in the mix."""
         channels, covariance = len(self._levels), self._covariance
         power = covariance[:: channels + 1]
         floor = _MATTERS * max(power)
@@ -135,14 +136,14 @@ class Mixer:
             del kept[weaker]
 
     def _weaker(self, one: int, other: int, power: list[float]) -> int:
-        """Return which of two channels to leave out: the one that was, or the later one, unless it is much louder."""
+        """Return which of two channels to exclude: the one excluded before, or the later one, unless it is much louder."""
         first, second = sorted((one, other), key=lambda channel: (channel in self._left_out, channel))
         loudness = [self._weights[channel] ** 2 * power[channel] for channel in (first, second)]
         return first if loudness[1] > _MUCH_LOUDER * loudness[0] else second
 
 
 def _weighted(audio: np.ndarray, gains: np.ndarray) -> np.ndarray:
-    """Return the weighted sum of the channels, added in their order, so that splitting makes no difference."""
+    """Return the weighted sum of the channels, added in their order, so that splitting the input changes nothing."""
     mixed = audio[:, 0] * gains[0]
     for channel in range(1, len(gains)):
         mixed += audio[:, channel] * gains[channel]
@@ -150,7 +151,7 @@ def _weighted(audio: np.ndarray, gains: np.ndarray) -> np.ndarray:
 
 
 def _faded(part: np.ndarray, last: np.ndarray, now: np.ndarray, position: int, size: int) -> np.ndarray:
-    """Return a mix whose gains change, over a block of this size; the part begins at this position in it."""
+    """Return a mix whose gains change over a block of this size, in which the part begins at this position."""
     mixed = _weighted(part, now)
     if last is now:
         return mixed

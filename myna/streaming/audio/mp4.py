@@ -1,4 +1,4 @@
-"""MP4's outermost boxes as they go by: where its index is, and where another file begins."""
+"""Follows the outermost boxes of an MP4 to find its index and the beginning of another file."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _NAMES = set(
     b"ftyp moov moof mdat free skip wide uuid udta meta sidx ssix styp mfra mfro emsg prft pdin pnot PICT junk imda idat bloc"
     b" prfl iods tref MCDI".split()
 )
-"""Outermost boxes, of ISO/IEC 14496-12 and QuickTime."""
+"""The outermost boxes of ISO/IEC 14496-12 and QuickTime."""
 _INDEXES = (b"moov", b"moof")
 
 
 def beginnings(file: BinaryIO) -> list[int]:
-    """Return where each of the MP4s in a file begins."""
+    """Return the positions at which the MP4s in a file begin."""
     begins, begun, position = [0], False, 0
     end = file.seek(0, SEEK_END)
     while len(head := _read_at(file, position)) >= _HEAD:
@@ -39,27 +39,27 @@ def _read_at(file: BinaryIO, position: int) -> bytes:
 
 
 class Boxes:
-    """One MP4: it ends before another's first box (`ftyp`), or where no box is."""
+    """One MP4. It ends before another one's first box (`ftyp`), or where no known box begins."""
 
-    excused = 1 << 62  # whatever stands behind the sound is a box, or ends the file
+    excused = 1 << 62  # anything after the audio is a box or ends the file
 
     def __init__(self) -> None:
         self._kept = b""
-        self._left: int | None = 0  # bytes of the box; None: it goes on to the end
+        self._left: int | None = 0  # bytes left of the box; None: it extends to the end
         self._kind = b""
         self.indexed = False
-        """Whether there has been an index, whole."""
+        """Whether a complete index has been read."""
         self._sound = False
 
     @property
     def index_is_last(self) -> bool | None:
-        """Whether its sound (mdat) comes before its index (moov); None as long as neither has begun."""
+        """Whether the audio (mdat) comes before the index (moov); None: neither has begun."""
         if self._kind in _INDEXES or self.indexed:
             return False
         return True if self._sound else None
 
     def take(self, data: bytes) -> tuple[bytes, bytes | None]:
-        """Return what of these bytes is of this MP4, and what follows it."""
+        """Return the bytes that belong to this MP4, and the bytes after it once it has ended."""
         data, self._kept = self._kept + data, b""
         position = 0
         while position < len(data):
@@ -83,11 +83,13 @@ class Boxes:
         return data, None
 
     def end(self) -> bytes:
-        """Return what was kept back."""
+        """Return the bytes kept back."""
         return self._kept
 
     def _enter(self, kind: bytes, size: int) -> None:
         if 0 < size < _HEAD:
-            raise AudioError(f"the MP4 stream is damaged: it has a {kind!r} box of {size} bytes")
+            raise AudioError(
+                f"the MP4 stream is damaged: its {kind!r} box has {size} bytes, at least {_HEAD} are needed"
+            )
         self._kind, self._left = kind, size or None
         self._sound = self._sound or kind == b"mdat"

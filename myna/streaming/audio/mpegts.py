@@ -1,4 +1,4 @@
-"""MPEG transport streams as they go by: where a programme gets other sound tracks."""
+"""Follows an MPEG transport stream to find where the audio tracks of a programme change."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import numpy as np
 _PACKET = 188
 _SYNC = 0x47
 _SOUND = {0x03, 0x04, 0x0F, 0x11, 0x80, 0x81, 0x83, 0x84, 0x87, 0x06}
-"""Stream types of sound (ISO/IEC 13818-1, ATSC A/52), and private data, which DVB's sound is."""
+"""Stream types of audio (ISO/IEC 13818-1, ATSC A/52), and of private data, which carries audio in DVB."""
 
 
 class Transport:
-    """One programme's tracks: where its map (PMT) names others, FFmpeg begins anew, with the table before it (PAT)."""
+    """One set of tracks. Where the map (PMT) names others, a new part begins, preceded by a copy of the last table (PAT)."""
 
     excused = 0
 
@@ -22,7 +22,7 @@ class Transport:
         self._tracks: dict[int, tuple[tuple[int, int], ...]] = {}
 
     def take(self, data: bytes) -> tuple[bytes, bytes | None]:
-        """Return what of these bytes has the same tracks, and what follows them."""
+        """Return the bytes with the same tracks, and the bytes after them if the tracks change."""
         data, self._kept = self._kept + data, b""
         whole = len(data) // _PACKET * _PACKET
         packets = np.frombuffer(data, np.uint8, whole).reshape(-1, _PACKET)
@@ -44,12 +44,12 @@ class Transport:
         return data[:whole], None
 
     def end(self) -> bytes:
-        """Return what was kept back."""
+        """Return the bytes kept back."""
         return self._kept
 
 
 def _section(packet: bytes) -> bytes:
-    """Return the section that begins in a packet, without its checksum; b"" if it is not whole."""
+    """Return the section that begins in a packet, without its checksum; b"" if it is incomplete."""
     at = 4 + (1 + packet[4] if packet[3] & 0x20 else 0)
     if not packet[3] & 0x10 or at >= _PACKET:
         return b""
@@ -60,13 +60,13 @@ def _section(packet: bytes) -> bytes:
 
 
 def _maps(section: bytes) -> list[int]:
-    """Return where the maps of a table's programmes are."""
+    """Return the packet identifiers of the maps of a table's programmes."""
     entries = (section[at : at + 4] for at in range(8, len(section) - 3, 4))
     return [int.from_bytes(entry[2:]) & 0x1FFF for entry in entries if entry[:2] != b"\0\0"]
 
 
 def _tracks(section: bytes) -> list[tuple[int, int]]:
-    """Return type and place of a programme's sound tracks."""
+    """Return the type and the packet identifier of a programme's audio tracks."""
     tracks = []
     at = 12 + (int.from_bytes(section[10:12]) & 0xFFF)
     while at + 5 <= len(section):

@@ -1,22 +1,22 @@
-"""Bare Opus packets, one in each piece of bytes, as WebRTC carries them."""
+"""Decodes bare Opus packets, one in each chunk of bytes, as WebRTC carries them."""
 
 from __future__ import annotations
 
 import av
 
-from myna.streaming.audio.raw import AudioError
 from myna.streaming.audio.container import PROBING, decode_parts
 from myna.streaming.audio.frames import FrameConverter
 from myna.streaming.audio.parts import Feed, FlushAsked, Parts
+from myna.streaming.audio.raw import AudioError
 
 _RATE = 48_000
-"""Opus decodes to this whatever went in (RFC 6716, 2)."""
+"""Opus decodes to this rate, whatever the rate of the input was (RFC 6716, section 2)."""
 _MOST_BAD_PACKETS = 50
-"""Damaged packets in a row after which this is no Opus; a lossy link damages a few."""
+"""The most consecutive damaged packets; a lossy link damages a few."""
 
 
 def decode_opus(feed: Feed, channels: int, *, mix: bool = False) -> None:
-    """Decode packets to their end; if they turn out to be an Ogg stream, as that. Raises `AudioError`."""
+    """Decode packets to the end of the feed, or an Ogg stream if the feed contains one. Raises `AudioError`."""
     sound = FrameConverter(feed, mix=mix)
     packet = _next(feed, sound)
     if packet is not None and packet.startswith(b"OggS"):
@@ -35,14 +35,14 @@ def decode_opus(feed: Feed, channels: int, *, mix: bool = False) -> None:
         except av.FFmpegError as error:
             bad += 1
             if bad > _MOST_BAD_PACKETS:
-                raise AudioError(f"{bad} packets in a row are no Opus: {error.strerror}") from error
+                raise AudioError(f"{bad} packets in a row are not Opus: {error.strerror}") from error
         else:
             bad = 0
             for frame in frames:
                 sound.put(frame, None)
         packet = _next(feed, sound)
     if bad and not sound.heard:
-        raise AudioError("these are no Opus packets")
+        raise AudioError("no packet could be decoded as Opus")
     sound.finish()
 
 

@@ -1,7 +1,7 @@
-"""Bytes of raw audio → int16 mono 16 kHz for each channel, as a stream; what containers and codecs share with it.
+"""Decodes raw audio into int16 samples at 16 kHz for each channel, and defines the audio formats that clients may announce.
 
-A decoder carries state between calls: odd byte counts, the resampler. However the same bytes are split, the same samples
-come out.
+A decoder keeps state between calls: incomplete samples and the resampler. The samples do not depend on how the bytes were
+split.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from enum import StrEnum
 
 import numpy as np
 
-from myna.streaming.events import SAMPLE_RATE
 from myna.streaming.audio.mixing import Mixer
 from myna.streaming.audio.resampling import Resampler
+from myna.streaming.events import SAMPLE_RATE
 
 MOST_CHANNELS = 20
-"""Deepgram's limit; each channel costs as much as a stream."""
+"""Deepgram's limit. Each channel costs as much as a stream."""
 LOWEST_RATE = 8_000
 HIGHEST_RATE = 48_000
 PORTION = 10 * SAMPLE_RATE
-"""Samples a decoder hands out at a time, so that no frame, and no compressed silence, becomes hours of memory at once."""
+"""Samples that a decoder returns at a time, so that a long frame or compressed silence does not fill the memory."""
 STEP_BYTES = 65_536
-"""Raw audio decoded at a time: a millisecond or two, since that is done on the event loop."""
+"""Raw audio decoded at a time. Decoding it blocks the event loop for one or two milliseconds."""
 
 
 class AudioError(Exception):
-    """The bytes are not audio of the announced kind, or the kind is not supported; the message is for the client."""
+    """The bytes are not audio of the announced format, or the format is not supported. The message is for the client."""
 
 
 class Encoding(StrEnum):
-    """Encodings of raw audio, by the names clients use."""
+    """Encodings of raw audio, by the names that clients use."""
 
     LINEAR16 = "linear16"
     FLOAT32 = "float32"
@@ -42,7 +42,7 @@ class Encoding(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RawFormat:
-    """Interleaved raw audio: encoding, samples per second, channels. Raises `AudioError` if it is out of range."""
+    """Interleaved raw audio: encoding, samples per second, channels. Raises `AudioError` if a value is out of range."""
 
     encoding: Encoding
     sample_rate: int
@@ -50,38 +50,42 @@ class RawFormat:
 
     def __post_init__(self) -> None:
         if not LOWEST_RATE <= self.sample_rate <= HIGHEST_RATE:
-            raise AudioError(f"sample_rate {self.sample_rate} is not supported: {LOWEST_RATE} to {HIGHEST_RATE} Hz are")
+            raise AudioError(f"sample_rate must be from {LOWEST_RATE} to {HIGHEST_RATE} Hz, not {self.sample_rate}")
         if not 1 <= self.channels <= MOST_CHANNELS:
-            raise AudioError(f"{self.channels} channels are not supported: 1 to {MOST_CHANNELS} are")
+            raise AudioError(
+                f"{self.channels} channels are not supported: the number must be from 1 to {MOST_CHANNELS}"
+            )
 
 
 class Codec(StrEnum):
-    """Compressed audio that may come bare, without a container."""
+    """Codecs whose audio may be sent without a container."""
 
     AMR_NB = "amrnb"
     AMR_WB = "amrwb"
     G729 = "g729"
     OPUS = "opus"
-    """Each piece fed is one packet; the others are a stream of bytes."""
+    """Each chunk of bytes is one packet. The other codecs are streams of bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Coded:
-    """Compressed audio: a container that describes itself, or, unless its first bytes say otherwise, a bare codec."""
+    """Compressed audio: a container, or audio of `codec` if its first bytes begin no container."""
 
     codec: Codec | None = None
     channels: int = 1
-    """Of bare Opus packets; the other codecs have one, a container says."""
+    """The channels of bare Opus packets. The other codecs have one channel; a container says how many it has."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.channels <= 2:
-            raise AudioError(f"{self.channels} channels of {self.codec} are not supported: 1 and 2 are")
+            raise AudioError(
+                f"{self.channels} channels of compressed audio are not supported: the number must be 1 or 2"
+            )
 
 
 class Converter:
-    """Float samples at one rate, shape [samples, channels] → int16 bytes at 16 kHz for each channel, or for their mix.
+    """Converts float samples at one rate, shape [samples, channels], to int16 bytes at 16 kHz for each channel or their mix.
 
-    `positions` are the channels' places by FFmpeg's names (FL, FC …), "" where they are not known.
+    `positions` are the channels' positions by FFmpeg's names (FL, FC …), "" if unknown.
     """
 
     def __init__(self, rate: int, positions: Sequence[str], *, mix: bool) -> None:
@@ -89,11 +93,11 @@ class Converter:
         self._resampler = Resampler(rate, 1 if mix else len(positions))
 
     def convert(self, audio: np.ndarray) -> list[bytes]:
-        """Return what the samples add to each channel."""
+        """Return the int16 bytes that follow from these samples, for each channel."""
         return _int16(self._resampler.resample(self._mixer.mix(audio) if self._mixer else audio))
 
     def flush(self) -> list[bytes]:
-        """Return what the filter has kept back, as if silence followed. More samples may follow."""
+        """Return what the filter has buffered, as if silence followed. More samples may follow."""
         return _int16(self._resampler.flush())
 
 
@@ -118,20 +122,20 @@ class RawDecoder:
         self._waiting += data
 
     def flush(self) -> None:
-        """Have the next reads return everything fed so far, also what the filter keeps back. More bytes may follow."""
+        """Make the next reads return everything fed so far, including the filter's buffer. More bytes may follow."""
         self._flush = True
 
     def finish(self) -> None:
-        """No more bytes follow; a broken last sample is dropped."""
+        """Take note that no more bytes follow; an incomplete last sample is dropped."""
         self.flush()
 
     @property
     def steps_waiting(self) -> bool:
-        """Whether a whole step of bytes is there to be decoded."""
+        """Whether at least `STEP_BYTES` of bytes wait to be decoded."""
         return len(self._waiting) >= self._portion
 
     def read(self) -> list[bytes]:
-        """Return the next samples of each channel, of at most `STEP_BYTES`; an empty list until more is fed."""
+        """Return the samples of each channel from the next `STEP_BYTES` at most; an empty list until more is fed."""
         size = min(len(self._waiting) // self._frame * self._frame, self._portion)
         if size:
             data = bytes(self._waiting[:size])
@@ -144,12 +148,12 @@ class RawDecoder:
         return []
 
     def close(self) -> None:
-        """Let go of the bytes that wait."""
+        """Drop the bytes that wait."""
         self._waiting.clear()
 
 
 class PcmQueue:
-    """Decoded samples of each channel, handed out in portions."""
+    """Collects decoded samples of each channel until they are taken."""
 
     def __init__(self) -> None:
         self._parts: deque[list[bytes]] = deque()
@@ -194,7 +198,7 @@ _G711 = {
 
 
 def to_float(data: bytes, encoding: Encoding) -> np.ndarray:
-    """Return the samples, from -1 to 1; what is no number is silence."""
+    """Return the samples as floats from -1 to 1; NaN and infinities become silence."""
     if encoding is Encoding.LINEAR16:
         return np.frombuffer(data, "<i2").astype(np.float32) / 32768.0
     if encoding is Encoding.FLOAT32:

@@ -1,4 +1,4 @@
-"""Any sample rate → 16 kHz with a delay of some milliseconds, by a filter that can hand out everything it has heard."""
+"""Resamples any rate to 16 kHz with a delay of a few milliseconds; a flush returns everything received."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ import numpy as np
 from myna.streaming.events import SAMPLE_RATE
 
 _CROSSINGS = 32
-"""Zero crossings of the filter on each side: its delay, 4 ms at 8 kHz and 2 ms at 16 kHz and above."""
+"""Zero crossings of the filter on each side. They set its delay: 4 ms at 8 kHz, 2 ms at 16 kHz and above."""
 _SHAPE = 8.0
-"""Kaiser's window: what lies beyond the pass band is 80 dB down."""
+"""The shape of the Kaiser window: it attenuates the stop band by 80 dB."""
 _EDGE = 0.95
-"""The middle of the filter's slope, as a part of the lower of both rates' Nyquist frequencies."""
+"""The middle of the filter's transition band, as a share of the lower Nyquist frequency of the two rates."""
 _LONGEST_PERIOD = 1_000
-"""Input samples after which the outputs' places between the inputs repeat; the few rates of longer periods are rounded."""
+"""The longest period, in inputs, of the outputs' positions between the inputs; in longer periods positions are rounded."""
 _PLACES = 512
-"""Places between two inputs that those rates' outputs are rounded to: an error of -60 dB at 8 kHz, less below."""
+"""The positions between two inputs to which outputs are then rounded: an error of -60 dB at 8 kHz, less below."""
 _GROUP = 32
-"""Outputs that one product makes, at most."""
+"""The most outputs that one product computes."""
 _LARGEST_PRODUCT = 9_000
-"""Numbers in the filters of a group: OpenBLAS wakes threads for a vector times more than 9216."""
+"""The most coefficients in a group's filters: OpenBLAS starts threads for a vector times more than 9216."""
 _ROWS = 32
-"""Groups of a place that are computed in one go."""
+"""The most rows that are computed at once."""
 
 
 class Resampler:
-    """Float samples at one rate, shape [samples, channels], to 16 kHz.
+    """Resamples float samples, shape [samples, channels], to 16 kHz.
 
-    Output k is the input at the time k / 16000 s: there is no shift, and no rounding that adds up. What has been handed out
-    does not depend on how the input was split.
+    Output k is the input at the time k / 16000 s: there is no shift, and rounding errors do not add up. The outputs do not
+    depend on how the input was split.
     """
 
     def __init__(self, rate: int, channels: int) -> None:
         common = gcd(rate, SAMPLE_RATE)
-        self._outputs, self._inputs = SAMPLE_RATE // common, rate // common  # of a period
+        self._outputs, self._inputs = SAMPLE_RATE // common, rate // common  # per period
         self._half = _half_length(self._outputs, self._inputs)
         self._bank = _bank(self._outputs, self._inputs) if self._inputs <= _LONGEST_PERIOD else None
-        self._audio = np.zeros((channels, self._half), np.float64)  # what later outputs still need, after silence
+        self._audio = np.zeros((channels, self._half), np.float64)  # the inputs of later outputs; silence at first
         self._begin = -self._half  # the first sample of `_audio`
         self._received = 0
         self._made = 0
 
     def resample(self, audio: np.ndarray) -> np.ndarray:
-        """Return the samples that are complete with these."""
+        """Return the outputs that these samples complete."""
         self._received += len(audio)
         if self._inputs == self._outputs:
             self._made = self._received
@@ -55,11 +55,11 @@ class Resampler:
         return self._make(-((self._half - self._received) * self._outputs // self._inputs))
 
     def flush(self) -> np.ndarray:
-        """Return what is left up to the last sample received, as if silence followed. The stream may go on."""
+        """Return the outputs up to the last sample received, as if silence followed. The stream may continue."""
         return self._make((2 * self._received * self._outputs + self._inputs) // (2 * self._inputs))
 
     def _make(self, end: int) -> np.ndarray:
-        """Return the outputs that have not been made, up to this one."""
+        """Return the outputs that have not been made, up to output `end`."""
         if end <= self._made:
             return np.zeros((0, len(self._audio)), np.float64)
         made = self._in_groups(self._bank, end) if self._bank else self._one_by_one(end)
@@ -79,14 +79,14 @@ class Resampler:
         return made[0][:, None] if len(made) == 1 else np.stack(made, axis=1)
 
     def _rows(self, bank: _Bank, audio: np.ndarray, rows: int) -> np.ndarray:
-        """Return the outputs of so many rows, which begin with this audio."""
+        """Return the outputs of `rows` rows, whose inputs begin with this audio."""
         if rows > _ROWS:
             parts = [
                 self._rows(bank, audio[row * bank.inputs :], min(_ROWS, rows - row)) for row in range(0, rows, _ROWS)
             ]
             return np.concatenate(parts)
         groups, width, size = bank.filters.shape
-        if groups == 1:  # the windows lie in their order, at equal distances
+        if groups == 1:  # the inputs of consecutive rows lie at equal distances
             strides = (bank.inputs * audio.itemsize, audio.itemsize)
             windows = np.ndarray((rows, width), np.float64, np.ascontiguousarray(audio), 0, strides)
             return np.asarray((windows.copy() @ bank.filters[0]).reshape(-1))
@@ -106,7 +106,7 @@ class Resampler:
         return np.concatenate(parts)
 
     def _from(self, begin: int, size: int) -> np.ndarray:
-        """Return the input from this sample on; what has not come is silence."""
+        """Return `size` inputs from sample `begin` on; samples not received yet are silence."""
         audio = self._audio[:, begin - self._begin : begin - self._begin + size]
         missing = size - audio.shape[1]
         return np.concatenate([audio, np.zeros((len(audio), missing), np.float64)], axis=1) if missing else audio
@@ -114,27 +114,27 @@ class Resampler:
 
 @dataclass(frozen=True, slots=True)
 class _Bank:
-    """Filters of a row of outputs: groups of neighbours, each made by one product from the inputs around it."""
+    """Filters of a row of outputs. The row consists of groups of neighbouring outputs; one product computes a group."""
 
     filters: np.ndarray
     """Shape [groups, inputs, outputs of a group]."""
     starts: np.ndarray
     """The first input of each group, counted from half a filter before the row's first output."""
     inputs: int
-    """How far a row advances; a whole number of periods."""
+    """The inputs from one row to the next: a whole number of periods."""
     outputs: int
-    """How many of a row's outputs count; what its last group makes beyond is cut off."""
+    """The outputs of a row; the last group may compute more, which are dropped."""
     reach: int
-    """Inputs that a row sees."""
+    """The inputs that a row depends on."""
 
 
 def _half_length(outputs: int, inputs: int) -> int:
-    """Return the input samples that the filter reaches over on each side."""
+    """Return the length of the filter on each side, in input samples."""
     return ceil(_CROSSINGS * max(1.0, inputs / outputs))
 
 
 def _filter(offsets: np.ndarray, outputs: int, inputs: int) -> np.ndarray:
-    """Return the filter at these distances from its middle, in input samples."""
+    """Return the filter's coefficients at these distances from its middle, in input samples."""
     slope = _EDGE * min(1.0, outputs / inputs)
     inside = np.clip(1 - (offsets / _half_length(outputs, inputs)) ** 2, 0, None)
     return slope * np.sinc(slope * offsets) * np.i0(_SHAPE * np.sqrt(inside)) / np.i0(_SHAPE) * (inside > 0)
@@ -161,7 +161,7 @@ def _bank(outputs: int, inputs: int) -> _Bank:
 
 @lru_cache(maxsize=64)
 def _places(outputs: int, inputs: int, rows: int) -> np.ndarray:
-    """Return which inputs the products of so many rows see, shape [groups, rows, inputs]."""
+    """Return the indices of the inputs of `rows` rows, shape [groups, rows, inputs]."""
     bank = _bank(outputs, inputs)
     row = np.arange(rows)[None, :, None] * bank.inputs
     return bank.starts[:, None, None] + row + np.arange(bank.filters.shape[1])
@@ -169,7 +169,7 @@ def _places(outputs: int, inputs: int, rows: int) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def _rounded_filters(outputs: int, inputs: int) -> np.ndarray:
-    """Return the filter for each of the places between two inputs, shape [places, inputs]."""
+    """Return the filter for each of the positions between two inputs, shape [positions, inputs]."""
     half = _half_length(outputs, inputs)
     offsets = np.arange(-half, half + 1) - (np.arange(_PLACES)[:, None] + 0.5) / _PLACES
     filters = _filter(offsets, outputs, inputs)

@@ -1,4 +1,4 @@
-"""WAV as a live stream sends it: with lengths that lie, with chunks behind the sound, one file after the other."""
+"""Follows WAVs in a live stream: their lengths may be wrong, chunks may follow the audio, and files may follow each other."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from myna.streaming.audio.raw import Encoding, to_float
 from myna.streaming.audio.marks import BEGINS, unfinished
+from myna.streaming.audio.raw import Encoding, to_float
 
 _BEGINS_SIZE = 12
 _CHUNK_HEAD = 8
 _LARGEST_HEAD = 1024 * 1024
-"""A WAV whose chunks before its sound are longer is left to FFmpeg as it is."""
+"""A WAV whose chunks before the audio are longer is passed to FFmpeg unchanged."""
 _LARGEST_CHUNK = 1024 * 1024
-"""Bytes of a chunk behind the sound; what claims to be longer is no chunk but more sound."""
+"""The most bytes of a chunk after the audio; what looks like a longer chunk is audio."""
 _UNKNOWN_LENGTH = 0xFFFF_0000
-"""Lengths from here on, and 0, stand for one that the recorder did not know; the sound then goes on to the end."""
+"""A length from here on, or 0, means that the recorder did not know the length; the audio then extends to the end."""
 _LEAST_FORMAT, _LARGEST_FORMAT = 16, 40
 _EXTENSIBLE = 0xFFFE
 _DOUBLE = 8
@@ -26,29 +26,29 @@ _PLAIN = {
     (1, 1): None, (1, 3): None, (1, 4): None, (1, 2): Encoding.LINEAR16, (3, 4): Encoding.FLOAT32,
     (3, _DOUBLE): Encoding.FLOAT32, (6, 1): Encoding.ALAW, (7, 1): Encoding.MULAW,
 }  # fmt: skip
-"""Formats by their number in a WAV and the bytes of a sample."""
+"""Encodings by the format tag of a WAV and the bytes of a sample."""
 _PLACES = (
     "FL", "FR", "FC", "LFE", "BL", "BR", "FLC", "FRC", "BC", "SL", "SR", "TC", "TFL", "TFC", "TFR", "TBL", "TBC", "TBR",
 )  # fmt: skip
-"""The channels' places by the bits of an extensible WAV's mask."""
+"""The channels' positions by the bits of an extensible WAV's channel mask."""
 _CHUNK_NAME = re.compile(rb"[A-Za-z_][A-Za-z0-9_ ]{3}")
 
 
 @dataclass(frozen=True, slots=True)
 class Pcm:
-    """Interleaved samples; `width` is the bytes of one."""
+    """The format of interleaved samples; `width` is the number of bytes of one sample."""
 
     rate: int
     channels: int
     width: int
     encoding: Encoding | None
-    """None: whole numbers, little-endian; of one byte without a sign."""
+    """None: little-endian integers, unsigned if they have one byte."""
     positions: tuple[str, ...]
-    """Of the channels, as of a `Converter`."""
+    """The channels' positions, as for `Converter`."""
 
     @property
     def frame(self) -> int:
-        """The bytes of a sample of every channel."""
+        """The number of bytes of one sample of all channels."""
         return self.channels * self.width
 
     def samples(self, data: bytes) -> np.ndarray:
@@ -59,7 +59,7 @@ class Pcm:
             audio = to_float(data, self.encoding)
         elif self.width == 1:
             audio = (np.frombuffer(data, np.uint8).astype(np.float32) - 128) / 128
-        else:  # the highest bytes of 32 bits
+        else:  # the sample becomes the highest bytes of a 32-bit integer
             wide = np.zeros((len(data) // self.width, 4), np.uint8)
             wide[:, 4 - self.width :] = np.frombuffer(data, np.uint8).reshape(-1, self.width)
             audio = (wide.view("<i4")[:, 0] / 2.0**31).astype(np.float32)
@@ -67,7 +67,7 @@ class Pcm:
 
 
 def _pcm(form: bytes) -> Pcm | None:
-    """Return what a `fmt ` chunk says if that is plain samples and makes sense; FFmpeg knows the rest."""
+    """Return the format in a `fmt ` chunk if it is one of plain samples; None: FFmpeg must decode the audio."""
     if len(form) < _LEAST_FORMAT:
         return None
     tag, channels, rate, _, align, bits = struct.unpack_from("<HHIIHH", form)
@@ -82,7 +82,7 @@ def _pcm(form: bytes) -> Pcm | None:
 
 
 class Riff:
-    """One WAV. FFmpeg is told no length: what follows the announced sound is more of it, or a chunk, or another container."""
+    """One WAV. Its length is hidden from FFmpeg, since audio, a chunk or another container may follow the announced audio."""
 
     excused = 0
 
@@ -90,15 +90,15 @@ class Riff:
         self._kept = b""
         self._in_head = True
         self.pcm: Pcm | None = None
-        """What its sound is, once the head has been read, if it is plain samples."""
+        """The format of the audio, once the head has been read, if it is one of plain samples."""
         self.head_size: int | None = None
-        """Bytes before the sound, once they have been read."""
-        self._left: int | None = 0  # bytes of sound still announced; None: to the end
+        """The number of bytes before the audio, once they have been read."""
+        self._left: int | None = 0  # bytes left of the announced audio; None: it extends to the end
         self._odd = False
         self._skip = 0
 
     def take(self, data: bytes) -> tuple[bytes, bytes | None]:
-        """Return what of these bytes is of this WAV, and what follows it."""
+        """Return the bytes that belong to this WAV, and the bytes after it once it has ended."""
         data, self._kept = self._kept + data, b""
         head = b""
         if self._in_head:
@@ -114,11 +114,11 @@ class Riff:
         return head + sound, None
 
     def end(self) -> bytes:
-        """Return what was kept back, or nothing where that is the beginning of a chunk."""
+        """Return the bytes kept back, unless they are the beginning of a chunk."""
         return b"" if self._left == 0 and _CHUNK_NAME.match(self._kept) else self._kept
 
     def _head(self, data: bytes) -> tuple[bytes, bytes]:
-        """Return the bytes up to the sound, the length made unknown, and what follows; nothing while they are incomplete."""
+        """Return the head, with the lengths made unknown, and the bytes after it; b"" as head while it is incomplete."""
         position = _BEGINS_SIZE
         size64 = 0
         while len(data) >= position + _CHUNK_HEAD:
@@ -141,7 +141,7 @@ class Riff:
         return b"", data
 
     def _sound(self, data: bytes, *, last: bool) -> tuple[bytes, bytes]:
-        """Return the sound in these bytes, and those that only what follows can explain; none if these are the last."""
+        """Return the audio in these bytes, and the last bytes if their meaning depends on what follows (not if `last`)."""
         sound = b""
         while data:
             if self._skip:
@@ -151,7 +151,7 @@ class Riff:
                 keep = len(data) if last else unfinished(data)
                 return sound + data[:keep], data[keep:]
             elif self._left:
-                # The last bytes may begin another WAV, though this one has announced more.
+                # The last bytes may begin another WAV, even if this one announced more audio.
                 size = min(self._left, len(data) if last else unfinished(data))
                 if not size:
                     return sound, data
@@ -165,7 +165,7 @@ class Riff:
         return sound, b""
 
     def _after(self, data: bytes) -> None:
-        """Decide what follows the sound that was announced: a chunk (after a byte that fills up an odd length) or sound."""
+        """Decide what follows the announced audio: a chunk (after a padding byte if the length is odd) or more audio."""
         for pad in {0, int(self._odd and data[0] == 0)}:
             size = int.from_bytes(data[pad + 4 : pad + 8], "little")
             if _CHUNK_NAME.match(data, pad) and size <= _LARGEST_CHUNK:

@@ -1,1 +1,1 @@
-"""One live stream: its channels, their decodes and hypotheses, the events that leave it."""
+"""One live stream: a session per channel, the decodes it requests, and the events it emits."""

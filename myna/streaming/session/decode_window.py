@@ -1,38 +1,39 @@
-"""What a decode covers: the speech, its edges, and as much of what came before as helps. Pure.
+"""The audio that a decode covers: the speech, its edges, and the context before it. Pure.
 
-A cut close to speech costs words on both sides unless each side is heard with the other. So a segment is decoded with
-the audio before it, from a quiet point on; its words are dropped again (see `hypothesis.seam_index`).
+A cut close to speech costs words on both sides unless the decode of each side covers part of the other. So the decode of a
+segment begins at a quiet point in the audio before it. The words of that context are dropped (see `hypothesis.seam_index`).
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from myna.streaming.session.jobs import EngineInfo
+from myna.streaming.audio.buffer import AudioBuffer
 from myna.streaming.events import Span, samples, seconds
 from myna.streaming.policy import Policy
+from myna.streaming.session.jobs import EngineInfo
 from myna.streaming.speech.segmenter import Segmenter
 
 BEYOND = samples(1.0)
-"""Audio heard beyond a cut inside speech, so that the last word before it is heard whole."""
+"""Audio decoded beyond a cut inside speech, so that the decode covers the whole last word before the cut."""
 SURE_CONTEXT = samples(3.0)
-"""Context that a segment of any length is given: without it words at the seam are lost."""
+"""Context of a segment of any length: without it words at the seam are lost."""
 ENOUGH = samples(10.0)
-"""Audio with which a decode is as good as it gets: a short segment is given more context than a long one."""
+"""A decode of this much audio gains nothing from more: a short segment has more context than a long one."""
 LEAST_CONTEXT = samples(0.5)
-"""Less context than this only adds a broken word."""
+"""Shorter context would only add part of a word."""
 INTERIM_CONTEXT = samples(2.0)
-"""Left context of an interim decode: a final may hear more, this one is soon replaced."""
+"""Context of an interim decode. A final decode may have more; an interim is soon replaced."""
 _LEAD_SHARE = 1 / 4
-"""Of the longest audio the engine takes, the silence before the speech has at most so much."""
+"""The longest lead (silence before the speech), as a share of the longest audio the engine takes."""
 _SHIFT = samples(0.1)
-"""A decode that is repeated begins at least so much sooner or later: less hardly changes what an engine hears."""
+"""A repeated decode begins at least this much earlier or later: a smaller shift hardly changes an engine's output."""
 INTERIM_OVERLAP = samples(1.0)
-"""How far into its audio a windowed interim decode is not yet believed."""
+"""The words in this first part of a windowed interim decode are not used: the window may begin inside a word."""
 
 
 def fitted(policy: Policy, engine: EngineInfo) -> Policy:
-    """Return the policy within what the engine can do and has use for."""
+    """Return the policy, its durations limited to what the engine supports."""
     lead_s = min(policy.lead_s, engine.longest_segment_s * _LEAD_SHARE)
     hard_s = min(policy.hard_s, engine.longest_segment_s - lead_s - seconds(BEYOND))
     endpoint_ms = policy.endpoint_ms and max(policy.endpoint_ms, engine.smallest_endpoint_ms)
@@ -48,19 +49,20 @@ def fitted(policy: Policy, engine: EngineInfo) -> Policy:
 
 
 class DecodeWindow:
-    """The spans decodes of one channel cover; `longest` is the most samples the engine takes at once."""
+    """Chooses the spans that one channel's decodes cover; `longest` is the most samples that one job may hold."""
 
-    def __init__(self, policy: Policy, longest: int, segmenter: Segmenter) -> None:
+    def __init__(self, policy: Policy, longest: int, segmenter: Segmenter, buffer: AudioBuffer) -> None:
         self._longest = longest
         self._segmenter = segmenter
+        self._buffer = buffer
         self.last_speech_end: int | None = None
-        """Where the speech of the last segment closed ends."""
+        """The end of the speech in the last closed segment."""
         self.not_before = 0
-        """No decode covers what lies before this sample: nobody wants it to be heard."""
+        """No decode covers audio before this sample: the client discarded it."""
         self.adopt(policy)
 
     def adopt(self, policy: Policy) -> None:
-        """Cover what this policy says from here on."""
+        """Use this policy for later decodes."""
         self._lead = samples(policy.lead_s)
         self._context = samples(policy.context_s)
         self._context_gap = samples(policy.context_gap_s)
@@ -68,22 +70,23 @@ class DecodeWindow:
 
     @property
     def reach(self) -> int:
-        """Samples before the open speech that a decode may still ask for."""
+        """The most samples before the open speech that a decode may cover."""
         return max(self._context, self._lead)
 
-    def of_final(self, speech: Span, earliest: int) -> Span:
-        """Return what the final decode of `speech` covers; no audio before `earliest` is held."""
-        inside = self._segmenter.speech_start == speech.end  # cut inside speech, which goes on
-        tail = BEYOND if inside else self._segmenter.pause  # a pause's whole silence: it is what is decoded ahead
+    def of_final(self, speech: Span) -> Span:
+        """Return the span of the final decode of `speech`."""
+        inside = self._segmenter.speech_start == speech.end  # the cut is inside speech
+        tail = BEYOND if inside else self._segmenter.pause  # as the speculative decode, so that it can be promoted
         end = min(speech.end + tail, max(self._segmenter.position, speech.end))
-        return Span(self._start(speech.start, end, self._context, earliest), end)
+        return Span(self._start(speech.start, end, self._context), end)
 
-    def of_repeat(self, speech: Span, audio: Span, earliest: int) -> Span | None:
-        """Return what a second decode of `speech` covers, the first having covered `audio`; None: there is no other window.
+    def of_repeat(self, speech: Span, audio: Span) -> Span | None:
+        """Return the span of a second decode of `speech` after a first one of `audio`; None: there is no other window.
 
-        Without context it cannot begin inside a word of that. Where the first one had none, more or less silence goes before.
+        If the first decode had context, the second has none, so that it cannot begin inside a word of the context. Otherwise
+        the second has more or less silence before the speech.
         """
-        earliest = max(earliest, audio.end - self._longest, self.not_before)
+        earliest = max(self._buffer.start, audio.end - self._longest, self.not_before)
         near = self._segmenter.quietest(max(earliest, speech.start - self._lead), max(earliest, speech.start))
         far = speech.start - 2 * self._lead
         if self.last_speech_end is not None:
@@ -94,27 +97,27 @@ class DecodeWindow:
                 return Span(start, audio.end)
         return None
 
-    def of_repeated_interim(self, speech_start: int, audio: Span, earliest: int) -> Span | None:
-        """Return what a second interim decode covers, the first having covered `audio`; None: there is no other window."""
-        if audio.start > speech_start:  # the last seconds of long speech
+    def of_repeated_interim(self, speech_start: int, audio: Span) -> Span | None:
+        """Return the span of a second interim decode after a first one of `audio`; None: there is no other window."""
+        if audio.start > speech_start:  # the first one covered only the end of long speech
             start = self._segmenter.quietest(audio.start + INTERIM_OVERLAP // 2, audio.start + INTERIM_OVERLAP)
             return Span(start, audio.end) if start < audio.end else None
-        return self.of_repeat(Span(speech_start, audio.end), audio, earliest)
+        return self.of_repeat(Span(speech_start, audio.end), audio)
 
-    def of_interim(self, speech_start: int, now: int, earliest: int) -> Span:
-        """Return what an interim decode covers: the open speech, or of long speech the last seconds."""
-        start = self.of_utterance(speech_start, now, earliest).start
+    def of_interim(self, speech_start: int, now: int) -> Span:
+        """Return the span of an interim decode: the open speech, or the last seconds of long speech."""
+        start = self.of_utterance(speech_start, now).start
         if now - start > self._interim_window:
             latest = now - self._interim_window
             start = self._segmenter.quietest(latest, latest + INTERIM_OVERLAP // 2)
         return Span(start, now)
 
-    def of_utterance(self, speech_start: int, now: int, earliest: int) -> Span:
-        """Return what an engine that follows the open speech is to hear of it so far; it begins where it begins."""
-        return Span(self._start(speech_start, now, INTERIM_CONTEXT, earliest), now)
+    def of_utterance(self, speech_start: int, now: int) -> Span:
+        """Return the span of the open utterance up to `now`, for an engine that follows it."""
+        return Span(self._start(speech_start, now, INTERIM_CONTEXT), now)
 
-    def _start(self, speech_start: int, end: int, context: int, earliest: int) -> int:
-        earliest = max(earliest, end - self._longest, self.not_before)
+    def _start(self, speech_start: int, end: int, context: int) -> int:
+        earliest = max(self._buffer.start, end - self._longest, self.not_before)
         context = min(context, max(SURE_CONTEXT, ENOUGH - (end - speech_start)), speech_start - earliest)
         close = self.last_speech_end is not None and speech_start - self.last_speech_end < self._context_gap
         if close and context >= LEAST_CONTEXT:

@@ -1,4 +1,4 @@
-"""Words of overlapping decodes: what is settled, what is new, and where one hypothesis takes over from another. Pure."""
+"""Joins the words of overlapping decodes: which are settled already, which are new, and where the seam lies. Pure."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from myna.streaming.events import Span, Word, seconds
 from myna.streaming.speech.segmenter import ClosedSegment
 
 _SECONDS_WEIGH = 2.0
-"""What a second on the wrong side of the seam costs, in words: times from attention are off by 50 ms in the median, and a
-word wrongly kept or lost costs one."""
+"""The cost, in words, of a word that lies one second on the wrong side of the seam. A word wrongly kept or lost costs 1. Word
+times from attention have a median error of 50 ms."""
 _TWICE_WITHIN_S = 0.12
-"""Two equal words next to a seam whose middles are closer than this are one word heard twice."""
+"""Two equal words at a seam whose middles are closer than this are one word decoded twice."""
 
 
 def bare(text: str) -> str:
-    """Return a word as it is compared: lower-case letters and digits only."""
+    """Return the form in which words are compared: lower-case letters and digits only."""
     return "".join(c for c in text.lower() if c.isalnum())
 
 
 QUIET_ONSET_S = 0.3
-"""A first word may begin so long before speech was noticed, no longer: attention is drawn into the silence before it."""
+"""A first word begins at most this long before detected speech: attention may place it too early, in the silence."""
 
 
 def final_words(closed: ClosedSegment, audio: Span, heard: Sequence[Word], settled: Sequence[Word]) -> tuple[Word, ...]:
-    """Return the words of a segment for good.
+    """Return the final words of a segment.
 
-    `heard` are those of the decode that covers `audio`, with times from its start; `settled` the final ones before.
+    `heard` are the words of a decode of `audio`, with times from its start; `settled` are the final words before the segment.
     """
     start, end = seconds(closed.span.start), seconds(closed.span.end)
     new = new_words(audio, heard, settled, start)
@@ -37,13 +37,13 @@ def final_words(closed: ClosedSegment, audio: Span, heard: Sequence[Word], settl
         new = [w for w in new if w.middle < end]
     floor = max(start, settled[-1].start if settled else 0.0)
     onset = 0.0 if closed.speech is None else seconds(closed.speech.start) - QUIET_ONSET_S
-    if sum(word.start < onset for word in new) == 1:  # several: voice activity was late, not the words early
+    if sum(word.start < onset for word in new) == 1:  # with several, voice activity is late rather than the words early
         floor = max(floor, onset)
     return without_pauses(in_order(new, floor, end), closed.pauses)
 
 
 def new_words(audio: Span, heard: Sequence[Word], settled: Sequence[Word], seam_s: float) -> list[Word]:
-    """Return the words of a decode that `settled` does not hold already, with times from the start of the stream."""
+    """Return the words of a decode that `settled` does not contain, with times from the start of the stream."""
     offset = seconds(audio.start)
     shifted = [word.shifted(offset) for word in heard]
     audible = [word for word in settled if word.end > offset]
@@ -51,12 +51,12 @@ def new_words(audio: Span, heard: Sequence[Word], settled: Sequence[Word], seam_
 
 
 def seam_index(settled: Sequence[Word], heard: Sequence[Word], seam_s: float, from_s: float = float("-inf")) -> int:
-    """Return the index in `heard` of its first word that `settled` does not hold already.
+    """Return the index in `heard` of the first word that `settled` does not contain.
 
-    `settled` are the words already out that lie in the audio `heard` was decoded from; `seam_s` is where, by time, the
-    new part begins, and `from_s` where the audio does: of a word that begins before that only a part can be heard. Every
-    possible index is weighed: how badly the words before it match `settled` (edit distance with similar spellings half
-    forgiven) and how far words would lie on the wrong side of the seam.
+    `settled` are the words already emitted that lie in the audio from which `heard` was decoded. The new part begins at
+    `seam_s`, the audio at `from_s`: the decode covers only part of a word that begins before that. Each possible index has
+    a cost: how badly the words before it match `settled` (the edit distance, in which a similar spelling costs half) and how
+    far words would lie on the wrong side of the seam. The index of lowest cost is returned.
     """
     if not settled:
         return sum(word.middle < seam_s for word in heard)
@@ -83,7 +83,7 @@ def seam_index(settled: Sequence[Word], heard: Sequence[Word], seam_s: float, fr
 
 
 def agreed(previous: Sequence[Word], current: Sequence[Word]) -> int:
-    """Return how many words from the start two hypotheses have in common."""
+    """Return the number of words from the start that two hypotheses have in common."""
     count = 0
     for one, other in zip(previous, current, strict=False):
         if bare(one.text) != bare(other.text):
@@ -93,7 +93,7 @@ def agreed(previous: Sequence[Word], current: Sequence[Word]) -> int:
 
 
 def in_order(words: Sequence[Word], earliest_s: float, latest_s: float) -> tuple[Word, ...]:
-    """Return the words with times clipped to the given bounds, starts never decreasing and no end before its start."""
+    """Return the words with times clipped to the bounds, with starts that never decrease and no end before its start."""
     ordered = []
     floor = earliest_s
     for word in words:
@@ -104,9 +104,9 @@ def in_order(words: Sequence[Word], earliest_s: float, latest_s: float) -> tuple
 
 
 def without_pauses(words: Sequence[Word], pauses: Sequence[Span]) -> tuple[Word, ...]:
-    """Return the words, none reaching into a silence that begins within it.
+    """Return the words, each ending no later than a pause that begins within it.
 
-    Attention trails off into the silence behind a word, up to the next one; voice activity knows where that begins.
+    Times from attention extend a word through the silence after it; voice activity gives the start of that silence.
     """
     ended = []
     for word in words:
@@ -116,7 +116,7 @@ def without_pauses(words: Sequence[Word], pauses: Sequence[Span]) -> tuple[Word,
 
 
 def _share_from(word: Word, from_s: float) -> float:
-    """Return the share of a word that lies behind `from_s`."""
+    """Return the share of a word's duration that lies after `from_s`."""
     if word.start >= from_s or word.end <= word.start:
         return 1.0
     return (word.end - from_s) / (word.end - word.start)

@@ -1,4 +1,4 @@
-"""What a session has decoded by a model, what comes back, and what the model says that it can do."""
+"""A decode job, its outcomes, and the capabilities that an engine declares."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from myna.streaming.policy import Options
 
 
 class JobKind(IntEnum):
-    """What a job is for; the lower the sooner."""
+    """The purpose of a job. A lower value has priority."""
 
     FINAL = 0
     INTERIM = 1
@@ -21,11 +21,11 @@ class JobKind(IntEnum):
 class InferenceJob:
     """Audio to decode: `pcm` is int16 mono at 16 kHz, native byte order. `source` names the channel it belongs to.
 
-    An interim job may be the next step of an utterance that the engine follows: `utterance` numbers it (0: the job stands
-    alone), and `held` counts the samples of it before `pcm`, which the engine ought to hold already.
+    An interim job may be the next step of an utterance that the engine follows: `utterance` is the utterance's number (0: the
+    job stands alone), and `held` counts its samples before `pcm`, which the engine is expected to hold.
 
-    `due` is the wall time, in the front's clock, at which the audio ought to have been decoded at once; the earliest is
-    served first.
+    `due` is the wall time, by the clock of the front process, at which the decode should begin. The scheduler serves the
+    earliest first.
     """
 
     id: str
@@ -39,13 +39,13 @@ class InferenceJob:
 
     @property
     def length(self) -> int:
-        """Return the number of samples from the start of what is decoded."""
+        """The number of samples that the decode covers, including those the engine holds."""
         return self.held + len(self.pcm) // 2
 
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """Words with times in seconds from the start of the job's audio; `log_probability` is the mean over the tokens."""
+    """The words of a decode, with times in seconds from the start of the job's audio, and the mean token log-probability."""
 
     words: tuple[Word, ...]
     log_probability: float
@@ -53,14 +53,14 @@ class Transcript:
 
 @dataclass(frozen=True, slots=True)
 class JobError:
-    """This one job failed; others of its batch did not."""
+    """A failure of this job alone; the other jobs of its batch are not affected."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """The engine holds less of the utterance than the job took for granted: ask again with the audio from `held` on."""
+    """The engine holds only the first `held` samples of the utterance: the audio after them must be sent again."""
 
     held: int
 
@@ -70,27 +70,27 @@ Outcome = Transcript | JobError | Missing
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What an engine can do."""
+    """The capabilities of an engine."""
 
     name: str
     languages: tuple[str, ...]
     longest_segment_s: float
-    """Longest audio one job may hold."""
+    """The longest audio that one job may hold."""
     smallest_endpoint_ms: int
-    """Shorter silences than this cut words apart; a dialect takes shorter ones as this."""
+    """The shortest endpoint: shorter silences also occur inside words. A shorter endpoint is raised to this."""
     largest_batch: int = 1
     most_padding: float = 0.0
-    """Share of a batch's audio that may be padding; the scheduler puts only jobs of like length together."""
+    """The largest share of a batch that may be padding; the scheduler batches jobs of similar length accordingly."""
     best_segment_s: float = 12.0
-    """Speech without a pause is cut at this length, unless the client asks otherwise."""
+    """The length at which speech without a pause is cut, unless the client sets another."""
     context_s: float = 10.0
-    """Audio before a segment that is worth decoding with it."""
+    """The longest useful context, audio decoded before a segment."""
     interim_window_s: float = 3600.0
-    """An interim encodes at most so much of its utterance, however long that is; 0: equal parts, whatever the length."""
+    """The most audio that an interim decode encodes, however long its utterance is; 0: equal parts of any utterance."""
     incremental: bool = False
-    """Whether interims are steps of an utterance the engine follows; see `InferenceJob.utterance`."""
+    """Whether the engine follows an utterance, so that interim jobs are its steps; see `InferenceJob.utterance`."""
     keyterms: bool = False
-    """Whether words can be made likelier for one stream."""
+    """Whether the engine can boost words and phrases for one stream."""
     version: str = ""
     mode: str = "offline"
     """`offline`: the model was trained on whole utterances; `streaming`: on a limited view of the future."""

@@ -1,57 +1,57 @@
-"""What a session has still to do: decodes it waits for, segments that are not final, points that its client has set."""
+"""The pending state of a session: awaited decodes, segments without a Final yet, and barriers set by the client."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from myna.streaming.session.jobs import JobKind, Outcome
 from myna.streaming.events import Cause, Span, Trigger, Word
 from myna.streaming.policy import Options, Policy
+from myna.streaming.session.jobs import JobKind, Outcome
 from myna.streaming.speech.segmenter import ClosedSegment
 
 
 @dataclass(slots=True)
 class Decode:
-    """A decode asked for, and its outcome once there is one."""
+    """A requested decode of `audio`, with its outcome once it is answered."""
 
     audio: Span
     job_id: str
     kind: JobKind
-    again: Span | None = None
-    """The window in which it is repeated should its outcome not be credible; None: it is not, or has been."""
+    other_window: Span | None = None
+    """The window in which to repeat the decode if its outcome is not credible; None: it cannot be repeated, or has been."""
     outcome: Outcome | None = None
     words: tuple[Word, ...] | None = None
-    """What it says, were its segment to end here; once somebody has asked."""
-    first: tuple[Span, Outcome] | None = None
-    """What it covered at first and what came of that, where it has been repeated."""
+    """The words of the segment if it ended here; computed on first use."""
+    first_attempt: tuple[Span, Outcome] | None = None
+    """The window and the outcome of the first attempt, once the decode is repeated."""
 
     def repeat(self, job_id: str) -> None:
-        """Wait for the outcome of another job, in the other window."""
-        assert self.again is not None
+        """Replace the answered job with another one, in the other window."""
+        assert self.other_window is not None
         assert self.outcome is not None
-        self.first = self.audio, self.outcome
-        self.audio, self.again = self.again, None
+        self.first_attempt = self.audio, self.outcome
+        self.audio, self.other_window = self.other_window, None
         self.job_id, self.outcome, self.words = job_id, None, None
 
     @property
-    def planned(self) -> Span:
-        """What it covered at first."""
-        return self.first[0] if self.first else self.audio
+    def first_window(self) -> Span:
+        """The window of the first attempt."""
+        return self.first_attempt[0] if self.first_attempt else self.audio
 
     @property
     def earliest(self) -> int:
-        """The first sample of all its windows: the final words from there on tell which of its own are new."""
-        return min(self.planned.start, self.audio.start, (self.again or self.audio).start)
+        """The first sample of all its windows. The final words after it show which words of the decode are new."""
+        return min(self.first_window.start, self.audio.start, (self.other_window or self.audio).start)
 
     @property
-    def hearings(self) -> list[tuple[Span, Outcome | None]]:
-        """What it has covered and what came of that, in order."""
-        return [*([self.first] if self.first else []), (self.audio, self.outcome)]
+    def attempts(self) -> list[tuple[Span, Outcome | None]]:
+        """The windows and outcomes so far, in order."""
+        return [*([self.first_attempt] if self.first_attempt else []), (self.audio, self.outcome)]
 
 
 @dataclass(slots=True)
 class Waiting:
-    """A segment that is cut but not final yet; without a decode it is empty."""
+    """A closed segment whose Final is not emitted yet. Without a decode the Final is empty."""
 
     closed: ClosedSegment
     decode: Decode | None
@@ -59,9 +59,9 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Barrier:
-    """Everything before sample `at` becomes final for this cause; then the token is acknowledged, if there is one.
+    """A point before which everything becomes final, with `cause`. After that the token, if there is one, is acknowledged.
 
-    An endpoint also ends the turn, for the `trigger`.
+    A barrier with the cause ENDPOINT also ends the turn, with `trigger`.
     """
 
     at: int
@@ -72,7 +72,7 @@ class Barrier:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """From sample `at` on, another policy and other options hold; then the token is acknowledged."""
+    """A point from which another policy and other options apply. The token is acknowledged when it is reached."""
 
     at: int
     policy: Policy
@@ -82,7 +82,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class TurnEnd:
-    """A turn is over once everything before it is final."""
+    """The end of a turn, emitted once everything before it is final."""
 
     at: int
     trigger: Trigger

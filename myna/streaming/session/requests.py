@@ -1,4 +1,4 @@
-"""What a session asks of the outside: voice activity and decodes."""
+"""The requests that a session makes of its caller: voice activity and decodes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from myna.streaming.session.jobs import InferenceJob
 
 @dataclass(frozen=True, slots=True)
 class Detect:
-    """Request: speech probabilities for these int16 samples, a whole number of windows that begin at sample `start`."""
+    """Compute the speech probabilities of these int16 samples: a whole number of windows, the first at sample `start`."""
 
     channel: int
     start: int
@@ -18,21 +18,21 @@ class Detect:
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """Request: decode this."""
+    """Decode the job's audio."""
 
     job: InferenceJob
 
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Request: the result of this job is no longer wanted."""
+    """Cancel this job: its result is not needed any more."""
 
     job_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class ReleaseUtterance:
-    """Request: the engine need not follow this channel's utterance any further."""
+    """Release the utterance that the engine follows for this channel."""
 
     source: str
 

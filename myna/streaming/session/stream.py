@@ -1,13 +1,13 @@
-"""One connection's audio: a session per channel, barriers across the channels, and the events' numbers."""
+"""The audio of one connection: a session per channel, barriers across the channels, and the numbering of events."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from myna.streaming.session.jobs import EngineInfo, Outcome
 from myna.streaming.events import SAMPLE_RATE, Configured, Ended, Event, Flushed, Opened, seconds
 from myna.streaming.policy import Options, Policy
+from myna.streaming.session.jobs import EngineInfo, Outcome
 from myna.streaming.session.requests import Request
 from myna.streaming.session.session import Session
 
@@ -15,14 +15,14 @@ from myna.streaming.session.session import Session
 class Stream:
     """A live stream, sans-I/O: samples, voice activity and results in, requests and numbered events out.
 
-    `name` must differ from every other live stream's.
+    `name` must be unique among the live streams.
     """
 
     def __init__(self, name: str, policy: Policy, options: Options, engine: EngineInfo) -> None:
         self.name = name
         self._policy, self._options, self._engine = policy, options, engine
         self._sessions: list[Session] = []
-        self._open_tokens: dict[str, int] = {}  # of flushes and changes → channels that have not acknowledged them
+        self._open_tokens: dict[str, int] = {}  # token → channels that have not acknowledged it
         self._ended = 0
         self._number = 0
         self._due = float("-inf")
@@ -30,40 +30,40 @@ class Stream:
 
     @property
     def received(self) -> int:
-        """Samples decoded so far, per channel."""
+        """The samples received so far, per channel."""
         return self._sessions[0].received if self._sessions else 0
 
     @property
     def channels(self) -> int:
-        """How many channels the audio has; 0 until some has come."""
+        """The number of channels; 0 until audio has arrived."""
         return len(self._sessions)
 
     @property
     def backlog_s(self) -> float:
-        """Seconds of audio, on the channel furthest behind, that wait for voice activity or for their Final."""
+        """The seconds of audio that wait for voice activity or for their Final, on the channel with the most."""
         return seconds(max((session.backlog for session in self._sessions), default=0))
 
     @property
     def audio_held(self) -> int:
-        """Samples of audio in memory, over all channels."""
+        """The samples of audio in memory, over all channels."""
         return sum(session.audio_held for session in self._sessions)
 
     def push(self, channels: Sequence[bytes], arrived: float) -> None:
-        """Take the next int16 samples at 16 kHz of each channel, which arrived at this wall time."""
+        """Take the next int16 samples at 16 kHz of each channel; `arrived` is the wall time at which they arrived."""
         if not self._sessions:
             self._early.append(Opened(channels=len(channels)))
         while len(self._sessions) < len(channels):
             channel = len(self._sessions)
             session = Session(f"{self.name}/{channel}", self._policy, self._options, self._engine, channel=channel)
             self._sessions.append(session)
-        # A client that sends faster than real time may fall due at half its audio's duration, no sooner, so that it
-        # cannot crowd out a live one (docs/architecture.md).
+        # Audio sent faster than real time falls due at no more than twice real time, so that its sender cannot crowd out
+        # live streams (docs/architecture.md).
         self._due = max(arrived, self._due + len(channels[0]) / 2 / SAMPLE_RATE / 2)
         for session, pcm in zip(self._sessions, channels, strict=True):
             session.push(pcm, self._due)
 
     def flush(self, token: str, channel: int | None = None) -> None:
-        """Make everything received final on every channel, or on one, and acknowledge it for each."""
+        """Make everything received final on every channel, or on one; each channel acknowledges the token."""
         if not self._sessions:
             self._early.append(Flushed(token=token, channel=channel or 0))
             return
@@ -73,12 +73,12 @@ class Stream:
             session.flush(token)
 
     def stall(self) -> None:
-        """Make everything received final, as an endpoint does: no audio comes, though the client is there."""
+        """Make everything received final, as an endpoint does: the client is connected but sends no audio."""
         for session in self._sessions:
             session.stall()
 
     def discard(self, token: str) -> None:
-        """Decode nothing of what is not final yet, and acknowledge it as a flush."""
+        """Discard everything received that is not final yet; each channel acknowledges the token as for a flush."""
         if not self._sessions:
             self._early.append(Flushed(token=token))
             return
@@ -87,12 +87,12 @@ class Stream:
             session.discard(token)
 
     def end_turn(self) -> None:
-        """End the turn of every channel here."""
+        """End the turn of every channel at the audio received last."""
         for session in self._sessions:
             session.end_turn()
 
     def configure(self, options: Options, policy: Policy | None = None, token: str | None = None) -> None:
-        """Follow these options, and this policy, from what comes now on; acknowledge with the token."""
+        """Apply these options, and the policy if there is one, to the audio that follows; acknowledge the token."""
         self._options, self._policy = options, policy or self._policy
         if token is not None and not self._sessions:
             self._early.append(Configured(token=token))
@@ -110,7 +110,7 @@ class Stream:
             session.end()
 
     def on_vad(self, channel: int, start: int, probabilities: Sequence[float]) -> None:
-        """Take the answer to a `Detect`."""
+        """Take the speech probabilities that answer a `Detect`."""
         self._sessions[channel].on_vad(start, probabilities)
 
     def on_result(self, job_id: str, outcome: Outcome) -> None:
@@ -119,21 +119,21 @@ class Stream:
         self._sessions[channel].on_result(job_id, outcome)
 
     def abandon(self) -> list[Request]:
-        """Return the requests that free what this stream still occupies elsewhere."""
+        """Return the requests that cancel everything outstanding, since the client has left."""
         return [request for session in self._sessions for request in session.abandon()]
 
     def take(self) -> tuple[list[Request], list[Event]]:
-        """Return what has to be done and told since the last call."""
+        """Return the requests and events since the last call."""
         requests: list[Request] = []
         events, self._early = self._early, []
         for session in self._sessions:
-            wanted, told = session.take()
-            requests += wanted
-            events += told
+            session_requests, session_events = session.take()
+            requests += session_requests
+            events += session_events
         return requests, [replace(event, seq=self._next()) for event in map(self._completed, events) if event]
 
     def _completed(self, event: Event) -> Event | None:
-        """Say of a flush whether it is the last channel's; hold back the end, or a change, until the last channel."""
+        """Mark whether a `Flushed` is the last channel's; hold back `Ended` and `Configured` until the last channel's."""
         match event:
             case Flushed(token=token) if not self._is_last(token):
                 return replace(event, everywhere=False)
@@ -145,7 +145,7 @@ class Stream:
         return event
 
     def _is_last(self, token: str) -> bool:
-        """Take note that one more channel has acknowledged it; return whether that was the last."""
+        """Count one more channel's acknowledgement of the token; return whether it is the last."""
         left = self._open_tokens.pop(token, 1) - 1
         if left:
             self._open_tokens[token] = left

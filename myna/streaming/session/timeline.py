@@ -1,12 +1,10 @@
-"""What a channel has cut, in order, until it can be told: segments, and what stands between them. Pure."""
+"""The queue of a channel's closed segments and the marks between them, until their events can be emitted. Pure."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
 
-from myna.streaming.session.credibility import doubts, is_sure, words_of
-from myna.streaming.session.jobs import JobError, Missing, Outcome, Transcript
 from myna.streaming.events import (
     Cause,
     Ended,
@@ -22,117 +20,119 @@ from myna.streaming.events import (
     samples,
     seconds,
 )
-from myna.streaming.session.pending import Barrier, Decode, TurnEnd, Waiting
 from myna.streaming.policy import PlausibilityGate
+from myna.streaming.session.credibility import is_sure, needs_repeat, words_of
+from myna.streaming.session.jobs import JobError, Missing, Outcome, Transcript
+from myna.streaming.session.pending import Barrier, Decode, TurnEnd, Waiting
 from myna.streaming.speech.segmenter import Gap
 
 
 class Timeline:
-    """One channel's. Items go in as they are cut, and their events come out as far as every decode before is answered."""
+    """One channel's timeline. An item's events are emitted once every decode before it is answered."""
 
     def __init__(self, channel: int) -> None:
         self._channel = channel
         self._items: deque[Waiting | Barrier | TurnEnd | Gap] = deque()
         self.words: deque[Word] = deque()
-        """Final words, as far back as a decode may still hear."""
+        """The final words, as far back as a later decode may cover them."""
         self.in_turn = False
-        """Whether the start of a turn has been told, and its end has not."""
-        self.doubted: Decode | None = None
-        """The decode at whose segment telling has stopped, since it is to be repeated."""
+        """Whether `TurnStarted` has been emitted and `TurnEnded` has not."""
+        self.to_repeat: Decode | None = None
+        """The decode of the oldest waiting segment, if it must be repeated before anything more is emitted."""
         self._turn_start = 0
-        self._uttered = False  # words that no `UtteranceEnd` has followed
+        self._uttered = False  # whether words have been emitted that no `UtteranceEnd` has followed
 
     @property
     def behind(self) -> bool:
-        """Whether a segment still waits for its words: what follows it cannot be joined yet."""
+        """Whether a closed segment waits for its words, so that later words cannot be joined to it yet."""
         return self.oldest is not None
 
     @property
     def oldest(self) -> int | None:
-        """The sample from which on words are still waited for; None: they are not."""
+        """The first sample of the oldest segment that waits for its words; None: no segment waits."""
         return next((item.closed.span.start for item in self._items if isinstance(item, Waiting)), None)
 
     @property
     def decodes(self) -> list[Decode]:
-        """The decodes of the segments that wait."""
+        """The decodes of the waiting segments."""
         return [item.decode for item in self._items if isinstance(item, Waiting) and item.decode]
 
     @property
     def turn_words(self) -> list[Word]:
-        """The final words of the open turn, as far back as they are kept."""
+        """The final words of the open turn that are still kept."""
         return [word for word in self.words if word.start >= seconds(self._turn_start)]
 
     def append(self, item: Waiting | Barrier | TurnEnd | Gap) -> None:
-        """Take what comes next."""
+        """Add the next item."""
         self._items.append(item)
 
     def answer(self, job_id: str, outcome: Outcome) -> None:
-        """Take a decode's outcome, if a segment waits for it."""
+        """Take a decode's outcome; ignore it if no segment waits for it."""
         for decode in self.decodes:
             if decode.job_id == job_id:
                 decode.outcome = outcome
 
     def begin_turn(self, words: Sequence[Word]) -> list[Event]:
-        """Return what is told at these words, if they are the first of a turn."""
+        """Return a `TurnStarted` if these words are the first of a turn."""
         if self.in_turn or not words:
             return []
         self.in_turn = True
         return [TurnStarted(channel=self._channel, at=samples(words[0].start))]
 
     def drain(self, gate: PlausibilityGate, *, turns: bool) -> list[Event]:
-        """Return what can be told by now; `gate` says what is speech, `turns` whether turns are told."""
-        told: list[Event] = []
-        self.doubted = None
+        """Return the events that are ready. `gate` judges the decodes; `turns` says whether turns are reported."""
+        events: list[Event] = []
+        self.to_repeat = None
         while self._items:
             match self._items[0]:
                 case Waiting(decode=Decode(outcome=None)):
                     break
                 case Waiting() as segment:
                     words = self.words_of(segment, gate)
-                    if segment.decode and doubts(segment.closed, segment.decode, words, gate):
-                        self.doubted = segment.decode
+                    if segment.decode and needs_repeat(segment.closed, segment.decode, words, gate):
+                        self.to_repeat = segment.decode
                         break
-                    told += self._finish(segment, words, gate, turns=turns)
+                    events += self._finish(segment, words, gate, turns=turns)
                 case Gap():
                     if self._uttered:
                         self._uttered = False
-                        told.append(UtteranceEnd(channel=self._channel, last_word_end=self.words[-1].end))
+                        events.append(UtteranceEnd(channel=self._channel, last_word_end=self.words[-1].end))
                 case TurnEnd() as end:
                     self._turn_start = end.at
                     if self.in_turn:
                         self.in_turn = False
-                        told.append(
+                        events.append(
                             TurnEnded(channel=self._channel, at=end.at, trigger=end.trigger, confidence=end.confidence)
                         )
                 case Barrier(at=at, cause=Cause.END):
-                    told.append(Ended(channel=self._channel, received=at))
+                    events.append(Ended(channel=self._channel, received=at))
                 case Barrier(token=token):
                     assert token is not None
-                    told.append(Flushed(channel=self._channel, token=token))
+                    events.append(Flushed(channel=self._channel, token=token))
             self._items.popleft()
-        return told
+        return events
 
     def forget(self, before: int) -> None:
-        """Let go of the words that end before this sample; the last one is kept."""
+        """Drop the words that end before this sample, except the last word."""
         while len(self.words) > 1 and self.words[0].end < seconds(before):
             self.words.popleft()
 
     def words_of(self, segment: Waiting, gate: PlausibilityGate) -> tuple[Word, ...]:
-        """Return the words of a segment, were everything before it final."""
+        """Return the words of a segment, provided that everything before it is final."""
         return words_of(segment.closed, segment.decode, gate, self.words) if segment.decode else ()
 
     def _finish(self, segment: Waiting, words: tuple[Word, ...], gate: PlausibilityGate, *, turns: bool) -> list[Event]:
         closed, decode = segment.closed, segment.decode
-        told: list[Event] = []
+        events: list[Event] = []
         match decode and decode.outcome:
             case JobError(reason) if not words:
-                told.append(Failed(channel=self._channel, span=closed.span, reason=reason))
+                events.append(Failed(channel=self._channel, span=closed.span, reason=reason))
             case Missing():
-                raise AssertionError("a final decode stands alone")
+                raise AssertionError("a final decode is not a step of an utterance that the engine follows")
         lost = decode and isinstance(decode.outcome, Transcript) and is_sure(closed, gate) and not words
-        if decode and (decode.first or lost):
-            told.append(Repeated(channel=self._channel, span=closed.span, heard=bool(words)))
+        if decode and (decode.first_attempt or lost):
+            events.append(Repeated(channel=self._channel, span=closed.span, heard=bool(words)))
         self.words.extend(words)
         self._uttered = self._uttered or bool(words)
-        told.append(Final(channel=self._channel, span=closed.span, words=words, cause=closed.cause))
-        return [*told, *self.begin_turn(words)] if turns else told
+        events.append(Final(channel=self._channel, span=closed.span, words=words, cause=closed.cause))
+        return [*events, *self.begin_turn(words)] if turns else events

@@ -1,1 +1,1 @@
-"""Where speech is: voice activity, segments, the end of a turn."""
+"""Speech detection: voice activity, segments, the end of a turn."""

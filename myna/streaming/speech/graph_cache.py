@@ -1,4 +1,4 @@
-"""Graphs rewritten from shipped models, written once and kept in the user's cache folder."""
+"""A cache, in the user's cache folder, of graphs that are rebuilt from shipped models."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from myna.streaming.errors import EngineUnavailableError
 
 
 def cached(shipped: Path, kind: str, revision: int, make: Callable[[], dict[str, bytes]]) -> dict[str, Path]:
-    """Return by name the graphs that `make` makes of a shipped model, from the cache if they lie there.
+    """Return, by name, the files of the graphs that `make` builds from a shipped model, from the cache if they are there.
 
-    `revision` is to be raised whenever `make` changes: graphs in the cache are of one revision, one shipped model and one
-    onnxruntime. Raises `EngineUnavailableError` where they can be written nowhere.
+    An entry of the cache belongs to one revision, one shipped model and one onnxruntime version; increase `revision` whenever
+    `make` changes. Raises `EngineUnavailableError` if no folder is writable.
     """
     digest = hashlib.sha256(shipped.read_bytes()).hexdigest()[:16]
     name = f"{digest}-{revision}-{onnxruntime.__version__}"
@@ -35,21 +35,21 @@ def cached(shipped: Path, kind: str, revision: int, make: Callable[[], dict[str,
         except OSError as error:
             failures.append(f"{place}: {error.strerror or error}")
     raise EngineUnavailableError(
-        f"The graphs of the model {shipped.name} can be written nowhere: {'; '.join(failures)}"
+        f"No folder is writable for the graphs of the model {shipped.name}: {'; '.join(failures)}"
     )
 
 
 def _places() -> Iterator[Path]:
-    """Yield folders to try: the user's cache; one of this user's in the temporary folder; one that ends with the process.
+    """Yield the folders to try: the user's cache, the user's folder in the temporary folder, and one for this process alone.
 
-    The second is used by every process, so that a cache that cannot be written costs its size once.
+    All processes of the user share the second, so that an unwritable cache costs the graphs' size once.
     """
     yield user_cache_path("myna")
     shared = Path(tempfile.gettempdir(), f"myna-{os.getuid()}")
     with contextlib.suppress(OSError):
         shared.mkdir(mode=0o700, exist_ok=True)
         state = shared.lstat()
-        # Anybody may have made a folder of this name; what is loaded from it must be what this user wrote.
+        # Another user may have made a folder of this name; only graphs that this user wrote may be loaded.
         if stat.S_ISDIR(state.st_mode) and state.st_uid == os.getuid() and not state.st_mode & 0o022:
             yield shared
     with contextlib.suppress(OSError):
@@ -69,13 +69,13 @@ def _filled(folder: Path, make: Callable[[], dict[str, bytes]]) -> dict[str, Pat
 
 
 def _store(graph: bytes, path: Path) -> None:
-    """Write in one move: another process may be writing, or reading, the same file."""
+    """Write a file atomically: another process may be writing or reading the same file."""
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
         pass
     written = Path(part.name)
     try:
         written.write_bytes(graph)
         written.replace(path)
-    except BaseException:  # a full disk: the part must not be left there, at each start another
+    except BaseException:  # a full disk: each start would leave another partial file
         written.unlink(missing_ok=True)
         raise

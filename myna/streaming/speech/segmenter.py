@@ -1,8 +1,8 @@
-"""From speech probabilities to decisions: where speech starts, pauses, goes on, and where a segment is cut. Pure.
+"""Decides from speech probabilities where speech starts, pauses and resumes, and where a segment is cut. Pure.
 
-The four things the design keeps apart live here as follows. A *segment* is what one Final commits: the segments of a
-channel tile its timeline. An *endpoint* is only a fact: so much silence. What a decode covers is the session's business;
-the segmenter only says where the quietest point of a stretch is.
+A *segment* is what one Final commits: the segments of a channel tile its timeline. An *endpoint* is a fact: a silence of
+`Policy.endpoint_ms`. A *decode* covers more than its segment; the session decides how much, and the segmenter gives it the
+quietest point of a range.
 """
 
 from __future__ import annotations
@@ -14,40 +14,41 @@ from myna.streaming.events import SAMPLE_RATE, Cause, Span
 from myna.streaming.policy import Policy
 
 WINDOW = 512
-"""Samples of one voice-activity window: what Silero takes at 16 kHz (32 ms)."""
+"""Samples of one voice-activity window: Silero's window at 16 kHz (32 ms)."""
 
 HYSTERESIS = 0.15
-"""Speech pauses so far below the probability from which it begins: Silero's own default."""
+"""Speech pauses when the probability falls this far below the onset threshold: Silero's own default."""
 ONSET_WINDOWS = 2
-"""Windows of speech in a row that start it: one alone is often a click."""
+"""Consecutive windows of speech that start speech: a single one is often a click."""
 
 LONGEST_PAUSE = 7 * WINDOW
-"""Silence (224 ms) after which a pause is announced, so that its final can be decoded ahead of the endpoint, unless the
-endpoint asks for it sooner. Speech resumes after most shorter gaps."""
+"""The longest silence (224 ms) before a pause is announced, so that its final is decoded before the endpoint. Speech resumes
+after most shorter silences. A short endpoint announces its pause sooner."""
 _PAUSE_SHARE = 0.6
-"""The share of a short endpoint after which its pause is announced."""
+"""The pause of a short endpoint is announced after this share of it."""
 _AHEAD_S = 0.3
-"""How soon the decode of a pause is wanted where no endpoint will follow: as an interim one."""
+"""Without an endpoint, the decode of a pause falls due this long after the pause, like an interim decode."""
 _TURN_PAUSE = 5 * WINDOW
-"""The same (160 ms) where the pause's words decide whether a turn is over: the surest are over 0.42 s after the last word. It
-costs hardly more decoding, since one that speech overtakes is an interim; at 128 ms words are lost (docs/turns.md)."""
+"""With turns, a pause is announced after 160 ms: its words decide whether the turn is over, at the earliest 0.42 s after the
+last word. That costs hardly more decoding, since a decode that speech overtakes serves as an interim. At 128 ms words are
+lost (docs/turns.md)."""
 _TURN_AHEAD_S = 0.1
-"""How soon they are wanted then."""
+"""With turns, the decode of a pause falls due this long after the pause."""
 SHORTEST_PAUSE = 3 * WINDOW
-"""Silence (96 ms) that suffices for a cut when the segment has nearly reached its hard length."""
+"""The silence (96 ms) to which the pause required for a cut shrinks as the segment approaches its hard length."""
 PAUSE_WITHOUT_ENDPOINT = SAMPLE_RATE
-"""The pause asked for at the soft length where the policy has no endpoint to start from."""
+"""The pause required for a cut at the soft length, if the policy has no endpoint."""
 
 _SMOOTHING = 2
-"""Windows on either side that the smoothed probability averages: together 160 ms, about a syllable."""
+"""Windows on either side over which a probability is averaged: 160 ms in all, about a syllable."""
 _EARLIEST_CUT = 0.4
-"""A forced cut falls behind this share of the hard length: shorter pieces cost more words than they save."""
+"""A forced cut lies after this share of the hard length: shorter segments cost more words than they save."""
 _LATEST_CUT = 10 * WINDOW
-"""A forced cut leaves so much (320 ms) behind it, or the word at the edge would be cut unheard."""
+"""A forced cut leaves at least 320 ms of audio after it, so that the decode covers the word at the cut."""
 _SILENCE_LEFT = SAMPLE_RATE
-"""A cut in silence leaves so much behind it: the next words are decoded with some audio before their onset."""
+"""A cut in silence leaves this much silence after it, so that the decode of the next words has audio before their onset."""
 _HISTORY = 40 * SAMPLE_RATE
-"""Probabilities kept to look for quiet points in: longer than any segment with its context."""
+"""The history of probabilities in which quiet points are searched: longer than any segment with its context."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,21 +60,22 @@ class Onset:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Speech stopped at `speech.end`; it may be the end, or go on."""
+    """Speech stopped at `speech.end`. It may resume."""
 
     speech: Span
 
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """The pause was none: speech goes on."""
+    """Speech resumed after a pause."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClosedSegment:
-    """A segment is cut. `speech` is the part worth decoding (None: nothing to hear), `voice` how surely it is speech.
+    """A segment was cut. `speech` is the part to decode (None: there is none).
 
-    `pauses` are the silences inside it, and behind its speech, that are as long as an announced one.
+    `voice` is the mean speech probability of the surer half of its windows. `pauses` are the announced silences inside the
+    segment and after its speech.
     """
 
     span: Span
@@ -85,14 +87,14 @@ class ClosedSegment:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """No speech for as long as the policy's gap (or endpoint); what was said before has been closed."""
+    """There was no speech for the policy's gap (or endpoint). The speech before it has been closed."""
 
 
 Decision = Onset | Pause | Resumed | ClosedSegment | Gap
 
 
 class Segmenter:
-    """Cuts one channel. Feed it every window once, in order; it answers with what has been decided by then."""
+    """Cuts one channel into segments. It must be fed every window once, in order; it returns the decisions made so far."""
 
     def __init__(self, policy: Policy) -> None:
         self.adopt(policy)
@@ -104,18 +106,18 @@ class Segmenter:
         self._paused = False
         self._pauses: list[Span] = []
         self.open_start = 0
-        """Where the open segment begins: the end of the last one closed."""
+        """The start of the open segment: the end of the last closed one."""
         self.speech_start: int | None = None
-        """Where speech began in the open segment; None while it has none."""
+        """The start of speech in the open segment; None: it has no speech yet."""
         self.speech_end = 0
-        """Where speech was last heard, in this segment or before."""
+        """The end of the last window of speech, in this segment or before."""
         self.in_utterance = False
-        """Whether speech has been heard since the last endpoint."""
+        """Whether there has been speech since the last endpoint."""
         self.position = 0
-        """Samples fed."""
+        """The samples fed so far."""
 
     def adopt(self, policy: Policy) -> None:
-        """Cut by this policy from here on."""
+        """Use this policy from here on."""
         self._onset, self._offset = policy.onset, max(policy.onset - HYSTERESIS, policy.onset / 2)
         self._endpoint = None if policy.endpoint_ms is None else policy.endpoint_ms * SAMPLE_RATE // 1000
         self._gap = self._endpoint if policy.gap_ms is None else policy.gap_ms * SAMPLE_RATE // 1000
@@ -123,16 +125,16 @@ class Segmenter:
         self._soft = round(policy.soft_s * SAMPLE_RATE)
         self._hard = round(policy.hard_s * SAMPLE_RATE)
         self.pause = _TURN_PAUSE if policy.turns else LONGEST_PAUSE
-        """Silence after which a pause is announced."""
+        """The silence after which a pause is announced."""
         self.ahead_s = _TURN_AHEAD_S if policy.turns else _AHEAD_S
-        """How long after it a pause becomes an endpoint, in seconds; without one, how soon its decode is wanted."""
+        """The seconds from an announced pause to its endpoint; without endpoints, to the time its decode falls due."""
         if self._endpoint is not None:
             share = round(self._endpoint * _PAUSE_SHARE) // WINDOW
             self.pause = min(LONGEST_PAUSE, max(ONSET_WINDOWS, share) * WINDOW)
             self.ahead_s = (self._endpoint - self.pause) / SAMPLE_RATE
 
     def feed(self, probability: float) -> list[Decision]:
-        """Take the next window's speech probability, return the decisions it brings, in order."""
+        """Take the next window's speech probability; return the decisions that follow from it, in order."""
         self._history.append(probability)
         self.position += WINDOW
         decisions = self._listen(probability) if self.speech_start is None else self._follow(probability)
@@ -145,7 +147,7 @@ class Segmenter:
         return decisions
 
     def close(self, at: int, cause: Cause) -> ClosedSegment:
-        """Cut at `at` whatever is open: the client asks, the stream ends, or (an endpoint) its audio stays away."""
+        """Cut the open segment at `at`, for a flush, a discard or the end, or as an endpoint when audio stops arriving."""
         if cause is Cause.ENDPOINT:
             self.in_utterance = self._gap_ahead = False
         speech = None
@@ -154,13 +156,14 @@ class Segmenter:
         return self._close(max(at, self.open_start), speech, cause)
 
     def end_utterance(self) -> ClosedSegment:
-        """Cut here, as an endpoint does: what was said is complete."""
+        """Cut at the current position, as an endpoint does."""
         speech = None if self.speech_start is None else Span(self.speech_start, self.speech_end)
         self.in_utterance = False
-        return self._close(self.position, speech, Cause.ENDPOINT)
+        at = max(self.position, self.open_start)  # a flush may have cut up to a window after the last one fed
+        return self._close(at, speech, Cause.ENDPOINT)
 
     def part(self, at: int, cause: Cause) -> ClosedSegment:
-        """Cut at `at` inside speech, which goes on."""
+        """Cut at `at` inside speech."""
         assert self.speech_start is not None
         closed = self._close(at, Span(self.speech_start, at), cause)
         self.speech_start = at
@@ -173,24 +176,32 @@ class Segmenter:
 
     @property
     def silence(self) -> int:
-        """Samples since speech was last heard."""
+        """The samples since the last window of speech."""
         return self.position - self.speech_end
 
     @property
     def pauses(self) -> tuple[Span, ...]:
-        """The silences of the open segment that were announced, the one that lasts being the last."""
+        """The announced silences of the open segment; the last one may be unfinished."""
         lasting = [Span(self.speech_end, self.position)] if self._paused and self.position > self.speech_end else []
         return (*self._pauses, *lasting)
 
     @property
     def voice(self) -> float:
-        """How surely what was heard of the open segment is speech."""
+        """The mean speech probability of the surer half of the open segment's windows."""
         if self.speech_start is None:
             return 0.0
         return self._strength(Span(self.speech_start, max(self.speech_start, self.speech_end)), self._pauses)
 
+    @property
+    def open_segment(self) -> ClosedSegment | None:
+        """The open segment as an endpoint would close it here; None: it has no speech."""
+        if self.speech_start is None:
+            return None
+        span, speech = Span(self.open_start, self.position), Span(self.speech_start, self.speech_end)
+        return ClosedSegment(span, speech, self.voice, Cause.ENDPOINT, self.pauses)
+
     def quietest(self, start: int, end: int) -> int:
-        """Return the sample between `start` and `end` around which speech is least probable, the later of equals."""
+        """Return the sample from `start` to `end` around which speech is least probable; of several the last."""
         first = max(0, (start - self._history_start) // WINDOW)
         last = min(len(self._history), max(first + 1, (end - self._history_start) // WINDOW))
         best, lowest = first, 2.0
@@ -263,7 +274,7 @@ class Segmenter:
 
     def _sufficient_pause(self, length: int) -> int:
         longest = PAUSE_WITHOUT_ENDPOINT if self._endpoint is None else self._endpoint
-        share = min(1.0, (length - self._soft) / max(1, self._hard - self._soft))
+        share = 1.0 if length >= self._hard else (length - self._soft) / (self._hard - self._soft)
         return round(longest + share * (min(SHORTEST_PAUSE, longest) - longest))
 
     def _close(self, at: int, speech: Span | None, cause: Cause) -> ClosedSegment:
@@ -282,7 +293,7 @@ class Segmenter:
         return closed
 
     def _strength(self, speech: Span, pauses: Sequence[Span]) -> float:
-        """Return the mean probability of the surer half of the windows, pauses left out: they say nothing against speech."""
+        """Return the mean probability of the surer half of the windows. Pauses do not count: they are no sign of noise."""
         first, last = self._windows(speech)
         silent = {index for pause in pauses for index in range(*self._windows(pause))}
         heard = sorted(self._history[index] for index in range(first, max(first + 1, last)) if index not in silent)
@@ -290,13 +301,13 @@ class Segmenter:
         return sum(surer) / len(surer) if surer else 0.0
 
     def _windows(self, span: Span) -> tuple[int, int]:
-        """Return the first window of a span, and the one behind its last, as far as the history goes."""
+        """Return the first window of a span and the one after its last, limited to the history."""
         ends = (min(max(0, (at - self._history_start) // WINDOW), len(self._history)) for at in (span.start, span.end))
         first, last = ends
         return first, last
 
     def _forget(self) -> None:
         surplus = len(self._history) - _HISTORY // WINDOW
-        if surplus > 256:  # in steps, so that the list is not shifted at every window
+        if surplus > 256:  # in steps, so that the list is not shifted for every window
             del self._history[:surplus]
             self._history_start += surplus * WINDOW

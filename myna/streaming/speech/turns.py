@@ -1,8 +1,8 @@
-"""Whether a speaker has finished: an end-of-turn confidence, and the states of a turn that follow from it. Pure.
+"""Detects the end of a turn: an end-of-turn confidence, and the states of a turn that follow from it. Pure.
 
-A *turn* is what one speaker says until somebody else may: a chain of segments, over when the confidence reaches the
-policy's threshold, when the silence has lasted too long, or when the client says so. Where the weights come from is written
-in docs/turns.md; `myna bench turns` measures what they do.
+A *turn* is what one speaker says before another may speak: a chain of segments. It ends when the confidence reaches the
+policy's threshold, when the silence reaches the time-out, when the turn is too long, or when the client ends it.
+docs/turns.md describes how the weights were fitted; `myna bench turns` measures their effect.
 """
 
 from __future__ import annotations
@@ -15,34 +15,35 @@ from myna.streaming.events import Span, Trigger, Word, samples, seconds
 from myna.streaming.policy import TurnPolicy
 
 _PER_LOG_SECOND = 2.3
-"""Of the logarithm of the silence: 2.1 to 2.3 in every fit to the reference recordings."""
+"""The weight of the logarithm of the silence in seconds: 2.1 to 2.3 in every fit to the reference recordings."""
 _BASE = -6.73
+"""The constant term."""
 _SURE = 5.1
-"""The engine is sure of the last word: a word that is heard whole, with what follows it, is surer than one cut off."""
+"""The weight of the engine's confidence in the last word: it is higher for a finished word than for one that was cut off."""
 _SENTENCE = 2.8
-"""Enough words since the last end of a sentence to be one."""
+"""The weight of the number of words since the last end of a sentence, up to `_WORDS`."""
 _MARK = 1.7
-"""The text ends with the mark of a sentence's end. Models write one at most pauses, so it says little."""
+"""The weight of a final sentence mark. It is low, since models write a mark at most pauses."""
 _HABIT = -0.75
-"""At the default threshold, silence twice as long as the longest pause from which the speaker has gone on is the end."""
+"""With this term the default threshold is reached at twice the longest pause from which the speaker has resumed."""
 
 _SUREST = 2.3
-"""-log(1 - confidence) at which a word counts as sure: a confidence of 0.9."""
+"""The value of -log(1 - confidence) from which a word counts as sure: a confidence of 0.9."""
 _WORDS = 4
 _MARKS = ".?!…。？！"
 _DANGLING = {
     "a", "an", "the", "and", "or", "but", "nor", "because", "although", "if", "than", "of", "from", "with", "into", "my",
     "your", "our", "their",
 }  # fmt: skip
-"""English words that end no sentence, whatever mark a model puts behind them: somebody is looking for the next word."""
+"""English words that do not end a sentence, whatever mark a model writes after them."""
 WORDLESS_S = 0.5
-"""Sound like speech in which no word was heard ends after so much silence: it begins no turn."""
+"""Speech without a recognised word ends after this much silence, in seconds. It is no turn."""
 SHORTEST_REST = samples(0.44)
-"""A pause so long is a rest. Shorter ones are part of fluent speech and say nothing of how long the speaker pauses."""
+"""The shortest pause that counts as a rest. Shorter ones are part of fluent speech, whatever the speaker's habits."""
 _LONGEST_REST = samples(1.0)
-"""A longer rest counts as one of this length: by habit nobody is waited for longer than two seconds."""
+"""A longer rest counts as one of this length, so that a speaker's habit extends the wait to two seconds at most."""
 GOES_ON_S = 1.5
-"""Who speaks again within so much of a turn's last word had not finished: nobody has answered yet."""
+"""Speech within this many seconds of a turn's last word marks the end of that turn as false: a reply takes longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Eager:
 
 @dataclass(frozen=True, slots=True)
 class Over:
-    """The speaker has finished; `trigger` None: there was no word, and no turn."""
+    """The turn is over; `trigger` None: there was no word, and so no turn."""
 
     trigger: Trigger | None
     confidence: float
@@ -64,9 +65,9 @@ Verdict = Eager | Over
 
 
 def confidence(silence: int, words: Sequence[Word], rest: int = 0) -> float:
-    """Return how probably a turn is over, between 0 and 1, whose last `words` were followed by so many samples of silence.
+    """Return the probability that a turn is over after these `words` and `silence` samples of silence.
 
-    `rest` is the longest pause in samples from which the speaker has gone on in this turn; 0: there was none.
+    `rest` is the longest pause, in samples, from which the speaker has resumed in this turn; 0: there was none.
     """
     if silence <= 0 or not words:
         return 0.0
@@ -85,30 +86,30 @@ def confidence(silence: int, words: Sequence[Word], rest: int = 0) -> float:
 
 
 class TurnDetector:
-    """One channel's turns. Ask it at every window, and whenever more is known."""
+    """Tracks one channel's turns. Call `assess` after every window and every new result."""
 
     def __init__(self, policy: TurnPolicy) -> None:
         self.policy = policy
         self.end()
 
     def end(self) -> None:
-        """Forget the turn: it is over."""
-        self._began: int | None = None  # where the first segment cut of it begins to be speech
-        self._words = 0  # that are final
+        """Begin the next turn."""
+        self._began: int | None = None  # the start of speech in the turn's first closed segment
+        self._words = 0  # the turn's final words
         self.eager = False
-        """Whether it has been said that the open turn may be over."""
+        """Whether `Eager` has been returned for the current silence."""
         self.confidence = 0.0
-        """That the speaker has finished, as of the last look."""
-        self._silence = 0  # at the last look
-        self._last_end = 0.0  # of the last word known then, in seconds
-        self._left: tuple[int, float] | None = None  # a pause that sound has ended, and its `_last_end`
-        self._rest = 0  # the longest pause from which words have gone on
-        self._ended: float | None = None  # last word's end of the turn before, if that was over by confidence
+        """The end-of-turn confidence at the last call of `assess`."""
+        self._silence = 0  # at the last call of `assess`
+        self._last_end = 0.0  # the end of the last word known then, in seconds
+        self._left: tuple[int, float] | None = None  # a pause that sound ended, and `_last_end` before it
+        self._rest = 0  # the longest pause that words have followed
+        self._ended: float | None = None  # the end of the turn before's last word, if confidence ended that turn
 
-    def look(self, silence: int, words: Sequence[Word] | None) -> Verdict | None:
-        """Return what follows from so many samples of silence after these words of the turn.
+    def assess(self, silence: int, words: Sequence[Word] | None) -> Verdict | None:
+        """Return whether the turn is over, or may be, after these words and `silence` samples of silence.
 
-        `words` None: what was said last is not decoded yet.
+        `words` None: the last speech is not decoded yet.
         """
         if words:
             self._note_rest(words[0], words[-1])
@@ -128,17 +129,17 @@ class TurnDetector:
             return Eager(self.confidence)
         return None
 
-    def said(self, words: int) -> None:
-        """Take note that so many more words of it are final."""
+    def count_words(self, words: int) -> None:
+        """Add final words to the turn's length."""
         self._words += words
 
     def is_too_long(self, speech: Span, at: int) -> bool:
-        """Return whether the turn, a segment of which was cut at `at` inside it, has to end there."""
+        """Return whether the turn must end at `at`, where a segment with this speech was cut by length."""
         self._began = speech.start if self._began is None else self._began
         return at - self._began >= samples(self.policy.longest_s) or self._words >= self.policy.most_words
 
     def resume(self) -> bool:
-        """Take note that speech goes on; return whether it had been said that the turn may be over."""
+        """Take note that speech has resumed; return whether `Eager` was returned for the silence before."""
         if self._silence:
             pause, last_end = self._left or (0, self._last_end)
             self._left = max(pause, self._silence), last_end
@@ -146,9 +147,9 @@ class TurnDetector:
         return was
 
     def _note_rest(self, first: Word, last: Word) -> None:
-        """Count the pause before as a rest if there are words behind it: what ended it may have been a cough.
+        """Count the last pause as a rest once words follow it: the sound that ended it may have been a cough.
 
-        The pause before the turn is one, too, if it was no end.
+        The pause before the turn counts as a rest, too, if the words after it show that the turn before had a false end.
         """
         if self._ended is not None:
             gap = first.start - self._ended

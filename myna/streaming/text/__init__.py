@@ -1,1 +1,1 @@
-"""How recognised words are written for a client."""
+"""Formatting of recognised words for a client."""

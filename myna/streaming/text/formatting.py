@@ -1,4 +1,4 @@
-"""How recognised words are written for a client: pure transforms in which every word keeps its time, live and in batch.
+"""Formats recognised words for a client, live and in batch. Every word keeps its time. Pure.
 
 Where several words become one ("twenty one dollars" → "$21") it begins with the first and ends with the last of them.
 """
@@ -9,16 +9,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from myna.streaming.text import profanity
 from myna.streaming.events import Word, bare_words
+from myna.streaming.text import profanity
 from myna.streaming.text.numerals import numbers
 from myna.streaming.text.redaction import Redaction, redacted
 from myna.streaming.text.written import written
 
 MASK = "****"
-"""What a profane word becomes."""
+"""Replaces a profane word."""
 FILLERS = frozenset({"uh", "um"})
-"""Left out unless asked for; other disfluencies (uh-huh, mhmm) mean something."""
+"""Removed unless the client wants them. Other disfluencies (uh-huh, mhmm) carry meaning and stay."""
 _ENDS = ".?!"
 _MARKS = {
     ("comma",): ",", ("period",): ".", ("full", "stop"): ".", ("question", "mark"): "?", ("exclamation", "mark"): "!",
@@ -29,7 +29,7 @@ _MARKS = {
 _OPENING = {("open", "parenthesis"): "(", ("open", "quote"): "“"}
 _CLOSING = {("close", "parenthesis"): ")", ("close", "quote"): "”"}
 _SPOKEN_MARKS: dict[str, list[tuple[tuple[str, ...], str, str]]] = {}
-"""The phrases that begin with a word, each with its mark and its kind."""
+"""First word → the phrases that begin with it, each with its mark and its kind."""
 for _kind, _table in (("mark", _MARKS), ("opening", _OPENING), ("closing", _CLOSING)):
     for _phrase, _mark in _table.items():
         _SPOKEN_MARKS.setdefault(_phrase[0], []).append((_phrase, _mark, _kind))
@@ -37,34 +37,34 @@ for _kind, _table in (("mark", _MARKS), ("opening", _OPENING), ("closing", _CLOS
 
 @dataclass(frozen=True, slots=True)
 class Formatting:
-    """What a client asks for. `language` is an ISO 639-1 code, or empty where it is not known."""
+    """The formatting that a client requests. `language` is an ISO 639-1 code, or empty if it is unknown."""
 
     language: str = "en"
     punctuate: bool = True
-    """Keep the engine's case and punctuation; else `spoken` gives the bare words."""
+    """Keep the engine's case and punctuation."""
     smart: bool = False
-    """Numerals, and money, percentages, times of day, telephone numbers and addresses as they are written."""
+    """Write numbers in digits, and money, percentages, times of day, telephone numbers and addresses as usual in writing."""
     numerals: bool = False
     measurements: bool = False
-    """Units behind numbers are abbreviated: "ten kilometers" → "10 km"."""
+    """Abbreviate units after numbers: "ten kilometers" → "10 km"."""
     dictation: bool = False
-    """Spoken marks ("comma", "new line") become marks, in English; elsewhere these words mean something else."""
+    """Turn spoken marks ("comma", "new line") into marks. English only: elsewhere these words have other meanings."""
     fillers: bool = False
     """Keep "uh" and "um"."""
     profanity: bool = True
-    """Keep profane words. Only English ones are known, some of which are harmless words of other languages."""
+    """Keep profane words. Only English ones are masked; some of them are harmless words in other languages."""
     replacements: tuple[tuple[str, str], ...] = ()
-    """Phrase → what is written for it; an empty text deletes it."""
+    """Phrase → its replacement; an empty replacement deletes the phrase."""
     redactions: frozenset[Redaction] = frozenset()
 
     @property
     def punctuated(self) -> bool:
-        """Whether words are shown with case and punctuation."""
+        """Whether words keep case and punctuation."""
         return self.punctuate or self.smart
 
 
 def formatted(words: Sequence[Word], wanted: Formatting, *, open_ended: bool = False) -> tuple[Word, ...]:
-    """Return the words as they are to be written; `open_ended`: more words of the same breath may follow (an interim)."""
+    """Return the formatted words; `open_ended`: more words of the same segment may follow (an interim)."""
     result = list(words)
     english = wanted.language in ("en", "")
     if not wanted.fillers:
@@ -84,7 +84,7 @@ def formatted(words: Sequence[Word], wanted: Formatting, *, open_ended: bool = F
 
 
 def text_of(words: Sequence[Word], *, punctuated: bool) -> str:
-    """Return the words as one text; without punctuation in lower case."""
+    """Return the words as one text; without punctuation it is in lower case."""
     joined = " ".join(word.text if punctuated else word.bare for word in words)
     return re.sub(r"(\n+) ", r"\1", joined)
 
@@ -96,7 +96,7 @@ def _masked(word: Word) -> Word:
 
 def _without_fillers(words: Sequence[Word]) -> list[Word]:
     kept: list[Word] = []
-    begins = False  # whether a sentence began with what was left out
+    begins = False  # whether a sentence began with the fillers removed last
     for word in words:
         if word.bare not in FILLERS:
             kept.append(replace(word, text=word.text[:1].upper() + word.text[1:]) if begins else word)
@@ -139,7 +139,7 @@ def _spoken_mark(words: Sequence[Word], index: int) -> tuple[int, str, str]:
 
 
 def _all_replaced(words: list[Word], replacements: Sequence[tuple[str, str]]) -> list[Word]:
-    """Return the words after each replacement in turn; a phrase is looked for only where all its words are there."""
+    """Return the words after each replacement in turn; a phrase is searched only if all its words occur."""
     there = {word.bare for word in words}
     for phrase, text in replacements:
         wanted = bare_words(phrase)

@@ -1,7 +1,7 @@
-"""Spoken numbers among words: where they are, and how they are written. Pure.
+"""Finds spoken numbers among words and writes them in digits. Pure.
 
-text2num finds numbers in the languages it knows; what it leaves apart (digits read out one by one, years in two halves) is
-put together here.
+text2num finds numbers in the languages it supports. This module joins the numbers that text2num leaves apart: digits read out
+one by one, and years in two halves.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from text_to_num import find_numbers
 from myna.streaming.events import Word
 
 LANGUAGES = ("da", "de", "en", "es", "fr", "it", "nl", "pt")
-"""What text2num knows."""
+"""The languages that text2num supports."""
 SMALL = 3
-"""A number alone up to this is left in words ("one of us", "the first"): text2num's own default."""
+"""A single number up to this stays in words ("one of us", "the first"): text2num's own default."""
 _SPELLED = 3
-"""Digits read out one by one are one number from so many on."""
+"""The fewest digits read out one by one that form one number."""
 _APART_S = 1.5
-"""Numbers that far apart in time are two."""
+"""Numbers further apart than this are separate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +36,17 @@ class Number:
 
     @property
     def digits(self) -> int:
-        """How many digits it has."""
+        """The number of digits."""
         return sum(c.isdigit() for c in self.text)
 
     @property
     def is_small(self) -> bool:
-        """Whether it is better left in words where nothing beside it speaks against that."""
+        """Whether the number stays in words, unless its context requires digits."""
         return not self.spelled and self.digits == 1 and int(self.text[0]) <= SMALL
 
 
 class _Token:
-    """What text2num asks a word."""
+    """A word in the interface that text2num expects."""
 
     def __init__(self, text: str, *, separated: bool, taken: bool) -> None:
         self._text = text
@@ -65,7 +65,7 @@ class _Token:
 
 
 def numbers(words: Sequence[Word], language: str) -> list[Number]:
-    """Return the numbers among the words, in order: spoken ones, and those the engine wrote in digits already."""
+    """Return the numbers among the words, in order: spoken ones, and those that the engine wrote in digits."""
     bares = [word.bare for word in words]
     written = [_is_written(bare) for bare in bares]
     found = [Number(i, i + 1, bare) for i, bare in enumerate(bares) if written[i]]
@@ -98,7 +98,7 @@ _DIGITS = {"zero", "one", "two", "three", "four", "five", "six", "seven", "eight
 
 
 def _digit_said(bares: Sequence[str], index: int) -> str:
-    """Return the word as text2num knows it: "oh" beside a digit is a zero."""
+    """Return the word in the form that text2num knows: "oh" next to a digit is "zero"."""
     beside = {*bares[max(0, index - 1) : index], *bares[index + 1 : index + 2]}
     return "zero" if bares[index] in _ZEROS and beside & (_DIGITS | _ZEROS) else bares[index]
 
@@ -140,7 +140,7 @@ def _is_half(text: str, low: int, high: int) -> bool:
 
 
 def runs_of_digits(found: Sequence[Number]) -> list[tuple[int, int, int]]:
-    """Return first word, last word (excluded) and digits of each stretch of numbers that follow each other directly."""
+    """Return the first word, the last word (excluded) and the number of digits of each run of adjacent numbers."""
     starts: list[int] = []
     for i, number in enumerate(found):
         adjacent = i > 0 and found[i - 1].end == number.start

@@ -1,11 +1,11 @@
-"""Which English words are profane; mild ones (damn, hell, crap) are left to be said."""
+"""Recognises profane English words. Mild ones (damn, hell, crap) do not count."""
 
 from __future__ import annotations
 
 import re
 
 _STEMS = ("bullshit", "cocksuck", "fuck", "horseshit", "motherfuck", "piss", "shit", "wank")
-"""Any of these with any ending, and with a few words before them (clusterfuck, dipshit)."""
+"""A word that contains one of these is profane (clusterfuck, dipshit)."""
 _WORDS = frozenset(
     [
         "arse",
@@ -86,6 +86,6 @@ _INNOCENT = frozenset({"mishit", "swank", "swanky", "swanks"})
 
 
 def is_profane(bare: str) -> bool:
-    """Return whether a bare word in lower case is profane; of a hyphenated word, or before an apostrophe, a part suffices."""
+    """Return whether a bare word in lower case is profane, or a part of it between hyphens and apostrophes is."""
     parts = re.split(r"[-'’]", bare)
     return any(part in _WORDS or (_STEM.search(part) is not None and part not in _INNOCENT) for part in parts)

@@ -1,4 +1,4 @@
-"""Where a phrase was said, or something much like it. Pure."""
+"""Finds the places where a phrase, or a similar one, was said. Pure."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from rapidfuzz import fuzz, process
 from myna.streaming.events import Word, bare_words
 
 LEAST = 0.6
-"""Likeness from which something is a hit; 1 is the same text."""
+"""The likeness from which a place is a hit; 1 is the same text."""
 MOST_HITS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """Words that sound like the query: how much so (0 to 1), from when to when in seconds, and what they are."""
+    """A place where the query was said: its likeness (0 to 1), its times in seconds, and its words."""
 
     confidence: float
     start: float
@@ -27,12 +27,12 @@ class Hit:
 
 
 def hits(words: Sequence[Word], queries: Sequence[str]) -> list[list[Hit]]:
-    """Return for each query its best places, none overlapping, best first.
+    """Return for each query its best hits, which do not overlap, best first.
 
-    Queries of one length are compared with all windows of a length in one call of compiled code.
+    Queries of the same number of words are compared with all windows of one size in a single call of compiled code.
     """
     bares = [word.bare for word in words]
-    sizes: dict[int, list[int]] = {}  # words of a query → the queries
+    sizes: dict[int, list[int]] = {}  # number of words → indices of the queries
     wanted = [bare_words(query) for query in queries]
     for number, query in enumerate(wanted):
         sizes.setdefault(len(query), []).append(number)
@@ -58,12 +58,12 @@ _Numbers = npt.NDArray[np.float64]
 
 
 def _likeness(texts: Sequence[str], windows: Sequence[str]) -> _Numbers:
-    """Return how much each text is like each window, from `LEAST` to 1; 0 below that."""
+    """Return the likeness of each text to each window, from `LEAST` to 1; 0 if it is lower."""
     return process.cdist(texts, windows, scorer=fuzz.ratio, score_cutoff=100 * LEAST, dtype=np.float64) / 100
 
 
 def _best(words: Sequence[Word], bares: Sequence[str], size: int, parts: Sequence[tuple[int, _Numbers]]) -> list[Hit]:
-    """Return the best of the windows: the most alike, then the nearest to the query's size, then the first."""
+    """Return the best windows, ordered by likeness, then by nearness to the query's size, then by time."""
     starts = [np.flatnonzero(likeness >= LEAST) for _, likeness in parts]
     if not any(map(len, starts)):
         return []

@@ -1,4 +1,4 @@
-"""Numbers among words as people write them: 21, $21.50, 50%, 3:30 PM, 555-1212, and addresses of mail and web. Pure."""
+"""Writes numbers as 21, $21.50, 50%, 3:30 PM or 555-1212, and spoken mail and web addresses as addresses. Pure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _UNITS = {
 _HALVES = {"am": "AM", "a.m": "AM", "pm": "PM", "p.m": "PM"}
 _HALF_ENDS = ("AM", "PM")
 _GROUPED_FROM = 5
-"""Digits from which thousands are set apart: 4 may be a year."""
+"""The fewest digits in which thousands are separated: four digits may be a year."""
 _DOMAINS = {
     "com",
     "org",
@@ -56,9 +56,10 @@ _NAME = re.compile(r"[\w+-]+")
 def written(
     words: Sequence[Word], found: Sequence[Number], language: str, *, smart: bool, measurements: bool = False
 ) -> list[Word]:
-    """Return the words with these numbers in digits; `smart` (English): as money, time, percentage …, and addresses.
+    """Return the words with these numbers in digits.
 
-    `measurements` (English): units behind a number are abbreviated.
+    `smart` (English only) also formats money, percentages, times of day, telephone numbers and addresses. `measurements`
+    (English only) abbreviates units after a number.
     """
     smart = smart and language == "en"
     if measurements and language == "en":
@@ -74,16 +75,16 @@ def written(
         else:
             piece = list(words[index:end])
             if piece[0].bare != text and result and result[-1].bare == "a" and _is_round(at.get(index)):
-                piece.insert(0, result.pop())  # a hundred
+                piece.insert(0, result.pop())  # "a hundred" becomes "100"
             if text.endswith(_HALF_ENDS) and not _ends_sentence(words, end):
-                piece[-1] = replace(piece[-1], text=piece[-1].text.rstrip("."))  # of p.m.
+                piece[-1] = replace(piece[-1], text=piece[-1].text.rstrip("."))  # the dot of "p.m."
             result.append(Word.joined(piece, text))
         index = end
     return result
 
 
 def _with_units(words: Sequence[Word], found: Sequence[Number]) -> list[Word]:
-    """Return the words with those units abbreviated that follow a number; as many words as before."""
+    """Return the words with the units after numbers abbreviated; their number does not change."""
     behind = {number.end for number in found if not number.ordinal}
     return [
         Word.joined([word], _UNITS[word.bare])
@@ -102,7 +103,7 @@ def _is_round(number: Number | None) -> bool:
 
 
 def _piece(words: Sequence[Word], at: dict[int, Number], index: int, *, smart: bool) -> tuple[int, str | None]:
-    """Return where what begins at this word ends, and its text; None: it is as it should be."""
+    """Return the end and the text of the number or address that begins at this word; text None: the word stays as it is."""
     number = at.get(index)
     if number is None:
         return _address(words, index) if smart else (index, None)
@@ -120,7 +121,7 @@ def _bare(words: Sequence[Word], index: int) -> str:
 
 
 def _closes(words: Sequence[Word], index: int) -> bool:
-    """Whether the word before `index` ends a clause: what follows belongs to something else."""
+    """Return whether the word before `index` ends a clause, so that the next word does not belong to it."""
     return words[index - 1].text[-1:] in ".?!,;:"
 
 
@@ -171,7 +172,7 @@ def _grouped(text: str) -> str:
 
 
 def _address(words: Sequence[Word], index: int) -> tuple[int, str | None]:
-    """Take NAME [dot NAME]… [at NAME] dot DOMAIN [dot DOMAIN]…"""
+    """Return the end and the text of NAME [dot NAME]… [at NAME] dot DOMAIN [dot DOMAIN]…, or None as text."""
     parts, position = [_bare(words, index)], index + 1
     while _NAME.fullmatch(parts[-1]) and _bare(words, position) in ("dot", "at") and _bare(words, position + 1):
         if _closes(words, position) or _closes(words, position + 1):

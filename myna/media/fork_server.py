@@ -1,7 +1,8 @@
-"""The program that forks decoder processes. It has imported what they need: each costs milliseconds and little memory.
+"""The program that forks decoder processes. It has imported their modules: a fork costs milliseconds and little memory.
 
-For each request over its control socket it forks a process with two sockets of the front's: one to decode over, and a
-lifeline. When the front closes the lifeline, the process is killed; when the process ends, its status is sent there.
+For each request on its control socket it forks a process with two sockets from the server: one for messages, and a lifeline.
+When the server closes the lifeline, the fork server kills the process. When the process ends, the fork server sends its exit
+status over the lifeline.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from myna.media.messages import STATUS
 
 
 def main() -> None:
-    """Serve one front until it is gone."""
+    """Serve one server until it closes the control socket."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--fd", type=int, required=True, help="control socket, inherited from the front")
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to a whole unit or group: the front says when to end
-    av.logging.set_level(None)  # FFmpeg writes lines as hostile as its input
-    _Nursery(socket.socket(fileno=parser.parse_args().fd)).run()
+    parser.add_argument("--fd", type=int, required=True, help="control socket, inherited from the server")
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to the whole process group: the server decides when to end
+    av.logging.set_level(None)  # FFmpeg would log parts of hostile input
+    _ForkServer(socket.socket(fileno=parser.parse_args().fd)).run()
 
 
-class _Nursery:
+class _ForkServer:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._lifelines: dict[int, socket.socket] = {}  # by process
@@ -44,7 +45,7 @@ class _Nursery:
         self._selector.register(wake, selectors.EVENT_READ)
         self._selector.register(self._control, selectors.EVENT_READ)
         gc.collect()
-        gc.freeze()  # what there is now is shared with every child, as long as nobody writes to it
+        gc.freeze()  # the garbage collector no longer writes to memory that is shared with every child
         self._control.sendall(b".")
         try:
             self._serve(wake)
@@ -66,7 +67,7 @@ class _Nursery:
             self._reap()
 
     def _fork(self) -> bool:
-        """Carry out a request; return whether the front is still there."""
+        """Carry out one request; return False if the server has closed the control socket."""
         data, files, _, _ = socket.recv_fds(self._control, 1, 2)
         if not data:
             return False
@@ -74,7 +75,7 @@ class _Nursery:
         try:
             line, lifeline = sockets
             pid = os.fork()
-        except (OSError, ValueError):  # no process, or no descriptor for both: the front sees them closed
+        except (OSError, ValueError):  # no process or no descriptor is left: the server sees its sockets closed
             for each in sockets:
                 each.close()
             return True
@@ -86,13 +87,13 @@ class _Nursery:
         return True
 
     def _live(self, line: socket.socket) -> None:
-        """Be a decoder process."""
+        """Run as a decoder process; never return."""
         code = 1
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             null = os.open(os.devnull, os.O_RDWR)
-            for standard in (0, 1, 2):  # nothing of the front's or of other streams stays open here
+            for standard in (0, 1, 2):  # close all descriptors of the server and of other streams
                 os.dup2(null, standard)
             kept = line.fileno()
             os.closerange(3, kept)
@@ -103,7 +104,7 @@ class _Nursery:
             os._exit(code)
 
     def _kill(self, pid: int) -> None:
-        """End a process whose front does not want it any more; it has not been reaped, so that the number is its own."""
+        """Kill a process whose lifeline is closed. It has not been reaped, so its process id has not been reused."""
         self._forget(pid)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

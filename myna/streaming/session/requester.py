@@ -1,0 +1,65 @@
+"""The requests of one channel, collected until they are taken: speech probabilities, decodes and their cancellations."""
+
+from __future__ import annotations
+
+from myna.streaming.audio.buffer import AudioBuffer
+from myna.streaming.events import Span
+from myna.streaming.policy import Options
+from myna.streaming.session.jobs import InferenceJob, JobKind
+from myna.streaming.session.pending import Decode
+from myna.streaming.session.requests import Cancel, Detect, Request, Submit
+
+
+class Requester:
+    """Cuts audio out of the channel's buffer, numbers the jobs, and keeps the requests in order.
+
+    `name` is the channel's; job ids are made of it, so it must differ from every other live channel's.
+    """
+
+    def __init__(self, name: str, buffer: AudioBuffer, options: Options) -> None:
+        self.options = options
+        """The options that every job from here on carries."""
+        self.due = 0.0
+        """The wall time at which the newest audio should be decoded (see `InferenceJob.due`)."""
+        self._name = name
+        self._buffer = buffer
+        self._jobs = 0
+        self._requests: list[Request] = []
+
+    def detect(self, channel: int, windows: Span) -> None:
+        """Request speech probabilities for a whole number of windows."""
+        self._requests.append(Detect(channel, windows.start, self._buffer.cut(windows)))
+
+    def decode(self, audio: Span, kind: JobKind, *, after_s: float = 0.0, other_window: Span | None = None) -> Decode:
+        """Request a decode of `audio`, due `after_s` seconds later than the newest audio.
+
+        `other_window` is where the decode is repeated if its words are not credible.
+        """
+        return Decode(audio, self._submit(audio, kind, self.due + after_s), kind, other_window)
+
+    def decode_step(self, utterance: int, held: int, fresh: Span) -> Decode:
+        """Request the next step of an utterance that the engine follows: it holds `held` samples and lacks `fresh`."""
+        job_id = self._submit(fresh, JobKind.INTERIM, self.due, utterance=utterance, held=held)
+        return Decode(Span(fresh.start - held, fresh.end), job_id, JobKind.INTERIM)
+
+    def repeat(self, decode: Decode, *, after_s: float = 0.0) -> None:
+        """Request a decode once more, in its other window."""
+        assert decode.other_window is not None
+        decode.repeat(self._submit(decode.other_window, decode.kind, self.due + after_s))
+
+    def cancel(self, decode: Decode) -> None:
+        """Cancel a decode, unless it has been answered."""
+        if decode.outcome is None:
+            self._requests.append(Cancel(decode.job_id))
+
+    def take(self) -> list[Request]:
+        """Return the requests made since the last call."""
+        requests, self._requests = self._requests, []
+        return requests
+
+    def _submit(self, audio: Span, kind: JobKind, due: float, *, utterance: int = 0, held: int = 0) -> str:
+        self._jobs += 1
+        job_id = f"{self._name}/{self._jobs}"
+        pcm = self._buffer.cut(audio)
+        self._requests.append(Submit(InferenceJob(job_id, self._name, kind, pcm, due, self.options, utterance, held)))
+        return job_id
