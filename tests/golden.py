@@ -24,19 +24,8 @@ from drive import amplitude_voice
 
 from myna.inference.engines.catalogue import Model
 from myna.inference.engines.fake.engine import FakeEngine, FakeSettings, silence, spoken
-from myna.server.dialects.base import (
-    Audio,
-    Command,
-    Configure,
-    DialectError,
-    End,
-    EndTurn,
-    Flush,
-    Frame,
-    KeepAlive,
-    Open,
-    Reply,
-)
+from myna.runtime.errors import DialectError
+from myna.server.dialects.base import Audio, Command, Configure, End, EndTurn, Flush, Frame, KeepAlive, Open, Reply
 from myna.server.dialects.deepgram.listen_request import parse
 from myna.server.dialects.deepgram.live import DeepgramDialect, flux
 from myna.server.settings import Settings

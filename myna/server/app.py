@@ -40,7 +40,7 @@ from myna.runtime.descriptors import descriptors_left
 from myna.server.dialects.deepgram import live as deepgram
 from myna.server.dialects.deepgram import flux
 from myna.server.dialects.openai import realtime
-from myna.server.dialects.base import DialectError
+from myna.runtime.errors import DialectError
 from myna.server.dialects.native.dialect import NativeEntry
 from myna.server.http.files import Files
 from myna.server.http.service import REQUEST_ID, Pages

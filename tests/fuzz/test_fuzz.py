@@ -21,8 +21,8 @@ from mutations import DEEPGRAM, FIELDS, FLUX, NATIVE, QUERIES, REALTIME, Mutator
 from myna.inference.engines.catalogue import Model
 from myna.inference.engines.fake.engine import FakeEngine
 from myna.inference.workers.ipc import Batch, Release, Unpacker, encode
-from myna.runtime.errors import Refusal
-from myna.server.dialects.base import Command, Configure, DialectError, Discard, End, Flush, Reply
+from myna.runtime.errors import DialectError, Refusal
+from myna.server.dialects.base import Command, Configure, Discard, End, Flush, Reply
 from myna.server.dialects.deepgram import listen_request as deepgram_request
 from myna.server.dialects.deepgram import rest as deepgram_rest
 from myna.server.dialects.deepgram.flux import FluxDialect

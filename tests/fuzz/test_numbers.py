@@ -16,8 +16,8 @@ from sounds import RATE
 from myna.batch.transcriber import batch_policy
 from myna.inference.engines.fake.engine import FakeEngine
 from myna.inference.engines.moonshine import engine as moonshine
-from myna.runtime.errors import Refusal
-from myna.server.dialects.base import Command, Configure, DialectError, Open
+from myna.runtime.errors import DialectError, Refusal
+from myna.server.dialects.base import Command, Configure, Open
 from myna.server.dialects.deepgram import flux_request
 from myna.server.dialects.deepgram import listen_request as deepgram_request
 from myna.server.dialects.deepgram import rest as deepgram_rest

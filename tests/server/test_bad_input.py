@@ -12,7 +12,7 @@ from peer import RAW, assert_tiles, connected, eventually, settings
 from sounds import RATE, recording
 
 from myna.server.app import Server, running
-from myna.server.dialects.base import DialectError
+from myna.runtime.errors import DialectError
 from myna.wire import messages as wire
 
 pytestmark = pytest.mark.usefixtures("unharmed")

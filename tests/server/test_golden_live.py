@@ -15,7 +15,7 @@ from sounds import RATE
 from speakers import running_fake
 
 from myna.server.app import Server
-from myna.server.dialects.base import DialectError
+from myna.runtime.errors import DialectError
 
 TIMED = ("flux_manual", "flux_open_turn", "flux_timeout", "flux_turns", "gap_in_noise")
 """What is told there depends on when an interim decode comes."""

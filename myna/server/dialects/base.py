@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from myna.wire import strictjson
-from myna.streaming.audio.raw import Coded, RawFormat
-from myna.streaming.session.jobs import EngineInfo
+from myna.batch.callback import Callback
 from myna.inference.engines.catalogue import Model
+from myna.runtime.errors import DialectError, Refusal
+from myna.server.serving import ModelWanted
+from myna.streaming.audio.raw import Coded, RawFormat
 from myna.streaming.events import Event
 from myna.streaming.policy import Options, Policy
-from myna.batch.callback import Callback
-from myna.runtime.errors import LONGEST_MESSAGE, Refusal
-from myna.wire.quoting import shortened
+from myna.streaming.session.jobs import EngineInfo
+from myna.wire import strictjson
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,19 +144,6 @@ LONGEST_CONTROL = 65_536
 """Characters or bytes of a client's message that is no audio: what is in it is parsed at once, on the event loop."""
 
 
-class DialectError(Exception):
-    """The stream cannot go on: a machine's `code`, a message for a person. Each dialect has its own words for the codes.
-
-    `finals_first`: what was heard so far is made final and sent before.
-    """
-
-    def __init__(self, code: str, message: str, *, finals_first: bool = False) -> None:
-        super().__init__(shortened(message, LONGEST_MESSAGE))
-        self.code = code
-        self.message = shortened(message, LONGEST_MESSAGE)
-        self.finals_first = finals_first
-
-
 def check_control(frame: str | bytes) -> None:
     """Refuse a message that is no audio and larger than control messages are. Raises `DialectError`."""
     if len(frame) > LONGEST_CONTROL:
@@ -173,19 +159,6 @@ class Refused:
 
     body: Mapping[str, object]
     headers: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class ModelWanted:
-    """The model a client asks for (None: any), and whether the default will do if there is none of that name."""
-
-    name: str | None = None
-    or_default: bool = False
-
-    @classmethod
-    def of(cls, name: str | None, public: re.Pattern[str]) -> ModelWanted:
-        """Return what a client asks for by this name; one that is `public`, at the vendor's, stands for the default."""
-        return cls(name, or_default=name is not None and public.fullmatch(name) is not None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from myna.server.settings import Settings
-from myna.streaming.session.jobs import EngineInfo
 from myna.streaming.policy import Policy
+from myna.streaming.session.jobs import EngineInfo
 
 SOFT_SHARE = 2 / 3
 """Of the longest utterance: from there on short pauses suffice for a cut (8 of 12 s by default)."""

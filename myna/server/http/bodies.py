@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from myna.server.dialects.openai import rest as openai_rest
-from myna.runtime.errors import Refusal
-from myna.server.http.uploads import Form
 from myna.batch.disk import Upload
+from myna.runtime.errors import Refusal
+from myna.server.dialects.openai import rest as openai_rest
+from myna.server.http.uploads import Form
 from myna.wire import strictjson
 from myna.wire.quoting import quoted
 

@@ -21,9 +21,9 @@ from collections.abc import Awaitable, Callable
 import structlog
 from aiohttp import web
 
-from myna.server.settings import Settings
 from myna.runtime.errors import Refusal
 from myna.server.http.service import in_dialect
+from myna.server.settings import Settings
 from myna.wire.quoting import quoted
 
 log = structlog.get_logger()

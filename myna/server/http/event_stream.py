@@ -11,12 +11,12 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from myna.server.http.answers import Answers, abort
 from myna.batch.json_pieces import json_pieces
-from myna.server.dialects.openai import rest as openai_rest
-from myna.runtime.errors import Refusal
-from myna.server.http.file_work import Done
 from myna.batch.transcriber import Listener
+from myna.runtime.errors import Refusal
+from myna.server.dialects.openai import rest as openai_rest
+from myna.server.http.answers import Answers, abort
+from myna.server.http.file_work import Done
 from myna.streaming.events import Final
 
 log = structlog.get_logger()

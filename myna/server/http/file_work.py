@@ -8,29 +8,28 @@ from pathlib import Path
 
 import structlog
 
-from myna.batch.fetch import Fetched, FetchError, FetchLimits, fetch
 from myna.batch.address_gate import AddressGate
+from myna.batch.callback import Callback
+from myna.batch.fairness import FairTurns
+from myna.batch.fetch import Fetched, FetchError, FetchLimits, fetch
 from myna.batch.job_store import Job
-from myna.batch.transcript import FileTranscript
-from myna.server.http.answers import Answers
 from myna.batch.json_pieces import json_pieces
-from myna.server.settings import Settings
+from myna.batch.transcriber import DecodeFailedError, Listener, SoundFile, Transcriber
+from myna.batch.transcript import FileTranscript
+from myna.inference.engines.catalogue import Model
+from myna.inference.models import Models
 from myna.media.source import DecoderLostError
+from myna.runtime.errors import Refusal
 from myna.server.dialects.deepgram import rest as deepgram_rest
 from myna.server.dialects.deepgram.live import DeepgramEntry
-from myna.server.keys import name_of
-from myna.batch.callback import Callback
-from myna.server.dialects.base import ModelWanted
-from myna.runtime.errors import Refusal
-from myna.batch.fairness import FairTurns
+from myna.server.http.answers import Answers
 from myna.server.http.intake import RETRY_S, Intake
-from myna.inference.models import Models
-from myna.server.http.serving import engine_for
-from myna.batch.transcriber import DecodeFailedError, Listener, SoundFile, Transcriber
+from myna.server.keys import name_of
+from myna.server.serving import ModelWanted, engine_for
+from myna.server.settings import Settings
 from myna.streaming.audio.raw import AudioError, Coded, RawFormat
-from myna.streaming.session.jobs import EngineInfo
-from myna.inference.engines.catalogue import Model
 from myna.streaming.policy import Options
+from myna.streaming.session.jobs import EngineInfo
 
 log = structlog.get_logger()
 

@@ -16,34 +16,33 @@ from typing import Any, TypeVar
 import structlog
 from aiohttp import web
 
-from myna.batch.disk import check_free, private_folder
 from myna.batch.address_gate import AddressGate
-from myna.server.http import event_stream as eventstream
-from myna.server.operations.admission import Admission
-from myna.server.http.answers import Answer
-from myna.batch.json_pieces import json_pieces
-from myna.server.keys import Authentication, Identity, Scope, credential
-from myna.server.http.bodies import files_of, is_several, json_object, reflector_request, url_in
-from myna.server.settings import Settings
-from myna.server.http.connections import authenticated
-from myna.server.dialects.deepgram import rest as deepgram_rest
-from myna.server.dialects.openai import rest as openai_rest
-from myna.server.dialects.reflector import requests as reflector
-from myna.runtime.errors import Refusal
-from myna.server.dialects.deepgram.live import DeepgramEntry
-from myna.server.http.file_work import Done, FileWork, deepgram_answer
-from myna.server.http.service import REQUEST_ID, answer, openai_refusal
-from myna.server.http.intake import Intake, share_of
+from myna.batch.disk import Upload, check_free, private_folder
 from myna.batch.job_runner import JobRunner
-from myna.server.http.json_answer import json_answer
-from myna.inference.models import Models
+from myna.batch.json_pieces import json_pieces
 from myna.batch.storage import UPLOADS, refusal_of
 from myna.batch.transcriber import Listener, Transcriber
+from myna.inference.models import Models
+from myna.runtime.errors import Refusal
+from myna.server.dialects.deepgram import rest as deepgram_rest
+from myna.server.dialects.deepgram.live import DeepgramEntry
+from myna.server.dialects.openai import rest as openai_rest
+from myna.server.dialects.reflector import requests as reflector
+from myna.server.http import event_stream as eventstream
+from myna.server.http.answers import Answer
+from myna.server.http.bodies import files_of, is_several, json_object, reflector_request, url_in
+from myna.server.http.connections import authenticated
+from myna.server.http.file_work import Done, FileWork, deepgram_answer
+from myna.server.http.intake import Intake, share_of
+from myna.server.http.json_answer import json_answer
+from myna.server.http.service import REQUEST_ID, answer, openai_refusal
 from myna.server.http.uploads import Receiver
-from myna.batch.disk import Upload
+from myna.server.keys import Authentication, Identity, Scope, credential
+from myna.server.operations.admission import Admission
+from myna.server.settings import Settings
 from myna.streaming.audio.raw import Coded
-from myna.streaming.session.jobs import EngineInfo
 from myna.streaming.policy import Options
+from myna.streaming.session.jobs import EngineInfo
 
 log = structlog.get_logger()
 

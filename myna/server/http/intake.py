@@ -14,11 +14,11 @@ import structlog
 from aiohttp import web
 
 from myna.batch.addresses import network_of
-from myna.server.keys import Authentication, Identity
-from myna.server.settings import Settings
-from myna.runtime.errors import Refusal
-from myna.server.operations.metrics import Metrics
 from myna.batch.storage import Doubt
+from myna.runtime.errors import Refusal
+from myna.server.keys import Authentication, Identity
+from myna.server.operations.metrics import Metrics
+from myna.server.settings import Settings
 
 log = structlog.get_logger()
 

@@ -9,9 +9,9 @@ import structlog
 from aiohttp import HttpVersion11, web
 from aiohttp.web_urldispatcher import UrlMappingMatchInfo
 
-from myna.server.http.wrong_addresses import ADDRESSES, advice
 from myna.runtime.errors import Refusal
 from myna.server.http.service import REQUEST_ID, in_dialect
+from myna.server.http.wrong_addresses import ADDRESSES, advice
 
 log = structlog.get_logger()
 

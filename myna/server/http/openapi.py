@@ -7,10 +7,10 @@ from typing import Any
 from aiohttp import web
 
 from myna import __version__
-from myna.server.keys import LONGEST_GRANT_S
-from myna.server.dialects.reflector import requests as reflector
 from myna.server.dialects.openai.rest import FORMATS, GRANULARITIES
+from myna.server.dialects.reflector import requests as reflector
 from myna.server.http.json_answer import json_answer
+from myna.server.keys import LONGEST_GRANT_S
 
 PATH = "/openapi.json"
 _Schema = dict[str, Any]

@@ -10,26 +10,26 @@ from typing import Any
 from aiohttp import web
 
 from myna import __version__
-from myna.server.operations.admission import Admission
-from myna.server.keys import LONGEST_GRANT_S, Authentication, Scope, credential
-from myna.server.http.connections import authenticated
-from myna.server.dialects.deepgram import listen_request as deepgram_request
-from myna.server.dialects.deepgram import flux
-from myna.server.dialects.openai import rest as openai_rest
-from myna.server.dialects.reflector import requests as reflector
-from myna.server.dialects.base import Entry
+from myna.batch.transcriber import Transcriber
+from myna.inference.engines.catalogue import Model, UnknownModelError
+from myna.inference.models import Models
 from myna.runtime.errors import Refusal
+from myna.server.dialects.base import Entry
+from myna.server.dialects.deepgram import flux
+from myna.server.dialects.deepgram import listen_request as deepgram_request
 from myna.server.dialects.deepgram.live import DeepgramEntry
-from myna.server.dialects.openai.rest import error_body
+from myna.server.dialects.openai import rest as openai_rest
 from myna.server.dialects.openai.realtime_session import RealtimeSession
+from myna.server.dialects.openai.rest import error_body
+from myna.server.dialects.reflector import requests as reflector
+from myna.server.http.connections import authenticated
 from myna.server.http.json_answer import compact_answer, json_answer
+from myna.server.keys import LONGEST_GRANT_S, Authentication, Scope, credential
+from myna.server.operations.admission import Admission
 from myna.server.operations.gauges import Gauges
 from myna.server.operations.metrics import CONTENT_TYPE
-from myna.inference.models import Models
 from myna.server.services import Services
-from myna.batch.transcriber import Transcriber
 from myna.wire import strictjson
-from myna.inference.engines.catalogue import Model, UnknownModelError
 from myna.wire.quoting import quoted
 
 REQUEST_ID = web.RequestKey("request_id", str)

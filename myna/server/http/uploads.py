@@ -10,10 +10,9 @@ from typing import TypeVar
 from aiohttp import BodyPartReader, MultipartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from myna.batch.disk import FileWriter
-from myna.server.http.connections import SlowBodyError
-from myna.batch.disk import Upload
+from myna.batch.disk import FileWriter, Upload
 from myna.runtime.errors import Refusal
+from myna.server.http.connections import SlowBodyError
 from myna.wire.quoting import quoted
 from myna.wire.strictjson import well_formed
 

@@ -21,7 +21,7 @@ from myna.server.http.service import answer
 from myna.server.http.intake import share_of
 from myna.inference.models import Models
 from myna.server.services import Services
-from myna.server.http.serving import engine_for
+from myna.server.serving import engine_for
 
 
 @dataclass(frozen=True, slots=True)

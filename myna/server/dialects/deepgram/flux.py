@@ -6,24 +6,42 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from myna.server.settings import Settings
-from myna.server.dialects.defaults import default_policy
-from myna.server.dialects.base import CLOSE_CODES, POLICY_VIOLATION, Audio, Command, Configure, DialectError, End, EndTurn, Farewell, Frame, KeepAlive, ModelWanted, Open, PlainEntry, Refused, Reply, Unresumable, check_control, json_frame
-from myna.runtime.errors import Refusal
-from myna.server.dialects.deepgram.live import DeepgramEntry
-from myna.server.dialects.deepgram.listen_request import MULTIPLE, PUBLIC_MODELS, checked_keyterms, options_of, spoken
+from myna.inference.engines.catalogue import Model
+from myna.runtime.errors import DialectError, Refusal
+from myna.server.dialects.base import (
+    CLOSE_CODES,
+    POLICY_VIOLATION,
+    Audio,
+    Command,
+    Configure,
+    End,
+    EndTurn,
+    Farewell,
+    Frame,
+    KeepAlive,
+    Open,
+    PlainEntry,
+    Refused,
+    Reply,
+    Unresumable,
+    check_control,
+    json_frame,
+)
 from myna.server.dialects.deepgram.flux_request import MULTILINGUAL, FluxRequest, parse, texts_of, thresholds_of
+from myna.server.dialects.deepgram.listen_request import MULTIPLE, PUBLIC_MODELS, checked_keyterms, options_of, spoken
+from myna.server.dialects.deepgram.live import DeepgramEntry
+from myna.server.dialects.defaults import default_policy
 from myna.server.dialects.parameters import refused
+from myna.server.serving import ModelWanted
+from myna.server.settings import Settings
 from myna.streaming import events
-from myna.wire import strictjson
+from myna.streaming.events import Trigger, Word, samples, seconds
+from myna.streaming.policy import Options, Policy, TurnPolicy
 from myna.streaming.session.decode_window import fitted
 from myna.streaming.session.jobs import EngineInfo
-from myna.inference.engines.catalogue import Model
-from myna.streaming.events import Trigger, Word, samples, seconds
 from myna.streaming.text.formatting import Formatting, formatted, text_of
-from myna.streaming.policy import Options, Policy
+from myna.wire import strictjson
 from myna.wire.quoting import quoted
-from myna.streaming.policy import TurnPolicy
 
 PATH = "/v2/listen"
 UPDATE_S = 0.25

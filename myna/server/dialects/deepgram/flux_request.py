@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from myna.server.dialects.deepgram.listen_request import MOST_GIVEN, audio_of, checked_keyterms
 from myna.server.dialects.parameters import LONGEST, MOST_VALUES, Parameters, refused
 from myna.streaming.audio.raw import Coded, RawFormat
-from myna.streaming.text.formatting import Formatting
-from myna.wire.quoting import quoted, shortened
-from myna.streaming.text.redaction import Redaction
 from myna.streaming.policy import TurnPolicy
+from myna.streaming.text.formatting import Formatting
+from myna.streaming.text.redaction import Redaction
+from myna.wire.quoting import quoted, shortened
 
 _EAGER = (0.3, 0.9)
 _END = (0.5, 1.0)

@@ -6,20 +6,20 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from myna.server.settings import Settings
-from myna.server.dialects.defaults import default_policy
 from myna.batch.callback import Callback
 from myna.runtime.errors import Refusal
+from myna.server.dialects.defaults import default_policy
 from myna.server.dialects.parameters import Parameters, decimal, refused
+from myna.server.settings import Settings
 from myna.streaming.audio.raw import AudioError, Codec, Coded, Encoding, RawFormat
+from myna.streaming.events import bare_words
+from myna.streaming.policy import Options, Policy
 from myna.streaming.session.decode_window import fitted
 from myna.streaming.session.jobs import EngineInfo
-from myna.streaming.events import bare_words
 from myna.streaming.text.formatting import Formatting
 from myna.streaming.text.numerals import LANGUAGES as NUMBER_LANGUAGES
-from myna.streaming.policy import Options, Policy
-from myna.wire.quoting import quoted, shortened
 from myna.streaming.text.redaction import Redaction
+from myna.wire.quoting import quoted, shortened
 
 DEFAULT_ENDPOINTING_MS = 10
 """Deepgram's own default; engines take their smallest endpoint for it."""

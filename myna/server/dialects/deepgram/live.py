@@ -9,10 +9,26 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from myna.server.settings import Settings
-from myna.server.dialects.base import Audio, Command, Configure, DialectError, End, Farewell, Flush, Frame, KeepAlive, ModelWanted, Open, PlainEntry, Refused, Reply, Unresumable, check_control, json_frame
 from myna.batch.callback import Callback
-from myna.runtime.errors import Refusal
+from myna.inference.engines.catalogue import Model
+from myna.runtime.errors import DialectError, Refusal
+from myna.server.dialects.base import (
+    Audio,
+    Command,
+    Configure,
+    End,
+    Farewell,
+    Flush,
+    Frame,
+    KeepAlive,
+    Open,
+    PlainEntry,
+    Refused,
+    Reply,
+    Unresumable,
+    check_control,
+    json_frame,
+)
 from myna.server.dialects.deepgram.listen_request import (
     MULTIPLE,
     PUBLIC_MODELS,
@@ -21,14 +37,15 @@ from myna.server.dialects.deepgram.listen_request import (
     parse,
     spoken,
 )
+from myna.server.serving import ModelWanted
+from myna.server.settings import Settings
 from myna.streaming import events
-from myna.streaming.text import search
-from myna.wire import strictjson
 from myna.streaming.audio.raw import RawFormat
-from myna.streaming.session.jobs import EngineInfo
-from myna.inference.engines.catalogue import Model
 from myna.streaming.events import Word, seconds
+from myna.streaming.session.jobs import EngineInfo
+from myna.streaming.text import search
 from myna.streaming.text.formatting import formatted, text_of
+from myna.wire import strictjson
 from myna.wire.quoting import quoted
 
 PATH = "/v1/listen"

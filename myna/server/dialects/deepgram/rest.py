@@ -7,10 +7,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from myna.batch.transcript import UTTERANCE_GAP_S, Channel, FileTranscript, paragraphs, utterances
-from myna.server.dialects.base import ModelWanted
 from myna.batch.callback import Callback
-from myna.server.dialects.deepgram.live import confidence_of, model_metadata, models_used, now, search_results, word_of
+from myna.batch.transcript import UTTERANCE_GAP_S, Channel, FileTranscript, paragraphs, utterances
+from myna.inference.engines.catalogue import Model
 from myna.server.dialects.deepgram.listen_request import (
     PUBLIC_MODELS,
     UNSERVED,
@@ -23,13 +22,14 @@ from myna.server.dialects.deepgram.listen_request import (
     searches_of,
     spoken,
 )
+from myna.server.dialects.deepgram.live import confidence_of, model_metadata, models_used, now, search_results, word_of
 from myna.server.dialects.parameters import Parameters, decimal, refused
+from myna.server.serving import ModelWanted
 from myna.streaming.audio.raw import Coded, RawFormat
-from myna.streaming.session.jobs import EngineInfo
-from myna.inference.engines.catalogue import Model
 from myna.streaming.events import Word
-from myna.streaming.text.formatting import Formatting, formatted, text_of
 from myna.streaming.policy import Options
+from myna.streaming.session.jobs import EngineInfo
+from myna.streaming.text.formatting import Formatting, formatted, text_of
 from myna.wire.quoting import quoted
 
 _TEXT_MODELS = ("summarize", "topics", "intents", "sentiment")

@@ -7,20 +7,36 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Literal, cast
 
-from myna.server.settings import Settings
-from myna.server.dialects.defaults import SOFT_SHARE, default_policy
-from myna.server.dialects.base import CLOSE_CODES, POLICY_VIOLATION, Audio, Command, DialectError, End, Farewell, Flush, Frame, KeepAlive, ModelWanted, Open, PlainEntry, Refused, Reply, Resume
-from myna.runtime.errors import Refusal
-from myna.server.dialects.parameters import whole
-from myna.streaming import events
-from myna.wire import strictjson
-from myna.wire import messages as wire
-from myna.streaming.audio.raw import AudioError, Coded, Encoding, RawFormat
-from myna.streaming.session.decode_window import fitted
-from myna.streaming.session.jobs import EngineInfo
 from myna.inference.engines.catalogue import Model
+from myna.runtime.errors import DialectError, Refusal
+from myna.server.dialects.base import (
+    CLOSE_CODES,
+    POLICY_VIOLATION,
+    Audio,
+    Command,
+    End,
+    Farewell,
+    Flush,
+    Frame,
+    KeepAlive,
+    Open,
+    PlainEntry,
+    Refused,
+    Reply,
+    Resume,
+)
+from myna.server.dialects.defaults import SOFT_SHARE, default_policy
+from myna.server.dialects.parameters import whole
+from myna.server.serving import ModelWanted
+from myna.server.settings import Settings
+from myna.streaming import events
+from myna.streaming.audio.raw import AudioError, Coded, Encoding, RawFormat
 from myna.streaming.events import seconds
 from myna.streaming.policy import Options, Policy
+from myna.streaming.session.decode_window import fitted
+from myna.streaming.session.jobs import EngineInfo
+from myna.wire import messages as wire
+from myna.wire import strictjson
 from myna.wire.quoting import quoted
 
 _MESSAGES_UNTOLD, _BYTES_UNTOLD = 100, 160_000
@@ -189,7 +205,9 @@ class NativeDialect:
                 return self._frames(wire.FinalizedMessage(id=self._flushes.pop(token)))
             case events.Failed(span=span, reason=reason):
                 where = f"{seconds(span.start):.1f}-{seconds(span.end):.1f} s"
-                return self._frames(wire.ErrorMessage(code="decode_failed", message=f"{where} could not be decoded: {reason}"))
+                return self._frames(
+                    wire.ErrorMessage(code="decode_failed", message=f"{where} could not be decoded: {reason}")
+                )
         return ()
 
     def closing(self, error: DialectError | None, heard_s: float) -> Farewell:

@@ -12,18 +12,39 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from myna.server.settings import Settings
-from myna.server.dialects.base import CLOSE_CODES, LONGEST_CONTROL, POLICY_VIOLATION, Audio, Command, Configure, DialectError, Discard, EndTurn, Farewell, Flush, Frame, KeepAlive, ModelWanted, Open, PlainEntry, Reformat, Refused, Reply, Unresumable, json_frame
-from myna.runtime.errors import Refusal
+from myna.inference.engines.catalogue import Model
+from myna.runtime.errors import DialectError, Refusal
+from myna.server.dialects.base import (
+    CLOSE_CODES,
+    LONGEST_CONTROL,
+    POLICY_VIOLATION,
+    Audio,
+    Command,
+    Configure,
+    Discard,
+    EndTurn,
+    Farewell,
+    Flush,
+    Frame,
+    KeepAlive,
+    Open,
+    PlainEntry,
+    Reformat,
+    Refused,
+    Reply,
+    Unresumable,
+    json_frame,
+)
+from myna.server.dialects.openai.realtime_session import LOGPROBS, RealtimeSession
 from myna.server.dialects.openai.rest import PUBLIC_MODELS, error_body, logprobs, refused
 from myna.server.dialects.parameters import Parameters
-from myna.server.dialects.openai.realtime_session import LOGPROBS, RealtimeSession
+from myna.server.serving import ModelWanted
+from myna.server.settings import Settings
 from myna.streaming import events
-from myna.wire import strictjson
 from myna.streaming.audio.raw import Encoding
-from myna.streaming.session.jobs import EngineInfo
-from myna.inference.engines.catalogue import Model
 from myna.streaming.events import Cause, Word, seconds
+from myna.streaming.session.jobs import EngineInfo
+from myna.wire import strictjson
 from myna.wire.quoting import quoted
 
 PATH = "/v1/realtime"

@@ -7,16 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from myna.server.settings import Settings
-from myna.server.dialects.defaults import default_policy
 from myna.server.dialects.deepgram.listen_request import LONGEST_KEYTERM, MOST_KEYTERMS, primary
+from myna.server.dialects.defaults import default_policy
 from myna.server.dialects.openai.rest import PUBLIC_MODELS, refused
+from myna.server.settings import Settings
 from myna.streaming.audio.raw import AudioError, Encoding, RawFormat
+from myna.streaming.policy import Options, Policy, TurnPolicy
 from myna.streaming.session.decode_window import fitted
 from myna.streaming.session.jobs import EngineInfo
-from myna.streaming.policy import Options, Policy
 from myna.wire.quoting import quoted
-from myna.streaming.policy import TurnPolicy
 
 LOGPROBS = "item.input_audio_transcription.logprobs"
 RATE = 24_000

@@ -11,13 +11,13 @@ from typing import Any
 
 from myna.batch.subtitles import srt, vtt
 from myna.batch.transcript import FileTranscript, sentences
-from myna.server.dialects.base import ModelWanted
 from myna.runtime.errors import Refusal
 from myna.server.dialects.deepgram.listen_request import LONGEST_KEYTERM, MOST_KEYTERMS, primary
 from myna.server.dialects.parameters import Parameters
-from myna.streaming.session.jobs import EngineInfo
+from myna.server.serving import ModelWanted
 from myna.streaming.events import Word
 from myna.streaming.policy import Options
+from myna.streaming.session.jobs import EngineInfo
 from myna.wire.quoting import quoted
 
 _SIZE = r"(tiny|base|small|medium|large|turbo)(-v\d(\.\d)?)?(-turbo)?"

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
-from myna.server.dialects.base import ModelWanted
-from myna.runtime.errors import Refusal
-from myna.inference.workers.pool import EnginePool
-from myna.inference.models import ModelBusyError, Models
-from myna.streaming.errors import EngineUnavailableError
 from myna.inference.engines.catalogue import Model, UnknownModelError
+from myna.inference.models import ModelBusyError, Models
+from myna.inference.workers.pool import EnginePool
+from myna.runtime.errors import Refusal
+from myna.streaming.errors import EngineUnavailableError
+
+
+@dataclass(frozen=True, slots=True)
+class ModelWanted:
+    """The model a client asks for (None: any), and whether the default will do if there is none of that name."""
+
+    name: str | None = None
+    or_default: bool = False
+
+    @classmethod
+    def of(cls, name: str | None, public: re.Pattern[str]) -> ModelWanted:
+        """Return what a client asks for by this name; one that is `public`, at the vendor's, stands for the default."""
+        return cls(name, or_default=name is not None and public.fullmatch(name) is not None)
 
 
 @contextlib.asynccontextmanager
