@@ -26,8 +26,9 @@ from myna.inference.engines.catalogue import Model
 from myna.inference.engines.fake.engine import FakeEngine, FakeSettings, silence, spoken
 from myna.runtime.errors import DialectError
 from myna.server.dialects.base import Audio, Command, Configure, End, EndTurn, Flush, Frame, KeepAlive, Open, Reply
+from myna.server.dialects.deepgram import flux
 from myna.server.dialects.deepgram.listen_request import parse
-from myna.server.dialects.deepgram.live import DeepgramDialect, flux
+from myna.server.dialects.deepgram.live import DeepgramDialect
 from myna.server.settings import Settings
 from myna.streaming.audio.container import sniff
 from myna.streaming.audio.raw import AudioError, RawDecoder, RawFormat

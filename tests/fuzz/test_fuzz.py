@@ -23,10 +23,11 @@ from myna.inference.engines.fake.engine import FakeEngine
 from myna.inference.workers.ipc import Batch, Release, Unpacker, encode
 from myna.runtime.errors import DialectError, Refusal
 from myna.server.dialects.base import Command, Configure, Discard, End, Flush, Reply
+from myna.server.dialects.deepgram import flux_request
 from myna.server.dialects.deepgram import listen_request as deepgram_request
 from myna.server.dialects.deepgram import rest as deepgram_rest
 from myna.server.dialects.deepgram.flux import FluxDialect
-from myna.server.dialects.deepgram.live import DeepgramDialect, flux_request
+from myna.server.dialects.deepgram.live import DeepgramDialect
 from myna.server.dialects.native.dialect import NativeDialect, NativeEntry
 from myna.server.dialects.openai import rest as openai_rest
 from myna.server.dialects.openai.realtime import RealtimeDialect, RealtimeEntry

@@ -26,7 +26,7 @@ from myna.server.dialects.defaults import default_policy
 from myna.server.dialects.native.dialect import NativeDialect
 from myna.server.dialects.openai import rest as openai_rest
 from myna.server.dialects.openai.realtime import RealtimeDialect
-from myna.server.dialects.openai.realtime_session import Session as RealtimeSession
+from myna.server.dialects.openai.realtime_session import RealtimeSession
 from myna.server.settings import Settings
 from myna.streaming.events import samples
 from myna.streaming.policy import Options, Policy
