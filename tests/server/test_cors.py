@@ -17,7 +17,7 @@ from speakers import running_fake
 
 from myna.server.app import Server
 from myna.server.keys import Scope, add_key
-from myna.server.http.service import Pages
+from myna.server.dialects.models import ModelHandlers
 from myna.inference.engines.fake.engine import spoken
 
 PAGE, OTHER = "https://app.example", "https://other.example"
@@ -107,7 +107,7 @@ async def test_a_page_reads_why_its_file_was_refused(server: Server, key: str) -
 
 
 async def test_a_page_reads_that_the_server_failed_on_its_request(server: Server, key: str) -> None:
-    with mock.patch.object(Pages, "_described", side_effect=RuntimeError("injected")):
+    with mock.patch.object(ModelHandlers, "_described", side_effect=RuntimeError("injected")):
         async with asked(server, "GET", "/v1/models", headers=login(key)) as response:
             assert response.status == 500
             assert_readable(response)

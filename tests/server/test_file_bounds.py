@@ -24,7 +24,7 @@ from speakers import phrases, running_fake
 
 from myna.batch import pace
 from myna.batch.transcript import Channel, Segment, FileTranscript
-from myna.server.http import answers
+from myna.batch.json_pieces import json_pieces
 from myna.batch import fairness
 from myna.server.app import Server
 from myna.server.keys import Scope, add_key
@@ -301,9 +301,9 @@ def test_json_in_pieces_is_the_same_json() -> None:
         [[]] * 200,
     ]  # fmt: skip
     for value in values:
-        assert b"".join(answers.json_pieces(value)).decode() == json.dumps(value)
+        assert b"".join(json_pieces(value)).decode() == json.dumps(value)
         if isinstance(value, list):
-            assert b"".join(answers.json_pieces(iter(value))).decode() == json.dumps(value)
+            assert b"".join(json_pieces(iter(value))).decode() == json.dumps(value)
 
 
 # Numbers at their edges

@@ -16,7 +16,9 @@ from peer import settings
 
 from myna.server.app import Server, running
 from myna.server.keys import Scope, add_key
-from myna.server.http.service import Pages
+from myna.server.dialects.deepgram.grant import GrantHandler
+from myna.server.dialects.deepgram.status import StatusHandlers
+from myna.server.dialects.openai.client_secrets import ClientSecrets
 
 ROUTES = [
     (b"GET", b"/v1/stream"), (b"GET", b"/v1/listen"), (b"GET", b"/v2/listen"), (b"GET", b"/v1/realtime"),
@@ -265,8 +267,8 @@ async def test_what_a_handler_should_not_raise_is_told_in_the_dialects_shape_and
     async def fails(*_: Any) -> web.Response:
         raise KeyError("a secret of the server")
 
-    for name in ("grant", "client_secret", "status"):
-        monkeypatch.setattr(Pages, name, fails)
+    for handlers, name in ((GrantHandler, "grant"), (ClientSecrets, "client_secret"), (StatusHandlers, "status")):
+        monkeypatch.setattr(handlers, name, fails)
     async with running(settings(model="fake")) as server:
         for method, path in (
             (b"POST", b"/v1/auth/grant"),

@@ -22,7 +22,7 @@ import structlog
 from aiohttp import web
 
 from myna.runtime.errors import Refusal
-from myna.server.http.service import in_dialect
+from myna.server.http.errors import error_response
 from myna.server.settings import Settings
 from myna.wire.quoting import quoted
 
@@ -67,7 +67,7 @@ class CrossSite:
                 if time.monotonic() - logged_at >= _LOG_EVERY_S:
                     logged_at = time.monotonic()
                     log.warning("requests of another site are refused", path=request.path, reason=refusal.message)
-                return in_dialect(refusal, request)
+                return error_response(refusal, request)
             return self._preflight(request) if _is_preflight(request) else await handler(request)
 
         app.middlewares.append(check)

@@ -10,8 +10,9 @@ from aiohttp import HttpVersion11, web
 from aiohttp.web_urldispatcher import UrlMappingMatchInfo
 
 from myna.runtime.errors import Refusal
-from myna.server.http.service import REQUEST_ID, in_dialect
-from myna.server.http.wrong_addresses import ADDRESSES, advice
+from myna.server.http.errors import error_response
+from myna.server.http.request_id import REQUEST_ID
+from myna.server.http.wrong_addresses import ADDRESSES
 
 log = structlog.get_logger()
 
@@ -28,22 +29,23 @@ async def answered(
         log.info("a client left before its answer", path=request.path)
         return web.Response(status=499)
     except web.RequestPayloadError:
-        return in_dialect(Refusal(400, "broken_body", "The body broke off, or is wrongly encoded."), request)
+        return error_response(Refusal(400, "broken_body", "The body broke off, or is wrongly encoded."), request)
     except web.HTTPNotFound:
-        meant = request.app[ADDRESSES].meant_by(request.path)
-        message = f"There is nothing at {request.path[:200]}." + (f" {advice(meant)}" if meant else "")
-        return in_dialect(Refusal(404, "not_found", message), request, meant)
+        addresses = request.app[ADDRESSES]
+        meant = addresses.meant_by(request.path)
+        message = f"There is nothing at {request.path[:200]}." + (f" {addresses.advice(meant)}" if meant else "")
+        return error_response(Refusal(404, "not_found", message), request, meant)
     except web.HTTPMethodNotAllowed as error:
         allowed = ", ".join(sorted(error.allowed_methods))
         other = request.app[ADDRESSES].taking(request.method, request.path)
         message = f"{request.path[:200]} takes {allowed}." + (f" {other} takes {request.method}." if other else "")
-        response = in_dialect(Refusal(405, "method_not_allowed", message), request)
+        response = error_response(Refusal(405, "method_not_allowed", message), request)
         response.headers["Allow"] = allowed
         return response
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        return in_dialect(Refusal(error.status, error.reason.lower().replace(" ", "_"), error.text or ""), request)
+        return error_response(Refusal(error.status, error.reason.lower().replace(" ", "_"), error.text or ""), request)
     except Exception:
         log.exception("a request failed", request_id=request[REQUEST_ID], method=request.method, path=request.path)
         return _failed(request)
@@ -55,7 +57,7 @@ def _failed(request: web.Request) -> web.StreamResponse:
             request.transport.abort()
         return web.Response(status=500)
     message = f"The server failed on this request; its log says why, under the id {request[REQUEST_ID]}."
-    response = in_dialect(Refusal(500, "internal_error", message), request)
+    response = error_response(Refusal(500, "internal_error", message), request)
     response.force_close()  # what is left of the body has not been read
     return response
 
@@ -78,9 +80,4 @@ async def _expected(request: web.Request) -> web.Response | None:
         request.writer.output_size = 0  # the answer has not begun
         return None
     request[REQUEST_ID] = str(uuid.uuid4())
-    return in_dialect(Refusal(417, "expectation_failed", "Expect must be 100-continue, or absent."), request)
-
-
-async def say_request_id(request: web.Request, response: web.StreamResponse) -> None:
-    """Put the request's id into the answer's headers."""
-    response.headers["dg-request-id"] = request.get(REQUEST_ID) or str(uuid.uuid4())
+    return error_response(Refusal(417, "expectation_failed", "Expect must be 100-continue, or absent."), request)

@@ -27,9 +27,10 @@ from myna.server.dialects.base import (
     check_control,
     json_frame,
 )
+from myna.server.dialects.deepgram.errors import refused_stream
 from myna.server.dialects.deepgram.flux_request import MULTILINGUAL, FluxRequest, parse, texts_of, thresholds_of
-from myna.server.dialects.deepgram.listen_request import MULTIPLE, PUBLIC_MODELS, checked_keyterms, options_of, spoken
-from myna.server.dialects.deepgram.live import DeepgramEntry
+from myna.server.dialects.deepgram.listen_request import MULTIPLE, checked_keyterms, options_of, spoken
+from myna.server.dialects.deepgram.models import PUBLIC_MODELS
 from myna.server.dialects.defaults import default_policy
 from myna.server.dialects.parameters import refused
 from myna.server.serving import ModelWanted
@@ -74,7 +75,7 @@ class FluxEntry(PlainEntry):
 
     def refused(self, refusal: Refusal) -> Refused:
         """Return the refusal as at Deepgram's other addresses."""
-        return DeepgramEntry.shape(refusal, self.name)
+        return refused_stream(refusal, self.name)
 
 
 @dataclass(frozen=True, slots=True)

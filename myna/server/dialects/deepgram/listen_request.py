@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from myna.batch.callback import Callback
 from myna.runtime.errors import Refusal
 from myna.server.dialects.defaults import default_policy
+from myna.server.dialects.options import LONGEST_KEYTERM, MOST_KEYTERMS, primary
 from myna.server.dialects.parameters import Parameters, decimal, refused
 from myna.server.settings import Settings
 from myna.streaming.audio.raw import AudioError, Codec, Coded, Encoding, RawFormat
@@ -25,10 +25,8 @@ DEFAULT_ENDPOINTING_MS = 10
 """Deepgram's own default; engines take their smallest endpoint for it."""
 SILENCE_S = 5.0
 """In silence, an empty final result comes so often: clients follow by it how far the server has heard."""
-MOST_KEYTERMS = 100
 MOST_GIVEN = 1000
 """Keyterms and keywords that are looked at: of the latter, those without strength do not count."""
-LONGEST_KEYTERM = 200
 MOST_SEARCHES = 50
 """Deepgram takes 25."""
 LONGEST_SEARCH = 2500
@@ -40,8 +38,6 @@ MOST_REPLACEMENTS = 200
 LONGEST_REPLACEMENT = 200
 """Characters of either side: what is written again and again makes answers long."""
 LONGEST_URL = 2048
-PUBLIC_MODELS = re.compile(r"(nova(-[23])?|enhanced|base|whisper|custom|flux)(-[a-z0-9-]+)?")
-"""Deepgram's names, which no model here bears: they stand for the default, unless the configuration gives them one."""
 MULTIPLE = "multi"
 """The language of a stream in which languages change."""
 
@@ -122,11 +118,6 @@ def options_of(engine: EngineInfo, language: str | None, hints: tuple[str, ...],
             "unsupported_keyterms",
         )
     return Options(None if language == MULTIPLE else language, keyterms)
-
-
-def primary(code: str) -> str:
-    """Return the language of a tag, without region and script."""
-    return re.split("[-_]", code)[0].lower()
 
 
 def parse(query: Collection[tuple[str, str]], *, refuse_speakers: bool = False) -> ListenRequest:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from typing import Any
 
 from myna.batch.callback import Callback
@@ -29,21 +27,16 @@ from myna.server.dialects.base import (
     check_control,
     json_frame,
 )
-from myna.server.dialects.deepgram.listen_request import (
-    MULTIPLE,
-    PUBLIC_MODELS,
-    ListenRequest,
-    checked_keyterms,
-    parse,
-    spoken,
-)
+from myna.server.dialects.deepgram.errors import refused_stream
+from myna.server.dialects.deepgram.listen_request import MULTIPLE, ListenRequest, checked_keyterms, parse, spoken
+from myna.server.dialects.deepgram.models import PUBLIC_MODELS, model_metadata, models_used
+from myna.server.dialects.deepgram.results import confidence_of, now, search_results, word_of
 from myna.server.serving import ModelWanted
 from myna.server.settings import Settings
 from myna.streaming import events
 from myna.streaming.audio.raw import RawFormat
 from myna.streaming.events import Word, seconds
 from myna.streaming.session.jobs import EngineInfo
-from myna.streaming.text import search
 from myna.streaming.text.formatting import formatted, text_of
 from myna.wire import strictjson
 from myna.wire.quoting import quoted
@@ -64,14 +57,6 @@ _CLOSES = {
     "unauthorized": (1008, "INVALID_AUTH"),
 }
 """How the WebSocket is closed: code and reason, as clients know them; of anything else 1011."""
-_ERROR_NAMES = {"remote_content": "REMOTE_CONTENT_ERROR"}
-_ERROR_CODES = {
-    400: "Bad Request",
-    401: "INVALID_AUTH",
-    403: "INSUFFICIENT_PERMISSIONS",
-    429: "TOO_MANY_REQUESTS",
-    503: "SERVICE_UNAVAILABLE",
-}
 _FEATURES = {
     "punctuate": "punctuate", "smart_format": "smart", "numerals": "numerals", "dictation": "dictation",
     "filler_words": "fillers",
@@ -79,11 +64,6 @@ _FEATURES = {
 """Features that `Configure` can switch, and what they are called here; `profanity_filter` is another, the other way round."""
 _LONGEST_ECHO = 1000
 """Characters of an unparsable message that are sent back."""
-
-
-def now() -> str:
-    """Return the time as Deepgram writes it."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class DeepgramEntry(PlainEntry):
@@ -116,23 +96,7 @@ class DeepgramEntry(PlainEntry):
 
     def refused(self, refusal: Refusal) -> Refused:
         """Return ``{"err_code", "err_msg", "request_id"}``; ``dg-error`` says the same."""
-        return self.shape(refusal, self.name)
-
-    @staticmethod
-    def shape(refusal: Refusal, request_id: str) -> Refused:
-        """Return a refusal as Deepgram's servers write it."""
-        message = refusal.message if refusal.status != 400 else f"Bad Request: {refusal.message}"
-        body = {
-            "err_code": _ERROR_NAMES.get(refusal.code) or _ERROR_CODES.get(refusal.status, refusal.code.upper()),
-            "err_msg": message,
-            "request_id": request_id,
-        }
-        return Refused(body, {"dg-error": header_text(message)})
-
-
-def header_text(text: str) -> str:
-    """Return a text as it may stand in a header."""
-    return re.sub(r"[^\x20-\x7e]", "?", text)[:500]
+        return refused_stream(refusal, self.name)
 
 
 class DeepgramDialect(Unresumable):
@@ -346,48 +310,6 @@ class DeepgramDialect(Unresumable):
             "from_finalize": cause is events.Cause.FLUSH,
         }
         return json_frame(message, replaces=None if is_final else f"interim {channel}")
-
-
-def model_metadata(model: Model, engine: EngineInfo) -> dict[str, Any]:
-    """Say what decoded."""
-    return {
-        "model_info": {"name": engine.name, "version": engine.version or "unknown", "arch": model.engine},
-        "model_uuid": engine.uuid or model.uuid,
-    }
-
-
-def models_used(described: dict[str, Any]) -> dict[str, Any]:
-    """Return the same as it stands in the metadata of a whole request."""
-    uuid = described["model_uuid"]
-    return {"models": [uuid], "model_info": {uuid: described["model_info"]}}
-
-
-def confidence_of(words: Sequence[Word]) -> float:
-    """Return the mean confidence of the words, 0 where there are none."""
-    return round(sum(word.confidence for word in words) / len(words), 4) if words else 0.0
-
-
-def search_results(words: Sequence[Word], queries: Sequence[str]) -> list[dict[str, object]]:
-    """Say where each of the queries was said."""
-    found = search.hits(words, queries)
-    return [{"query": query, "hits": list(map(_hit, hits))} for query, hits in zip(queries, found, strict=True)]
-
-
-def word_of(word: Word, *, punctuated: bool) -> dict[str, object]:
-    """Return a word as Deepgram writes it."""
-    described: dict[str, object] = {
-        "word": word.bare,
-        "start": round(word.start, 3),
-        "end": round(word.end, 3),
-        "confidence": round(word.confidence, 4),
-    }
-    if punctuated:
-        described["punctuated_word"] = word.text.strip()
-    return described
-
-
-def _hit(hit: search.Hit) -> dict[str, object]:
-    return {name: round(value, 3) if isinstance(value, float) else value for name, value in asdict(hit).items()}
 
 
 def _seconds(sample: int) -> float:

@@ -11,7 +11,6 @@ from myna.batch.callback import Callback
 from myna.batch.transcript import UTTERANCE_GAP_S, Channel, FileTranscript, paragraphs, utterances
 from myna.inference.engines.catalogue import Model
 from myna.server.dialects.deepgram.listen_request import (
-    PUBLIC_MODELS,
     UNSERVED,
     audio_of,
     callback_of,
@@ -22,7 +21,8 @@ from myna.server.dialects.deepgram.listen_request import (
     searches_of,
     spoken,
 )
-from myna.server.dialects.deepgram.live import confidence_of, model_metadata, models_used, now, search_results, word_of
+from myna.server.dialects.deepgram.models import PUBLIC_MODELS, model_metadata, models_used
+from myna.server.dialects.deepgram.results import confidence_of, now, search_results, word_of
 from myna.server.dialects.parameters import Parameters, decimal, refused
 from myna.server.serving import ModelWanted
 from myna.streaming.audio.raw import Coded, RawFormat

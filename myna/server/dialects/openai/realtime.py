@@ -35,9 +35,12 @@ from myna.server.dialects.base import (
     Unresumable,
     json_frame,
 )
+from myna.server.dialects.openai.errors import error_body, refused
+from myna.server.dialects.openai.models import PUBLIC_MODELS
 from myna.server.dialects.openai.realtime_session import LOGPROBS, RealtimeSession
-from myna.server.dialects.openai.rest import PUBLIC_MODELS, error_body, logprobs, refused
+from myna.server.dialects.openai.rest import logprobs
 from myna.server.dialects.parameters import Parameters
+from myna.server.keys import Authentication, credential
 from myna.server.serving import ModelWanted
 from myna.server.settings import Settings
 from myna.streaming import events
@@ -117,6 +120,16 @@ class RealtimeEntry(PlainEntry):
     def refused(self, refusal: Refusal) -> Refused:
         """Return the refusal as OpenAI's clients read it."""
         return Refused(error_body(refusal))
+
+
+def entry_of(
+    name: str, settings: Settings, headers: Mapping[str, str], authentication: Authentication
+) -> RealtimeEntry:
+    """Return the entry of a request with these headers. One of them may say that the client uses the first version."""
+    beta = "realtime=v1" in headers.get("OpenAI-Beta", "") or "openai-beta.realtime-v1" in headers.get(
+        "Sec-WebSocket-Protocol", ""
+    )
+    return RealtimeEntry(name, settings, authentication.session(credential(headers)), beta=beta)
 
 
 @dataclass(slots=True)

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from myna.server.dialects.deepgram.listen_request import LONGEST_KEYTERM, MOST_KEYTERMS, primary
 from myna.server.dialects.defaults import default_policy
-from myna.server.dialects.openai.rest import PUBLIC_MODELS, refused
+from myna.server.dialects.openai.errors import refused
+from myna.server.dialects.openai.models import PUBLIC_MODELS
+from myna.server.dialects.options import LONGEST_KEYTERM, MOST_KEYTERMS, primary
 from myna.server.settings import Settings
 from myna.streaming.audio.raw import AudioError, Encoding, RawFormat
 from myna.streaming.policy import Options, Policy, TurnPolicy

@@ -1,9 +1,8 @@
-"""OpenAI's audio API over REST: a form to a request, a transcript to its response formats. Reflector's is a part of it."""
+"""OpenAI's transcription API: parses a form into a request, writes a transcript in its response formats."""
 
 from __future__ import annotations
 
 import math
-import re
 import zlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,8 +10,9 @@ from typing import Any
 
 from myna.batch.subtitles import srt, vtt
 from myna.batch.transcript import FileTranscript, sentences
-from myna.runtime.errors import Refusal
-from myna.server.dialects.deepgram.listen_request import LONGEST_KEYTERM, MOST_KEYTERMS, primary
+from myna.server.dialects.openai.errors import refused
+from myna.server.dialects.openai.models import PUBLIC_MODELS
+from myna.server.dialects.options import LONGEST_KEYTERM, MOST_KEYTERMS, primary
 from myna.server.dialects.parameters import Parameters
 from myna.server.serving import ModelWanted
 from myna.streaming.events import Word
@@ -20,18 +20,6 @@ from myna.streaming.policy import Options
 from myna.streaming.session.jobs import EngineInfo
 from myna.wire.quoting import quoted
 
-_SIZE = r"(tiny|base|small|medium|large|turbo)(-v\d(\.\d)?)?(-turbo)?"
-_VARIANT = r"([.-](en|multi|ct2|mlx|onnx|ggml|gguf|int8|fp16|float16|q\d\w*|\dbit|latest))*"
-PUBLIC_MODELS = re.compile(
-    r"(openai/)?(whisper-\d|gpt(-4o|-live|-realtime)?(-mini)?-(transcribe|whisper)(-diarize)?(-\d[\d-]*|-latest)?)"
-    rf"|([\w.-]+/)?((faster-|distil-)*whisper-)?(distil-)?{_SIZE}{_VARIANT}"
-    r"|[Ss]ystran/[\w.-]+|([\w.-]+/)?(parakeet|canary|voxtral)-[\w.-]+",
-    re.IGNORECASE,
-)
-"""Names of others' speech models, which stand for the default unless a model here bears them: OpenAI's (`whisper-1`,
-`gpt-4o-transcribe-diarize`), Whisper's by size, with or without an owner (`turbo`, `distil-large-v3`,
-`openai/whisper-large-v3-turbo`, `Systran/faster-whisper-small.en`), and those that other servers of OpenAI's API serve. A
-name that somebody has given to a model of their own (`acme/whisper-of-ours`) stands for nothing."""
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
 GRANULARITIES = ("word", "segment")
 _LANGUAGES = {
@@ -55,9 +43,9 @@ class TranscriptionRequest:
     stream: bool = False
     logprobs: bool = False
     batch: bool = False
-    """Reflector: several files."""
+    """An extension: the request has several files, and its answer a list."""
     spaced: bool = False
-    """Reflector: each word carries the space behind it, in every format that has words."""
+    """An extension: each word carries the space behind it, in every format that has words."""
 
     def options(self, engine: EngineInfo) -> Options:
         """Return what it asks of the engine. Raises `Refusal` if the engine cannot do it."""
@@ -73,7 +61,7 @@ class TranscriptionRequest:
 
 
 def parse(fields: Collection[tuple[str, str]], *, spaced: bool = False) -> TranscriptionRequest:
-    """Read a form's fields; `spaced`: it is Reflector's. Raises `Refusal`."""
+    """Parse a form's fields. Raises `Refusal`."""
     given = Parameters([(name.removesuffix("[]"), value) for name, value in fields], "invalid_value")
     if given.text("response_format") == "diarized_json":
         raise refused("There is no speaker diarization here: ask for another response_format.", "response_format")
@@ -99,19 +87,6 @@ def parse(fields: Collection[tuple[str, str]], *, spaced: bool = False) -> Trans
     )
 
 
-def refused(message: str, param: str | None = None, status: int = 400, code: str = "invalid_value") -> Refusal:
-    """Return a refusal that names its parameter."""
-    return Refusal(status, code, message, param=param)
-
-
-def error_body(refusal: Refusal) -> dict[str, object]:
-    """Return a refusal as OpenAI's clients read it; Reflector's read `detail`."""
-    kinds = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-    kind = kinds.get(refusal.status, "invalid_request_error" if refusal.status < 500 else "server_error")
-    error = {"message": refusal.message, "type": kind, "param": refusal.param, "code": refusal.code}
-    return {"error": error, "detail": refusal.message}
-
-
 def answer(
     transcript: FileTranscript, request: TranscriptionRequest, engine: EngineInfo, filename: str
 ) -> dict[str, Any] | str:
@@ -129,8 +104,8 @@ def answer(
     body: dict[str, Any] = {"text": transcript.text, "usage": _usage(transcript)}
     if request.logprobs:
         body["logprobs"] = _logprobs(words)
-    if request.response_format is None or request.spaced:  # OpenAI's clients look for no more; Reflector's for these
-        body |= {"words": reflector_words(words), "filename": filename}
+    if request.response_format is None or request.spaced:  # read by clients of the extensions; OpenAI's ignore it
+        body |= {"words": spaced_words(words), "filename": filename}
     return body
 
 
@@ -145,8 +120,8 @@ def _logprobs(words: Sequence[Word], *, first: bool = True) -> Iterator[dict[str
         yield {"token": token, "logprob": round(_log(word), 5), "bytes": list(token.encode())}
 
 
-def reflector_words(words: Sequence[Word], offset_s: float = 0.0) -> Iterator[dict[str, object]]:
-    """Yield words as Reflector joins them, without a separator; no word ends after the next begins."""
+def spaced_words(words: Sequence[Word], offset_s: float = 0.0) -> Iterator[dict[str, object]]:
+    """Yield words that their reader joins without a separator. No word ends after the next begins."""
     for i, word in enumerate(words):
         end = min(word.end, words[i + 1].start if i + 1 < len(words) else word.end)
         yield {"word": f"{word.text} ", "start": round(word.start + offset_s, 2), "end": round(end + offset_s, 2)}
@@ -177,7 +152,7 @@ def _verbose(
     }
     if "word" in request.granularities or request.spaced:
         plain = ({"word": w.text, "start": round(w.start, 3), "end": round(w.end, 3)} for w in words)
-        body["words"] = reflector_words(words) if request.spaced else plain
+        body["words"] = spaced_words(words) if request.spaced else plain
     if "segment" in request.granularities or not request.granularities:
         body["segments"] = (_segment(number, part) for number, part in enumerate(sentences(words)))
     return body | {"usage": _usage(transcript)}

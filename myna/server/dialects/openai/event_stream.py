@@ -14,7 +14,8 @@ from aiohttp import web
 from myna.batch.json_pieces import json_pieces
 from myna.batch.transcriber import Listener
 from myna.runtime.errors import Refusal
-from myna.server.dialects.openai import rest as openai_rest
+from myna.server.dialects.openai import rest
+from myna.server.dialects.openai.errors import error_body
 from myna.server.http.answers import Answers, abort
 from myna.server.http.file_work import Done
 from myna.streaming.events import Final
@@ -38,7 +39,7 @@ Work = Callable[[Listener, Callable[[], None]], Awaitable[Done]]
 
 
 async def stream(
-    request: web.Request, work: Work, asked: openai_rest.TranscriptionRequest, answers: Answers, folder: Path
+    request: web.Request, work: Work, asked: rest.TranscriptionRequest, answers: Answers, folder: Path
 ) -> web.StreamResponse:
     """Answer with the events of one file. Raises `Refusal` if it is refused before the first of them."""
     heard, accepted, begun = Heard(), asyncio.Event(), asyncio.Event()
@@ -85,7 +86,7 @@ async def _told(
     request: web.Request,
     working: asyncio.Future[Done],
     heard: Heard,
-    asked: openai_rest.TranscriptionRequest,
+    asked: rest.TranscriptionRequest,
     answers: Answers,
     folder: Path,
 ) -> web.StreamResponse:
@@ -99,7 +100,7 @@ async def _told(
                 await response.write(_COMMENT)
             elif final.words:
                 text = " ".join(word.text for word in final.words)
-                await response.write(b"".join(_event(openai_rest.delta(text, first=first))))
+                await response.write(b"".join(_event(rest.delta(text, first=first))))
                 first = False
         last = await _last(working, asked)
         await (await answers.made(lambda: _event(last), folder)).send_into(request, response)
@@ -116,16 +117,16 @@ async def _told(
     return response
 
 
-async def _last(working: asyncio.Future[Done], asked: openai_rest.TranscriptionRequest) -> dict[str, Any]:
+async def _last(working: asyncio.Future[Done], asked: rest.TranscriptionRequest) -> dict[str, Any]:
     """Return the last event: the whole text, or why there is none."""
     try:
-        return openai_rest.done((await working).transcript, asked)
+        return rest.done((await working).transcript, asked)
     except Refusal as refusal:
-        return {"type": "error", **openai_rest.error_body(refusal)}
+        return {"type": "error", **error_body(refusal)}
     except Exception:
         log.exception("a file whose answer had begun failed")
         failure = Refusal(500, "internal_error", "The server failed on this file.")
-        return {"type": "error", **openai_rest.error_body(failure)}
+        return {"type": "error", **error_body(failure)}
 
 
 def _is_gone(request: web.Request) -> bool:
