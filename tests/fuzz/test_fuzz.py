@@ -30,7 +30,8 @@ from myna.server.dialects.deepgram.flux import FluxDialect
 from myna.server.dialects.deepgram.live import DeepgramDialect
 from myna.server.dialects.native.dialect import NativeDialect, NativeEntry
 from myna.server.dialects.openai import rest as openai_rest
-from myna.server.dialects.openai.realtime import RealtimeDialect, RealtimeEntry
+from myna.server.dialects.openai.realtime import RealtimeDialect
+from myna.server.dialects.openai.realtime_entry import RealtimeEntry
 from myna.server.dialects.openai.realtime_session import RealtimeSession
 from myna.server.keys import credential
 from myna.server.settings import Settings

@@ -22,7 +22,7 @@ from myna.server.dialects.deepgram.prerecorded import Prerecorded
 from myna.server.dialects.deepgram.status import StatusHandlers
 from myna.server.dialects.native.dialect import NativeEntry
 from myna.server.dialects.openai import description as openai_description
-from myna.server.dialects.openai import realtime
+from myna.server.dialects.openai import realtime_entry
 from myna.server.dialects.openai.client_secrets import ClientSecrets
 from myna.server.dialects.openai.errors import openai_response
 from myna.server.dialects.openai.transcriptions import Transcriptions
@@ -60,14 +60,14 @@ def _flux(request: web.Request, settings: Settings, _authentication: Authenticat
 
 
 def _realtime(request: web.Request, settings: Settings, authentication: Authentication) -> Entry:
-    return realtime.entry_of(request[REQUEST_ID], settings, request.headers, authentication)
+    return realtime_entry.entry_of(request[REQUEST_ID], settings, request.headers, authentication)
 
 
 LIVE: Mapping[str, EntryOf] = {
     wire.PATH: _native,
     deepgram_live.PATH: _deepgram,
     flux.PATH: _flux,
-    realtime.PATH: _realtime,
+    realtime_entry.PATH: _realtime,
 }
 """The entry of a request for a live stream, by its address."""
 
