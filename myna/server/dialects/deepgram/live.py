@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -109,7 +109,6 @@ class DeepgramDialect(Unresumable):
         settings: Settings,
         model: Model,
         engine: EngineInfo,
-        clock: Callable[[], str] = now,
     ) -> None:
         self.idle_timeout_s = settings.deepgram_idle_timeout_s
         self._request_id = request_id
@@ -119,7 +118,7 @@ class DeepgramDialect(Unresumable):
         self._policy = request.policy(settings, engine)
         self._formatting = spoken(request.formatting, request.language, engine)
         self._channels = request.channels or 1
-        self._created = clock()
+        self._created = now()
         self._digest = hashlib.sha256()
         self._heard = False
         self._flushes: dict[str, int | None] = {}  # token → the channel asked for
