@@ -1,4 +1,4 @@
-"""The engine that a request is to be served by, or the refusal that says why none can."""
+"""Finds the engine that serves a request, or the reason why none can."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from myna.streaming.errors import EngineUnavailableError
 
 @dataclass(frozen=True, slots=True)
 class ModelWanted:
-    """The model a client asks for (None: any), and whether the default will do if there is none of that name."""
+    """The model a client asks for (None: any), and whether the default model serves if none has that name."""
 
     name: str | None = None
     or_default: bool = False
 
     @classmethod
     def of(cls, name: str | None, public: re.Pattern[str]) -> ModelWanted:
-        """Return what a client asks for by this name; one that is `public`, at the vendor's, stands for the default."""
+        """Return the request for this name. A vendor's `public` name stands for the default model."""
         return cls(name, or_default=name is not None and public.fullmatch(name) is not None)
 
 
@@ -32,9 +32,9 @@ class ModelWanted:
 async def engine_for(
     models: Models, wanted: ModelWanted, unknown: str = "unknown_model"
 ) -> AsyncIterator[tuple[Model, EnginePool]]:
-    """Yield the model asked for and its worker, which stays in memory meanwhile. Raises `Refusal`.
+    """Yield the model asked for and its engine, which stays loaded while the context lasts. Raises `Refusal`.
 
-    `unknown` is the dialect's code for a model that is not there.
+    `unknown` is the dialect's error code for a model that does not exist.
     """
     try:
         model = await asyncio.to_thread(models.catalogue.find, wanted.name, or_default=wanted.or_default)

@@ -65,7 +65,7 @@ async def test_a_stream_at_a_wrong_address_is_told_the_right_one(strict_server: 
 async def test_a_file_sent_to_the_address_of_streams_is_told_the_one_of_files(strict_server: Server) -> None:
     status, body, headers = await asked(strict_server, "POST", "/v2/listen")
     assert (status, headers["Allow"]) == (405, "GET, HEAD")
-    assert "/v1/listen takes POST" in body["err_msg"]
+    assert "/v1/listen accepts POST" in body["err_msg"]
 
 
 @pytest.mark.parametrize(

@@ -204,7 +204,7 @@ async def test_a_client_that_says_nothing_is_closed_with_net_0001(strict_server:
         ("model=parrot-9", "parrot-9"),
         ("language=fi", "language 'fi'"),
         ("language=multi", "one language"),
-        (f"{RAW}&keyterm=Myna", "moonshine-tiny-en cannot make words likelier"),
+        (f"{RAW}&keyterm=Myna", "moonshine-tiny-en does not support keyterm"),
         (f"{RAW}&keywords=Myna:2", "keywords"),
         (f"{RAW}&keywords=Myna:loud", "Myna:loud"),
         (f"{RAW}&keywords=Myna:-3", "less likely"),

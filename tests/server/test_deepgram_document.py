@@ -13,6 +13,7 @@ from golden import FOLDER
 from peer import listening
 
 from myna.server.app import Server
+from myna.server.dialects.deepgram import errors as deepgram_errors
 from myna.server.dialects.deepgram import live as deepgram
 from myna.server.dialects.deepgram.listen_request import parse
 from myna.server.dialects.parameters import Parameters
@@ -76,8 +77,8 @@ def test_the_close_codes_are_those_of_the_code() -> None:
 def test_the_statuses_are_those_of_the_code() -> None:
     rows = re.findall(r"^\| (\d{3}) \| `([\w ]+)` \|", DOCUMENT, re.MULTILINE)
     documented = {int(status): code for status, code in rows}
-    assert {status: documented[status] for status in deepgram._ERROR_CODES} == deepgram._ERROR_CODES
-    assert set(documented) - set(deepgram._ERROR_CODES) == {426}
+    assert {status: documented[status] for status in deepgram_errors.CODES} == deepgram_errors.CODES
+    assert set(documented) - set(deepgram_errors.CODES) == {426}
 
 
 @pytest.mark.parametrize("line", re.findall(r"^    (curl .+)$", DOCUMENT, re.MULTILINE))

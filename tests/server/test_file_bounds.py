@@ -151,7 +151,7 @@ async def test_the_floor_is_looked_at_while_a_file_comes(tmp_path: Path, monkeyp
 async def test_what_files_take_of_the_disk_is_bounded_in_all_and_for_each_client(tmp_path: Path) -> None:
     async with running_fake(data=tmp_path, max_stored_mb=8) as server:
         status, body, _ = await post(server, RAW, bytes(6 << 20))
-        assert (status, body["err_msg"]) == (507, "This client's files take all the room they may.")
+        assert (status, body["err_msg"]) == (507, "This client's files are at their limit of storage.")
         assert (await post(server, RAW, bytes(3 << 20)))[0] == 200
         assert (await post(server, RAW, bytes(3 << 20)))[0] == 200  # the first has been let go
 

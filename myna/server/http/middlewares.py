@@ -1,4 +1,4 @@
-"""What holds for every request: its id, and an answer in its dialect's shape whatever goes wrong."""
+"""Gives every request its id, and an answer in the error format of its address whatever goes wrong."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ log = structlog.get_logger()
 async def answered(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Give the request its id; answer in JSON what the handler raises, and log with its trace what it should not raise."""
+    """Give the request its id. Answer in JSON what the handler raises, and log an unexpected error with its trace."""
     request[REQUEST_ID] = str(uuid.uuid4())
     try:
         return await handler(request)
     except ConnectionResetError:
-        log.info("a client left before its answer", path=request.path)
+        log.info("a client disconnected before its answer", path=request.path)
         return web.Response(status=499)
     except web.RequestPayloadError:
-        return error_response(Refusal(400, "broken_body", "The body broke off, or is wrongly encoded."), request)
+        return error_response(Refusal(400, "broken_body", "The body is incomplete or wrongly encoded."), request)
     except web.HTTPNotFound:
         addresses = request.app[ADDRESSES]
         meant = addresses.meant_by(request.path)
-        message = f"There is nothing at {request.path[:200]}." + (f" {addresses.advice(meant)}" if meant else "")
+        message = f"The address {request.path[:200]} does not exist." + (f" {addresses.advice(meant)}" if meant else "")
         return error_response(Refusal(404, "not_found", message), request, meant)
     except web.HTTPMethodNotAllowed as error:
         allowed = ", ".join(sorted(error.allowed_methods))
         other = request.app[ADDRESSES].taking(request.method, request.path)
-        message = f"{request.path[:200]} takes {allowed}." + (f" {other} takes {request.method}." if other else "")
+        message = f"{request.path[:200]} accepts {allowed}." + (f" {other} accepts {request.method}." if other else "")
         response = error_response(Refusal(405, "method_not_allowed", message), request)
         response.headers["Allow"] = allowed
         return response
@@ -52,21 +52,21 @@ async def answered(
 
 
 def _failed(request: web.Request) -> web.StreamResponse:
-    if request.writer.output_size > 0:  # the answer has begun: there is no way to say it but to break off
+    if request.writer.output_size > 0:  # the answer has begun: only a broken connection can tell the client
         if request.transport is not None:
             request.transport.abort()
         return web.Response(status=500)
-    message = f"The server failed on this request; its log says why, under the id {request[REQUEST_ID]}."
+    message = f"The server failed on this request. Its log has the reason under the id {request[REQUEST_ID]}."
     response = error_response(Refusal(500, "internal_error", message), request)
-    response.force_close()  # what is left of the body has not been read
+    response.force_close()  # the rest of the body is unread
     return response
 
 
 class Router(web.UrlDispatcher):
-    """Has `Expect` answered here: aiohttp does so before any middleware, and fails on what is no UTF-8."""
+    """Answers `Expect` headers. aiohttp would do so before any middleware, and fails on a value that is not UTF-8."""
 
     async def resolve(self, request: web.Request) -> UrlMappingMatchInfo:
-        """Return the route of a request, which may be that of an error."""
+        """Return the route of a request, which may be an error's."""
         found = await super().resolve(request)
         found.route._expect_handler = _expected
         return found
@@ -77,7 +77,7 @@ async def _expected(request: web.Request) -> web.Response | None:
         return None
     if request.headers.get("Expect", "").lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # the answer has not begun
+        request.writer.output_size = 0  # this is not the beginning of the answer
         return None
     request[REQUEST_ID] = str(uuid.uuid4())
-    return error_response(Refusal(417, "expectation_failed", "Expect must be 100-continue, or absent."), request)
+    return error_response(Refusal(417, "expectation_failed", "Expect must be 100-continue or absent."), request)

@@ -13,13 +13,14 @@ from myna.server.http.errors import refusal_response
 from myna.server.http.request_id import REQUEST_ID
 
 _NAMES = {"remote_content": "REMOTE_CONTENT_ERROR"}
-_CODES = {
+CODES = {
     400: "Bad Request",
     401: "INVALID_AUTH",
     403: "INSUFFICIENT_PERMISSIONS",
     429: "TOO_MANY_REQUESTS",
     503: "SERVICE_UNAVAILABLE",
 }
+"""`err_code` by status; for any other status it is the refusal's code in capitals."""
 _LONGEST_HEADER = 500
 """Characters of a message in a header."""
 
@@ -35,7 +36,7 @@ class DeepgramError(TypedDict):
 def error_body(refusal: Refusal, request_id: str) -> DeepgramError:
     """Return a refusal as Deepgram's servers write it."""
     return {
-        "err_code": _NAMES.get(refusal.code) or _CODES.get(refusal.status, refusal.code.upper()),
+        "err_code": _NAMES.get(refusal.code) or CODES.get(refusal.status, refusal.code.upper()),
         "err_msg": refusal.message if refusal.status != 400 else f"Bad Request: {refusal.message}",
         "request_id": request_id,
     }

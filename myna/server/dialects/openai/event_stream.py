@@ -1,4 +1,4 @@
-"""A file's transcript as server-sent events while it comes, as OpenAI's clients ask for it with `stream=true`."""
+"""Sends a file's transcript as server-sent events while it is made: OpenAI's `stream=true`."""
 
 from __future__ import annotations
 
@@ -23,25 +23,26 @@ from myna.streaming.events import Final
 log = structlog.get_logger()
 
 KEEP_ALIVE_S = 15.0
-"""Without anything else to send, a comment goes out so often: proxies give up a connection that is silent for 60 s."""
+"""Seconds of silence after which a comment is sent: proxies close a connection that is silent for 60 s."""
 REFUSABLE_S = 0.5
-"""A file that fails so soon after its request was accepted is refused with a status; then the headers go out."""
+"""Seconds the headers are held back after the request is accepted: a file that fails earlier is refused with a status."""
 _LOOK_S = 1.0
-"""A client that has left is noticed so soon."""
+"""Interval at which the server checks that the client is still connected."""
 _COMMENT = b": keep-alive\n\n"
 _HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-"""The last tells nginx to pass each event on."""
+"""The last header tells nginx not to buffer events."""
 
 Heard = asyncio.Queue[Final | None]
-"""What has been transcribed, in order; None: that was all."""
+"""The finals of a file in order; None after the last."""
 Work = Callable[[Listener, Callable[[], None]], Awaitable[Done]]
-"""Transcribes the file: tells each final, and before that when the request is accepted. Raises `Refusal`."""
+"""Transcribes the file. Calls the listener with each final, and before that the other function when the request is accepted.
+Raises `Refusal`."""
 
 
 async def stream(
     request: web.Request, work: Work, asked: rest.TranscriptionRequest, answers: Answers, folder: Path
 ) -> web.StreamResponse:
-    """Answer with the events of one file. Raises `Refusal` if it is refused before the first of them."""
+    """Answer with the events of one file. Raises `Refusal` if the file is refused before the first event."""
     heard, accepted, begun = Heard(), asyncio.Event(), asyncio.Event()
 
     def tell(final: Final | None) -> None:
@@ -68,7 +69,7 @@ async def stream(
 
 
 async def beaten(heard: Heard, every_s: float | None = None) -> AsyncIterator[Final | None]:
-    """Yield each final; None where nothing has come for `every_s` (by default `KEEP_ALIVE_S`)."""
+    """Yield each final, and None whenever there was none for `every_s` (by default `KEEP_ALIVE_S`)."""
     every_s = KEEP_ALIVE_S if every_s is None else every_s
     while True:
         try:
@@ -108,9 +109,9 @@ async def _told(
     except (ConnectionError, asyncio.CancelledError):
         if not _is_gone(request):
             raise
-        log.info("a client left before its transcript was complete")
+        log.info("a client disconnected before its transcript was complete")
     except Exception:
-        log.exception("an answer could not be ended")
+        log.exception("an event stream could not be completed")
         abort(request)
     finally:
         watching.cancel()
@@ -118,13 +119,13 @@ async def _told(
 
 
 async def _last(working: asyncio.Future[Done], asked: rest.TranscriptionRequest) -> dict[str, Any]:
-    """Return the last event: the whole text, or why there is none."""
+    """Return the last event: the whole text, or the error."""
     try:
         return rest.done((await working).transcript, asked)
     except Refusal as refusal:
         return {"type": "error", **error_body(refusal)}
     except Exception:
-        log.exception("a file whose answer had begun failed")
+        log.exception("a file failed after its answer had begun")
         failure = Refusal(500, "internal_error", "The server failed on this file.")
         return {"type": "error", **error_body(failure)}
 
@@ -134,7 +135,7 @@ def _is_gone(request: web.Request) -> bool:
 
 
 async def _left(request: web.Request, working: asyncio.Future[Done]) -> None:
-    """Give the work up when the client has left."""
+    """Cancel the work when the client disconnects."""
     while not working.done() and not _is_gone(request):
         await asyncio.wait([working], timeout=_LOOK_S)
     working.cancel()

@@ -46,7 +46,7 @@ from myna.wire.quoting import quoted
 
 SHORTEST_COMMIT_MS = 100
 _BETA_FIELDS = "input_audio_"
-"""Begins the fields of a session in the shapes of the API's first version, whose conversations take `session.update`, too."""
+"""Prefix of the session's fields in the API's first version. Clients of that version may send `session.update`, too."""
 _TRANSCRIPTION = "conversation.item.input_audio_transcription."
 _CLIENT_EVENTS = (
     "session.update", "transcription_session.update", "input_audio_buffer.append", "input_audio_buffer.commit",

@@ -26,7 +26,7 @@ _CONVERSATION_MODELS = re.compile(r"gpt-(4o-)?(mini-)?realtime(?!-whisper).*|gpt
 
 
 class RealtimeEntry(PlainEntry):
-    """The way in at `PATH`. `granted`: the session of the client's secret; `beta`: it speaks the API's first version."""
+    """The entry at `PATH`. `granted`: the session of the client secret; `beta`: the client uses the API's first version."""
 
     def __init__(self, name: str, settings: Settings, granted: Mapping[str, Any] | None, *, beta: bool) -> None:
         self.name = name
@@ -36,40 +36,40 @@ class RealtimeEntry(PlainEntry):
         self._asked: str | None = None
 
     def read(self, query: Collection[tuple[str, str]]) -> ModelWanted:
-        """Take the request's parameters; return the model asked for. Raises `Refusal`."""
+        """Parse the request's parameters; return the model it asks for. Raises `Refusal`."""
         given = Parameters(query, "invalid_value")
         self._asked = given.text("model")
         if (intent := given.text("intent") or "transcription") != "transcription":
             raise refused(
-                f"intent must be transcription, not {quoted(intent)}: this server transcribes, and does not speak.",
+                f"intent must be transcription, not {quoted(intent)}: this server transcribes and does not speak.",
                 "intent",
             )
         if self._asked is None or _CONVERSATION_MODELS.fullmatch(
             self._asked
-        ):  # a session's, not what transcribes in it
+        ):  # names the session's model, not the one that transcribes
             self._asked = (self._begun(RealtimeSession()).transcription or {}).get("model")
         return ModelWanted.of(self._asked, PUBLIC_MODELS)
 
     def dialect(self, model: Model, engine: EngineInfo) -> RealtimeDialect:
-        """Return the translator. Raises `Refusal` if the model cannot do what the client's secret asks."""
+        """Return the translator. Raises `Refusal` for options of the client secret that the model lacks."""
         names = frozenset(name for name in (model.name, engine.name, self._asked) if name)
         session = self._begun(RealtimeSession(transcription={"model": self._asked or model.name}), names)
         session.options(engine)
         return RealtimeDialect(session, self._settings, engine, names, beta=self._beta)
 
     def _begun(self, session: RealtimeSession, names: frozenset[str] | None = None) -> RealtimeSession:
-        """Return the session as the client's secret, if there is one, lets it begin."""
+        """Return the session with the settings of the client secret, if there is one."""
         if self._granted is None:
             return session
         return session.patched(self._granted["patch"], beta=self._granted["beta"], models=names)
 
     @property
     def takes_client_secrets(self) -> bool:
-        """Whether a client secret lets a client in: it was made for this."""
+        """Yes: client secrets are made for this entry."""
         return True
 
     def refused(self, refusal: Refusal) -> Refused:
-        """Return the refusal as OpenAI's clients read it."""
+        """Return the refusal in OpenAI's error format."""
         return Refused(error_body(refusal))
 
 

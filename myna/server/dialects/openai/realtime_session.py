@@ -1,4 +1,4 @@
-"""A session of OpenAI's Realtime API: what a client has set, in the shapes of its present and of its first version."""
+"""A session of OpenAI's Realtime API: the client's settings, in the fields of the present and of the first version."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ _EAGERNESS = {
     "medium": TurnPolicy(end=0.7, timeout_ms=4000),
     "high": TurnPolicy(end=0.5, timeout_ms=2000),
 }
-"""OpenAI's longest waits, and the thresholds that go with them here (docs/turns.md)."""
+"""OpenAI's longest waits, each with a threshold of this server (docs/turns.md)."""
 LONGEST_SESSION = 16_384
-"""Characters of a session in JSON, which a client is told at each change. Fields that nobody here knows count, too: they are
-kept and told again."""
+"""Characters of a session in JSON, which the client is sent at each change. Unknown fields count, too: they are kept and
+sent back."""
 _NEVER_ZERO = 0.01
-"""A threshold of 0 or 1 would make everything, or nothing, speech."""
+"""The smallest distance of a threshold from 0 and 1: at these all audio, or none, would be speech."""
 
 
 @dataclass(frozen=True, slots=True)
 class RealtimeSession:
-    """What is set; each part as it is told to the client. None: off."""
+    """The settings, each part as the client is sent it. None: off."""
 
     format: Mapping[str, Any] = field(default_factory=lambda: _BETA_FORMATS["pcm16"])
     transcription: Mapping[str, Any] | None = None
@@ -48,11 +48,11 @@ class RealtimeSession:
     noise_reduction: Mapping[str, Any] | None = None
     include: tuple[str, ...] = ()
     type: str = "transcription"
-    """`realtime` where the client has called it so: it is transcribed all the same, and nothing is spoken."""
+    """`realtime` if the client names it so. The session transcribes all the same, and never speaks."""
 
     @property
     def audio(self) -> RawFormat:
-        """The audio that is appended. Raises `AudioError`."""
+        """The format of appended audio. Raises `AudioError`."""
         kind = self.format["type"]
         if kind in parts.G711:
             return RawFormat(parts.G711[kind], 8000)
@@ -60,16 +60,16 @@ class RealtimeSession:
 
     @property
     def manual(self) -> bool:
-        """Whether the client alone says what belongs together."""
+        """Whether the client alone commits items."""
         return self.turn_detection is None
 
     @property
     def prefix_ms(self) -> int:
-        """Audio that counts as an utterance's before its speech."""
+        """Milliseconds before its speech that belong to an item."""
         return int((self.turn_detection or {}).get("prefix_padding_ms", parts.SERVER_VAD["prefix_padding_ms"]))
 
     def policy(self, settings: Settings, engine: EngineInfo) -> Policy:
-        """Return how the stream is cut."""
+        """Return the policy of the stream."""
         policy = replace(
             default_policy(settings, engine), endpoint_ms=None, interim_every_s=None, lead_s=self.prefix_ms / 1000
         )
@@ -83,21 +83,21 @@ class RealtimeSession:
         return fitted(policy, engine)
 
     def options(self, engine: EngineInfo) -> Options:
-        """Return what is asked of the engine. Raises `Refusal` if it does not know the language."""
+        """Return the engine's options. Raises `Refusal` if the engine does not support the language."""
         given = self.transcription or {}
         languages = [given["language"]] if given.get("language") else list(given.get("languages") or ())
         for language in languages:
             if engine.languages and primary(language) not in engine.languages:
                 known = ", ".join(engine.languages)
                 raise refused(
-                    f"The model {engine.name!r} does not know the language {quoted(language)}; it knows: {known}.",
+                    f"The model {engine.name!r} does not support the language {quoted(language)}; it supports: {known}.",
                     "session.audio.input.transcription.language",
                 )
         keywords = tuple(given.get("keywords") or ()) if engine.keyterms else ()
         return Options(languages[0] if len(languages) == 1 else None, keywords)
 
     def told(self, session_id: str, *, beta: bool) -> dict[str, Any]:
-        """Return the session as the client is told it."""
+        """Return the session as the client is sent it."""
         kind = "realtime.session" if self.type == "realtime" else "realtime.transcription_session"
         head = {"id": session_id, "object": kind, "expires_at": None}
         if beta:
@@ -119,9 +119,9 @@ class RealtimeSession:
         return {"type": self.type, **head, "audio": {"input": described}, "include": list(self.include)}
 
     def patched(self, patch: object, *, beta: bool, models: frozenset[str] | None = None) -> RealtimeSession:
-        """Return the session with a client's changes: what is absent stays, null is off. Raises `Refusal`.
+        """Return the session after a client's changes. An absent part does not change; null turns it off. Raises `Refusal`.
 
-        `models`: the names that mean the model that listens; None: any will do.
+        `models`: the names of the model that serves the session; None: every name is accepted.
         """
         given = parts.object_in(patch, "session")
         kind = self.type
@@ -150,16 +150,16 @@ class RealtimeSession:
             changed_parts["include"] = _includes(given["include"])
         changed = replace(self, **changed_parts, type=kind)
         if (size := len(json.dumps(changed.told("", beta=False)))) > LONGEST_SESSION:
-            raise refused(f"The session would have {size} characters; {LONGEST_SESSION} are possible.", "session")
+            raise refused(f"The session must have at most {LONGEST_SESSION} characters in JSON, not {size}.", "session")
         return changed
 
     def _kind(self, given: object, changes: Mapping[str, Any]) -> str:
-        """Return the type that a client's change gives the session. Raises `Refusal`."""
+        """Return the session's type after a client's change. Raises `Refusal`."""
         if given not in ("transcription", "realtime"):
             raise refused(f"session.type must be transcription or realtime, not {quoted(given)}.", "session.type")
         if given == "realtime" and self.type != "realtime" and not changes.get("transcription"):
             raise refused(
-                "session.type realtime takes session.audio.input.transcription: this server transcribes, and does not speak.",
+                "session.type realtime requires session.audio.input.transcription: this server does not speak.",
                 "session.audio.input.transcription",
             )
         return str(given)
@@ -168,8 +168,8 @@ class RealtimeSession:
 def _check_model(model: str | None, models: frozenset[str], where: str) -> None:
     if model and model not in models and not PUBLIC_MODELS.fullmatch(model):
         raise refused(
-            f"{where}: this connection is served by {min(models)}, not by {quoted(model)}: a model is chosen when"
-            " connecting, with model= in the address.",
+            f"{where}: this connection is served by {min(models)}, not by {quoted(model)}. Choose a model with model= in"
+            " the address when connecting.",
             where,
             code="model_not_found",
         )
@@ -187,5 +187,5 @@ def _includes(given: object) -> tuple[str, ...]:
     if given is None:
         return ()
     if not (isinstance(given, list) and all(isinstance(name, str) for name in given)):
-        raise refused(f"session.include must be a list of texts, not {quoted(given)}.", "session.include")
+        raise refused(f"session.include must be a list of strings, not {quoted(given)}.", "session.include")
     return tuple(given)

@@ -33,7 +33,7 @@ _CODES = {name: code for code, name in _LANGUAGES.items()}
 
 @dataclass(frozen=True, slots=True)
 class TranscriptionRequest:
-    """What a form asks for."""
+    """What a client asks for."""
 
     model: ModelWanted
     language: str | None = None
@@ -48,15 +48,15 @@ class TranscriptionRequest:
     """An extension: each word carries the space behind it, in every format that has words."""
 
     def options(self, engine: EngineInfo) -> Options:
-        """Return what it asks of the engine. Raises `Refusal` if the engine cannot do it."""
+        """Return the engine's options. Raises `Refusal` for options that the engine lacks."""
         if self.language and engine.languages and primary(self.language) not in engine.languages:
             known = ", ".join(engine.languages)
             raise refused(
-                f"The model {engine.name!r} does not know the language {quoted(self.language)}; it knows: {known}.",
+                f"The model {engine.name!r} does not support the language {quoted(self.language)}; it supports: {known}.",
                 "language",
             )
         if self.keywords and not engine.keyterms:
-            raise refused(f"The model {engine.name!r} cannot make words likelier: leave keywords out.", "keywords")
+            raise refused(f"The model {engine.name!r} does not support keywords.", "keywords")
         return Options(self.language, self.keywords)
 
 
@@ -64,7 +64,7 @@ def parse(fields: Collection[tuple[str, str]], *, spaced: bool = False) -> Trans
     """Parse a form's fields. Raises `Refusal`."""
     given = Parameters([(name.removesuffix("[]"), value) for name, value in fields], "invalid_value")
     if given.text("response_format") == "diarized_json":
-        raise refused("There is no speaker diarization here: ask for another response_format.", "response_format")
+        raise refused("This server has no speaker diarization: choose another response_format.", "response_format")
     response_format = given.choice("response_format", FORMATS)
     granularities = frozenset(given.texts("timestamp_granularities"))
     if unknown := granularities - set(GRANULARITIES):
@@ -72,8 +72,8 @@ def parse(fields: Collection[tuple[str, str]], *, spaced: bool = False) -> Trans
             f"timestamp_granularities must be word or segment, not {quoted(min(unknown))}.", "timestamp_granularities"
         )
     if "word" in granularities and response_format not in ("verbose_json", None):
-        raise refused("timestamp_granularities take response_format=verbose_json.", "timestamp_granularities")
-    given.fraction("temperature", 0, 1)  # decoding here has none
+        raise refused("timestamp_granularities requires response_format=verbose_json.", "timestamp_granularities")
+    given.fraction("temperature", 0, 1)  # checked only: decoding has no temperature
     return TranscriptionRequest(
         model=ModelWanted.of(given.text("model"), PUBLIC_MODELS),
         language=_language(given),
@@ -90,7 +90,7 @@ def parse(fields: Collection[tuple[str, str]], *, spaced: bool = False) -> Trans
 def answer(
     transcript: FileTranscript, request: TranscriptionRequest, engine: EngineInfo, filename: str
 ) -> dict[str, Any] | str:
-    """Return the response: a text, or what becomes JSON; iterators in it are lists."""
+    """Return the response: a text, or an object whose iterators are written as lists."""
     words = transcript.words
     match request.response_format:
         case "text":
@@ -110,7 +110,7 @@ def answer(
 
 
 def logprobs(words: Sequence[Word], *, first: bool = True) -> list[dict[str, object]]:
-    """Return a token for each word, with the logarithm of the model's confidence in it; `first`: nothing goes before them."""
+    """Return a token for each word, with the logarithm of the model's confidence. `first`: the words begin the transcript."""
     return list(_logprobs(words, first=first))
 
 
@@ -128,12 +128,12 @@ def spaced_words(words: Sequence[Word], offset_s: float = 0.0) -> Iterator[dict[
 
 
 def delta(text: str, *, first: bool) -> dict[str, object]:
-    """Return the event for the next piece of text; the pieces concatenate to the whole."""
+    """Return the event for the next piece of text. The pieces concatenate to the transcript."""
     return {"type": "transcript.text.delta", "delta": text if first else f" {text}"}
 
 
 def done(transcript: FileTranscript, request: TranscriptionRequest) -> dict[str, object]:
-    """Return the last event of a streamed response; iterators in it are lists."""
+    """Return the last event of a streamed response. Iterators in it are written as lists."""
     event: dict[str, object] = {"type": "transcript.text.done", "text": transcript.text}
     if request.logprobs:
         event["logprobs"] = _logprobs(transcript.words)
@@ -186,7 +186,7 @@ def _log(word: Word) -> float:
 def _keywords(given: Parameters) -> tuple[str, ...]:
     keywords = given.texts("keywords", most=MOST_KEYTERMS)
     if (longest := max(map(len, keywords), default=0)) > LONGEST_KEYTERM:
-        raise refused(f"keywords has a text of {longest} characters; {LONGEST_KEYTERM} are possible.", "keywords")
+        raise refused(f"keywords must have at most {LONGEST_KEYTERM} characters each, not {longest}.", "keywords")
     return keywords
 
 
