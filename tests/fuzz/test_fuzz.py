@@ -245,7 +245,7 @@ SHARES = {"raw audio": 0.2}
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_nothing_escapes_but_the_documented_errors(target: str) -> None:
+def test_a_parser_raises_only_its_documented_errors(target: str) -> None:
     seed = SEED + list(TARGETS).index(target)
     one = TARGETS[target](Mutator(seed))
     count = int(FRAMES / len(TARGETS) * SHARES.get(target, 1.05))
@@ -272,7 +272,7 @@ tries = settings(
 
 @tries
 @given(st.lists(frames, max_size=6))
-def test_any_conversation_with_the_native_dialect_ends_in_words_of_its_own(conversation: list[str | bytes]) -> None:
+def test_any_conversation_with_the_native_dialect_ends_with_its_own_messages(conversation: list[str | bytes]) -> None:
     dialect = NativeDialect(wire.Format.JSON, SETTINGS, ENGINE)
     try:
         for frame in conversation:
@@ -296,7 +296,7 @@ def test_any_conversation_with_deepgrams_dialect_goes_on(conversation: list[str 
 
 @tries
 @given(st.lists(st.tuples(st.sampled_from([name for name, _ in QUERIES]), st.text(max_size=30)), max_size=5))
-def test_any_address_is_read_or_refused(pairs: list[tuple[str, str]]) -> None:
+def test_any_address_is_parsed_or_refused(pairs: list[tuple[str, str]]) -> None:
     for parse in (deepgram_request.parse, deepgram_rest.parse, lambda p: NativeEntry("n", SETTINGS).read(p)):
         try:
             parse(pairs)

@@ -40,7 +40,7 @@ def document(parts: Iterable[RouteDescriptions]) -> Schema:
         "info": {
             "title": "Myna",
             "version": __version__,
-            "description": "Speech to text. Live streams are WebSockets: docs/protocol.md, docs/deepgram.md.",
+            "description": "Speech to text. Live streams are WebSockets, which OpenAPI does not describe: see docs/.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "security": [{"bearer": []}, {"token": []}],

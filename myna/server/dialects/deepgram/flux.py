@@ -115,7 +115,7 @@ class FluxDialect(Unresumable):
         self._open: tuple[Word, ...] = ()
         self._eager: str | None = None
         self._update_due = 0  # sample before which no `Update` is sent
-        self._told = False  # whether a state of the turn has been sent since the last `Update`
+        self._state_sent = False  # whether a state of the turn has been sent since the last `Update`
 
     def begin(self) -> Sequence[Command]:
         """Return the command that opens the stream; the address has every option."""
@@ -178,7 +178,7 @@ class FluxDialect(Unresumable):
                 self._now, self._pending = self._pending, None
                 return [self._frame("ConfigureSuccess", self._configuration())]
             case events.Ended() if self._in_turn:
-                self._told, self._update_due = False, 0
+                self._state_sent, self._update_due = False, 0
                 return self._update(0.0)
         return ()
 
@@ -188,8 +188,8 @@ class FluxDialect(Unresumable):
         if error is None:
             return Farewell((), 1000, "")
         code = _ERROR_CODES.get(error.code, error.code.upper())
-        told = self._frame("Error", {"code": code, "description": error.message})
-        return Farewell((told,), CLOSE_CODES.get(error.code, POLICY_VIOLATION), error.message)
+        frame = self._frame("Error", {"code": code, "description": error.message})
+        return Farewell((frame,), CLOSE_CODES.get(error.code, POLICY_VIOLATION), error.message)
 
     def _policy(self, now: _Settings) -> Policy:
         return fitted(replace(self._defaults, turns=now.turns), self._engine)
@@ -213,8 +213,8 @@ class FluxDialect(Unresumable):
         return frames
 
     def _update(self, confidence: float) -> Sequence[Frame]:
-        if self._told:
-            self._told = False
+        if self._state_sent:
+            self._state_sent = False
             return ()
         if self._heard < self._update_due:
             return ()
@@ -232,7 +232,7 @@ class FluxDialect(Unresumable):
         return text_of(self._words(), punctuated=True)
 
     def _turn_info(self, event: str, confidence: float, **more: object) -> Frame:
-        self._told = event != "Update"
+        self._state_sent = event != "Update"
         words = self._words()
         message: dict[str, object] = {
             "event": event,
@@ -300,10 +300,10 @@ class FluxDialect(Unresumable):
         thresholds = {"eot_threshold": turns.end, "eot_timeout_ms": turns.timeout_ms}
         if turns.eager is not None:
             thresholds["eager_eot_threshold"] = turns.eager
-        told: dict[str, object] = {"thresholds": thresholds, "keyterms": list(self._now.keyterms)}
+        configuration: dict[str, object] = {"thresholds": thresholds, "keyterms": list(self._now.keyterms)}
         if self._request.model == MULTILINGUAL:
-            told["language_hints"] = list(self._now.language_hints)
-        return {**told, "numerals": self._now.formatting.numerals}
+            configuration["language_hints"] = list(self._now.language_hints)
+        return {**configuration, "numerals": self._now.formatting.numerals}
 
     def _failure(self, code: str, description: str) -> Reply:
         failure = {"code": code, "error_code": code, "description": description}

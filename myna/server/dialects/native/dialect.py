@@ -39,8 +39,8 @@ from myna.wire import messages as wire
 from myna.wire import strictjson
 from myna.wire.quoting import quoted
 
-_MESSAGES_UNTOLD, _BYTES_UNTOLD = 100, 160_000
-"""Messages or bytes (about 5 s of audio) after which a client that keeps what it sends is told that they have arrived."""
+_MESSAGES_UNACKNOWLEDGED, _BYTES_UNACKNOWLEDGED = 100, 160_000
+"""Messages or bytes (about 5 s of audio) after which a client that keeps what it sends gets an acknowledgement."""
 _CLOSE_CODES = {**CLOSE_CODES, "invalid_message": 1007, "undecodable_audio": 1003}
 
 
@@ -94,8 +94,8 @@ class NativeDialect:
         self._resume_s = settings.resume_s
         self._number = 0
         self._received = 0  # the client's messages
-        self._told = 0  # how many of them the client knows to have arrived
-        self._untold_bytes = 0
+        self._acknowledged = 0  # how many of them the client knows to have arrived
+        self._unacknowledged_bytes = 0
         self._stream = ""
         self._form = form
         self._defaults = default_policy(settings, engine)
@@ -119,8 +119,11 @@ class NativeDialect:
             raise DialectError("invalid_message", str(error)) from error
         self._received += 1
         commands = self._commands(message)
-        self._untold_bytes += len(frame)
-        far = self._received - self._told >= _MESSAGES_UNTOLD or self._untold_bytes >= _BYTES_UNTOLD
+        self._unacknowledged_bytes += len(frame)
+        far = (
+            self._received - self._acknowledged >= _MESSAGES_UNACKNOWLEDGED
+            or self._unacknowledged_bytes >= _BYTES_UNACKNOWLEDGED
+        )
         if far and self.resume_token is not None:
             return [*commands, Reply(tuple(self._frames(wire.ProgressMessage(), replaces="progress")))]
         return commands
@@ -223,7 +226,7 @@ class NativeDialect:
         if self.resume_token is None:
             return [Frame(wire.encode(message, self._form), replaces)]
         self._number += 1
-        self._told, self._untold_bytes = self._received, 0
+        self._acknowledged, self._unacknowledged_bytes = self._received, 0
         account = wire.Account(number=self._number, received=self._received)
         # A `ready` message belongs to one connection; it is not sent again.
         number = None if isinstance(message, wire.ReadyMessage) else self._number

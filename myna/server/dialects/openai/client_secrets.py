@@ -83,7 +83,7 @@ class ClientSecrets:
         session = RealtimeSession().patched(patch, beta=beta)
         value = self._authentication.grant(identity, ttl_s, {"patch": patch, "beta": beta})
         secret: ClientSecret = {"value": value, "expires_at": int(time.time()) + ttl_s}
-        return secret, session.told(f"sess_{uuid.uuid4().hex}", beta=beta)
+        return secret, session.described(f"sess_{uuid.uuid4().hex}", beta=beta)
 
 
 def _ttl(given: object) -> int:

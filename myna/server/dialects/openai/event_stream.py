@@ -45,15 +45,15 @@ async def stream(
     """Answer with the events of one file. Raises `Refusal` if the file is refused before the first event."""
     heard, accepted, begun = Heard(), asyncio.Event(), asyncio.Event()
 
-    def tell(final: Final | None) -> None:
+    def put(final: Final | None) -> None:
         heard.put_nowait(final)
         begun.set()
 
     def end(_: asyncio.Future[Done]) -> None:
-        tell(None)
+        put(None)
         accepted.set()
 
-    working = asyncio.ensure_future(work(tell, accepted.set))
+    working = asyncio.ensure_future(work(put, accepted.set))
     working.add_done_callback(end)
     try:
         await accepted.wait()
@@ -62,13 +62,13 @@ async def stream(
                 await begun.wait()
         if working.done() and working.exception() is not None:
             await working
-        return await _told(request, working, heard, asked, answers, folder)
+        return await _send_events(request, working, heard, asked, answers, folder)
     finally:
         working.cancel()
         await asyncio.wait([working])
 
 
-async def beaten(heard: Heard, every_s: float | None = None) -> AsyncIterator[Final | None]:
+async def with_pauses(heard: Heard, every_s: float | None = None) -> AsyncIterator[Final | None]:
     """Yield each final, and None whenever there was none for `every_s` (by default `KEEP_ALIVE_S`)."""
     every_s = KEEP_ALIVE_S if every_s is None else every_s
     while True:
@@ -83,7 +83,7 @@ async def beaten(heard: Heard, every_s: float | None = None) -> AsyncIterator[Fi
         yield final
 
 
-async def _told(
+async def _send_events(
     request: web.Request,
     working: asyncio.Future[Done],
     heard: Heard,
@@ -93,10 +93,10 @@ async def _told(
 ) -> web.StreamResponse:
     response = web.StreamResponse(headers=_HEADERS)
     await response.prepare(request)
-    watching = asyncio.create_task(_left(request, working), name="a client of an event stream")
+    watching = asyncio.create_task(_cancel_when_gone(request, working), name="a client of an event stream")
     try:
         first = True
-        async for final in beaten(heard):
+        async for final in with_pauses(heard):
             if final is None:
                 await response.write(_COMMENT)
             elif final.words:
@@ -134,7 +134,7 @@ def _is_gone(request: web.Request) -> bool:
     return request.transport is None or request.transport.is_closing()
 
 
-async def _left(request: web.Request, working: asyncio.Future[Done]) -> None:
+async def _cancel_when_gone(request: web.Request, working: asyncio.Future[Done]) -> None:
     """Cancel the work when the client disconnects."""
     while not working.done() and not _is_gone(request):
         await asyncio.wait([working], timeout=_LOOK_S)

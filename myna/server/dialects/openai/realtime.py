@@ -273,7 +273,7 @@ class RealtimeDialect(Unresumable):
         return {"logprobs": logprobs(words, first=not text.startswith(" "))}
 
     def _session_frame(self, kind: str) -> Frame:
-        return self._frame(kind, session=self._session.told(self._id, beta=self._beta))
+        return self._frame(kind, session=self._session.described(self._id, beta=self._beta))
 
     def _token(self) -> str:
         self._tokens += 1

@@ -96,7 +96,7 @@ class RealtimeSession:
         keywords = tuple(given.get("keywords") or ()) if engine.keyterms else ()
         return Options(languages[0] if len(languages) == 1 else None, keywords)
 
-    def told(self, session_id: str, *, beta: bool) -> dict[str, Any]:
+    def described(self, session_id: str, *, beta: bool) -> dict[str, Any]:
         """Return the session as the client is sent it."""
         kind = "realtime.session" if self.type == "realtime" else "realtime.transcription_session"
         head = {"id": session_id, "object": kind, "expires_at": None}
@@ -110,13 +110,13 @@ class RealtimeSession:
                 "input_audio_noise_reduction": self.noise_reduction,
                 "include": list(self.include),
             }
-        described = {
+        input_parts = {
             "format": self.format,
             "transcription": self.transcription,
             "noise_reduction": self.noise_reduction,
             "turn_detection": self.turn_detection,
         }
-        return {"type": self.type, **head, "audio": {"input": described}, "include": list(self.include)}
+        return {"type": self.type, **head, "audio": {"input": input_parts}, "include": list(self.include)}
 
     def patched(self, patch: object, *, beta: bool, models: frozenset[str] | None = None) -> RealtimeSession:
         """Return the session after a client's changes. An absent part does not change; null turns it off. Raises `Refusal`.
@@ -149,7 +149,7 @@ class RealtimeSession:
         if "include" in given:
             changed_parts["include"] = _includes(given["include"])
         changed = replace(self, **changed_parts, type=kind)
-        if (size := len(json.dumps(changed.told("", beta=False)))) > LONGEST_SESSION:
+        if (size := len(json.dumps(changed.described("", beta=False)))) > LONGEST_SESSION:
             raise refused(f"The session must have at most {LONGEST_SESSION} characters in JSON, not {size}.", "session")
         return changed
 
