@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
 from collections.abc import Callable, Mapping
 
@@ -84,6 +85,7 @@ VENDORS = (
 ERRORS = ErrorFormats(shared_response, VENDORS)
 
 
+@functools.cache
 def description() -> openapi.Schema:
     """Return the OpenAPI document of every route."""
     return openapi.document(

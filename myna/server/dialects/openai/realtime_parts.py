@@ -28,11 +28,11 @@ _Milliseconds = Annotated[int, Field(ge=0, le=60_000)]
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-class _Checked(BaseModel):
+class _StrictModel(BaseModel):
     model_config = ConfigDict(strict=True)
 
 
-class _Format(_Checked):
+class _Format(_StrictModel):
     type: Literal["audio/pcm", "audio/pcmu", "audio/pcma"] = "audio/pcm"
     rate: int = RATE
 
@@ -45,7 +45,7 @@ class _Format(_Checked):
             raise ValueError(str(error)) from error
 
 
-class _Transcription(_Checked):
+class _Transcription(_StrictModel):
     model: str | None = None
     language: str | None = None
     prompt: str | None = None
@@ -54,17 +54,17 @@ class _Transcription(_Checked):
     keywords: _Texts | None = None
 
 
-class _TurnDetection(_Checked):
+class _TurnDetection(_StrictModel):
     type: Literal["server_vad", "semantic_vad"]
 
 
-class _ServerVad(_Checked):
+class _ServerVad(_StrictModel):
     threshold: Annotated[float, Field(ge=0, le=1)]
     prefix_padding_ms: _Milliseconds
     silence_duration_ms: _Milliseconds
 
 
-class _SemanticVad(_Checked):
+class _SemanticVad(_StrictModel):
     eagerness: Literal["low", "medium", "high", "auto"]
 
 
