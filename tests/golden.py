@@ -17,18 +17,19 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from urllib.parse import parse_qsl
 
 import numpy as np
+from aiohttp.test_utils import make_mocked_request
 from drive import amplitude_voice
 
 from myna.inference.engines.catalogue import Model
 from myna.inference.engines.fake.engine import FakeEngine, FakeSettings, silence, spoken
+from myna.runtime.errors import DialectError
 from myna.server.dialects.base import (
     Audio,
     Command,
     Configure,
-    DialectError,
+    Dialect,
     End,
     EndTurn,
     Flush,
@@ -37,8 +38,9 @@ from myna.server.dialects.base import (
     Open,
     Reply,
 )
-from myna.server.dialects.deepgram.listen_request import parse
-from myna.server.dialects.deepgram.live import DeepgramDialect, flux
+from myna.server.dialects.registry import LIVE
+from myna.server.http.request_id import REQUEST_ID as REQUEST_ID_KEY
+from myna.server.keys import Authentication
 from myna.server.settings import Settings
 from myna.streaming.audio.container import sniff
 from myna.streaming.audio.raw import AudioError, RawDecoder, RawFormat
@@ -51,15 +53,17 @@ REQUEST_ID = "2479c8c8-8185-40ac-9ac6-f0874419f793"
 FINALS_FIRST = ("idle", "overloaded", "shutting_down")
 """The server's reasons to end a stream that come after its finals; a test over sockets holds this to the server."""
 CREATED = "2026-01-01T00:00:00.000Z"
+_CREATED = re.compile('"created":"[^"]*"')
 
 
-def dialect(query: str, engine: FakeEngine) -> DeepgramDialect | flux.FluxDialect:
-    path, _, query = query.rpartition("?")
-    parameters = parse_qsl(query, keep_blank_values=True)
-    if path == flux.PATH:
-        return flux.FluxDialect(REQUEST_ID, flux.parse(parameters), Settings(), engine.info)
-    model = Model("fake", "fake", languages=engine.info.languages)
-    return DeepgramDialect(REQUEST_ID, parse(parameters), Settings(), model, engine.info, lambda: CREATED)
+def dialect(address: str, engine: FakeEngine) -> Dialect:
+    """Return the dialect that the server has at this address."""
+    path, _, query = address.rpartition("?")
+    request = make_mocked_request("GET", f"{path or '/v1/listen'}?{query}")
+    request[REQUEST_ID_KEY] = REQUEST_ID
+    entry = LIVE[request.path](request, Settings(), Authentication(None))
+    entry.read(request.query.items())
+    return entry.dialect(Model("fake", "fake", languages=engine.info.languages), engine.info)
 
 
 class Conversation:
@@ -176,7 +180,7 @@ class Conversation:
         for frame in frames:  # type: ignore[attr-defined]
             assert isinstance(frame, Frame)
             assert isinstance(frame.payload, str)
-            self.answers.append(frame.payload)
+            self.answers.append(_CREATED.sub(f'"created":"{CREATED}"', frame.payload))
 
 
 def audio(notation: str) -> bytes:

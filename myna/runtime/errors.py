@@ -24,3 +24,16 @@ class Refusal(Exception):  # noqa: N818 - an answer, not an internal error
         self.message = shortened(message, LONGEST_MESSAGE)
         self.retry_after_s = retry_after_s
         self.param = param
+
+
+class DialectError(Exception):
+    """The stream cannot go on: a machine's `code`, a message for a person. Each dialect has its own words for the codes.
+
+    `finals_first`: what was heard so far is made final and sent before.
+    """
+
+    def __init__(self, code: str, message: str, *, finals_first: bool = False) -> None:
+        super().__init__(shortened(message, LONGEST_MESSAGE))
+        self.code = code
+        self.message = shortened(message, LONGEST_MESSAGE)
+        self.finals_first = finals_first

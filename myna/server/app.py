@@ -8,7 +8,6 @@ import functools
 import gc
 import ipaddress
 import os
-import secrets
 import signal
 import socket
 import tempfile
@@ -25,11 +24,10 @@ from myna.batch.disk import remove_strays
 from myna.batch.address_gate import AddressGate
 from myna.runtime.threads import on_thread
 from myna.server import log as logs
-from myna.server.http import openapi
 from myna.server.http import page
 from myna.server.http.wrong_addresses import ADDRESSES, Addresses
 from myna.server.operations.admission import Admission
-from myna.server.keys import Authentication, credential
+from myna.server.keys import Authentication
 from myna.server.settings import Settings
 from myna.runtime.errors import ConfigurationError
 from myna.server.websocket.connection import FAREWELL_S, FINALS_S
@@ -37,18 +35,15 @@ from myna.server.http.connections import Connections, ConnectionLimits, descript
 from myna.server.http.cross_site import CrossSite
 from myna.media.pool import DecoderPool
 from myna.runtime.descriptors import descriptors_left
-from myna.server.dialects.deepgram import live as deepgram
-from myna.server.dialects.deepgram import flux
-from myna.server.dialects.openai import realtime
-from myna.server.dialects.base import DialectError
-from myna.server.dialects.native.dialect import NativeEntry
-from myna.server.http.files import Files
-from myna.server.http.service import REQUEST_ID, Pages
+from myna.server.dialects import registry
+from myna.runtime.errors import DialectError
+from myna.server.http.errors import ERROR_FORMATS
+from myna.server.http.request_id import send_request_id
 from myna.server.http.intake import Intake
 from myna.batch.job_runner import JobRunner
 from myna.server.operations.gauges import Gauges
 from myna.server.operations.metrics import Metrics
-from myna.server.http.middlewares import Router, answered, say_request_id
+from myna.server.http.middlewares import Router, answered
 from myna.inference.models import Models, ModelSettings
 from myna.runtime.deadlines import CLOCK
 from myna.server.operations.loop_monitor import LoopMonitor
@@ -60,7 +55,6 @@ from myna.batch.transcriber import Hearing, Transcriber
 from myna.server.dialects.defaults import default_policy
 from myna.server.websocket.upgrade import Upgrade
 from myna.inference.workers.vad_worker import VadWorker
-from myna.wire import messages as wire
 from myna.inference.engines.catalogue import Catalogue
 from myna.runtime.memory import TRIM_EVERY_S, give_back, keep_steady
 from myna.streaming.speech.silero import SileroVad
@@ -109,22 +103,21 @@ class Server:
         self.app._router = Router()  # the argument for it is deprecated, without another way
         self.app[CLOCK] = services.clock
         CrossSite(settings, host, keyless=not authentication.required).add_to(self.app)
-        self.app.on_response_prepare.append(say_request_id)
+        self.app.on_response_prepare.append(send_request_id)
         gauges = Gauges(services.streams, services.vad, services.decoders, models, transcriber, self.admission, loop_monitor, self.jobs, supervisor)
         services.metrics.look_up(gauges.read)
-        Pages(services, models, transcriber, authentication, self.admission, gauges).add_to(self.app)
         self.disk = Doubt(
             "disk", lambda: on_thread(functools.partial(probe_uploads, settings.min_free_mb << 20)), supervisor
         )
         intake = Intake(settings, services.metrics, self.jobs.taken, self.disk)
-        Files(settings, models, transcriber, authentication, gate, self.jobs, self.admission, intake).add_to(self.app)
+        registry.add_http_routes(
+            self.app, settings, services, models, transcriber, authentication, self.admission, gauges, gate, self.jobs, intake
+        )
         page.add_to(self.app)
-        self.app.router.add_get(openapi.PATH, openapi.handler)
-        self.app.router.add_get(wire.PATH, self._native)
-        self.app.router.add_get(deepgram.PATH, self._deepgram)
-        self.app.router.add_get(flux.PATH, self._flux)
-        self.app.router.add_get(realtime.PATH, self._realtime)
-        self.app[ADDRESSES] = Addresses(self.app)
+        for path, entry_of in registry.LIVE.items():
+            self.app.router.add_get(path, functools.partial(self._live, entry_of))
+        self.app[ERROR_FORMATS] = registry.ERRORS
+        self.app[ADDRESSES] = Addresses(self.app, registry.VENDORS)
 
     async def drain(self) -> None:
         """Take nothing new, let streams and files come to their end, and end those that have not in time, finals first."""
@@ -149,22 +142,8 @@ class Server:
             await asyncio.sleep(_DRAINED_LOOK_S)
         return True
 
-    async def _native(self, request: web.Request) -> web.StreamResponse:
-        return await self._upgrade.serve(request, NativeEntry(secrets.token_hex(8), self.settings))
-
-    async def _deepgram(self, request: web.Request) -> web.StreamResponse:
-        return await self._upgrade.serve(request, deepgram.DeepgramEntry(request[REQUEST_ID], self.settings))
-
-    async def _flux(self, request: web.Request) -> web.StreamResponse:
-        return await self._upgrade.serve(request, flux.FluxEntry(request[REQUEST_ID], self.settings))
-
-    async def _realtime(self, request: web.Request) -> web.StreamResponse:
-        granted = self._authentication.session(credential(request.headers))
-        beta = "realtime=v1" in request.headers.get(
-            "OpenAI-Beta", ""
-        ) or "openai-beta.realtime-v1" in request.headers.get("Sec-WebSocket-Protocol", "")
-        entry = realtime.RealtimeEntry(request[REQUEST_ID], self.settings, granted, beta=beta)
-        return await self._upgrade.serve(request, entry)
+    async def _live(self, entry_of: registry.EntryOf, request: web.Request) -> web.StreamResponse:
+        return await self._upgrade.serve(request, entry_of(request, self.settings, self._authentication))
 
 
 @contextlib.asynccontextmanager

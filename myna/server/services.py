@@ -10,7 +10,7 @@ from aiohttp import web
 from myna.inference.workers.vad_worker import VadWorker
 from myna.media.pool import DecoderPool
 from myna.runtime.deadlines import Clock
-from myna.server.dialects.base import DialectError
+from myna.runtime.errors import DialectError
 from myna.server.keys import Identity
 from myna.server.operations.metrics import Metrics
 

@@ -51,5 +51,5 @@ async def test_errors_are_of_their_classes(server: Server, key: str, speech: byt
         await transcribed(server, "wrong", "openai/whisper-1", speech)
     with pytest.raises(litellm.NotFoundError, match="parrot"):
         await transcribed(server, key, "openai/parrot", speech)
-    with pytest.raises(litellm.BadRequestError, match="does not know the language"):
+    with pytest.raises(litellm.BadRequestError, match="does not support the language"):
         await transcribed(server, key, "openai/whisper-1", speech, language="fi")

@@ -65,9 +65,7 @@ async def rest(socket: ClientWebSocketResponse) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("path", MESSAGES)
-async def test_a_stream_ends_for_a_clients_error_or_for_none_and_never_for_one_of_the_servers(
-    server: Server, path: str
-) -> None:
+async def test_a_stream_never_ends_with_a_server_error(server: Server, path: str) -> None:
     mutator = Mutator(SEED + list(MESSAGES).index(path))
     for number in range(COUNT):
         about = f"conversation {number} with MYNA_FUZZ_SEED={SEED}"

@@ -21,15 +21,17 @@ from mutations import DEEPGRAM, FIELDS, FLUX, NATIVE, QUERIES, REALTIME, Mutator
 from myna.inference.engines.catalogue import Model
 from myna.inference.engines.fake.engine import FakeEngine
 from myna.inference.workers.ipc import Batch, Release, Unpacker, encode
-from myna.runtime.errors import Refusal
-from myna.server.dialects.base import Command, Configure, DialectError, Discard, End, Flush, Reply
+from myna.runtime.errors import DialectError, Refusal
+from myna.server.dialects.base import Command, Configure, Discard, End, Flush, Reply
+from myna.server.dialects.deepgram import flux_request
 from myna.server.dialects.deepgram import listen_request as deepgram_request
 from myna.server.dialects.deepgram import rest as deepgram_rest
 from myna.server.dialects.deepgram.flux import FluxDialect
-from myna.server.dialects.deepgram.live import DeepgramDialect, flux_request
+from myna.server.dialects.deepgram.live import DeepgramDialect
 from myna.server.dialects.native.dialect import NativeDialect, NativeEntry
 from myna.server.dialects.openai import rest as openai_rest
-from myna.server.dialects.openai.realtime import RealtimeDialect, RealtimeEntry
+from myna.server.dialects.openai.realtime import RealtimeDialect
+from myna.server.dialects.openai.realtime_entry import RealtimeEntry
 from myna.server.dialects.openai.realtime_session import RealtimeSession
 from myna.server.keys import credential
 from myna.server.settings import Settings
@@ -243,7 +245,7 @@ SHARES = {"raw audio": 0.2}
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_nothing_escapes_but_the_documented_errors(target: str) -> None:
+def test_a_parser_raises_only_its_documented_errors(target: str) -> None:
     seed = SEED + list(TARGETS).index(target)
     one = TARGETS[target](Mutator(seed))
     count = int(FRAMES / len(TARGETS) * SHARES.get(target, 1.05))
@@ -270,7 +272,7 @@ tries = settings(
 
 @tries
 @given(st.lists(frames, max_size=6))
-def test_any_conversation_with_the_native_dialect_ends_in_words_of_its_own(conversation: list[str | bytes]) -> None:
+def test_any_conversation_with_the_native_dialect_ends_with_its_own_messages(conversation: list[str | bytes]) -> None:
     dialect = NativeDialect(wire.Format.JSON, SETTINGS, ENGINE)
     try:
         for frame in conversation:
@@ -294,7 +296,7 @@ def test_any_conversation_with_deepgrams_dialect_goes_on(conversation: list[str 
 
 @tries
 @given(st.lists(st.tuples(st.sampled_from([name for name, _ in QUERIES]), st.text(max_size=30)), max_size=5))
-def test_any_address_is_read_or_refused(pairs: list[tuple[str, str]]) -> None:
+def test_any_address_is_parsed_or_refused(pairs: list[tuple[str, str]]) -> None:
     for parse in (deepgram_request.parse, deepgram_rest.parse, lambda p: NativeEntry("n", SETTINGS).read(p)):
         try:
             parse(pairs)

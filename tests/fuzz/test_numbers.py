@@ -16,8 +16,8 @@ from sounds import RATE
 from myna.batch.transcriber import batch_policy
 from myna.inference.engines.fake.engine import FakeEngine
 from myna.inference.engines.moonshine import engine as moonshine
-from myna.runtime.errors import Refusal
-from myna.server.dialects.base import Command, Configure, DialectError, Open
+from myna.runtime.errors import DialectError, Refusal
+from myna.server.dialects.base import Command, Configure, Open
 from myna.server.dialects.deepgram import flux_request
 from myna.server.dialects.deepgram import listen_request as deepgram_request
 from myna.server.dialects.deepgram import rest as deepgram_rest
@@ -26,7 +26,7 @@ from myna.server.dialects.defaults import default_policy
 from myna.server.dialects.native.dialect import NativeDialect
 from myna.server.dialects.openai import rest as openai_rest
 from myna.server.dialects.openai.realtime import RealtimeDialect
-from myna.server.dialects.openai.realtime_session import Session as RealtimeSession
+from myna.server.dialects.openai.realtime_session import RealtimeSession
 from myna.server.settings import Settings
 from myna.streaming.events import samples
 from myna.streaming.policy import Options, Policy

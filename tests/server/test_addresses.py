@@ -37,7 +37,7 @@ async def asked(server: Server, method: str, path: str, **how: Any) -> tuple[int
 
 
 @pytest.mark.parametrize(("path", "right", "dialect"), MISSPELT)
-async def test_an_address_that_leads_nowhere_names_the_right_one(
+async def test_an_error_at_a_wrong_address_names_the_right_one(
     strict_server: Server, path: str, right: str, dialect: str
 ) -> None:
     for method in ("POST", "GET"):
@@ -52,7 +52,7 @@ async def test_an_address_that_leads_nowhere_names_the_right_one(
             assert right in headers["dg-error"]
 
 
-async def test_a_stream_at_a_wrong_address_is_told_the_right_one(strict_server: Server) -> None:
+async def test_an_error_for_a_stream_at_a_wrong_address_names_the_right_one(strict_server: Server) -> None:
     for path, right in (("/listen", "/v1/listen"), ("/v1/v1/listen", "/v1/listen"), ("/v1/v2/listen", "/v2/listen")):
         with pytest.raises(WSServerHandshakeError) as refused:
             async with connected(strict_server, "", path):
@@ -62,16 +62,16 @@ async def test_a_stream_at_a_wrong_address_is_told_the_right_one(strict_server: 
         assert right in refused.value.headers["dg-error"]
 
 
-async def test_a_file_sent_to_the_address_of_streams_is_told_the_one_of_files(strict_server: Server) -> None:
+async def test_an_error_for_a_file_at_the_address_of_streams_names_the_address_of_files(strict_server: Server) -> None:
     status, body, headers = await asked(strict_server, "POST", "/v2/listen")
     assert (status, headers["Allow"]) == (405, "GET, HEAD")
-    assert "/v1/listen takes POST" in body["err_msg"]
+    assert "/v1/listen accepts POST" in body["err_msg"]
 
 
 @pytest.mark.parametrize(
     "path", ["/nowhere", "/v1/chat/completions", "/v1", "/" + "x" * 5000, "/v1/audio/speech", "/%00"]
 )
-async def test_an_address_that_resembles_none_is_not_found(strict_server: Server, path: str) -> None:
+async def test_an_address_unlike_any_other_is_not_found(strict_server: Server, path: str) -> None:
     status, body, _ = await asked(strict_server, "GET", path)
     assert status == 404
     assert "The address is" not in body["error"]["message"]
@@ -92,7 +92,7 @@ OTHERS = [
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_names_of_others_speech_models_stand_for_the_default(name: str) -> None:
+def test_names_of_well_known_speech_models_stand_for_the_default(name: str) -> None:
     assert openai_rest.parse([("model", name)]).model.or_default
 
 
@@ -100,20 +100,20 @@ def test_names_of_others_speech_models_stand_for_the_default(name: str) -> None:
     "name", ["parrot", "gpt-4o", "gpt-4o-audio-preview", "tts-1", "whisper", "acme/whisper-of-ours", "openai/", "larger",
              "turbocharged", "whisper-1/x", "../whisper-1", "text-embedding-3-small", "distil", "x/y/tiny"],
 )  # fmt: skip
-def test_other_names_stand_for_nothing(name: str) -> None:
+def test_other_names_do_not_stand_for_the_default(name: str) -> None:
     assert not openai_rest.parse([("model", name)]).model.or_default
 
 
 @pytest.mark.parametrize(
     "name", ["whisper-1", "gpt-4o-transcribe-diarize", "openai/whisper-large-v3", "turbo", "nova-3"]
 )
-async def test_a_name_that_stands_for_the_default_is_described_as_asked_for(strict_server: Server, name: str) -> None:
+async def test_a_name_that_stands_for_the_default_is_described_under_that_name(strict_server: Server, name: str) -> None:
     status, body, _ = await asked(strict_server, "GET", f"/v1/models/{name}")
     assert (status, body["id"], body["object"], body["name"]) == (200, name, "model", "fake")
 
 
 @pytest.mark.parametrize("name", ["parrot", "acme/whisper-of-ours"])
-async def test_a_name_that_stands_for_nothing_is_not_found(strict_server: Server, name: str) -> None:
+async def test_an_unknown_name_is_not_found(strict_server: Server, name: str) -> None:
     sound = FormData({"model": name})
     sound.add_field("file", b"RIFF", filename="a.wav")
     for method, path, how in (("GET", f"/v1/models/{name}", {}), ("POST", SOUND, {"data": sound})):
@@ -123,7 +123,7 @@ async def test_a_name_that_stands_for_nothing_is_not_found(strict_server: Server
         assert name in error["message"]
 
 
-async def test_segments_that_a_format_does_not_have_are_not_missed_but_words_are() -> None:
+async def test_a_format_without_words_refuses_word_times_and_ignores_segments() -> None:
     for form in ("json", "text", "srt"):
         given = [("model", "gpt-4o-transcribe"), ("response_format", form), ("timestamp_granularities[]", "segment")]
         assert openai_rest.parse(given).response_format == form

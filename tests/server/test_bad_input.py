@@ -12,7 +12,7 @@ from peer import RAW, assert_tiles, connected, eventually, settings
 from sounds import RATE, recording
 
 from myna.server.app import Server, running
-from myna.server.dialects.base import DialectError
+from myna.runtime.errors import DialectError
 from myna.wire import messages as wire
 
 pytestmark = pytest.mark.usefixtures("unharmed")
@@ -57,7 +57,7 @@ async def refusal(server: Server, *frames: str | bytes | dict, query: str = "") 
         ([{"type": "start", "sample_rate": 8000}], "unsupported_audio", "encoding", 1008),
         ([{**RAW, "channels": 21}], "unsupported_audio", "21 channels", 1008),
         ([{**RAW, "keyterms": ["Myna"]}], "unsupported_keyterms", "fake cannot", 1008),
-        ([{**RAW, "language": "fr"}], "unsupported_language", "it knows: en", 1008),
+        ([{**RAW, "language": "fr"}], "unsupported_language", "It supports: en", 1008),
         ([{**RAW, "endpointing_ms": -1}], "invalid_message", "endpointing_ms", 1007),
         ([{**RAW, "max_utterance_s": 1}], "invalid_message", "max_utterance_s", 1007),
         ([{**RAW, "sampel_rate": 1}], "invalid_message", "sampel_rate", 1007),

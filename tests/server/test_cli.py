@@ -177,7 +177,7 @@ def test_keyterms_and_models_that_cannot_be_are_named(tmp_path: Path) -> None:
     write_wav(path, recording("beckett"))
     with local_server("fake") as server:
         ask = ("stream", str(path), "--url", server.url)
-        assert_one_clear_line(myna(*ask, "--keyterm", "Myna"), "cannot make words likelier")
+        assert_one_clear_line(myna(*ask, "--keyterm", "Myna"), "does not support keyterms")
         assert_one_clear_line(myna(*ask, "--model", "whisper"), "whisper")
         assert_one_clear_line(myna(*ask, "--keyterm", ""), "--keyterms")
 

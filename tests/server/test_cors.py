@@ -17,7 +17,7 @@ from speakers import running_fake
 
 from myna.server.app import Server
 from myna.server.keys import Scope, add_key
-from myna.server.http.service import Pages
+from myna.server.dialects.models import ModelHandlers
 from myna.inference.engines.fake.engine import spoken
 
 PAGE, OTHER = "https://app.example", "https://other.example"
@@ -68,7 +68,7 @@ def assert_readable(response: ClientResponse, origin: str = PAGE) -> None:
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
-async def test_a_browsers_question_beforehand_is_answered_without_a_key(server: Server, method: str, path: str) -> None:
+async def test_a_preflight_is_answered_without_a_key(server: Server, method: str, path: str) -> None:
     wanted = "authorization,content-type,x-stainless-os"
     headers = {"Access-Control-Request-Method": method, "Access-Control-Request-Headers": wanted}
     async with asked(server, "OPTIONS", path, headers=headers) as response:
@@ -107,7 +107,7 @@ async def test_a_page_reads_why_its_file_was_refused(server: Server, key: str) -
 
 
 async def test_a_page_reads_that_the_server_failed_on_its_request(server: Server, key: str) -> None:
-    with mock.patch.object(Pages, "_described", side_effect=RuntimeError("injected")):
+    with mock.patch.object(ModelHandlers, "_described", side_effect=RuntimeError("injected")):
         async with asked(server, "GET", "/v1/models", headers=login(key)) as response:
             assert response.status == 500
             assert_readable(response)
@@ -128,7 +128,7 @@ async def test_a_page_reads_that_a_key_has_too_many_files_and_that_a_server_stop
             assert_readable(response)
 
 
-async def test_a_page_reads_an_answer_that_is_streamed(server: Server, key: str) -> None:
+async def test_a_page_reads_a_streamed_answer(server: Server, key: str) -> None:
     form = FormData({"stream": "true"})
     form.add_field("file", BytesIO(contained([spoken(1)], "wav", "pcm_s16le")), filename="a.wav")
     async with asked(server, "POST", SOUND, headers=login(key), data=form) as response:
@@ -138,7 +138,7 @@ async def test_a_page_reads_an_answer_that_is_streamed(server: Server, key: str)
 
 
 @pytest.mark.parametrize("path", ["/v1/stream", "/v1/listen", "/v2/listen", "/v1/realtime"])
-async def test_streams_are_for_pages_of_allowed_origins_and_of_its_own(server: Server, key: str, path: str) -> None:
+async def test_pages_of_allowed_origins_and_of_the_server_open_streams(server: Server, key: str, path: str) -> None:
     query = "?encoding=linear16&sample_rate=16000" if path.endswith("listen") else ""
     for origin in (PAGE, "http://localhost:3000", server.url, PAGE.upper()):
         async with connected(server, query, path, headers={**login(key), "Origin": origin}):
@@ -150,7 +150,7 @@ async def test_streams_are_for_pages_of_allowed_origins_and_of_its_own(server: S
         assert refused.value.status == 403
 
 
-async def test_programs_that_are_no_browsers_notice_nothing(server: Server, key: str) -> None:
+async def test_other_programs_than_browsers_are_not_affected(server: Server, key: str) -> None:
     async with ClientSession() as session, session.get(f"{server.url}/v1/models", headers=login(key)) as response:
         assert response.status == 200
         assert "Access-Control-Allow-Origin" not in response.headers
@@ -158,7 +158,7 @@ async def test_programs_that_are_no_browsers_notice_nothing(server: Server, key:
         assert response.status == 405
 
 
-async def test_every_origin_can_be_allowed_and_none_is_unless_it_is_named(key_file: Path, key: str) -> None:
+async def test_all_origins_can_be_allowed_and_none_is_by_default(key_file: Path, key: str) -> None:
     headers = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Private-Network": "true"}
     for keys in (None, key_file):
         async with running_fake(keys=keys, allowed_origins=["*"]) as server:
@@ -177,7 +177,7 @@ async def test_every_origin_can_be_allowed_and_none_is_unless_it_is_named(key_fi
 
 
 @pytest.mark.parametrize("names", ["a b", "x-\xff", "a:b", ",", "x" * 3000 + "(", "a,,b"])
-async def test_names_of_headers_that_are_none_are_not_repeated(server: Server, names: str) -> None:
+async def test_malformed_header_names_are_not_repeated(server: Server, names: str) -> None:
     headers = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": names}
     async with asked(server, "OPTIONS", "/v1/listen", headers=headers) as response:
         assert response.status in (204, 400)

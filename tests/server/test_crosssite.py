@@ -38,7 +38,7 @@ def own(server: Server) -> str:
              "x", "a" * 9000],
 )  # fmt: skip
 @pytest.mark.parametrize("path", ["/", "/health", "/metrics", "/v1/models", "/v1/stream", "/nowhere"])
-async def test_a_name_that_is_not_its_own_gets_nothing_of_a_server_without_keys(
+async def test_a_server_without_keys_refuses_other_host_names(
     strict_server: Server, host: str, path: str
 ) -> None:
     assert await asked(strict_server, "GET", path, f"Host: {host}") in (400, 403)
@@ -48,12 +48,12 @@ async def test_a_name_that_is_not_its_own_gets_nothing_of_a_server_without_keys(
     "host",
     ["localhost", "LOCALHOST:1", "localhost.", "127.0.0.1", "127.0.0.1:8000", "127.9.9.9", "[::1]", "[::1]:8000"],
 )
-async def test_its_own_names_are_answered(strict_server: Server, host: str) -> None:
+async def test_a_server_answers_to_its_own_names(strict_server: Server, host: str) -> None:
     assert await asked(strict_server, "GET", "/v1/models", f"Host: {host}") == 200
 
 
 @pytest.mark.parametrize("path", ["/health/live", "/health/ready"])
-async def test_probes_may_call_the_server_what_they_like(strict_server: Server, path: str) -> None:
+async def test_probes_are_answered_under_any_host_name(strict_server: Server, path: str) -> None:
     assert await asked(strict_server, "GET", path, "Host: pod-17.example", "Origin: http://evil.example") == 200
 
 
@@ -119,7 +119,7 @@ async def test_pages_of_its_own_and_programs_are_served(strict_server: Server) -
     assert await asked(strict_server, "GET", "/v1/models", f"Host: {own(strict_server)}", behind_tls) == 200
 
 
-async def test_a_refusal_says_what_to_set_in_the_words_of_its_dialect(strict_server: Server) -> None:
+async def test_a_refusal_names_the_setting_in_the_format_of_its_address(strict_server: Server) -> None:
     async with ClientSession() as session:
         async with session.get(f"{strict_server.url}/v1/models", headers={"Host": "myna.example"}) as response:
             body = await response.json()
@@ -144,7 +144,7 @@ async def test_names_and_origins_can_be_allowed() -> None:
         assert await asked(server, "GET", "/v1/models", "Host: any.example", "Origin: null") == 200
 
 
-async def test_a_server_that_everybody_reaches_has_every_address_and_still_only_its_names() -> None:
+async def test_a_public_server_answers_to_every_ip_address_and_only_to_its_names() -> None:
     async with running(settings(model="fake", host="0.0.0.0", allow_anonymous=True)) as server:
         for host in ("192.168.1.5:8000", "[2001:db8::1]", "127.0.0.1", "0.0.0.0"):
             assert await asked(server, "GET", "/v1/models", f"Host: {host}") == 200
@@ -168,6 +168,6 @@ async def test_with_keys_browsers_of_any_site_are_served(tmp_path: Path) -> None
     "flag",
     ["--allowed-hosts=http://x", "--allowed-hosts=x:80", "--allowed-origins=x.example", "--allowed-origins=http://x/y"],
 )
-def test_a_setting_that_is_no_name_or_origin_is_refused(flag: str) -> None:
+def test_an_invalid_host_or_origin_setting_is_refused(flag: str) -> None:
     with pytest.raises(ConfigurationError, match=r"a host is|an origin is"):
         load([flag])

@@ -89,7 +89,7 @@ async def test_the_request_id_stands_in_the_handshake_and_in_every_message(serve
         assert (await peer.until("Results"))["metadata"]["request_id"] == named
 
 
-async def test_what_decoded_is_named_whatever_the_client_called_it(server: Server) -> None:
+async def test_results_name_the_model_that_decoded_them(server: Server) -> None:
     for model in (
         "nova-3",
         "nova-2-phonecall",
@@ -108,7 +108,7 @@ async def test_what_decoded_is_named_whatever_the_client_called_it(server: Serve
             assert (await response.json())["name"] == "moonshine-tiny-en"
 
 
-async def test_a_public_name_may_be_given_to_another_model() -> None:
+async def test_an_alias_takes_precedence_over_a_public_model_name() -> None:
     changes = {"model": "fake", "aliases": {"nova-3": "moonshine-tiny-en"}}
     async with running(settings(**changes)) as started:
         for asked, served in (("nova-3", "moonshine-tiny-en"), ("nova-2", "fake")):
@@ -150,7 +150,7 @@ async def test_linear32_is_floating_point(server: Server, beckett: np.ndarray) -
     assert (await transcript(server, "encoding=linear32&sample_rate=16000", audio)).said == BECKETT
 
 
-async def test_two_channels_are_heard_apart_and_each_is_finalized(server: Server, beckett: np.ndarray) -> None:
+async def test_two_channels_are_transcribed_separately_and_each_is_finalized(server: Server, beckett: np.ndarray) -> None:
     silent = np.zeros_like(beckett)
     audio = np.stack([silent, beckett], axis=1).tobytes()
     async with listening(server, f"{RAW}&channels=2&multichannel=true") as peer:
@@ -167,7 +167,7 @@ async def test_two_channels_are_heard_apart_and_each_is_finalized(server: Server
         assert_tiles(peer, len(beckett) / RATE, channel)
 
 
-async def test_a_pause_with_keepalives_costs_neither_the_stream_nor_a_word(
+async def test_a_pause_with_keepalives_loses_neither_the_stream_nor_a_word(
     strict_server: Server, beckett: np.ndarray
 ) -> None:
     async with listening(strict_server) as peer:
@@ -183,7 +183,7 @@ async def test_a_pause_with_keepalives_costs_neither_the_stream_nor_a_word(
         assert [message["type"] for message in peer.messages] == ["Metadata"]
 
 
-async def test_a_client_that_says_nothing_is_closed_with_net_0001(strict_server: Server) -> None:
+async def test_a_silent_client_is_closed_with_net_0001(strict_server: Server) -> None:
     async with listening(strict_server) as peer:
         await peer.socket.send_bytes(bytes(32_000))
         close = None
@@ -204,7 +204,7 @@ async def test_a_client_that_says_nothing_is_closed_with_net_0001(strict_server:
         ("model=parrot-9", "parrot-9"),
         ("language=fi", "language 'fi'"),
         ("language=multi", "one language"),
-        (f"{RAW}&keyterm=Myna", "moonshine-tiny-en cannot make words likelier"),
+        (f"{RAW}&keyterm=Myna", "moonshine-tiny-en does not support keyterm"),
         (f"{RAW}&keywords=Myna:2", "keywords"),
         (f"{RAW}&keywords=Myna:loud", "Myna:loud"),
         (f"{RAW}&keywords=Myna:-3", "less likely"),
@@ -242,7 +242,7 @@ async def test_a_client_that_says_nothing_is_closed_with_net_0001(strict_server:
         ("&".join(f"keyterm=t{i}" for i in range(101)), "101 keyterms"),
     ],
 )
-async def test_what_cannot_be_is_refused_before_the_upgrade(server: Server, query: str, said: str) -> None:
+async def test_invalid_parameters_are_refused_before_the_upgrade(server: Server, query: str, said: str) -> None:
     assert said in await refusal(server, query)
 
 
@@ -267,7 +267,7 @@ async def test_what_cannot_be_is_refused_before_the_upgrade(server: Server, quer
         "callback=https://example.com/hook&callback_method=put",
     ],
 )
-async def test_what_deepgram_takes_is_taken(strict_server: Server, query: str) -> None:
+async def test_parameters_that_deepgram_accepts_are_accepted(strict_server: Server, query: str) -> None:
     async with listening(strict_server, f"{RAW}&{query}") as peer:
         await peer.send({"type": "CloseStream"})
         messages = await peer.rest()
@@ -275,11 +275,11 @@ async def test_what_deepgram_takes_is_taken(strict_server: Server, query: str) -
     assert [message["type"] for message in messages] in (["Metadata"], [])  # to a callback nothing comes back
 
 
-async def test_plain_http_is_told_to_upgrade_in_the_same_shape(server: Server) -> None:
+async def test_a_request_without_an_upgrade_is_refused_in_deepgrams_format(server: Server) -> None:
     assert "WebSocket" in await refusal(server, RAW, 426)
 
 
-async def test_bad_bytes_end_this_stream_with_data_0000_and_no_other(strict_server: Server) -> None:
+async def test_undecodable_bytes_end_only_their_stream_with_data_0000(strict_server: Server) -> None:
     async with listening(strict_server, "model=nova-3") as bad, listening(strict_server) as good:
         await bad.socket.send_bytes(np.random.default_rng(3).bytes(40_000))
         closed = await asyncio.wait_for(_close_of(bad), 30)
@@ -309,7 +309,7 @@ async def _close_of(peer: Peer) -> Any:
         ['{"type": null}', '"KeepAlive"', "7", "null", '{"type": {"type": "KeepAlive"}}'],
     ],
 )
-async def test_odd_frames_get_the_documented_answer_and_nothing_else(
+async def test_invalid_frames_get_only_the_documented_answer(
     strict_server: Server, frames: list[str | bytes]
 ) -> None:
     async with listening(strict_server) as peer:
@@ -341,7 +341,7 @@ async def test_a_frame_over_the_limit_closes_with_1009(strict_server: Server) ->
         assert (metadata["type"], metadata["duration"], metadata["channels"]) == ("Metadata", 1.0, 1)
 
 
-async def test_twenty_clients_in_a_row_leave_nothing_behind(strict_server: Server) -> None:
+async def test_twenty_clients_in_a_row_leave_no_stream(strict_server: Server) -> None:
     for number in range(20):
         async with listening(strict_server) as peer:
             await peer.socket.send_bytes(bytes(3200))
@@ -351,7 +351,7 @@ async def test_twenty_clients_in_a_row_leave_nothing_behind(strict_server: Serve
     await eventually(lambda: not strict_server.services.streams)
 
 
-async def test_words_are_written_as_the_client_asked(server: Server, beckett: np.ndarray) -> None:
+async def test_words_are_formatted_as_requested(server: Server, beckett: np.ndarray) -> None:
     query = f"{RAW}&smart_format=true&replace=tried:attempted&replace=matter&search=fail%20again&endpointing=500"
     peer = await transcript(server, query, beckett.tobytes())
     assert peer.said == "Ever attempted. ever failed. no try again. fail again. fail better."

@@ -13,6 +13,7 @@ from golden import FOLDER
 from peer import listening
 
 from myna.server.app import Server
+from myna.server.dialects.deepgram import errors as deepgram_errors
 from myna.server.dialects.deepgram import live as deepgram
 from myna.server.dialects.deepgram.listen_request import parse
 from myna.server.dialects.parameters import Parameters
@@ -40,7 +41,7 @@ async def test_each_example_is_answered_as_it_says(server: Server, name: str, ex
             assert peer.socket.close_code == 1000
 
 
-def test_every_parameter_that_is_read_is_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_names_every_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
     read: set[str] = set()
     text, texts = Parameters.text, Parameters.texts
     monkeypatch.setattr(Parameters, "text", lambda self, name, **how: (read.add(name), text(self, name, **how))[1])
@@ -53,7 +54,7 @@ def test_every_parameter_that_is_read_is_in_the_table(monkeypatch: pytest.Monkey
     assert {documented[name] for name in ("tag", "extra", "version", "mip_opt_out", "no_delay")} == {"ignored"}
 
 
-def test_every_message_is_documented_and_stands_in_a_conversation() -> None:
+def test_every_message_is_documented_and_part_of_a_conversation() -> None:
     sent = {row[0].strip("`") for row in table("What it is sent, and nothing else:")}
     assert sent == set(re.findall(r'^< \{"type":"(\w+)"', CONVERSATIONS, re.MULTILINE))
     for row in table("What a client may send:")[1:]:
@@ -62,7 +63,7 @@ def test_every_message_is_documented_and_stands_in_a_conversation() -> None:
         assert f'"type":"{kind[1]}"' in CONVERSATIONS
 
 
-def test_the_features_that_can_be_switched_are_named() -> None:
+def test_the_document_names_the_features_that_configure_switches() -> None:
     (row,) = [row for row in table("What a client may send:") if "features" in row[0]]
     assert set(re.findall(r"`(\w+)`", row[1])) == {*deepgram._FEATURES, "profanity_filter"}
 
@@ -76,8 +77,8 @@ def test_the_close_codes_are_those_of_the_code() -> None:
 def test_the_statuses_are_those_of_the_code() -> None:
     rows = re.findall(r"^\| (\d{3}) \| `([\w ]+)` \|", DOCUMENT, re.MULTILINE)
     documented = {int(status): code for status, code in rows}
-    assert {status: documented[status] for status in deepgram._ERROR_CODES} == deepgram._ERROR_CODES
-    assert set(documented) - set(deepgram._ERROR_CODES) == {426}
+    assert {status: documented[status] for status in deepgram_errors.CODES} == deepgram_errors.CODES
+    assert set(documented) - set(deepgram_errors.CODES) == {426}
 
 
 @pytest.mark.parametrize("line", re.findall(r"^    (curl .+)$", DOCUMENT, re.MULTILINE))

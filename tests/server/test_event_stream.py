@@ -19,7 +19,7 @@ from peer import eventually
 from sounds import contained
 from speakers import phrases, running_fake
 
-from myna.server.http import event_stream as eventstream
+from myna.server.dialects.openai import event_stream as eventstream
 from myna.server.app import Server
 from myna.streaming.events import Cause, Final, Span
 from myna.streaming.session.stream import Stream
@@ -58,7 +58,7 @@ def stopped(server: Server) -> Iterator[None]:
             os.kill(worker, signal.SIGCONT)
 
 
-async def test_headers_come_while_the_engine_is_busy_and_comments_until_it_has_something(
+async def test_headers_are_sent_while_the_engine_is_busy_and_comments_until_the_first_event(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(eventstream, "KEEP_ALIVE_S", 0.02)
@@ -100,14 +100,14 @@ class Patience(selectors.DefaultSelector):  # type: ignore[misc, valid-type]
         return found
 
 
-def test_a_comment_is_due_after_each_fifteen_seconds_without_anything_else() -> None:
+def test_a_comment_is_sent_after_every_fifteen_seconds_of_silence() -> None:
     async def listen() -> list[tuple[float, bool]]:
         heard, loop = eventstream.Heard(), asyncio.get_running_loop()
         final = Final(span=Span(0, 16_000), words=(), cause=Cause.ENDPOINT)
         for at in (40.0, 50.0):
             loop.call_at(at, heard.put_nowait, final)
         loop.call_at(90.0, heard.put_nowait, None)
-        return [(loop.time(), each is not None) async for each in eventstream.beaten(heard)]
+        return [(loop.time(), each is not None) async for each in eventstream.with_pauses(heard)]
 
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         told = runner.run(listen())
@@ -129,7 +129,7 @@ async def test_a_request_that_cannot_be_served_is_refused_with_a_status() -> Non
                 assert (await response.json())["error"]["message"]
 
 
-async def test_a_file_that_is_refused_after_the_headers_ends_in_an_error_of_its_own(
+async def test_a_file_that_fails_after_the_headers_ends_with_an_error_event(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(eventstream, "REFUSABLE_S", 0.0)
@@ -139,7 +139,7 @@ async def test_a_file_that_is_refused_after_the_headers_ends_in_an_error_of_its_
         assert (error["type"], error["error"]["code"]) == ("error", "bad_audio")
 
 
-async def test_an_error_of_the_servers_own_is_told_in_the_stream_that_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_error_ends_the_stream_with_an_error_event(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(eventstream, "REFUSABLE_S", 0.0)
     async with running_fake() as server:
         with failing_once(Stream, "on_vad"):
@@ -150,7 +150,7 @@ async def test_an_error_of_the_servers_own_is_told_in_the_stream_that_it_ends(mo
             assert events(await response.text())[-1]["text"] == "w1"
 
 
-async def test_the_work_for_a_client_that_leaves_while_nothing_is_told_is_given_up(
+async def test_a_client_that_disconnects_during_silence_cancels_the_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(eventstream, "_LOOK_S", 0.02)

@@ -24,7 +24,7 @@ from speakers import phrases, running_fake
 
 from myna.batch import pace
 from myna.batch.transcript import Channel, Segment, FileTranscript
-from myna.server.http import answers
+from myna.batch.json_pieces import json_pieces
 from myna.batch import fairness
 from myna.server.app import Server
 from myna.server.keys import Scope, add_key
@@ -90,7 +90,7 @@ async def test_a_short_file_does_not_wait_for_the_long_ones_of_another_client(
 # How many and how large
 
 
-async def test_files_are_bounded_in_all_and_for_each_client(tmp_path: Path, elsewhere: Path) -> None:
+async def test_the_number_of_files_is_limited_in_all_and_for_each_client(tmp_path: Path, elsewhere: Path) -> None:
     elsewhere.mkdir()
     keys = tmp_path / "keys.toml"
     names = ("one", "two", "three")
@@ -114,7 +114,7 @@ async def test_files_are_bounded_in_all_and_for_each_client(tmp_path: Path, else
         assert (await post(server, RAW, headers=shown["three"]))[0] == 200
 
 
-async def test_jobs_that_are_not_at_their_end_are_bounded(tmp_path: Path) -> None:
+async def test_the_number_of_unfinished_jobs_is_limited(tmp_path: Path) -> None:
     listener = await asyncio.start_server(lambda *_: asyncio.sleep(3600), "127.0.0.1", 0)
     callback = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/"
     async with running_fake(data=tmp_path, max_jobs=8, allowed_networks=["127.0.0.0/8"]) as server:
@@ -128,7 +128,7 @@ async def test_jobs_that_are_not_at_their_end_are_bounded(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("callback", ["", "&callback=http://127.0.0.1:9/"])
-async def test_nothing_is_taken_below_the_floor_of_free_space(tmp_path: Path, callback: str) -> None:
+async def test_requests_are_refused_below_the_minimum_of_free_space(tmp_path: Path, callback: str) -> None:
     free_mb = shutil.disk_usage(tempfile.gettempdir()).free >> 20
     changes = {"data": tmp_path, "min_free_mb": 2 * free_mb + 1024, "allowed_networks": ["127.0.0.0/8"]}
     async with running_fake(**changes) as server:
@@ -140,7 +140,7 @@ async def test_nothing_is_taken_below_the_floor_of_free_space(tmp_path: Path, ca
         assert server.jobs.unfinished() == 0
 
 
-async def test_the_floor_is_looked_at_while_a_file_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_free_space_is_checked_during_an_upload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = mock.Mock(side_effect=[mock.Mock(free=1 << 40)] * 2 + [mock.Mock(free=0)] * 10)
     monkeypatch.setattr(shutil, "disk_usage", usage)
     async with running_fake(data=tmp_path) as server:
@@ -148,15 +148,15 @@ async def test_the_floor_is_looked_at_while_a_file_comes(tmp_path: Path, monkeyp
         assert (status, body["err_code"]) == (507, "INSUFFICIENT_STORAGE")
 
 
-async def test_what_files_take_of_the_disk_is_bounded_in_all_and_for_each_client(tmp_path: Path) -> None:
+async def test_the_storage_of_files_is_limited_in_all_and_for_each_client(tmp_path: Path) -> None:
     async with running_fake(data=tmp_path, max_stored_mb=8) as server:
         status, body, _ = await post(server, RAW, bytes(6 << 20))
-        assert (status, body["err_msg"]) == (507, "This client's files take all the room they may.")
+        assert (status, body["err_msg"]) == (507, "This client's files are at their limit of storage.")
         assert (await post(server, RAW, bytes(3 << 20)))[0] == 200
         assert (await post(server, RAW, bytes(3 << 20)))[0] == 200  # the first has been let go
 
 
-async def test_a_folder_that_cannot_be_written_is_answered_in_each_dialect(tmp_path: Path, elsewhere: Path) -> None:
+async def test_a_folder_that_cannot_be_written_gives_an_error_in_each_format(tmp_path: Path, elsewhere: Path) -> None:
     wave = elsewhere.parent / "a.wav"
     with wave_file(str(wave), "wb") as file:
         file.setparams((1, 2, 16_000, 0, "NONE", ""))
@@ -173,7 +173,7 @@ async def test_a_folder_that_cannot_be_written_is_answered_in_each_dialect(tmp_p
         assert not list(elsewhere.iterdir())
 
 
-async def test_a_body_that_drips_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_body_that_arrives_too_slowly_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "WINDOW_S", 0.2)
 
     async def drip() -> AsyncIterator[bytes]:
@@ -228,7 +228,7 @@ ASKED = [
 
 
 @pytest.mark.parametrize(("path", "fields"), ASKED)
-async def test_the_answer_for_eleven_hours_is_made_without_holding_up_the_loop(
+async def test_the_answer_for_eleven_hours_does_not_block_the_event_loop(
     tmp_path: Path, hours_heard: None, path: str, fields: dict[str, str] | None
 ) -> None:
     async with running_fake(data=tmp_path) as server, ClientSession() as session:
@@ -241,7 +241,7 @@ async def test_the_answer_for_eleven_hours_is_made_without_holding_up_the_loop(
         assert turns.longest_yards < 30
 
 
-async def test_a_result_of_eleven_hours_is_kept_and_told_without_holding_up_the_loop(
+async def test_storing_and_delivering_a_result_of_eleven_hours_does_not_block_the_event_loop(
     tmp_path: Path, hours_heard: None
 ) -> None:
     sizes: list[int] = []
@@ -274,7 +274,7 @@ async def test_a_result_of_eleven_hours_is_kept_and_told_without_holding_up_the_
     await runner.cleanup()
 
 
-async def test_a_client_that_does_not_read_its_answer_is_given_up(
+async def test_a_client_that_does_not_read_its_answer_is_disconnected(
     tmp_path: Path, hours_heard: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pace, "WINDOW_S", 0.3)
@@ -301,15 +301,15 @@ def test_json_in_pieces_is_the_same_json() -> None:
         [[]] * 200,
     ]  # fmt: skip
     for value in values:
-        assert b"".join(answers.json_pieces(value)).decode() == json.dumps(value)
+        assert b"".join(json_pieces(value)).decode() == json.dumps(value)
         if isinstance(value, list):
-            assert b"".join(answers.json_pieces(iter(value))).decode() == json.dumps(value)
+            assert b"".join(json_pieces(iter(value))).decode() == json.dumps(value)
 
 
 # Numbers at their edges
 
 
-async def test_no_answer_holds_a_number_that_json_does_not_know(
+async def test_no_answer_holds_a_number_that_json_cannot_express(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def transcribe(*_: Any) -> FileTranscript:
@@ -329,7 +329,7 @@ BIG = "9" * 400
 
 
 @pytest.mark.parametrize("offset", [BIG, f"-{BIG}", "1e400", "NaN", "Infinity", "-Infinity", "1e308", "9" * 5000])
-async def test_an_offset_that_is_no_time_is_refused(tmp_path: Path, offset: str) -> None:
+async def test_an_invalid_offset_is_refused(tmp_path: Path, offset: str) -> None:
     async with running_fake(data=tmp_path) as server:
         body = f'{{"audio_file_url": "http://127.0.0.1:9/x", "timestamp_offset": {offset}}}'
         headers = {"Content-Type": "application/json"}

@@ -106,7 +106,7 @@ def at_rate(pcm: np.ndarray, rate: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("kind", "channels"), [(k, c) for k in KINDS for c in (1, 2) if k != "amr" or c == 1])
-async def test_every_kind_of_file_is_understood_whatever_it_is_called(
+async def test_every_kind_of_file_is_transcribed_whatever_its_name(
     files: Server, beckett: np.ndarray, kind: str, channels: int
 ) -> None:
     container, codec, rate = KINDS[kind]
@@ -143,7 +143,7 @@ async def test_the_sound_of_a_video_is_transcribed(files: Server, beckett: np.nd
     assert body["results"]["channels"][0]["alternatives"][0]["transcript"] == BECKETT
 
 
-async def test_openais_formats(files: Server, flac: bytes) -> None:
+async def test_a_file_is_answered_in_each_of_openais_formats(files: Server, flac: bytes) -> None:
     text = "Ever tried, ever failed, no matter, try again, fail again, fail better."
     _, body, _ = await post(files, SOUND, data=form(flac, ("model", "whisper-1"), ("response_format", "json")))
     assert body == {"text": text, "usage": {"type": "duration", "seconds": 10}}
@@ -166,7 +166,7 @@ async def test_openais_formats(files: Server, flac: bytes) -> None:
     assert tried["end"] < ever["start"] - 0.3  # the pause belongs to neither
 
 
-async def test_openais_stream_grows_to_the_same_text(files: Server) -> None:
+async def test_the_deltas_of_openais_stream_concatenate_to_the_same_text(files: Server) -> None:
     long = contained([recording("two_cities")], "flac", "flac")
     _, whole, _ = await post(files, SOUND, data=form(long, ("response_format", "json")))
     _, body, headers = await post(files, SOUND, data=form(long, ("stream", "true"), ("include[]", "logprobs")))
@@ -179,7 +179,7 @@ async def test_openais_stream_grows_to_the_same_text(files: Server) -> None:
     assert "".join(token["token"] for token in events[-1]["logprobs"]) == whole["text"]
 
 
-async def test_deepgrams_answer_has_what_was_asked_for(files: Server) -> None:
+async def test_deepgrams_answer_has_the_parts_that_were_requested(files: Server) -> None:
     data = contained([recording("two_cities")[: 40 * RATE]], "flac", "flac")
     query = "smart_format=true&utterances=true&utt_split=0.5&paragraphs=true&search=season&detect_language=true&tag=a"
     status, body, _ = await post(files, f"/v1/listen?{query}", data=data, headers={"Content-Type": "audio/wav"})
@@ -201,7 +201,7 @@ async def test_deepgrams_answer_has_what_was_asked_for(files: Server) -> None:
     assert starts == sorted(starts)
 
 
-async def test_two_channels_are_transcribed_apart_if_asked(files: Server, beckett: np.ndarray) -> None:
+async def test_two_channels_are_transcribed_separately_on_request(files: Server, beckett: np.ndarray) -> None:
     other = recording("two_cities")[: len(beckett)]
     data = contained([beckett, other], "flac", "flac")
     _, body, _ = await post(files, "/v1/listen?multichannel=true&utterances=true", data=data)
@@ -211,13 +211,13 @@ async def test_two_channels_are_transcribed_apart_if_asked(files: Server, becket
     assert {utterance["channel"] for utterance in body["results"]["utterances"]} == {0, 1}
 
 
-async def test_raw_audio_is_taken_where_it_is_announced(files: Server, beckett: np.ndarray) -> None:
+async def test_raw_audio_is_transcribed_if_its_encoding_is_announced(files: Server, beckett: np.ndarray) -> None:
     query = "encoding=linear16&sample_rate=16000"
     _, body, _ = await post(files, f"/v1/listen?{query}", data=beckett.tobytes())
     assert body["results"]["channels"][0]["alternatives"][0]["transcript"] == BECKETT
 
 
-async def test_reflectors_shapes(files: Server, flac: bytes, web_files: str) -> None:
+async def test_reflector_gets_its_own_formats(files: Server, flac: bytes, web_files: str) -> None:
     _, one, _ = await post(files, SOUND, data=form(flac, ("model", "nvidia/parakeet-tdt-0.6b-v2"), ("language", "en")))
     assert "".join(word["word"] for word in one["words"]).strip() == one["text"]
     assert one["filename"] == "speech0.wav"
@@ -249,13 +249,13 @@ async def test_reflectors_live_client_joins_its_words_to_the_text(
         assert all(end <= start for end, start in zip(ends, starts[1:], strict=False))
 
 
-async def test_other_clients_that_ask_the_same_get_words_without_spaces(files: Server, flac: bytes) -> None:
+async def test_other_clients_with_the_same_request_get_words_without_spaces(files: Server, flac: bytes) -> None:
     for host in ("localhost:8000", "127.0.0.1"):
         _, body, _ = await post(files, SOUND, data=form(flac, *LIVE), headers={"Host": host})
         assert " ".join(word["word"] for word in body["words"]) == body["text"]
 
 
-async def test_the_names_by_which_reflector_calls_can_be_set(flac: bytes) -> None:
+async def test_the_host_names_of_reflectors_requests_can_be_configured(flac: bytes) -> None:
     for names, spaced in ((["*"], True), (["speech"], False)):
         async with running(settings(reflector_hosts=names)) as server:
             _, body, _ = await post(server, SOUND, data=form(flac, *LIVE))
@@ -290,7 +290,7 @@ async def web_files(flac: bytes) -> AsyncIterator[str]:
     await runner.cleanup()
 
 
-async def test_an_address_is_fetched_also_behind_a_redirect(files: Server, flac: bytes, web_files: str) -> None:
+async def test_a_redirect_to_a_file_is_followed(files: Server, flac: bytes, web_files: str) -> None:
     for url in (f"{web_files}/speech.flac", f"{web_files}/redirect?to=/speech.flac"):
         status, body, _ = await post(files, "/v1/listen", json={"url": url})
         assert status == 200
@@ -308,7 +308,7 @@ async def test_an_address_is_fetched_also_behind_a_redirect(files: Server, flac:
         ("/redirect?to=/redirect?to=/x", "redirects|HTTP 404"),
     ],
 )
-async def test_an_address_that_leads_nowhere_good_is_refused(
+async def test_an_address_without_a_usable_file_is_refused(
     files: Server, web_files: str, path: str, said: str
 ) -> None:
     status, body, _ = await post(files, "/v1/listen", json={"url": web_files + path})
@@ -343,7 +343,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-async def test_a_bad_file_gets_each_dialects_error_with_a_reason(files: Server, name: str) -> None:
+async def test_a_bad_file_is_refused_with_a_reason_in_each_error_format(files: Server, name: str) -> None:
     data, said = BAD[name]
     status, body, headers = await post(files, "/v1/listen", data=data)
     assert (status, body["err_code"]) == (400, "Bad Request")
@@ -355,13 +355,13 @@ async def test_a_bad_file_gets_each_dialects_error_with_a_reason(files: Server, 
         assert re.search(said, body["error"]["message"]), body
 
 
-async def test_a_truncated_file_gives_what_was_there(files: Server, flac: bytes) -> None:
+async def test_a_truncated_file_is_transcribed_up_to_its_end(files: Server, flac: bytes) -> None:
     status, body, _ = await post(files, SOUND, data=form(flac[: len(flac) // 2]))
     assert status == 200
     assert bare(body["text"]).startswith("ever tried ever failed")
 
 
-async def test_more_audio_than_is_taken_is_refused_however_small_the_file(files: Server) -> None:
+async def test_a_small_file_with_too_much_audio_is_refused(files: Server) -> None:
     quarter = contained([np.zeros(900 * RATE, np.int16)], "flac", "flac")
     assert len(quarter) < 500_000
     status, body, _ = await post(files, "/v1/listen", data=quarter)
@@ -369,7 +369,7 @@ async def test_more_audio_than_is_taken_is_refused_however_small_the_file(files:
     assert "longer than 0.2 h" in body["err_msg"]
 
 
-async def test_a_body_that_is_too_large_is_refused_at_once_or_as_soon_as_it_is(files: Server) -> None:
+async def test_a_too_large_body_is_refused_when_announced_or_when_the_limit_is_reached(files: Server) -> None:
     reader, writer = await asyncio.open_connection(*files.url.removeprefix("http://").split(":"))
     writer.write(b"POST /v1/listen HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10000000000\r\n\r\n")
     assert b" 413 " in await asyncio.wait_for(reader.readline(), 10)
@@ -386,7 +386,7 @@ async def test_a_body_that_is_too_large_is_refused_at_once_or_as_soon_as_it_is(f
         pass  # it was still sending when the answer came
 
 
-async def test_a_client_that_leaves_while_it_uploads_leaves_nothing(files: Server, flac: bytes) -> None:
+async def test_a_client_that_disconnects_during_its_upload_leaves_no_file(files: Server, flac: bytes) -> None:
     for path, head in (("/v1/listen", b""), (SOUND, b"Content-Type: multipart/form-data; boundary=x\r\n")):
         _, writer = await asyncio.open_connection(*files.url.removeprefix("http://").split(":"))
         writer.write(
@@ -399,7 +399,7 @@ async def test_a_client_that_leaves_while_it_uploads_leaves_nothing(files: Serve
         await eventually(lambda: not list(Path(tempfile.gettempdir()).glob("myna-*/upload-*")))
 
 
-async def test_a_client_that_leaves_while_it_waits_stops_the_work(
+async def test_a_client_that_disconnects_while_it_waits_cancels_the_work(
     files: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     long = np.tile(recording("two_cities"), 8)
@@ -412,7 +412,7 @@ async def test_a_client_that_leaves_while_it_waits_stops_the_work(
     assert not [record for record in caplog.records if record.name.startswith("aiohttp")]  # nobody's fault
 
 
-async def test_a_client_that_stops_sending_is_given_up(files: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_upload_that_stalls_is_ended(files: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "WINDOW_S", 0.3)
     reader, writer = await asyncio.open_connection(*files.url.removeprefix("http://").split(":"))
     writer.write(b"POST /v1/listen HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nfLaC")
@@ -437,7 +437,7 @@ async def test_a_client_that_stops_sending_is_given_up(files: Server, monkeypatc
         ([("model", "m" * 10_000)], "model"),
     ],
 )
-async def test_a_wrong_field_is_named(files: Server, flac: bytes, fields: list[tuple[str, str]], param: str) -> None:
+async def test_an_error_names_the_wrong_field(files: Server, flac: bytes, fields: list[tuple[str, str]], param: str) -> None:
     status, body, headers = await post(files, SOUND, data=form(flac, *fields))
     assert (status, body["error"]["param"]) == (400, param)
     assert body["detail"] == body["error"]["message"]
@@ -451,7 +451,7 @@ async def test_an_unknown_model_is_not_found(files: Server, flac: bytes) -> None
     assert headers["x-should-retry"] == "false"
 
 
-async def test_forms_that_are_none_are_refused(files: Server, flac: bytes) -> None:
+async def test_malformed_forms_are_refused(files: Server, flac: bytes) -> None:
     status, body, _ = await post(files, SOUND, data=flac)
     assert (status, body["error"]["code"]) == (415, "unsupported_media_type")
     status, body, _ = await post(files, SOUND, data=FormData({"model": "whisper-1"}, default_to_multipart=True))
@@ -471,13 +471,13 @@ async def test_forms_that_are_none_are_refused(files: Server, flac: bytes) -> No
     assert (status, body["error"]["code"]) == (400, "too_many_files")
 
 
-async def test_of_several_files_a_bad_one_is_told_and_stops_the_others(files: Server, flac: bytes) -> None:
+async def test_one_bad_file_of_several_is_reported_and_cancels_the_others(files: Server, flac: bytes) -> None:
     status, body, _ = await post(files, SOUND, data=form([flac, b"no sound", flac], name="files"))
     assert (status, body["error"]["param"]) == (400, "file")
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b'"x"', b"{}", b'{"url": 7}', b'{"url": ""}', b"[" * 100_000])
-async def test_json_that_names_no_address_is_refused(files: Server, data: bytes) -> None:
+async def test_json_without_an_address_is_refused(files: Server, data: bytes) -> None:
     headers = {"Content-Type": "application/json"}
     status, body, _ = await post(files, "/v1/listen", data=data, headers=headers)
     assert (status, body["err_code"]) == (400, "Bad Request")
@@ -486,7 +486,7 @@ async def test_json_that_names_no_address_is_refused(files: Server, data: bytes)
     assert body["detail"]
 
 
-async def test_nothing_translates_and_says_so(files: Server, flac: bytes) -> None:
+async def test_a_request_for_a_translation_is_refused(files: Server, flac: bytes) -> None:
     status, body, _ = await post(files, "/v1/audio/translations", data=form(flac))
     assert (status, body["error"]["code"]) == (400, "unsupported_model")
 
@@ -497,6 +497,6 @@ async def test_nothing_translates_and_says_so(files: Server, flac: bytes) -> Non
      "redact=phi", "utt_split=never", "callback=http://10.0.0.1/", "callback=https://example.com&callback_method=GET",
      "language=fi", "keyterm=Myna", "model=parrot", "encoding=linear16"],
 )  # fmt: skip
-async def test_deepgrams_parameters_that_cannot_be_are_refused(files: Server, flac: bytes, query: str) -> None:
+async def test_invalid_parameters_of_deepgram_are_refused(files: Server, flac: bytes, query: str) -> None:
     status, body, _ = await post(files, f"/v1/listen?{query}", data=flac)
     assert (status, body["err_code"]) == (400, "Bad Request")

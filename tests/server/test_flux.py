@@ -39,14 +39,14 @@ async def server() -> AsyncIterator[Server]:
         ("eager_eot_threshold=0.8", "at most the other, 0.7, not 0.8"),
         ("eot_timeout_ms=100", "eot_timeout_ms must be a whole number from 500 to 60000, not '100'"),
         ("model=flux-general-multi&language_hint=", "language_hint must be a language, not empty"),
-        ("model=flux-general-multi&language_hint=tlh", "does not know the language 'tlh'"),
-        ("keyterm=Myna", "cannot make words likelier"),
+        ("model=flux-general-multi&language_hint=tlh", "does not support the language 'tlh'"),
+        ("keyterm=Myna", "does not support keyterm"),
         ("redact=pci", "redact=pci is not supported: there are numbers, aggressive_numbers"),
         ("numerals=perhaps", "numerals must be true or false, not 'perhaps'"),
         ("model=parrot", "parrot"),
     ],
 )
-async def test_what_cannot_be_is_refused_before_the_upgrade(server: Server, query: str, said: str) -> None:
+async def test_invalid_parameters_are_refused_before_the_upgrade(server: Server, query: str, said: str) -> None:
     async with ClientSession() as session, session.get(f"{server.url}{PATH}?{RAW}&{query}") as response:
         assert response.status == 400
         body = await response.json()
@@ -56,7 +56,7 @@ async def test_what_cannot_be_is_refused_before_the_upgrade(server: Server, quer
         assert response.headers["dg-request-id"] == body["request_id"]
 
 
-async def test_what_does_not_concern_a_model_is_ignored(server: Server) -> None:
+async def test_parameters_of_another_model_are_ignored(server: Server) -> None:
     query = "model=flux-general-en&language_hint=tlh&tag=a&tag=b&mip_opt_out=true&anything=1&eager_eot_threshold="
     async with connected(server, f"?{RAW}&{query}", PATH) as peer:
         assert (await peer.until("Connected"))["sequence_id"] == 0
@@ -70,7 +70,7 @@ async def test_the_status_counts_its_streams(server: Server) -> None:
     assert status["active_listen_v2_stream_requests"] >= 1
 
 
-async def test_a_turn_over_a_socket_and_a_close_that_ends_none(server: Server) -> None:
+async def test_a_turn_ends_over_a_socket_and_closing_ends_no_turn(server: Server) -> None:
     async with connected(server, f"?{RAW}&model=flux-general-en", PATH) as peer:
         await peer.until("Connected")
         audio = phrases([1, 2, 3, 4], pause_s=2.0)
@@ -88,7 +88,7 @@ async def test_a_turn_over_a_socket_and_a_close_that_ends_none(server: Server) -
     assert rest[-1]["transcript"] == "w5 w6"
 
 
-async def test_a_turn_that_confidence_never_ends_is_ended_by_time_out_and_updates_stay_small(server: Server) -> None:
+async def test_a_turn_without_a_confident_end_times_out_and_its_updates_stay_small(server: Server) -> None:
     codes = range(1000)
     async with connected(server, f"?{RAW}&eot_threshold=1&eot_timeout_ms=60000", PATH) as peer:
         await peer.until("Connected")

@@ -13,7 +13,7 @@ LISTEN = [path for path in CONVERSATIONS if path not in FLUX]
 
 
 @pytest.mark.parametrize("path", CONVERSATIONS, ids=lambda path: path.stem)
-def test_a_conversation_goes_byte_for_byte_as_it_is_written(path: object) -> None:
+def test_a_conversation_is_answered_byte_for_byte_as_written(path: object) -> None:
     script = path.read_text()  # type: ignore[attr-defined]
     assert played(script) == script
 
@@ -23,7 +23,7 @@ def said(paths: list[Path]) -> list[dict[str, Any]]:
     return [json.loads(line[2:]) for line in lines if line.startswith("< {")]
 
 
-def test_every_message_there_is_is_in_a_conversation() -> None:
+def test_every_message_occurs_in_a_conversation() -> None:
     assert {message["type"] for message in said(LISTEN)} == {
         "Results", "Metadata", "SpeechStarted", "UtteranceEnd", "Error", "ConfigureSuccess", "ConfigureFailure"
     }  # fmt: skip

@@ -15,7 +15,7 @@ from sounds import RATE
 from speakers import running_fake
 
 from myna.server.app import Server
-from myna.server.dialects.base import DialectError
+from myna.runtime.errors import DialectError
 
 TIMED = ("flux_manual", "flux_open_turn", "flux_timeout", "flux_turns", "gap_in_noise")
 """What is told there depends on when an interim decode comes."""
@@ -75,7 +75,7 @@ async def next_told(peer: Peer) -> dict[str, Any] | None:
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
-async def test_a_server_answers_as_it_is_written(server: Server, path: Path) -> None:
+async def test_a_server_answers_as_written(server: Server, path: Path) -> None:
     script = path.read_text()
     address = next(line[1:].strip() for line in script.splitlines() if line.startswith("?"))
     where, _, query = address.rpartition("?")

@@ -19,7 +19,7 @@ async def get(server: Server, path: str) -> tuple[int, dict[str, Any]]:
         return response.status, await response.json()
 
 
-async def test_models_are_listed_as_openai_and_as_deepgram_list_them(server: Server) -> None:
+async def test_models_are_listed_in_openais_and_in_deepgrams_fields(server: Server) -> None:
     code, body = await get(server, "/v1/models")
     assert code == 200
     assert body["object"] == "list"
@@ -53,7 +53,7 @@ async def test_a_model_is_found_by_name_and_by_uuid(server: Server) -> None:
 
 
 @pytest.mark.parametrize("name", ["parrot", "owner/parrot", "%00", "x" * 5000])
-async def test_a_model_that_is_not_there_is_an_error_for_clients_of_either(server: Server, name: str) -> None:
+async def test_an_unknown_model_is_an_error_in_both_formats(server: Server, name: str) -> None:
     code, body = await get(server, f"/v1/models/{name}")
     assert code == 404
     assert body["error"]["code"] == "model_not_found"
@@ -87,7 +87,7 @@ async def text_of(server: Server, path: str) -> str:
         return await response.text()
 
 
-async def test_deepgrams_readiness_probe_takes_a_server_that_is_idle_and_one_that_is_busy() -> None:
+async def test_deepgrams_readiness_probe_accepts_an_idle_and_a_busy_server() -> None:
     async with running_fake() as server:
         assert greps(await text_of(server, "/v1/status/engine"))
         async with listening(server) as peer:

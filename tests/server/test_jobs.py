@@ -75,7 +75,7 @@ def test_a_job_goes_from_queue_to_delivery(store: JobStore, tmp_path: Path) -> N
     assert store.get("2") is None
 
 
-def test_a_job_that_was_broken_off_does_not_count_as_begun_but_one_that_is_done_stays_done(store: JobStore) -> None:
+def test_an_interrupted_job_counts_as_not_begun_and_a_finished_one_stays_finished(store: JobStore) -> None:
     job = added(store, "1")
     store.started(job)
     store.put_back(job)
@@ -86,7 +86,7 @@ def test_a_job_that_was_broken_off_does_not_count_as_begun_but_one_that_is_done_
     assert found(store, "1").state is State.DELIVERING
 
 
-def test_old_results_and_stray_files_are_forgotten(store: JobStore, clock: Clock) -> None:
+def test_old_results_and_stray_files_are_deleted(store: JobStore, clock: Clock) -> None:
     added(store, "1")
     store.finish("1", [b"{}"])
     strays = [store.audio("stray"), store.result("stray"), store.result("1").with_suffix(".part")]
@@ -105,7 +105,7 @@ def test_old_results_and_stray_files_are_forgotten(store: JobStore, clock: Clock
     assert not store.result("1").exists()
 
 
-def test_a_store_that_an_older_server_made_is_taken_over_with_its_results(tmp_path: Path) -> None:
+def test_the_store_of_an_older_server_is_opened_with_its_results(tmp_path: Path) -> None:
     folder = tmp_path / "jobs"
     folder.mkdir(mode=0o755)
     with contextlib.closing(sqlite3.connect(folder / "jobs.sqlite3")) as database:
@@ -130,7 +130,7 @@ def test_reading_a_job_does_not_wait_for_a_write(store: JobStore, tmp_path: Path
         assert store.get("1") == job
 
 
-def test_a_job_that_cannot_be_kept_leaves_nothing(store: JobStore, tmp_path: Path) -> None:
+def test_a_job_that_cannot_be_stored_leaves_no_file(store: JobStore, tmp_path: Path) -> None:
     upload = tmp_path / "upload"
     upload.write_bytes(b"sound")
     added(store, "1")
@@ -139,7 +139,7 @@ def test_a_job_that_cannot_be_kept_leaves_nothing(store: JobStore, tmp_path: Pat
     assert not list((tmp_path / "jobs").glob("*.audio"))
 
 
-def test_audio_and_the_name_of_its_file_are_on_the_medium_before_the_job_is_kept(
+def test_audio_and_its_directory_entry_are_synced_before_the_job_is_stored(
     store: JobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[int] = []
@@ -191,7 +191,7 @@ async def test_a_callback_is_answered_at_once_and_gets_the_whole_result(hook: Ho
         assert (await asked(server, "nothing"))[0] == 404
 
 
-async def test_a_file_that_is_none_is_told_to_the_callback(hook: Hook, tmp_path: Path) -> None:
+async def test_the_callback_gets_the_error_of_an_undecodable_file(hook: Hook, tmp_path: Path) -> None:
     async with running(settings(model="fake", data=tmp_path, allowed_networks=["127.0.0.0/8"])) as server:
         job_id = await accepted(server, hook, b"no sound at all, not at all")
         await eventually(lambda: bool(hook.taken))
@@ -199,7 +199,7 @@ async def test_a_file_that_is_none_is_told_to_the_callback(hook: Hook, tmp_path:
     assert "corrupt or unsupported" in hook.taken[0]["err_msg"]
 
 
-async def test_a_callback_that_is_forbidden_is_refused_before_anything_is_kept(tmp_path: Path, hook: Hook) -> None:
+async def test_a_forbidden_callback_is_refused_before_anything_is_stored(tmp_path: Path, hook: Hook) -> None:
     async with (
         running(settings(model="fake", data=tmp_path)) as server,
         ClientSession() as session,
@@ -210,7 +210,7 @@ async def test_a_callback_that_is_forbidden_is_refused_before_anything_is_kept(t
     assert not list(tmp_path.glob("jobs/*"))
 
 
-async def test_a_job_is_its_owners_alone(hook: Hook, tmp_path: Path) -> None:
+async def test_only_its_owner_can_read_a_job(hook: Hook, tmp_path: Path) -> None:
     file = tmp_path / "keys.toml"
     mine, yours = (add_key(file, name, frozenset(Scope)) for name in ("mine", "yours"))
     changes = {"model": "fake", "data": tmp_path, "keys": file, "allowed_networks": ["127.0.0.0/8"]}

@@ -43,7 +43,7 @@ async def ready_model(server: Server, query: str) -> str:
         return str((await peer.until("ready"))["model"])
 
 
-async def test_the_list_says_of_each_model_what_it_is_and_which_is_the_default() -> None:
+async def test_the_list_describes_each_model_and_marks_the_default() -> None:
     async with running(settings(**TWO)) as server:
         answer = await listed(server)
         assert answer["object"] == "list"
@@ -56,7 +56,7 @@ async def test_the_list_says_of_each_model_what_it_is_and_which_is_the_default()
         assert (moonshine["languages"], moonshine["mode"], moonshine["aliases"]) == (["en"], "offline", ["nova"])
 
 
-async def test_a_client_gets_the_model_it_names_by_name_or_alias_or_the_default() -> None:
+async def test_a_client_gets_the_model_of_its_name_or_alias_or_the_default() -> None:
     async with running(settings(**TWO)) as server:
         assert await ready_model(server, "") == "fake"
         assert await ready_model(server, "?model=quick") == "fake"
@@ -65,7 +65,7 @@ async def test_a_client_gets_the_model_it_names_by_name_or_alias_or_the_default(
         assert len(server.models.pools) == 2
 
 
-async def test_a_model_that_is_not_there_is_refused_with_the_names_of_those_that_are() -> None:
+async def test_an_unknown_model_is_refused_with_the_names_of_all_models() -> None:
     async with running(settings(**TWO)) as server:
         status, error, _ = await ask(server, "?model=whisper")
         assert (status, error["code"]) == (400, "unknown_model")
@@ -77,7 +77,7 @@ async def test_a_model_that_is_not_there_is_refused_with_the_names_of_those_that
             assert (status, error["code"]) == (400, "unknown_model")
 
 
-async def test_the_client_library_tells_why_a_model_was_refused() -> None:
+async def test_the_client_library_reports_why_a_model_was_refused() -> None:
     async with running(settings(**TWO)) as server:
         with pytest.raises(StreamError, match="whisper") as refused:
             async with LiveClient(wire.StartMessage(), server.url, model="whisper"):
@@ -85,7 +85,7 @@ async def test_the_client_library_tells_why_a_model_was_refused() -> None:
         assert refused.value.code == "unknown_model"
 
 
-async def test_one_log_line_tells_of_each_loaded_model(capfd: pytest.CaptureFixture[str]) -> None:
+async def test_each_loaded_model_is_logged_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     async with running(settings(**TWO, preload=["nova"])):
         lines = [line for line in capfd.readouterr().out.splitlines() if "model loaded" in line]
     assert len(lines) == 2
@@ -101,7 +101,7 @@ async def test_the_least_used_idle_model_makes_room_for_another() -> None:
         assert taken["id"] == "fake"
 
 
-async def test_a_model_in_use_is_not_unloaded_and_whoever_wants_its_room_is_told_to_come_again() -> None:
+async def test_a_model_in_use_is_not_unloaded_and_a_request_that_needs_its_memory_is_told_to_retry() -> None:
     async with running(settings(**TWO, models_memory_mb=370)) as server, connected(server) as peer:
         await peer.send(RAW)
         await peer.until("ready")
@@ -150,7 +150,7 @@ async def test_the_client_library_waits_while_its_model_is_loaded(monkeypatch: p
             assert client.ready.model == "moonshine-tiny-en"
 
 
-async def test_a_file_that_cannot_be_used_is_listed_with_its_reason_and_hurts_nobody(tmp_path: Path) -> None:
+async def test_an_unusable_model_file_is_listed_with_its_reason_and_affects_no_other_model(tmp_path: Path) -> None:
     async with running(settings(**TWO, models=tmp_path)) as server:
         (tmp_path / "new.nemo").write_bytes(b"no archive")
         answer = await listed(server)
@@ -170,7 +170,7 @@ async def test_a_file_that_cannot_be_used_is_listed_with_its_reason_and_hurts_no
         ({"model": "moonshine", "models_memory_mb": 10}, ConfigurationError, "models_memory_mb"),
     ],
 )
-async def test_a_start_that_cannot_succeed_says_why(changes: dict[str, Any], error: type[Exception], said: str) -> None:
+async def test_a_failed_start_reports_its_reason(changes: dict[str, Any], error: type[Exception], said: str) -> None:
     with pytest.raises(error, match=said):
         async with running(settings(**changes)):
             pass
@@ -189,7 +189,7 @@ async def test_a_worker_that_dies_is_replaced_for_its_own_model_only() -> None:
             await peer.until("closed")
 
 
-async def test_a_load_that_fails_of_the_servers_own_error_is_told_and_hurts_no_other_model(
+async def test_a_load_that_fails_with_a_server_error_is_reported_and_affects_no_other_model(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with running(settings(**TWO)) as server:

@@ -16,7 +16,9 @@ from peer import settings
 
 from myna.server.app import Server, running
 from myna.server.keys import Scope, add_key
-from myna.server.http.service import Pages
+from myna.server.dialects.deepgram.grant import GrantHandler
+from myna.server.dialects.deepgram.status import StatusHandlers
+from myna.server.dialects.openai.client_secrets import ClientSecrets
 
 ROUTES = [
     (b"GET", b"/v1/stream"), (b"GET", b"/v1/listen"), (b"GET", b"/v2/listen"), (b"GET", b"/v1/realtime"),
@@ -244,7 +246,7 @@ async def test_no_form_makes_the_server_fail(strict_server: Server, part: bytes,
      (b"Transfer-Encoding: chunked", b"zz\r\n"), (b"Transfer-Encoding: chunked", b"3\r\nabcd\r\n0\r\n\r\n"),
      (b"Content-Length: 5000000", b"x" * 5_000_000)],
 )  # fmt: skip
-async def test_a_body_that_is_broken_or_too_long_is_the_clients_mistake(
+async def test_a_broken_or_too_long_body_is_a_client_error(
     strict_server: Server, coding: bytes, body: bytes
 ) -> None:
     for method, path in ROUTES:
@@ -259,14 +261,14 @@ async def test_a_body_that_is_broken_or_too_long_is_the_clients_mistake(
             assert b"chunked" in coding or len(body) > 1_000_000  # it was still being sent when the answer came
 
 
-async def test_what_a_handler_should_not_raise_is_told_in_the_dialects_shape_and_logged_with_its_trace(
+async def test_an_unexpected_error_is_answered_in_the_format_of_the_address_and_logged_with_its_trace(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def fails(*_: Any) -> web.Response:
         raise KeyError("a secret of the server")
 
-    for name in ("grant", "client_secret", "status"):
-        monkeypatch.setattr(Pages, name, fails)
+    for handlers, name in ((GrantHandler, "grant"), (ClientSecrets, "client_secret"), (StatusHandlers, "status")):
+        monkeypatch.setattr(handlers, name, fails)
     async with running(settings(model="fake")) as server:
         for method, path in (
             (b"POST", b"/v1/auth/grant"),

@@ -16,10 +16,11 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from myna.bench.local import LocalServer, local_server
-from myna.server.http.openapi import PATH, describe
+from myna.server.dialects.registry import description
+from myna.server.http.openapi import PATH
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
-OPERATIONS = [(path, method) for path, operations in describe()["paths"].items() for method in operations]
+OPERATIONS = [(path, method) for path, operations in description()["paths"].items() for method in operations]
 """Every route but the WebSockets and the page."""
 
 
@@ -33,7 +34,7 @@ def fake() -> Iterator[LocalServer]:
 def test_every_operation_answers_as_it_is_described(fake: LocalServer, path: str, method: str) -> None:
     schema = schemathesis.openapi.from_url(fake.url + PATH)
     operation = schema[path][method.upper()]
-    described = describe()["paths"][path][method]
+    described = description()["paths"][path][method]
     takes_something = "parameters" in described or "requestBody" in described
     for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE) if takes_something else (GenerationMode.POSITIVE,):
 

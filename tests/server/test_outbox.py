@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from myna.runtime.errors import LONGEST_MESSAGE, Refusal
-from myna.server.dialects.base import DialectError, Frame
+from myna.server.dialects.base import Frame
+from myna.runtime.errors import DialectError
 from myna.server.websocket.outbox import LARGEST, Outbox, SlowReaderError
 
 

@@ -92,7 +92,7 @@ TURN = [
 ]  # fmt: skip
 
 
-async def test_a_session_is_told_first_and_each_turn_comes_in_the_documented_order(server: Server) -> None:
+async def test_the_session_comes_first_and_each_turn_in_the_documented_order(server: Server) -> None:
     async with talking(server) as talker:
         created = await talker.until("session.created")
         assert created["session"]["type"] == "transcription"
@@ -129,7 +129,7 @@ async def test_everything_sent_at_once_gives_the_same_turns(server: Server) -> N
     assert talker.item_kinds == [TURN] * 3
 
 
-async def test_a_minute_committed_by_hand_is_one_item_with_one_completion(server: Server) -> None:
+async def test_a_minute_of_audio_in_one_commit_is_one_item_with_one_completion(server: Server) -> None:
     codes = [n for n in range(1, 200) if n % 20]
     parts = [part for code in codes for part in ((code, 0.5) if code % 20 == 19 else (code,))]
     async with talking(server) as talker:
@@ -166,7 +166,7 @@ async def test_a_commit_is_answered_before_anything_is_decoded_and_two_may_be_op
     assert talker.kinds.index(f"{B}committed") < talker.kinds.index("input_audio_transcription.delta")
 
 
-async def test_committing_by_hand_ends_the_turn_that_voice_activity_has_begun(server: Server) -> None:
+async def test_a_commit_ends_the_turn_that_voice_activity_detection_began(server: Server) -> None:
     async with talking(server) as talker:
         await talker.session()
         await talker.append(said(0.3, 1, 2, 3))
@@ -197,7 +197,7 @@ async def test_an_empty_commit_is_an_error_and_the_session_goes_on(server: Serve
         assert (await talker.until(f"{T}completed"))["transcript"] == "w1 w2"
 
 
-async def test_what_is_cleared_is_never_heard_of(server: Server) -> None:
+async def test_cleared_audio_produces_no_events(server: Server) -> None:
     async with talking(server) as talker:
         await talker.session(**MANUAL)
         await talker.append(said(1, 2, 3))
@@ -225,7 +225,7 @@ async def test_semantic_detection_gives_the_same_turns(server: Server, eagerness
         assert talker.item_kinds == [TURN]
 
 
-def test_semantic_detection_waits_longer_where_it_is_to_be_less_eager() -> None:
+def test_semantic_detection_waits_longer_with_lower_eagerness() -> None:
     sessions = [RealtimeSession(turn_detection={"type": "semantic_vad", "eagerness": name}) for name in ("high", "auto", "low")]
     turns = [session.policy(Settings(), FakeEngine().info).turns for session in sessions]
     assert [turn.timeout_ms for turn in turns if turn] == [2000, 4000, 8000]
@@ -233,7 +233,7 @@ def test_semantic_detection_waits_longer_where_it_is_to_be_less_eager() -> None:
     assert ends == sorted(set(ends))
 
 
-async def test_an_update_merges_absent_stays_and_null_is_off(server: Server) -> None:
+async def test_an_update_keeps_absent_fields_and_null_turns_a_part_off(server: Server) -> None:
     async with talking(server) as talker:
         vad = {"type": "server_vad", "threshold": 0.6, "silence_duration_ms": 300}
         first = await talker.session(
@@ -264,7 +264,7 @@ async def test_an_update_merges_absent_stays_and_null_is_off(server: Server) -> 
         assert (await talker.until(f"{T}completed"))["transcript"] == "w5 w6"
 
 
-async def test_changing_to_voice_activity_and_back_in_the_middle_loses_nothing(server: Server) -> None:
+async def test_switching_voice_activity_detection_on_and_off_loses_no_audio(server: Server) -> None:
     async with talking(server) as talker:
         await talker.session(**MANUAL)
         await talker.append(said(1, 2))
@@ -277,7 +277,7 @@ async def test_changing_to_voice_activity_and_back_in_the_middle_loses_nothing(s
         assert (await talker.until(f"{T}completed"))["transcript"] == "w4 w5"
 
 
-async def test_g711_at_8_khz_and_a_change_of_format(server: Server) -> None:
+async def test_g711_is_decoded_and_the_format_can_change(server: Server) -> None:
     async with talking(server) as talker:
         await talker.session(**MANUAL)
         await talker.append(said(1, 2))
@@ -291,7 +291,7 @@ async def test_g711_at_8_khz_and_a_change_of_format(server: Server) -> None:
         assert (await talker.until(f"{T}completed"))["usage"]["seconds"] == 1
 
 
-async def test_the_first_version_of_the_api_answers_in_its_own_words(server: Server) -> None:
+async def test_the_first_version_of_the_api_has_its_own_events(server: Server) -> None:
     async with talking(server, headers={"OpenAI-Beta": "realtime=v1"}) as talker:
         created = await talker.until("transcription_session.created")
         assert created["session"]["input_audio_format"] == "pcm16"
@@ -342,7 +342,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("message", "code", "param"), [bad[1:] for bad in BAD], ids=[bad[0] for bad in BAD])
-async def test_what_a_client_gets_wrong_is_told_and_changes_nothing(
+async def test_an_invalid_event_is_answered_with_an_error_and_changes_nothing(
     server: Server, message: Any, code: str, param: str | None
 ) -> None:
     async with talking(server) as talker:
@@ -363,7 +363,7 @@ async def test_what_a_client_gets_wrong_is_told_and_changes_nothing(
         assert (await talker.until(f"{T}completed"))["transcript"] == "w1 w2"
 
 
-async def test_an_append_of_fifteen_megabytes_is_taken_and_one_byte_more_is_not(server: Server) -> None:
+async def test_an_append_of_fifteen_megabytes_is_accepted_and_one_byte_more_is_refused(server: Server) -> None:
     async with talking(server) as talker:
         await talker.session(**MANUAL)
         most = 15 << 20
@@ -427,7 +427,7 @@ async def test_a_session_of_type_realtime_that_asks_for_input_transcription_gets
 
 
 @pytest.mark.parametrize("detection", [{"type": "server_vad", "silence_duration_ms": 300}, {"type": "semantic_vad"}])
-async def test_what_is_committed_before_it_is_heard_is_transcribed_to_its_end_even_if_the_rest_is_cleared(
+async def test_a_committed_item_is_transcribed_completely_even_if_later_audio_is_cleared(
     server: Server, detection: dict[str, Any]
 ) -> None:
     async with talking(server) as talker:
@@ -446,7 +446,7 @@ async def test_what_is_committed_before_it_is_heard_is_transcribed_to_its_end_ev
 
 
 @pytest.mark.parametrize("prefix_ms", [0, 3_000, 15_000, 60_000])
-async def test_a_prefix_longer_than_the_model_can_hear_leaves_the_speech_room(server: Server, prefix_ms: int) -> None:
+async def test_a_prefix_longer_than_a_decode_window_leaves_room_for_the_speech(server: Server, prefix_ms: int) -> None:
     async with talking(server) as talker:
         detection = {"type": "server_vad", "prefix_padding_ms": prefix_ms, "silence_duration_ms": 500}
         updated = await talker.session(turn_detection=detection)
@@ -469,7 +469,7 @@ async def test_a_conversation_of_the_first_version_that_asks_for_input_transcrip
         assert (await talker.until(f"{T}completed"))["transcript"] == "w1 w2"
 
 
-async def test_a_session_that_wants_only_speech_is_told_that_there_is_none(server: Server) -> None:
+async def test_a_session_that_only_speaks_is_refused(server: Server) -> None:
     async with talking(server, "?model=gpt-realtime") as talker:
         await talker.send({"type": "session.update", "session": {"type": "realtime", "instructions": "Be kind."}})
         error = (await talker.until("error"))["error"]
@@ -478,7 +478,7 @@ async def test_a_session_that_wants_only_speech_is_told_that_there_is_none(serve
         assert "response.create" in (await talker.until("error"))["error"]["message"]
 
 
-async def test_a_browsers_key_is_taken_from_its_subprotocols(tmp_path: Any) -> None:
+async def test_a_browsers_key_is_read_from_its_subprotocols(tmp_path: Any) -> None:
     key = add_key(tmp_path / "keys.toml", "page", frozenset(Scope))
     async with running_fake(keys=tmp_path / "keys.toml") as server:
         offered = ["realtime", f"openai-insecure-api-key.{key}", "openai-beta.realtime-v1"]
@@ -490,7 +490,7 @@ async def test_a_browsers_key_is_taken_from_its_subprotocols(tmp_path: Any) -> N
                 await session.ws_connect(server.url + PATH, protocols=["realtime", "openai-insecure-api-key.wrong"])
 
 
-async def test_a_client_secret_carries_its_session_and_no_key(tmp_path: Any) -> None:
+async def test_a_client_secret_contains_its_session_and_no_key(tmp_path: Any) -> None:
     key = add_key(tmp_path / "keys.toml", "backend", frozenset(Scope))
     async with running_fake(keys=tmp_path / "keys.toml") as server, ClientSession() as http:
         bearer = {"Authorization": f"Bearer {key}"}
@@ -531,7 +531,7 @@ async def test_two_sessions_at_once_do_not_mix(server: Server) -> None:
         assert (await other.until(f"{T}completed"))["transcript"] == "w3 w4"
 
 
-async def test_a_message_too_big_ends_the_session_with_the_reason() -> None:
+async def test_a_too_large_message_ends_the_session_with_a_reason() -> None:
     async with running_fake(max_frame_bytes=4096) as server, talking(server) as talker:
         await talker.send({"type": f"{B}append", "audio": "A" * 8000})
         await talker.until("error")

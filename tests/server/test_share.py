@@ -158,7 +158,7 @@ async def test_a_session_does_not_grow_with_each_change(fake: Server) -> None:
             session = {"type": "transcription", "audio": {"input": {"noise_reduction": noise}}}
             await peer.send({"type": "session.update", "session": session})
         error = await peer.until("error")
-        assert "16384 are possible" in error["error"]["message"]
+        assert "at most 16384 characters" in error["error"]["message"]
 
 
 @pytest.mark.parametrize(

@@ -1,26 +1,25 @@
-"""What a connection and a wire dialect say to each other. A dialect is a stateful sans-I/O translator, one a connection."""
+"""The port between a connection and its wire dialect: a stateful sans-I/O translator, one for each connection."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from myna.wire import strictjson
-from myna.streaming.audio.raw import Coded, RawFormat
-from myna.streaming.session.jobs import EngineInfo
+from myna.batch.callback import Callback
 from myna.inference.engines.catalogue import Model
+from myna.runtime.errors import DialectError, Refusal
+from myna.server.serving import ModelWanted
+from myna.streaming.audio.raw import Coded, RawFormat
 from myna.streaming.events import Event
 from myna.streaming.policy import Options, Policy
-from myna.batch.callback import Callback
-from myna.runtime.errors import LONGEST_MESSAGE, Refusal
-from myna.wire.quoting import shortened
+from myna.streaming.session.jobs import EngineInfo
+from myna.wire import strictjson
 
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Command: begin. `mix`: the channels of the audio become one."""
+    """Command: open the stream. `mix`: the channels of the audio are mixed into one."""
 
     audio: RawFormat | Coded
     mix: bool
@@ -29,20 +28,20 @@ class Open:
 
     @property
     def channels(self) -> int:
-        """Channels that are transcribed separately, as far as the client has announced them: a container will say."""
+        """Channels that are transcribed separately, as the client has announced them; a container may have others."""
         return 1 if self.mix else self.audio.channels
 
 
 @dataclass(frozen=True, slots=True)
 class Audio:
-    """Command: these bytes are audio."""
+    """Command: decode these bytes of audio."""
 
     data: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Flush:
-    """Command: make everything so far final, on one channel if it is named, and acknowledge with the token."""
+    """Command: make everything so far final, on all channels or on one, and acknowledge with the token."""
 
     token: str
     channel: int | None = None
@@ -50,19 +49,19 @@ class Flush:
 
 @dataclass(frozen=True, slots=True)
 class Discard:
-    """Command: what is not final yet is not wanted; acknowledge with the token, as a flush."""
+    """Command: drop everything that is not final yet, and acknowledge with the token as for a flush."""
 
     token: str
 
 
 @dataclass(frozen=True, slots=True)
 class EndTurn:
-    """Command: the turn is over."""
+    """Command: end the turn."""
 
 
 @dataclass(frozen=True, slots=True)
 class Configure:
-    """Command: decode with these options, and cut by this policy if there is one, from now on; acknowledge with the token."""
+    """Command: from now on decode with these options, and cut by this policy if there is one. Acknowledge with the token."""
 
     options: Options
     policy: Policy | None = None
@@ -71,31 +70,31 @@ class Configure:
 
 @dataclass(frozen=True, slots=True)
 class Reformat:
-    """Command: audio is of this kind from now on."""
+    """Command: from now on decode audio of this format."""
 
     audio: RawFormat
 
 
 @dataclass(frozen=True, slots=True)
 class KeepAlive:
-    """Command: none; the client is there."""
+    """Command: do nothing; the client is still connected."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stalled:
-    """Command: no audio has come for a while; make what was heard final, as an endpoint does. The stream goes on."""
+    """Command: no audio has arrived for a while. Make everything so far final, as at an endpoint; the stream stays open."""
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """Command: no audio follows."""
+    """Command: end the stream; no audio follows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A frame to send. One that `replaces` a key makes an unsent one of the same key superfluous.
+    """A frame to send. It takes the place of an unsent frame that `replaces` the same key.
 
-    Frames with a `number`, which only grows, can be sent again to a client that lost its connection.
+    A frame with a `number` can be sent again to a client that lost its connection. Numbers increase.
     """
 
     payload: str | bytes
@@ -104,13 +103,13 @@ class Frame:
 
 
 def json_frame(message: Mapping[str, object], replaces: str | None = None) -> Frame:
-    """Return a message in JSON, without spaces; a text frame can carry it whatever it holds."""
+    """Return a message as JSON without spaces."""
     return Frame(strictjson.dumps(message, ascii_only=False), replaces)
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Command: send these at once; the stream is not touched."""
+    """Command: send these frames at once; the stream does not change."""
 
     frames: tuple[Frame, ...]
 
@@ -120,7 +119,7 @@ Command = Open | Audio | Flush | Discard | EndTurn | Configure | Reformat | Keep
 
 @dataclass(frozen=True, slots=True)
 class Farewell:
-    """What is sent last, and how the WebSocket is closed."""
+    """The last frames, and how the WebSocket is closed."""
 
     frames: tuple[Frame, ...]
     close_code: int
@@ -137,166 +136,140 @@ CLOSE_CODES = {
     "shutting_down": 1001,
     "internal_error": 1011,
 }
-"""How the WebSocket is closed for an error where a vendor has no code of its own; of any other error `POLICY_VIOLATION`
-(RFC 6455, 7.4.1, and its registry)."""
+"""The close code of an error, unless the vendor has its own; for any other error it is `POLICY_VIOLATION` (RFC 6455, 7.4.1,
+and its registry)."""
 
 
 LONGEST_CONTROL = 65_536
-"""Characters or bytes of a client's message that is no audio: what is in it is parsed at once, on the event loop."""
-
-
-class DialectError(Exception):
-    """The stream cannot go on: a machine's `code`, a message for a person. Each dialect has its own words for the codes.
-
-    `finals_first`: what was heard so far is made final and sent before.
-    """
-
-    def __init__(self, code: str, message: str, *, finals_first: bool = False) -> None:
-        super().__init__(shortened(message, LONGEST_MESSAGE))
-        self.code = code
-        self.message = shortened(message, LONGEST_MESSAGE)
-        self.finals_first = finals_first
+"""Characters or bytes of a control message, which is parsed on the event loop."""
 
 
 def check_control(frame: str | bytes) -> None:
-    """Refuse a message that is no audio and larger than control messages are. Raises `DialectError`."""
+    """Check the size of a control message. Raises `DialectError`."""
     if len(frame) > LONGEST_CONTROL:
         what = "characters" if isinstance(frame, str) else "bytes"
         raise DialectError(
-            "message_too_big", f"a message that is no audio had {len(frame)} {what}; {LONGEST_CONTROL} are possible"
+            "message_too_big", f"a control message must have at most {LONGEST_CONTROL} {what}, not {len(frame)}"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A refusal in a dialect's own shape: the JSON body and its headers."""
+    """A refusal in a dialect's own format: the JSON body and its headers."""
 
     body: Mapping[str, object]
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class ModelWanted:
-    """The model a client asks for (None: any), and whether the default will do if there is none of that name."""
-
-    name: str | None = None
-    or_default: bool = False
-
-    @classmethod
-    def of(cls, name: str | None, public: re.Pattern[str]) -> ModelWanted:
-        """Return what a client asks for by this name; one that is `public`, at the vendor's, stands for the default."""
-        return cls(name, or_default=name is not None and public.fullmatch(name) is not None)
-
-
-@dataclass(frozen=True, slots=True)
 class Resume:
-    """A client comes back for its stream, which it knows by this token; the last frame it got had this number."""
+    """A client's request to resume the stream of this token after the frame of this number, the last it has received."""
 
     token: str
     after: int
 
 
 class Entry(Protocol):
-    """A dialect's way in: one request for a stream, from its address to its upgrade or its refusal."""
+    """The entry of a dialect: one request for a stream, up to its upgrade or its refusal."""
 
     name: str
-    """Names the stream, in logs and answers; no other has it."""
+    """Names the stream in logs and answers. It is unique."""
 
     def read(self, query: Collection[tuple[str, str]]) -> ModelWanted:
-        """Take the request's parameters; return the model asked for. Raises `Refusal`."""
+        """Parse the request's parameters; return the model it asks for. Raises `Refusal`."""
         ...
 
     def dialect(self, model: Model, engine: EngineInfo) -> Dialect:
-        """Return the translator for a stream that this model decodes. Raises `Refusal` if it cannot do what is asked."""
+        """Return the translator of a stream that this model decodes. Raises `Refusal` for options that the model lacks."""
         ...
 
     @property
     def callback(self) -> Callback | None:
-        """Where the client wants its results sent instead."""
+        """The address that results are sent to instead of the socket."""
         ...
 
     @property
     def channels(self) -> int:
-        """Channels that the request announces to be transcribed separately; 1: the client or its audio will say."""
+        """Channels that the request announces to be transcribed separately; 1 if the client or its audio tells later."""
         ...
 
     @property
     def resume(self) -> Resume | None:
-        """The stream that the client comes back for, if it does."""
+        """The stream that the client resumes, if any."""
         ...
 
     @property
     def takes_client_secrets(self) -> bool:
-        """Whether a client secret of OpenAI's Realtime API lets a client in."""
+        """Whether the entry accepts client secrets: tokens for one session of one API."""
         ...
 
     def refused(self, refusal: Refusal) -> Refused:
-        """Return the refusal in this dialect's words."""
+        """Return the refusal in this dialect's format."""
         ...
 
 
 class Dialect(Protocol):
-    """Frames to commands, events to frames."""
+    """Translates a client's frames to commands, and events to frames."""
 
     idle_timeout_s: float
-    """The client must send something at least this often."""
+    """Longest silence of the client."""
     resume_token: str | None
-    """With this the client may come back for the stream when it has lost its connection; None: it cannot."""
+    """The token that resumes the stream after the connection is lost; None: the stream cannot be resumed."""
 
     def begin(self) -> Sequence[Command]:
-        """Return what is to be done before anything has been received."""
+        """Return the commands to carry out before the first frame."""
         ...
 
     def receive(self, frame: str | bytes) -> Iterable[Command]:
-        """Return what a client's frame asks for; more of it is read where the commands are taken. Raises `DialectError`."""
+        """Return the commands in a client's frame. An iterator decodes a large frame step by step. Raises `DialectError`."""
         ...
 
     def opened(self, stream: str) -> Sequence[Frame]:
-        """Return what is sent when the stream is open."""
+        """Return the frames to send when the stream is open."""
         ...
 
     def resumed(self) -> Sequence[Frame]:
-        """Return what is sent first to a client that has come back."""
+        """Return the frames to send first to a client that resumes the stream."""
         ...
 
     def emit(self, event: Event) -> Sequence[Frame]:
-        """Return what is sent for an event."""
+        """Return the frames to send for an event."""
         ...
 
     def closing(self, error: DialectError | None, heard_s: float) -> Farewell:
-        """Return what is said last, after so many seconds of audio; `error`: why the stream broke off, if it did."""
+        """Return the last frames after `heard_s` seconds of audio. `error`: why the stream ended early, if it did."""
         ...
 
 
 class PlainEntry:
-    """What most entries have in common: answers go back where the audio came from, and clients begin anew."""
+    """What most entries have in common: results go to the socket, and streams cannot be resumed."""
 
     @property
     def callback(self) -> Callback | None:
-        """Where the client wants its results sent instead: nowhere."""
+        """No address: results go to the socket."""
         return None
 
     @property
     def channels(self) -> int:
-        """Channels that the request announces: one, or the client will say later."""
+        """Channels that the request announces: one, unless the client tells later."""
         return 1
 
     @property
     def resume(self) -> Resume | None:
-        """The stream that the client comes back for: none."""
+        """No stream: every request opens a new one."""
         return None
 
     @property
     def takes_client_secrets(self) -> bool:
-        """Whether a client secret of OpenAI's Realtime API lets a client in: it does not."""
+        """No: the entry accepts no client secrets."""
         return False
 
 
 class Unresumable:
-    """What the dialects have in common whose clients cannot come back for a stream."""
+    """What the dialects have in common whose streams cannot be resumed."""
 
     resume_token: str | None = None
 
     def resumed(self) -> Sequence[Frame]:
-        """Return nothing: nobody comes back."""
+        """Return nothing: the stream cannot be resumed."""
         return ()

@@ -1,17 +1,17 @@
-"""How a stream is cut and reported for a client that asks for nothing in particular; every dialect starts from it."""
+"""The default policy of a stream. Every dialect starts from it."""
 
 from __future__ import annotations
 
 from myna.server.settings import Settings
-from myna.streaming.session.jobs import EngineInfo
 from myna.streaming.policy import Policy
+from myna.streaming.session.jobs import EngineInfo
 
 SOFT_SHARE = 2 / 3
-"""Of the longest utterance: from there on short pauses suffice for a cut (8 of 12 s by default)."""
+"""Share of the longest utterance after which a short pause suffices for a cut (8 of 12 s by default)."""
 
 
 def default_policy(settings: Settings, engine: EngineInfo) -> Policy:
-    """Return the policy of a client that asks for nothing in particular."""
+    """Return the policy of a client that sets no option."""
     longest_s = settings.max_utterance_s or engine.best_segment_s
     return Policy(
         endpoint_ms=settings.endpointing_ms or None,

@@ -1,1 +1,1 @@
-"""HTTP that is not a stream: health, models, files, jobs, the page."""
+"""HTTP for every vendor: health, uploads, file requests, errors, the OpenAPI document, the page, the connections below."""

@@ -1,16 +1,13 @@
-"""Answers of any length: made on threads, written as JSON in slices, sent in pieces; the event loop never waits for one."""
+"""Long answers: made on threads, kept in memory or in a file, sent in pieces. The event loop never waits for one."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import BinaryIO, TypeVar
 
 from aiohttp import web
 
@@ -18,34 +15,34 @@ from myna.batch.disk import private_file
 from myna.runtime.threads import on_thread, settled
 
 _AT_ONCE = 2
-"""Threads: each takes the interpreter from the event loop for some milliseconds at a time."""
+"""Threads. Each takes the interpreter lock from the event loop for some milliseconds at a time."""
 _IN_MEMORY = 1 << 20
-"""Longer answers lie in a file until the client has read them."""
+"""Bytes. A longer answer is kept in a file until the client has read it."""
 _PIECE = 1 << 16
 _Made = TypeVar("_Made")
 
 
 class Answers:
-    """Makes answers on threads of their own."""
+    """Makes answers on its own threads."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="answers")
 
     def close(self) -> None:
-        """Stop; an answer that is being made is made to its end, for nobody."""
+        """Stop the threads. An answer that is being made is completed and dropped."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def run(self, make: Callable[[], _Made]) -> _Made:
-        """Return what `make` does, on one of the threads."""
+        """Return the result of `make`, which runs on one of the threads."""
         return await settled(asyncio.get_running_loop().run_in_executor(self._threads, make))
 
     async def made(self, make: Callable[[], Iterable[bytes]], folder: Path, kind: str = "application/json") -> Answer:
-        """Return the answer that `make` gives in pieces; `folder` holds a long one. Raises `OSError`."""
+        """Return the answer whose pieces `make` yields; `folder` holds a long one. Raises `OSError`."""
         return await self.run(lambda: _collected(make(), folder / "answer", kind))
 
 
 class Answer:
-    """An answer that is complete: what stands `before` a file on the disk, the file, and what stands `after` it."""
+    """A complete answer: the bytes `before` a file on the disk, the file, and the bytes `after` it."""
 
     def __init__(self, kind: str, before: bytes, path: Path | None = None, after: bytes = b"") -> None:
         self._kind = kind
@@ -53,7 +50,7 @@ class Answer:
         self._size = len(before) + len(after) + (path.stat().st_size if path else 0)
 
     async def send(self, request: web.Request) -> web.StreamResponse:
-        """Send it with status 200."""
+        """Send the answer with status 200."""
         if self._path is None:
             return web.Response(body=self._before + self._after, content_type=self._kind, charset="utf-8")
         response = web.StreamResponse()
@@ -65,7 +62,7 @@ class Answer:
         return response
 
     async def send_into(self, request: web.Request, response: web.StreamResponse) -> None:
-        """Send it as the next part of a response. Raises `ConnectionError` if that cannot be done to its end."""
+        """Send the answer as the next part of a response. Raises `ConnectionError` if it cannot be sent completely."""
         await response.write(self._before)
         if self._path is not None:
             try:
@@ -82,7 +79,7 @@ class Answer:
 
 
 def abort(request: web.Request) -> None:
-    """Break a request's connection: its answer has begun and cannot be ended."""
+    """Abort the connection of a request whose answer has begun and cannot be completed."""
     if request.transport is not None:
         request.transport.abort()
 

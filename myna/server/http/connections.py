@@ -20,8 +20,8 @@ from aiohttp.web_request import BaseRequest
 
 from myna.batch.addresses import network_of
 from myna.batch.pace import TOO_SLOW, Pace
-from myna.server.http.frame_meter import FrameMeter
 from myna.runtime.deadlines import Clock
+from myna.server.http.frame_meter import FrameMeter
 
 log = structlog.get_logger()
 

@@ -1,14 +1,14 @@
-"""Which web pages may use the server: its own, and those of the origins that the operator allows.
+"""Decides which web pages may use the server: its own, and those of the origins that the operator allows.
 
-A page may send requests to any address its visitor's machine reaches: it opens WebSockets, posts forms and texts, and, when
-its own name is made to resolve to this machine (DNS rebinding), reads the answers. So while there are no keys the server
-wants to be called by a name of its own (`Host`), and takes from a browser only what its own pages and the allowed ones ask
-for (`Origin`, `Sec-Fetch-Site`). With keys a page is refused only where origins are named and its own is not among them.
+A page can send requests to any address that its visitor's machine reaches: it can open WebSockets and post forms, and with
+DNS rebinding it can read the answers. A server without keys therefore accepts only its own names (`Host`), and from a browser
+only requests of its own pages and of allowed origins (`Origin`, `Sec-Fetch-Site`). A server with keys refuses a page only if
+origins are configured and the page's is not among them.
 
-A browser lets a page of another origin read an answer, or send one of its own headers, only where the server says so (CORS,
-fetch.spec.whatwg.org): the answers to allowed origins say it, refusals among them, and so does the answer to the browser's
-question beforehand (the *preflight*), which carries no key. Programs other than browsers send neither `Origin` nor
-`Sec-Fetch-Site`, and are not concerned.
+A browser lets a page of another origin read an answer only if the answer's headers allow it (CORS, fetch.spec.whatwg.org).
+Every answer to an allowed origin has these headers, errors included, and so has the answer to a *preflight*, the request
+without a key that a browser sends beforehand. Programs other than browsers send neither `Origin` nor `Sec-Fetch-Site`; these
+rules do not affect them.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from collections.abc import Awaitable, Callable
 import structlog
 from aiohttp import web
 
-from myna.server.settings import Settings
 from myna.runtime.errors import Refusal
-from myna.server.http.service import in_dialect
+from myna.server.http.errors import error_response
+from myna.server.settings import Settings
 from myna.wire.quoting import quoted
 
 log = structlog.get_logger()
@@ -31,22 +31,22 @@ log = structlog.get_logger()
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 PROBED = ("/health/live", "/health/ready")
-"""Load balancers ask these by whatever name; the answers tell one state."""
+"""Load balancers request these under any host name; the answers contain one word of state."""
 _LOG_EVERY_S = 60.0
-"""A page may ask again and again, each time with another name: the log says so often that it is refused."""
+"""Interval between two log lines: a page may repeat its request at any rate, with another host name each time."""
 _ANY = "*"
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]@/\s]*)(:[0-9]{1,5})?")
 _NAMES = re.compile(r"[\w!#$%&'*+.^`|~-]+(\s*,\s*[\w!#$%&'*+.^`|~-]+)*", re.ASCII)
 """Names of headers, as a preflight lists them."""
 _METHODS = "GET, HEAD, POST"
 _READABLE = "dg-request-id, dg-error, Retry-After, Allow, WWW-Authenticate, x-should-retry"
-"""Headers of ours that pages may read besides those that browsers always show them."""
+"""Response headers that pages may read besides those that browsers always expose."""
 _KEPT_S = 600
-"""A browser need not ask again for so long."""
+"""Seconds for which a browser may reuse a preflight's answer."""
 
 
 class CrossSite:
-    """The pages that may use a server which listens on this address; `keyless`: it has no keys."""
+    """The rules of a server that listens on the address `listener`. `keyless`: the server has no keys."""
 
     def __init__(self, settings: Settings, listener: str, *, keyless: bool) -> None:
         self._keyless = keyless
@@ -55,7 +55,7 @@ class CrossSite:
         self._origins = {origin.lower().removesuffix("/") for origin in settings.allowed_origins}
 
     def add_to(self, app: web.Application) -> None:
-        """Have every request of the application checked, and every answer say who may read it."""
+        """Check every request of the application, and add CORS headers to every answer."""
 
         logged_at = float("-inf")
 
@@ -66,22 +66,22 @@ class CrossSite:
             if refusal is not None:
                 if time.monotonic() - logged_at >= _LOG_EVERY_S:
                     logged_at = time.monotonic()
-                    log.warning("requests of another site are refused", path=request.path, reason=refusal.message)
-                return in_dialect(refusal, request)
+                    log.warning("requests from another site are refused", path=request.path, reason=refusal.message)
+                return error_response(refusal, request)
             return self._preflight(request) if _is_preflight(request) else await handler(request)
 
         app.middlewares.append(check)
         app.on_response_prepare.append(self.permit)
 
     def refusal(self, request: web.Request) -> Refusal | None:
-        """Return why the request is not for this server, or not from a page that may use it."""
+        """Return why the request is refused: it has another host name, or its page may not use the server."""
         if self._keyless and request.path not in PROBED:
             for host in request.headers.getall("Host", []):
                 if not self._is_own(host):
                     return Refusal(
                         403,
                         "forbidden_host",
-                        f"This server is not called {quoted(host)}: add the name to allowed_hosts, or use API keys.",
+                        f"{quoted(host)} is not a name of this server: add it to allowed_hosts, or use API keys.",
                     )
         if self._minds(request) and (origin := self._foreign_origin(request)):
             advice = "add the origin to allowed_origins" + (", or use API keys" if self._keyless else "")
@@ -89,7 +89,7 @@ class CrossSite:
         return None
 
     async def permit(self, request: web.Request, response: web.StreamResponse) -> None:
-        """Say in an answer's headers whether a page of another origin may read it."""
+        """Add the headers that let a page of an allowed origin read the answer."""
         if not self._origins:
             return
         if _ANY in self._origins:
@@ -103,13 +103,13 @@ class CrossSite:
         response.headers["Access-Control-Expose-Headers"] = _READABLE
 
     def _minds(self, request: web.Request) -> bool:
-        """Return whether it matters which page a request is from."""
+        """Return whether the origin of the request is checked."""
         if _is_preflight(request):
             return True
         return request.method != "OPTIONS" and request.path not in PROBED and (self._keyless or bool(self._origins))
 
     def _preflight(self, request: web.Request) -> web.Response:
-        """Tell a browser that the page may send what it is about to send."""
+        """Return the answer to a preflight: the page may send its request."""
         headers = {"Access-Control-Allow-Methods": _METHODS, "Access-Control-Max-Age": str(_KEPT_S)}
         if _NAMES.fullmatch(names := request.headers.get("Access-Control-Request-Headers", "")):
             headers["Access-Control-Allow-Headers"] = names
@@ -128,16 +128,16 @@ class CrossSite:
             address = ipaddress.ip_address(name)
         except ValueError:
             return False
-        # No name that somebody else controls is an address: only a server for this machine alone need look at which it is.
+        # DNS rebinding needs a name: only a server that listens on the loopback interface checks which address it is.
         return address.is_loopback or not self._local
 
     def _foreign_origin(self, request: web.Request) -> str | None:
-        """Return where a browser says the request comes from, unless that is here, or allowed."""
+        """Return the origin that a browser names, unless it is the server's own or allowed."""
         origin = request.headers.get("Origin")
         if _ANY in self._origins:
             return None
         if origin is not None:
-            # Behind a proxy that ends TLS the scheme is another, so it is not compared.
+            # The scheme is not compared: behind a proxy that terminates TLS it differs.
             own = origin.lower().partition("://")[2] == request.headers.get("Host", "").lower()
             return None if own or origin.lower() in self._origins else origin
         site = request.headers.get("Sec-Fetch-Site", "none")
@@ -151,7 +151,7 @@ def _is_preflight(request: web.Request) -> bool:
 
 
 def _is_link(request: web.Request) -> bool:
-    """Return whether somebody has followed a link to a page here, as opposed to a page asking for something."""
+    """Return whether the visitor followed a link to a page of this server, rather than a script requesting data."""
     asked = (request.method, request.headers.get("Sec-Fetch-Mode"), request.headers.get("Sec-Fetch-Dest"))
     return asked in (("GET", "navigate", "document"), ("HEAD", "navigate", "document"))
 

@@ -1,6 +1,6 @@
-"""How much the server takes in hand: files and jobs by number and by size, of all and of each client, and what stays free.
+"""Limits the files and jobs that the server holds, by number and by size, for all clients and for each.
 
-A client is a key, or the address it comes from where there are no keys. One takes at most half of what all may.
+A client is a key, or a network address if the server has no keys. One client may use at most half of each limit.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ import structlog
 from aiohttp import web
 
 from myna.batch.addresses import network_of
-from myna.server.keys import Authentication, Identity
-from myna.server.settings import Settings
-from myna.runtime.errors import Refusal
-from myna.server.operations.metrics import Metrics
 from myna.batch.storage import Doubt
+from myna.runtime.errors import Refusal
+from myna.server.keys import Authentication, Identity
+from myna.server.operations.metrics import Metrics
+from myna.server.settings import Settings
 
 log = structlog.get_logger()
 
 RETRY_S = 5
-"""When to come again: a file is done sooner or later, which nobody knows."""
+"""Seconds after which a refused client may try again. When a file will be done is unknown."""
 
 _LOG_EVERY_S = 60.0
-"""The log says so often that requests are refused."""
+"""Interval between two log lines about refused requests."""
 
 Taken = Callable[[str | None], tuple[int, int]]
-"""Tells how many jobs, all or of one share, are not at their end, and the bytes of audio they store."""
+"""Returns how many jobs, of all shares or of one, are unfinished, and the bytes of audio they store."""
 
 
 def share_of(identity: Identity, request: web.Request, authentication: Authentication) -> str:
-    """Return whose share a request takes: its key's, or its address's where there are no keys."""
+    """Return the share a request counts against: its key's, or its address's if the server has no keys."""
     return identity.name if authentication.required else f"@{network_of(request.remote or '')}"
 
 
 class Intake:
-    """One server's. Every method raises `Refusal`: 429 for a number, 507 for a size."""
+    """The limits of one server. Every method raises `Refusal`: 429 for a number, 507 for a size."""
 
     def __init__(self, settings: Settings, metrics: Metrics, jobs: Taken, disk: Doubt) -> None:
         self._settings = settings
@@ -51,12 +51,12 @@ class Intake:
 
     @property
     def least_free(self) -> int:
-        """Bytes of a disk that stay free."""
+        """Bytes of the disk that stay free."""
         return self._settings.min_free_mb << 20
 
     @contextlib.contextmanager
     def file(self, share: str) -> Iterator[Callable[[int], None]]:
-        """Take a request with files in hand while the context lasts; yields what `stored` does."""
+        """Count a request with files while the context lasts; yield what `stored` yields."""
         self._check("files", "max_files", self._settings.max_files, self._files.total(), self._files[share])
         self._files[share] += 1
         try:
@@ -67,7 +67,7 @@ class Intake:
 
     @contextlib.contextmanager
     def stored(self, share: str) -> Iterator[Callable[[int], None]]:
-        """Yield what is told of bytes that are about to be written; they are gone when the context ends, or a job's."""
+        """Yield a function to call before bytes are written. When the context ends they are deleted, or belong to a job."""
         total = 0
 
         def grow(size: int) -> None:
@@ -82,24 +82,24 @@ class Intake:
             _lower(self._bytes, share, total)
 
     def check_job(self, share: str) -> None:
-        """Check that another job may be kept."""
+        """Check that another job may be accepted."""
         self._check("jobs", "max_jobs", self._settings.max_jobs, self._jobs(None)[0], self._jobs(share)[0])
 
     def disk_failed(self, error: Exception) -> None:
-        """Note that a request was refused since the disk is full or broken."""
+        """Note that a request was refused because the disk is full or broken."""
         self._metrics.refused("disk")
         self._disk.raise_(error)
         now = time.monotonic()
         if now - self._logged_at >= _LOG_EVERY_S:
             self._logged_at = now
-            log.error("requests with files are refused: the disk fails", reason=str(error))
+            log.error("requests with files are refused: the disk failed", reason=str(error))
 
     def _check(self, what: str, setting: str, limit: int, taken: int, own: int) -> None:
         most = max(1, limit // 2)
         if own >= most:
-            message = f"A client may have {most} {what} waiting and under way, and this one has {own}."
+            message = f"A client may have {most} unfinished {what}; this one has {own}."
         elif taken >= limit:
-            message = f"The server takes {limit} {what} at a time, and it has as many."
+            message = f"The server is at its limit of {limit} unfinished {what}."
         else:
             return
         self._metrics.refused(setting)
@@ -112,7 +112,7 @@ class Intake:
             return
         self._metrics.refused("max_stored_mb")
         whose = "This client's files" if own > limit // 2 else "The files of all clients"
-        raise Refusal(507, "insufficient_storage", f"{whose} take all the room they may.", retry_after_s=RETRY_S)
+        raise Refusal(507, "insufficient_storage", f"{whose} are at their limit of storage.", retry_after_s=RETRY_S)
 
 
 def _lower(counter: Counter[str], share: str, amount: int) -> None:

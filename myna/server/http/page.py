@@ -1,4 +1,4 @@
-"""The page at `/`: files of the browser client, which know nothing of this server but its address."""
+"""Serves the browser client at `/`: static files that know only the server's address."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ PREFIX = "/web"
 _POLICY = (
     "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'"
 )
-"""The page loads nothing from elsewhere, and nobody may put it into theirs."""
+"""The page loads nothing from other origins, and no other page may embed it."""
 _HEADERS = {"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
 
 
 def add_to(app: web.Application) -> None:
-    """Give the page and its files their routes."""
+    """Add the routes of the page and its files."""
     app.router.add_get("/", _sender("index.html"))
     for path in FOLDER.iterdir():
         app.router.add_get(f"{PREFIX}/{path.name}", _sender(path.name))

@@ -1,4 +1,4 @@
-"""Request bodies onto the disk: multipart forms and plain bodies, within limits of size and number."""
+"""Receives request bodies onto the disk: multipart forms and plain bodies, within limits of size and number."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ from typing import TypeVar
 from aiohttp import BodyPartReader, MultipartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from myna.batch.disk import FileWriter
-from myna.server.http.connections import SlowBodyError
-from myna.batch.disk import Upload
+from myna.batch.disk import FileWriter, Upload
 from myna.runtime.errors import Refusal
+from myna.server.http.connections import SlowBodyError
 from myna.wire.quoting import quoted
 from myna.wire.strictjson import well_formed
 
 _Read = TypeVar("_Read")
 
 LONGEST_FIELD = 64 * 1024
-"""Bytes of a form's field that is no file."""
+"""Bytes of a form field that is not a file."""
 MOST_FIELDS = 500
 MOST_FILES = 50
-"""Files in one request: more are better sent one by one, several at a time."""
+"""Files in one request. A client with more files can send several requests at a time."""
 
 
 @dataclass(slots=True)
@@ -35,10 +34,10 @@ class Form:
 
 
 class Receiver:
-    """Receives one request's body into a folder; together its files have at most so many bytes.
+    """Receives one request's body into a folder. `most_bytes` bounds the size of all its files together.
 
-    `grow` is told of bytes that are about to be written, and may raise `Refusal`; `least_free` bytes of the disk stay free.
-    Whatever writes a file raises `OSError` if it cannot.
+    `grow` is called with a number of bytes before they are written, and may raise `Refusal`. `least_free` bytes of the disk
+    stay free. A method that writes a file raises `OSError` if it cannot.
     """
 
     def __init__(
@@ -61,27 +60,27 @@ class Receiver:
             raise Refusal(
                 415,
                 "unsupported_encoding",
-                f"Content-Encoding must be absent or identity, not {quoted(coding)}: audio is sent as it is.",
+                f"Content-Encoding must be absent or identity, not {quoted(coding)}.",
             )
         announced = request.content_length
         if announced is not None and announced > most_bytes + (1 << 20):
             raise self._too_large()
 
     async def body(self, *, sync: bool = False) -> Upload:
-        """Return the whole body as one file, with `sync` written to the medium. Raises `Refusal`."""
+        """Store the whole body as one file; with `sync`, wait until it is on the medium. Raises `Refusal`."""
         return await self._store(self._request.content.readany, "", sync=sync)
 
     async def text(self, most_bytes: int) -> str:
-        """Return the body as a text. Raises `Refusal`."""
+        """Return the body as text. Raises `Refusal`."""
         data = bytearray()
         while chunk := await self._patiently(self._request.content.readany()):
             data += chunk
             if len(data) > most_bytes:
-                raise Refusal(413, "too_large", f"The JSON payload has more than {most_bytes} bytes.")
+                raise Refusal(413, "too_large", f"The JSON payload must have at most {most_bytes} bytes.")
         return data.decode(errors="replace")
 
     async def form(self) -> Form:
-        """Return a multipart form. Raises `Refusal`."""
+        """Return a multipart form, its files stored. Raises `Refusal`."""
         if not self._request.content_type.startswith("multipart/form-data"):
             raise Refusal(415, "unsupported_media_type", "The body must be multipart/form-data.")
         form = Form()
@@ -89,18 +88,18 @@ class Receiver:
             reader: MultipartReader = await self._request.multipart()
             while (part := await self._patiently(reader.next())) is not None:
                 if not isinstance(part, BodyPartReader) or not part.name:
-                    raise Refusal(400, "bad_form", "Each part of the form must have a name, and no parts of its own.")
+                    raise Refusal(400, "bad_form", "Each part of the form must have a name and no nested parts.")
                 if part.filename is not None:
                     if len(form.files) == MOST_FILES:
-                        raise Refusal(400, "too_many_files", f"A request may have {MOST_FILES} files, not more.")
+                        raise Refusal(400, "too_many_files", f"A request may have at most {MOST_FILES} files.")
                     form.files.append((part.name, await self._store(part.read_chunk, well_formed(part.filename))))
                 else:
                     if len(form.fields) == MOST_FIELDS:
-                        raise Refusal(400, "too_many_fields", f"A form may have {MOST_FIELDS} fields, not more.")
+                        raise Refusal(400, "too_many_fields", f"A form may have at most {MOST_FIELDS} fields.")
                     form.fields.append((part.name, await self._text(part)))
         except (ValueError, AssertionError, LookupError, RuntimeError, HttpProcessingError) as error:
             raise Refusal(
-                400, "bad_form", "The multipart form cannot be read: it is broken off or wrongly written."
+                400, "bad_form", "The multipart form cannot be parsed: it is incomplete or malformed."
             ) from error
         return form
 
@@ -110,7 +109,9 @@ class Receiver:
             data += chunk
             if len(data) > LONGEST_FIELD:
                 raise Refusal(
-                    400, "field_too_long", f"The field {quoted(part.name)} has more than {LONGEST_FIELD} bytes."
+                    400,
+                    "field_too_long",
+                    f"The form field {quoted(part.name)} must have at most {LONGEST_FIELD} bytes.",
                 )
         return data.decode(errors="replace")
 
@@ -129,11 +130,9 @@ class Receiver:
         try:
             return await reading
         except web.RequestPayloadError as error:
-            raise Refusal(400, "broken_body", "The body broke off, or is wrongly encoded.") from error
+            raise Refusal(400, "broken_body", "The body is incomplete or wrongly encoded.") from error
         except SlowBodyError as error:
             raise Refusal(408, "timeout", error.text or "") from error
 
     def _too_large(self) -> Refusal:
-        return Refusal(
-            413, "too_large", f"The body is larger than {self._most_bytes >> 20} MiB, the most this server takes."
-        )
+        return Refusal(413, "too_large", f"The body must have at most {self._most_bytes >> 20} MiB.")

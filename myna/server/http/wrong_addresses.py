@@ -1,21 +1,25 @@
-"""The address that a client meant whose own leads nowhere: usually its base address is wrong."""
+"""Finds the address that a client meant when its own does not exist: usually its base address is wrong."""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 
 from aiohttp import web
 
+from myna.server.http.errors import VendorAddresses
+
 _LIKE = 0.8
-"""Likeness (difflib's ratio) from which an address counts as another, misspelt."""
+"""difflib's ratio from which an address counts as a misspelling of another."""
 _LONGEST = 200
-"""Characters of an address that are looked at."""
+"""Characters of an address that are compared."""
 
 
 class Addresses:
     """The addresses of one server. A *tail* is what follows the version: clients append it to their base address."""
 
-    def __init__(self, app: web.Application) -> None:
+    def __init__(self, app: web.Application, vendors: Sequence[VendorAddresses]) -> None:
+        self._vendors = vendors
         self._methods: dict[str, set[str]] = {}
         self._named: list[str] = []  # addresses that end in a name, up to the name
         for route in app.router.routes():
@@ -31,7 +35,7 @@ class Addresses:
         self._tails.pop("", None)
 
     def meant_by(self, path: str) -> str | None:
-        """Return the address that a client meant by one at which there is nothing; None: nobody knows."""
+        """Return the address that a client meant by one that does not exist; None: unknown."""
         parts = [part for part in path[:_LONGEST].split("/") if part]
         for start in range(len(parts)):
             rest = "/".join(parts[start:])
@@ -46,24 +50,22 @@ class Addresses:
         return next(iter(difflib.get_close_matches("/" + "/".join(parts), self._methods, 1, _LIKE)), None)
 
     def taking(self, method: str, path: str) -> str | None:
-        """Return the address of the same tail that takes the method; None: there is none."""
+        """Return the address with the same tail that takes the method, if there is one."""
         tail = _tail(path)
         return next(
             (other for other, methods in self._methods.items() if method in methods and tail == _tail(other)), None
         )
 
+    def advice(self, path: str) -> str:
+        """Return what to tell a client that meant this address."""
+        for vendor in self._vendors:
+            if vendor.base_address and path.startswith(vendor.prefixes):
+                return f"The address is {path}: {vendor.base_address}."
+        return f"The address is {path}."
+
 
 ADDRESSES = web.AppKey("addresses", Addresses)
-"""Under this an application carries them."""
-
-
-def advice(path: str) -> str:
-    """Return what to tell a client that meant this address."""
-    if path.startswith(("/v1/audio/", "/v1/realtime")):
-        return f"The address is {path}: the base address of OpenAI's clients ends in /v1."
-    if path.startswith(("/v1/listen", "/v2/")):
-        return f"The address is {path}: the base address of Deepgram's clients is that of the server, without a path."
-    return f"The address is {path}."
+"""The key under which an application carries them."""
 
 
 def _tail(path: str) -> str:

@@ -16,7 +16,7 @@ import structlog
 
 from myna.server.keys import ANYBODY, Identity
 from myna.server.settings import Settings
-from myna.server.dialects.base import DialectError
+from myna.runtime.errors import DialectError
 from myna.runtime.errors import Refusal
 from myna.inference.workers.pool import EnginePool
 from myna.server.operations.metrics import Metrics

@@ -15,18 +15,8 @@ from myna.server.operations.admission import Place
 from myna.server.keys import Identity
 from myna.server.settings import Settings
 from myna.server.http.connections import on_excess
-from myna.server.dialects.base import (
-    Audio,
-    Command,
-    Configure,
-    Dialect,
-    DialectError,
-    End,
-    Farewell,
-    Frame,
-    Open,
-    Stalled,
-)
+from myna.server.dialects.base import Audio, Command, Configure, Dialect, End, Farewell, Frame, Open, Stalled
+from myna.runtime.errors import DialectError
 from myna.server.websocket.live_stream import LiveStream, failure
 from myna.server.websocket.outbox import SlowReaderError
 from myna.runtime.deadlines import LAST_LOOK_S, timeout

@@ -11,22 +11,8 @@ import structlog
 
 from myna.server.operations.admission import Place
 from myna.media.source import DecoderLostError, RawSource, Source
-from myna.server.dialects.base import (
-    Audio,
-    Command,
-    Configure,
-    Dialect,
-    DialectError,
-    Discard,
-    End,
-    EndTurn,
-    Flush,
-    KeepAlive,
-    Open,
-    Reformat,
-    Reply,
-    Stalled,
-)
+from myna.server.dialects.base import Audio, Command, Configure, Dialect, Discard, End, EndTurn, Flush, KeepAlive, Open, Reformat, Reply, Stalled
+from myna.runtime.errors import DialectError
 from myna.server.websocket.outbox import Outbox, SlowReaderError
 from myna.runtime.deadlines import timeout
 from myna.inference.driver import StreamDriver

@@ -7,7 +7,7 @@ import asyncio
 import structlog
 
 from myna.server.keys import Authentication
-from myna.server.dialects.base import DialectError
+from myna.runtime.errors import DialectError
 from myna.server.services import Services
 
 log = structlog.get_logger()

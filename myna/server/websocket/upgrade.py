@@ -17,11 +17,11 @@ from myna.server.websocket.connection import Connection, Delivery
 from myna.server.http.connections import authenticated
 from myna.server.dialects.base import Entry, Resume
 from myna.runtime.errors import Refusal
-from myna.server.http.service import answer
+from myna.server.http.errors import refusal_response
 from myna.server.http.intake import share_of
 from myna.inference.models import Models
 from myna.server.services import Services
-from myna.server.http.serving import engine_for
+from myna.server.serving import engine_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,8 @@ class Upgrade:
         try:
             return await self._serve(request, entry)
         except Refusal as refusal:
-            return answer(refusal, entry)
+            refused = entry.refused(refusal)
+            return refusal_response(refusal, refused.body, refused.headers)
 
     async def _serve(self, request: web.Request, entry: Entry) -> web.StreamResponse:
         shown = credential(request.headers)

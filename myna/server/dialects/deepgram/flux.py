@@ -1,4 +1,4 @@
-"""Deepgram's turn-taking API, Flux, at `/v2/listen` as a dialect: turns as they start, may end, go on and end."""
+"""Deepgram's turn-taking API, Flux, at `/v2/listen` as a dialect: turns that start, may end, resume and end."""
 
 from __future__ import annotations
 
@@ -6,37 +6,56 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from myna.server.settings import Settings
-from myna.server.dialects.defaults import default_policy
-from myna.server.dialects.base import CLOSE_CODES, POLICY_VIOLATION, Audio, Command, Configure, DialectError, End, EndTurn, Farewell, Frame, KeepAlive, ModelWanted, Open, PlainEntry, Refused, Reply, Unresumable, check_control, json_frame
-from myna.runtime.errors import Refusal
-from myna.server.dialects.deepgram.live import DeepgramEntry
-from myna.server.dialects.deepgram.listen_request import MULTIPLE, PUBLIC_MODELS, checked_keyterms, options_of, spoken
+from myna.inference.engines.catalogue import Model
+from myna.runtime.errors import DialectError, Refusal
+from myna.server.dialects.base import (
+    CLOSE_CODES,
+    POLICY_VIOLATION,
+    Audio,
+    Command,
+    Configure,
+    End,
+    EndTurn,
+    Farewell,
+    Frame,
+    KeepAlive,
+    Open,
+    PlainEntry,
+    Refused,
+    Reply,
+    Unresumable,
+    check_control,
+    json_frame,
+)
+from myna.server.dialects.deepgram.errors import refused_stream
 from myna.server.dialects.deepgram.flux_request import MULTILINGUAL, FluxRequest, parse, texts_of, thresholds_of
+from myna.server.dialects.deepgram.listen_request import MULTIPLE, checked_keyterms, options_of, spoken
+from myna.server.dialects.deepgram.models import PUBLIC_MODELS
+from myna.server.dialects.defaults import default_policy
 from myna.server.dialects.parameters import refused
+from myna.server.serving import ModelWanted
+from myna.server.settings import Settings
 from myna.streaming import events
-from myna.wire import strictjson
+from myna.streaming.events import Trigger, Word, samples, seconds
+from myna.streaming.policy import Options, Policy, TurnPolicy
 from myna.streaming.session.decode_window import fitted
 from myna.streaming.session.jobs import EngineInfo
-from myna.inference.engines.catalogue import Model
-from myna.streaming.events import Trigger, Word, samples, seconds
 from myna.streaming.text.formatting import Formatting, formatted, text_of
-from myna.streaming.policy import Options, Policy
+from myna.wire import strictjson
 from myna.wire.quoting import quoted
-from myna.streaming.policy import TurnPolicy
 
 PATH = "/v2/listen"
 UPDATE_S = 0.25
-"""An `Update` comes so often, in audio."""
+"""Seconds of audio between two `Update` messages."""
 _UPDATE_WORDS = 500
-"""Each holds all words of its turn. In a turn of more words than these they come less often, in proportion."""
+"""An `Update` holds all words of its turn. In a turn of more words the interval grows in proportion."""
 INTERIM_S = 0.5
-"""Words are looked for again so often: agents want them sooner than readers do."""
+"""Seconds between two interim decodes: voice agents need words sooner than readers do."""
 _ERROR_CODES = {"invalid_message": "UNPARSABLE_CLIENT_MESSAGE", "unauthorized": "INVALID_AUTH"}
 
 
 class FluxEntry(PlainEntry):
-    """The way in at `PATH`; `name` is the request id."""
+    """The entry at `PATH`; `name` is the request id."""
 
     def __init__(self, name: str, settings: Settings) -> None:
         self.name = name
@@ -44,19 +63,19 @@ class FluxEntry(PlainEntry):
         self._request: FluxRequest | None = None
 
     def read(self, query: Collection[tuple[str, str]]) -> ModelWanted:
-        """Take the request's parameters; return the model asked for. Raises `Refusal`."""
+        """Parse the request's parameters; return the model it asks for. Raises `Refusal`."""
         self._request = parse(query)
         return ModelWanted.of(self._request.model, PUBLIC_MODELS)
 
     def dialect(self, model: Model, engine: EngineInfo) -> FluxDialect:
-        """Return the translator. Raises `Refusal` if the model cannot do what is asked."""
+        """Return the translator. Raises `Refusal` for options that the model lacks."""
         del model
         assert self._request is not None
         return FluxDialect(self.name, self._request, self._settings, engine)
 
     def refused(self, refusal: Refusal) -> Refused:
-        """Return the refusal as at Deepgram's other addresses."""
-        return DeepgramEntry.shape(refusal, self.name)
+        """Return the refusal in Deepgram's error format."""
+        return refused_stream(refusal, self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +105,7 @@ class FluxDialect(Unresumable):
         formatting = spoken(request.formatting, _only(request.language_hints), engine)
         self._now = _Settings(request.turns, request.keyterms, request.language_hints, formatting)
         self._pending: _Settings | None = None
-        self._options(self._now)  # refuses what the engine cannot do
+        self._options(self._now)  # raises for options that the engine lacks
         self._sequence = 0
         self._turn = 0
         self._turn_start = 0
@@ -95,15 +114,15 @@ class FluxDialect(Unresumable):
         self._said: list[Word] = []
         self._open: tuple[Word, ...] = ()
         self._eager: str | None = None
-        self._update_due = 0  # sample before which no `Update` is told
-        self._told = False  # whether a state of the turn has been told since the last update
+        self._update_due = 0  # sample before which no `Update` is sent
+        self._state_sent = False  # whether a state of the turn has been sent since the last `Update`
 
     def begin(self) -> Sequence[Command]:
-        """Return the opening: the address has said everything."""
+        """Return the command that opens the stream; the address has every option."""
         return [Open(self._request.audio, mix=True, policy=self._policy(self._now), options=self._options(self._now))]
 
     def receive(self, frame: str | bytes) -> Sequence[Command]:
-        """Return what a client's frame asks for. Raises `DialectError`."""
+        """Return the commands in a client's frame. Raises `DialectError`."""
         if isinstance(frame, bytes):
             return [Audio(frame)] if frame else [KeepAlive()]
         check_control(frame)
@@ -119,10 +138,10 @@ class FluxDialect(Unresumable):
                 return [EndTurn()]
             case "Configure":
                 return self._configure(message)
-            case "KeepAlive":  # there is none at Deepgram; clients of its other API send it
+            case "KeepAlive":  # not part of this API; clients of Deepgram's other API send it
                 return [KeepAlive()]
         known = "CloseStream, Configure, ForceEndTurn"
-        raise _unparsable(f"the message type {quoted(kind)} is not known; there are: {known}")
+        raise _unparsable(f"the message type {quoted(kind)} is not supported; supported types: {known}")
 
     def opened(self, stream: str) -> Sequence[Frame]:
         """Return `Connected`."""
@@ -130,7 +149,7 @@ class FluxDialect(Unresumable):
         return [self._frame("Connected")]
 
     def emit(self, event: events.Event) -> Sequence[Frame]:
-        """Return what is sent for an event."""
+        """Return the messages to send for an event."""
         match event:
             case events.Interim(words=words, span=span):
                 self._open = words
@@ -159,18 +178,18 @@ class FluxDialect(Unresumable):
                 self._now, self._pending = self._pending, None
                 return [self._frame("ConfigureSuccess", self._configuration())]
             case events.Ended() if self._in_turn:
-                self._told, self._update_due = False, 0
+                self._state_sent, self._update_due = False, 0
                 return self._update(0.0)
         return ()
 
     def closing(self, error: DialectError | None, heard_s: float) -> Farewell:
-        """Return the `Error` that ended the stream, if one did; a turn that is open stays open."""
+        """Return the `Error` that ended the stream, if one did. An open turn is not ended."""
         del heard_s
         if error is None:
             return Farewell((), 1000, "")
         code = _ERROR_CODES.get(error.code, error.code.upper())
-        told = self._frame("Error", {"code": code, "description": error.message})
-        return Farewell((told,), CLOSE_CODES.get(error.code, POLICY_VIOLATION), error.message)
+        frame = self._frame("Error", {"code": code, "description": error.message})
+        return Farewell((frame,), CLOSE_CODES.get(error.code, POLICY_VIOLATION), error.message)
 
     def _policy(self, now: _Settings) -> Policy:
         return fitted(replace(self._defaults, turns=now.turns), self._engine)
@@ -194,8 +213,8 @@ class FluxDialect(Unresumable):
         return frames
 
     def _update(self, confidence: float) -> Sequence[Frame]:
-        if self._told:
-            self._told = False
+        if self._state_sent:
+            self._state_sent = False
             return ()
         if self._heard < self._update_due:
             return ()
@@ -213,7 +232,7 @@ class FluxDialect(Unresumable):
         return text_of(self._words(), punctuated=True)
 
     def _turn_info(self, event: str, confidence: float, **more: object) -> Frame:
-        self._told = event != "Update"
+        self._state_sent = event != "Update"
         words = self._words()
         message: dict[str, object] = {
             "event": event,
@@ -234,7 +253,7 @@ class FluxDialect(Unresumable):
 
     def _configure(self, message: Mapping[str, Any]) -> Sequence[Command]:
         if self._pending is not None:
-            return [self._failure("CONFIGURE_ALREADY_PENDING", "Another Configure has not been answered yet.")]
+            return [self._failure("CONFIGURE_ALREADY_PENDING", "Another Configure message is still pending.")]
         try:
             wanted = self._changed(message)
             options = self._options(wanted)
@@ -244,13 +263,13 @@ class FluxDialect(Unresumable):
         return [Configure(options, self._policy(wanted), token="configure")]  # noqa: S106 - no password
 
     def _changed(self, message: Mapping[str, Any]) -> _Settings:
-        """Return the settings as a `Configure` wants them: what is absent or null stays. Raises `Refusal`."""
+        """Return the settings after a `Configure` message; absent and null fields change nothing. Raises `Refusal`."""
         now = self._now
         if (thresholds := message.get("thresholds")) is not None:
             now = replace(now, turns=thresholds_of(thresholds, now.turns))
         if (terms := message.get("keyterms")) is not None:
             if terms and not self._engine.keyterms:
-                raise refused(f"The model {self._engine.name} cannot make words likelier.", "keyterms_not_supported")
+                raise refused(f"The model {self._engine.name} does not support keyterms.", "keyterms_not_supported")
             try:
                 now = replace(now, keyterms=checked_keyterms(texts_of("keyterms", terms)))
             except Refusal as refusal:
@@ -258,12 +277,12 @@ class FluxDialect(Unresumable):
                 raise refused(refusal.message, code) from refusal
         if (hints := message.get("language_hints")) is not None:
             if self._request.model != MULTILINGUAL:
-                raise refused(f"language_hints take the model {MULTILINGUAL}.", "language_hints_not_supported")
+                raise refused(f"language_hints require the model {MULTILINGUAL}.", "language_hints_not_supported")
             hinted = texts_of("language_hints", hints)
             formatting = spoken(now.formatting, _only(hinted), self._engine)
             now = replace(now, language_hints=hinted, formatting=formatting)
         if message.get("redact"):
-            raise refused("redact is said in the address; it cannot be changed midway.", "redact_not_supported")
+            raise refused("redact is a parameter of the address and cannot be changed later.", "redact_not_supported")
         for name in ("numerals", "profanity_filter"):
             if (value := message.get(name)) is None:
                 continue
@@ -281,17 +300,17 @@ class FluxDialect(Unresumable):
         thresholds = {"eot_threshold": turns.end, "eot_timeout_ms": turns.timeout_ms}
         if turns.eager is not None:
             thresholds["eager_eot_threshold"] = turns.eager
-        told: dict[str, object] = {"thresholds": thresholds, "keyterms": list(self._now.keyterms)}
+        configuration: dict[str, object] = {"thresholds": thresholds, "keyterms": list(self._now.keyterms)}
         if self._request.model == MULTILINGUAL:
-            told["language_hints"] = list(self._now.language_hints)
-        return {**told, "numerals": self._now.formatting.numerals}
+            configuration["language_hints"] = list(self._now.language_hints)
+        return {**configuration, "numerals": self._now.formatting.numerals}
 
     def _failure(self, code: str, description: str) -> Reply:
         failure = {"code": code, "error_code": code, "description": description}
         return Reply((self._frame("ConfigureFailure", failure),))
 
     def _frame(self, kind: str, fields: Mapping[str, object] | None = None) -> Frame:
-        """Return a message with its number, and with the request's id unless it is an error."""
+        """Return a message with its sequence number, and with the request id unless it is an error."""
         numbered: dict[str, object] = {"type": kind, "sequence_id": self._sequence}
         if kind != "Error":
             numbered["request_id"] = self._request_id
@@ -304,7 +323,7 @@ def _unparsable(message: str) -> DialectError:
 
 
 def _only(hints: Sequence[str]) -> str | None:
-    """Return the language that is hinted at; several may be spoken by turns, which is known of none."""
+    """Return the only language hinted at, or that of a stream whose language changes if there are several."""
     return hints[0] if len(hints) == 1 else MULTIPLE if hints else None
 
 

@@ -1,4 +1,4 @@
-"""Parameters of Deepgram's `/v2/listen`, in its address and in `Configure`: honoured, refused with a reason, or ignored."""
+"""Parameters of Deepgram's `/v2/listen`, in the address and in `Configure`: honoured, refused with a reason, or ignored."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from myna.server.dialects.deepgram.listen_request import MOST_GIVEN, audio_of, checked_keyterms
 from myna.server.dialects.parameters import LONGEST, MOST_VALUES, Parameters, refused
 from myna.streaming.audio.raw import Coded, RawFormat
-from myna.streaming.text.formatting import Formatting
-from myna.wire.quoting import quoted, shortened
-from myna.streaming.text.redaction import Redaction
 from myna.streaming.policy import TurnPolicy
+from myna.streaming.text.formatting import Formatting
+from myna.streaming.text.redaction import Redaction
+from myna.wire.quoting import quoted, shortened
 
 _EAGER = (0.3, 0.9)
 _END = (0.5, 1.0)
 _TIMEOUT_MS = (500, 60_000)
 MULTILINGUAL = "flux-general-multi"
-"""The model whose clients speak of languages."""
+"""The model whose messages name languages."""
 _REDACTIONS = {"numbers": Redaction.NUMBERS, "aggressive_numbers": Redaction.AGGRESSIVE_NUMBERS}
 
 
@@ -49,11 +49,12 @@ def parse(query: Collection[tuple[str, str]]) -> FluxRequest:
     for kind in redactions:
         if kind not in _REDACTIONS:
             raise refused(
-                f"redact={shortened(kind)} is not supported: there are {', '.join(_REDACTIONS)}.", "unsupported_feature"
+                f"redact={shortened(kind)} is not supported. Supported values: {', '.join(_REDACTIONS)}.",
+                "unsupported_feature",
             )
     model = given.text("model")
     if given.given("language_hint") and model == MULTILINGUAL and not given.texts("language_hint"):
-        raise refused("language_hint must be a language, not empty.")
+        raise refused("language_hint must not be empty.")
     return FluxRequest(
         model=model,
         audio=audio_of(given),
@@ -72,7 +73,7 @@ def parse(query: Collection[tuple[str, str]]) -> FluxRequest:
 
 
 def thresholds_of(given: object, now: TurnPolicy) -> TurnPolicy:
-    """Return the thresholds as a `Configure` wants them: those it does not name stay. Raises `Refusal`."""
+    """Return the thresholds after a `Configure` message; absent ones do not change. Raises `Refusal`."""
     if not isinstance(given, dict):
         raise refused(f"thresholds must be an object, not {quoted(given)}.", "invalid_thresholds")
     values: dict[str, float] = {}
@@ -95,11 +96,11 @@ def thresholds_of(given: object, now: TurnPolicy) -> TurnPolicy:
 
 
 def texts_of(name: str, given: object) -> tuple[str, ...]:
-    """Return a list of texts out of a message. Raises `Refusal`."""
+    """Return a list of strings in a message. Raises `Refusal`."""
     if not (isinstance(given, list) and all(isinstance(text, str) and text for text in given)):
-        raise refused(f"{name} must be a list of texts, not {quoted(given)}.", f"invalid_{name}")
+        raise refused(f"{name} must be a list of strings, not {quoted(given)}.", f"invalid_{name}")
     if len(given) > MOST_VALUES:
-        raise refused(f"{name} has {len(given)} values; {MOST_VALUES} are possible.", f"invalid_{name}")
+        raise refused(f"{name} must have at most {MOST_VALUES} values, not {len(given)}.", f"invalid_{name}")
     if (longest := max(map(len, given), default=0)) > LONGEST:
-        raise refused(f"{name} has a text of {longest} characters; {LONGEST} are possible.", f"invalid_{name}")
+        raise refused(f"{name} must have strings of at most {LONGEST} characters, not {longest}.", f"invalid_{name}")
     return tuple(given)

@@ -2,46 +2,42 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from myna.server.settings import Settings
-from myna.server.dialects.defaults import default_policy
 from myna.batch.callback import Callback
 from myna.runtime.errors import Refusal
+from myna.server.dialects.defaults import default_policy
+from myna.server.dialects.options import LONGEST_KEYTERM, MOST_KEYTERMS, primary
 from myna.server.dialects.parameters import Parameters, decimal, refused
+from myna.server.settings import Settings
 from myna.streaming.audio.raw import AudioError, Codec, Coded, Encoding, RawFormat
+from myna.streaming.events import bare_words
+from myna.streaming.policy import Options, Policy
 from myna.streaming.session.decode_window import fitted
 from myna.streaming.session.jobs import EngineInfo
-from myna.streaming.events import bare_words
 from myna.streaming.text.formatting import Formatting
 from myna.streaming.text.numerals import LANGUAGES as NUMBER_LANGUAGES
-from myna.streaming.policy import Options, Policy
-from myna.wire.quoting import quoted, shortened
 from myna.streaming.text.redaction import Redaction
+from myna.wire.quoting import quoted, shortened
 
 DEFAULT_ENDPOINTING_MS = 10
-"""Deepgram's own default; engines take their smallest endpoint for it."""
+"""Deepgram's own default. An engine uses its shortest endpoint instead."""
 SILENCE_S = 5.0
-"""In silence, an empty final result comes so often: clients follow by it how far the server has heard."""
-MOST_KEYTERMS = 100
+"""Seconds between two empty final results in silence, by which clients follow the position in the audio."""
 MOST_GIVEN = 1000
-"""Keyterms and keywords that are looked at: of the latter, those without strength do not count."""
-LONGEST_KEYTERM = 200
+"""Keyterms and keywords that are parsed. Keywords with strength 0 are dropped before the limit on keyterms."""
 MOST_SEARCHES = 50
 """Deepgram takes 25."""
 LONGEST_SEARCH = 2500
 """Characters of all texts to search for."""
 MOST_SEARCH_WORDS = 25
-"""Words of one text. With all three at their most, a result of 250 words takes about 5 ms."""
+"""Words of one text. With all three limits reached, searching a result of 250 words takes about 5 ms."""
 MOST_REPLACEMENTS = 200
 """As many as Deepgram takes."""
 LONGEST_REPLACEMENT = 200
-"""Characters of either side: what is written again and again makes answers long."""
+"""Characters of either side. Replacements repeat, and make answers long."""
 LONGEST_URL = 2048
-PUBLIC_MODELS = re.compile(r"(nova(-[23])?|enhanced|base|whisper|custom|flux)(-[a-z0-9-]+)?")
-"""Deepgram's names, which no model here bears: they stand for the default, unless the configuration gives them one."""
 MULTIPLE = "multi"
 """The language of a stream in which languages change."""
 
@@ -51,11 +47,11 @@ _RAW = {
 _CODED = {
     "flac": None, "ogg-opus": None, "opus": Codec.OPUS, "amr-nb": Codec.AMR_NB, "amr-wb": Codec.AMR_WB, "g729": Codec.G729,
 }  # fmt: skip
-UNSERVED = {"detect_entities": "there is no model here that detects entities"}
+UNSERVED = {"detect_entities": "this server has no model that detects entities"}
 _DIARIZERS = ("latest", "v1", "v2")
 _REDACTIONS = {"true": Redaction.NUMBERS, **{kind.value: kind for kind in Redaction}}
 _METHODS = ("POST", "PUT")
-"""Of a callback: those that carry a result. Any other would let a client act on somebody's server with this one's address."""
+"""HTTP methods of a callback. Any other would let a client use this server's address for actions on another server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +74,13 @@ class ListenRequest:
 
     @property
     def channels(self) -> int | None:
-        """Return how many transcripts there will be; None: the container will say."""
+        """Return the number of transcripts; None: the container tells."""
         if not self.multichannel:
             return 1
         return self.audio.channels if isinstance(self.audio, RawFormat) or self.audio.codec else None
 
     def policy(self, settings: Settings, engine: EngineInfo) -> Policy:
-        """Return how its stream is cut and reported."""
+        """Return the policy of its stream."""
         policy = replace(
             default_policy(settings, engine),
             endpoint_ms=self.endpointing_ms,
@@ -96,49 +92,44 @@ class ListenRequest:
         return fitted(policy, engine)
 
     def options(self, engine: EngineInfo) -> Options:
-        """Return what it asks of the engine. Raises `Refusal` if the engine cannot do it."""
+        """Return the engine's options. Raises `Refusal` for options that the engine lacks."""
         return options_of(engine, self.language, self.language_hints, self.keyterms)
 
 
 def options_of(engine: EngineInfo, language: str | None, hints: tuple[str, ...], keyterms: tuple[str, ...]) -> Options:
-    """Return what is asked of the engine. Raises `Refusal` if it cannot do it."""
+    """Return the engine's options. Raises `Refusal` for options that the engine lacks."""
     known = ", ".join(engine.languages)
     for code in (language, *hints):
         if code not in (None, MULTIPLE) and engine.languages and primary(code) not in engine.languages:
             raise refused(
-                f"No such model/language combination found: {engine.name} does not know the language {quoted(code)}; "
-                f"it knows {known}.",
+                f"No such model/language combination found: {engine.name} does not support the language {quoted(code)}; "
+                f"it supports {known}.",
                 "unsupported_language",
             )
     if language == MULTIPLE and len(engine.languages) == 1:
         raise refused(
-            f"No such model/language combination found: {engine.name} knows one language, {known}, "
+            f"No such model/language combination found: {engine.name} supports one language, {known}, "
             "and cannot follow a change of language.",
             "unsupported_language",
         )
     if keyterms and not engine.keyterms:
         raise refused(
-            f"The model {engine.name} cannot make words likelier: leave keyterm and keywords out.",
+            f"The model {engine.name} does not support keyterm and keywords.",
             "unsupported_keyterms",
         )
     return Options(None if language == MULTIPLE else language, keyterms)
 
 
-def primary(code: str) -> str:
-    """Return the language of a tag, without region and script."""
-    return re.split("[-_]", code)[0].lower()
-
-
 def parse(query: Collection[tuple[str, str]], *, refuse_speakers: bool = False) -> ListenRequest:
-    """Read the parameters. Raises `Refusal`, also for a request for speakers if `refuse_speakers`."""
+    """Parse the parameters. Raises `Refusal`, with `refuse_speakers` also for a request for speakers."""
     given = Parameters(query)
     for name, reason in UNSERVED.items():
         if given.flag(name):
             raise refused(f"{name} is not supported: {reason}.", "unsupported_feature")
     check_speakers(given, refuse=refuse_speakers)
     if given.text("diarize_model") == "v2":
-        raise refused("diarize_model=v2 is for files; live streams take v1 or latest.")
-    given.flag("no_delay")  # nothing is held back here
+        raise refused("diarize_model=v2 is for files; live streams accept v1 or latest.")
+    given.flag("no_delay")  # results are never delayed
     language = given.text("language")
     return ListenRequest(
         model=given.text("model"),
@@ -158,20 +149,20 @@ def parse(query: Collection[tuple[str, str]], *, refuse_speakers: bool = False) 
 
 
 def check_speakers(given: Parameters, *, refuse: bool) -> None:
-    """Check what is asked about speakers, which nothing here tells apart: Deepgram without a diarizer answers without them.
+    """Check the parameters about speakers. Like Deepgram without a diarizer, the server answers without speakers.
 
-    Raises `Refusal` for a parameter that cannot be; if `refuse`, for every request for speakers.
+    Raises `Refusal` for an invalid parameter, and with `refuse` for every request for speakers.
     """
     wanted, model = given.flag("diarize"), given.choice("diarize_model", _DIARIZERS)
     if wanted and model:
-        raise refused("diarize and diarize_model were given together; one is possible.")
+        raise refused("diarize and diarize_model cannot be combined.")
     if refuse and (wanted or model):
         name = "diarize" if wanted else "diarize_model"
-        raise refused(f"{name} is not supported: there is no speaker diarization here.", "unsupported_feature")
+        raise refused(f"{name} is not supported: this server has no speaker diarization.", "unsupported_feature")
 
 
 def audio_of(given: Parameters) -> RawFormat | Coded:
-    """Return what the audio is announced to be. Raises `Refusal`."""
+    """Return the announced format of the audio. Raises `Refusal`."""
     encoding = given.choice("encoding", {**_RAW, **_CODED})
     if encoding is None:
         return Coded()  # sample_rate and channels are only read with an encoding
@@ -181,7 +172,7 @@ def audio_of(given: Parameters) -> RawFormat | Coded:
             return Coded(codec, (given.number("channels", 1, 2) or 1) if codec is Codec.OPUS else 1)
         rate = given.number("sample_rate", 1, 1_000_000)
         if rate is None:
-            raise refused(f"encoding {encoding} needs a sample_rate, in samples per second.")
+            raise refused(f"encoding {encoding} requires sample_rate, in samples per second.")
         return RawFormat(_RAW[encoding], rate, given.number("channels", 1, 1000) or 1)
     except AudioError as error:
         raise refused(str(error)) from error
@@ -200,7 +191,7 @@ def _endpointing(given: Parameters) -> int | None:
 
 
 def formatting_of(given: Parameters, language: str | None) -> Formatting:
-    """Return how the words are to be written. Raises `Refusal`."""
+    """Return how words are written. Raises `Refusal`."""
     smart = given.flag("smart_format")
     return Formatting(
         language="" if language == MULTIPLE else primary(language or "en"),
@@ -220,17 +211,17 @@ def _replacement(value: str) -> tuple[str, str]:
     if not phrase.strip():
         raise refused(f"replace must be FIND:REPLACEMENT, not {quoted(value)}")
     if (longest := max(len(phrase), len(text))) > LONGEST_REPLACEMENT:
-        raise refused(f"replace has {longest} characters on one side; {LONGEST_REPLACEMENT} are possible")
+        raise refused(f"replace must have at most {LONGEST_REPLACEMENT} characters on each side, not {longest}")
     return phrase, text
 
 
 def searches_of(given: Parameters) -> tuple[str, ...]:
-    """Return the texts to search for. Raises `Refusal`."""
+    """Return the phrases to search for. Raises `Refusal`."""
     texts = given.texts("search", most=MOST_SEARCHES)
     if (total := sum(map(len, texts))) > LONGEST_SEARCH:
-        raise refused(f"search was given with {total} characters in all; {LONGEST_SEARCH} are possible")
+        raise refused(f"search must have at most {LONGEST_SEARCH} characters in all, not {total}")
     if (longest := max((len(bare_words(text)) for text in texts), default=0)) > MOST_SEARCH_WORDS:
-        raise refused(f"search was given with a text of {longest} words; {MOST_SEARCH_WORDS} are possible")
+        raise refused(f"search must have phrases of at most {MOST_SEARCH_WORDS} words, not {longest}")
     return texts
 
 
@@ -239,15 +230,17 @@ def _redactions(given: Parameters) -> frozenset[Redaction]:
     for kind in kinds:
         if kind not in _REDACTIONS:
             known = ", ".join(_REDACTIONS)
-            raise refused(f"redact={shortened(kind)} is not supported: there are {known}.", "unsupported_feature")
+            raise refused(
+                f"redact={shortened(kind)} is not supported. Supported values: {known}.", "unsupported_feature"
+            )
     return frozenset(_REDACTIONS[kind] for kind in kinds)
 
 
 def spoken(formatting: Formatting, language: str | None, engine: EngineInfo) -> Formatting:
-    """Return the formatting in the language that is spoken: the engine's only one, where the client has named none.
+    """Return the formatting for the spoken language: the client's, or the engine's if it has only one.
 
-    Where it is not known to be English, fillers stay: "um" is a word in German and Portuguese. Raises `Refusal` if numbers
-    are to be redacted and the language is not known, or is one whose spoken numbers are not recognised.
+    Fillers stay unless the language is known to be English: "um" is a word in German and Portuguese. Raises `Refusal` if
+    numbers are to be redacted and the language is unknown, or is one whose spoken numbers are not recognised.
     """
     certain = engine.languages[0] if language is None and len(engine.languages) == 1 else language
     code = None if certain in (None, MULTIPLE) else primary(certain)
@@ -262,7 +255,7 @@ def spoken(formatting: Formatting, language: str | None, engine: EngineInfo) -> 
 
 
 def keyterms_of(given: Parameters) -> tuple[str, ...]:
-    """Return the keyterms, and the keywords as such. Raises `Refusal`."""
+    """Return the keyterms, with the keywords among them. Raises `Refusal`."""
     terms = list(given.texts("keyterm", most=MOST_GIVEN))
     for keyword in given.texts("keywords", most=MOST_GIVEN):
         term, _, boost = keyword.partition(":")
@@ -270,9 +263,7 @@ def keyterms_of(given: Parameters) -> tuple[str, ...]:
         if strength is None:
             raise refused(f"keywords must be TERM or TERM:BOOST with a number, not {quoted(keyword)}")
         if boost.startswith("-") and strength:
-            raise refused(
-                f"keywords={shortened(keyword)} is not supported: words can be made likelier, not less likely."
-            )
+            raise refused(f"keywords={shortened(keyword)} is not supported: a boost must not be negative.")
         if strength and term:
             terms.append(term)
     return checked_keyterms(terms)
@@ -281,15 +272,17 @@ def keyterms_of(given: Parameters) -> tuple[str, ...]:
 def checked_keyterms(terms: Sequence[str]) -> tuple[str, ...]:
     """Return the keyterms. Raises `Refusal` if they are too many, too long or empty."""
     if len(terms) > MOST_KEYTERMS:
-        raise refused(f"{len(terms)} keyterms were given; {MOST_KEYTERMS} are possible.", "keyterm_limit")
+        raise refused(f"A request may have at most {MOST_KEYTERMS} keyterms, not {len(terms)}.", "keyterm_limit")
     for term in terms:
         if not 0 < len(term.strip()) <= LONGEST_KEYTERM:
-            raise refused(f"a keyterm has 1 to {LONGEST_KEYTERM} characters, not {len(term)}.", "keyterm_limit")
+            raise refused(
+                f"A keyterm must have from 1 to {LONGEST_KEYTERM} characters, not {len(term)}.", "keyterm_limit"
+            )
     return tuple(terms)
 
 
 def callback_of(given: Parameters) -> Callback | None:
-    """Return where results are to go, if not back. Raises `Refusal`."""
+    """Return where results are sent instead of in the response. Raises `Refusal`."""
     method = (given.text("callback_method") or "POST").upper()
     if method not in _METHODS:
         raise refused(f"callback_method must be one of {', '.join(_METHODS)}, not {quoted(method)}")

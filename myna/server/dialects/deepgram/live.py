@@ -1,34 +1,44 @@
-"""Deepgram's live API at `/v1/listen` as a dialect: its messages to commands, events to its messages."""
+"""Deepgram's live API at `/v1/listen` as a dialect: client messages to commands, events to server messages."""
 
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, replace
-from datetime import UTC, datetime
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
-from myna.server.settings import Settings
-from myna.server.dialects.base import Audio, Command, Configure, DialectError, End, Farewell, Flush, Frame, KeepAlive, ModelWanted, Open, PlainEntry, Refused, Reply, Unresumable, check_control, json_frame
 from myna.batch.callback import Callback
-from myna.runtime.errors import Refusal
-from myna.server.dialects.deepgram.listen_request import (
-    MULTIPLE,
-    PUBLIC_MODELS,
-    ListenRequest,
-    checked_keyterms,
-    parse,
-    spoken,
-)
-from myna.streaming import events
-from myna.streaming.text import search
-from myna.wire import strictjson
-from myna.streaming.audio.raw import RawFormat
-from myna.streaming.session.jobs import EngineInfo
 from myna.inference.engines.catalogue import Model
+from myna.runtime.errors import DialectError, Refusal
+from myna.server.dialects.base import (
+    Audio,
+    Command,
+    Configure,
+    End,
+    Farewell,
+    Flush,
+    Frame,
+    KeepAlive,
+    Open,
+    PlainEntry,
+    Refused,
+    Reply,
+    Unresumable,
+    check_control,
+    json_frame,
+)
+from myna.server.dialects.deepgram.errors import refused_stream
+from myna.server.dialects.deepgram.listen_request import MULTIPLE, ListenRequest, checked_keyterms, parse, spoken
+from myna.server.dialects.deepgram.models import PUBLIC_MODELS, model_metadata, models_used
+from myna.server.dialects.deepgram.results import confidence_of, now, search_results, word_of
+from myna.server.serving import ModelWanted
+from myna.server.settings import Settings
+from myna.streaming import events
+from myna.streaming.audio.raw import RawFormat
 from myna.streaming.events import Word, seconds
+from myna.streaming.session.jobs import EngineInfo
 from myna.streaming.text.formatting import formatted, text_of
+from myna.wire import strictjson
 from myna.wire.quoting import quoted
 
 PATH = "/v1/listen"
@@ -46,31 +56,18 @@ _CLOSES = {
     "too_many_streams": (1013, "the key may not have so many channels at a time"),
     "unauthorized": (1008, "INVALID_AUTH"),
 }
-"""How the WebSocket is closed: code and reason, as clients know them; of anything else 1011."""
-_ERROR_NAMES = {"remote_content": "REMOTE_CONTENT_ERROR"}
-_ERROR_CODES = {
-    400: "Bad Request",
-    401: "INVALID_AUTH",
-    403: "INSUFFICIENT_PERMISSIONS",
-    429: "TOO_MANY_REQUESTS",
-    503: "SERVICE_UNAVAILABLE",
-}
+"""The close code and reason of an error, as Deepgram's clients know them; for any other error the code is 1011."""
 _FEATURES = {
     "punctuate": "punctuate", "smart_format": "smart", "numerals": "numerals", "dictation": "dictation",
     "filler_words": "fillers",
 }  # fmt: skip
-"""Features that `Configure` can switch, and what they are called here; `profanity_filter` is another, the other way round."""
+"""Features that `Configure` can switch, by their names in `Formatting`; `profanity_filter` is another, inverted."""
 _LONGEST_ECHO = 1000
-"""Characters of an unparsable message that are sent back."""
-
-
-def now() -> str:
-    """Return the time as Deepgram writes it."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+"""Characters of an invalid message that its error repeats."""
 
 
 class DeepgramEntry(PlainEntry):
-    """The way in at `PATH`; `name` is the request id."""
+    """The entry at `PATH`; `name` is the request id."""
 
     def __init__(self, name: str, settings: Settings) -> None:
         self.name = name
@@ -78,44 +75,28 @@ class DeepgramEntry(PlainEntry):
         self._request: ListenRequest | None = None
 
     def read(self, query: Collection[tuple[str, str]]) -> ModelWanted:
-        """Take the request's parameters; return the model asked for. Raises `Refusal`."""
+        """Parse the request's parameters; return the model it asks for. Raises `Refusal`."""
         self._request = parse(query, refuse_speakers=self._settings.without_diarizer == "refuse")
         return ModelWanted.of(self._request.model, PUBLIC_MODELS)
 
     def dialect(self, model: Model, engine: EngineInfo) -> DeepgramDialect:
-        """Return the translator. Raises `Refusal` if the model cannot do what is asked."""
+        """Return the translator. Raises `Refusal` for options that the model lacks."""
         assert self._request is not None
         return DeepgramDialect(self.name, self._request, self._settings, model, engine)
 
     @property
     def callback(self) -> Callback | None:
-        """Where the client wants its results sent instead."""
+        """The address that results are sent to instead of the socket."""
         return None if self._request is None else self._request.callback
 
     @property
     def channels(self) -> int:
-        """Channels that the request announces to be transcribed separately; 1 if the container will say."""
+        """Channels that the request announces to be transcribed separately; 1 if the container tells."""
         return 1 if self._request is None else self._request.channels or 1
 
     def refused(self, refusal: Refusal) -> Refused:
-        """Return ``{"err_code", "err_msg", "request_id"}``; ``dg-error`` says the same."""
-        return self.shape(refusal, self.name)
-
-    @staticmethod
-    def shape(refusal: Refusal, request_id: str) -> Refused:
-        """Return a refusal as Deepgram's servers write it."""
-        message = refusal.message if refusal.status != 400 else f"Bad Request: {refusal.message}"
-        body = {
-            "err_code": _ERROR_NAMES.get(refusal.code) or _ERROR_CODES.get(refusal.status, refusal.code.upper()),
-            "err_msg": message,
-            "request_id": request_id,
-        }
-        return Refused(body, {"dg-error": header_text(message)})
-
-
-def header_text(text: str) -> str:
-    """Return a text as it may stand in a header."""
-    return re.sub(r"[^\x20-\x7e]", "?", text)[:500]
+        """Return ``{"err_code", "err_msg", "request_id"}``; the header ``dg-error`` repeats the message."""
+        return refused_stream(refusal, self.name)
 
 
 class DeepgramDialect(Unresumable):
@@ -128,7 +109,6 @@ class DeepgramDialect(Unresumable):
         settings: Settings,
         model: Model,
         engine: EngineInfo,
-        clock: Callable[[], str] = now,
     ) -> None:
         self.idle_timeout_s = settings.deepgram_idle_timeout_s
         self._request_id = request_id
@@ -138,26 +118,26 @@ class DeepgramDialect(Unresumable):
         self._policy = request.policy(settings, engine)
         self._formatting = spoken(request.formatting, request.language, engine)
         self._channels = request.channels or 1
-        self._created = clock()
+        self._created = now()
         self._digest = hashlib.sha256()
         self._heard = False
         self._flushes: dict[str, int | None] = {}  # token → the channel asked for
         self._flush_count = 0
         self._opened = False
-        self._finalized: set[int] = set()  # channels whose open flush has brought a final already
+        self._finalized: set[int] = set()  # channels whose open flush has produced a final already
         self._ends: dict[int, float] = {}  # channel → where its last final ended
         self._model = model_metadata(model, engine)
         self._metadata = {"request_id": request_id, **self._model}
 
     def begin(self) -> Sequence[Command]:
-        """Return the opening: the address has said everything."""
+        """Return the command that opens the stream; the address has every option."""
         return [Open(self._request.audio, not self._request.multichannel, self._policy, self._options)]
 
     def receive(self, frame: str | bytes) -> Sequence[Command]:
-        """Return what a client's frame asks for. Raises `DialectError`."""
+        """Return the commands in a client's frame. Raises `DialectError`."""
         if isinstance(frame, bytes):
             if not frame:
-                return [End()]  # as older clients end a stream
+                return [End()]  # older clients end a stream so
             self._heard = True
             self._digest.update(frame)
             return [Audio(frame)]
@@ -177,15 +157,17 @@ class DeepgramDialect(Unresumable):
             case "Configure":
                 return self._configure(frame, message)
         known = "KeepAlive, Finalize, CloseStream, Configure"
-        return [self._schema_error(frame, f"the message type {quoted(kind)} is not known; there are: {known}")]
+        return [
+            self._schema_error(frame, f"the message type {quoted(kind)} is not supported; supported types: {known}")
+        ]
 
     def opened(self, stream: str) -> Sequence[Frame]:
-        """Return nothing: Deepgram greets nobody."""
+        """Return nothing: Deepgram sends no first message."""
         del stream
         return ()
 
     def emit(self, event: events.Event) -> Sequence[Frame]:
-        """Return what is sent for an event."""
+        """Return the messages to send for an event."""
         match event:
             case events.Opened(channels=channels):
                 self._channels, self._opened = channels, True
@@ -206,7 +188,7 @@ class DeepgramDialect(Unresumable):
         return ()
 
     def closing(self, error: DialectError | None, heard_s: float) -> Farewell:
-        """Return the one `Metadata`, last."""
+        """Return the `Metadata` message, which is the last."""
         code, reason = (1000, "") if error is None else _CLOSES.get(error.code, (1011, error.message))
         metadata: dict[str, Any] = {
             "type": "Metadata",
@@ -240,12 +222,12 @@ class DeepgramDialect(Unresumable):
         return [Flush(token, channel)]
 
     def _flushed(self, event: events.Flushed) -> Sequence[Frame]:
-        """Answer a flush that brought no final of its own: clients wait for one."""
+        """Return an empty final for a flush that produced none: clients wait for one."""
         asked = self._flushes.pop(event.token) if event.everywhere else self._flushes[event.token]
         if event.channel in self._finalized:
             self._finalized.remove(event.channel)
             return ()
-        one = self._opened or asked is not None  # before any audio, one event is for all channels
+        one = self._opened or asked is not None  # before any audio, one event stands for all channels
         channels = [event.channel] if one else range(self._channels)
         return [self._results(each, None, (), is_final=True, cause=events.Cause.FLUSH) for each in channels]
 
@@ -259,13 +241,13 @@ class DeepgramDialect(Unresumable):
         if terms is not None and not (isinstance(terms, list) and all(isinstance(term, str) for term in terms)):
             return [self._schema_error(frame, "Configure: keyterms must be a list of texts, or null")]
         if (features or {}).get("redact") or message.get("redact"):
-            description = "What is redacted is said in the address, as redact=numbers; it cannot be changed midway."
+            description = "redact is a parameter of the address and cannot be changed later."
             return [self._configure_failure("CONFIGURE_REDACT_NOT_SUPPORTED", description)]
         reply: dict[str, object] = {"type": "ConfigureSuccess", "request_id": self._request_id}
         commands: list[Command] = []
         if terms is not None:
             if terms and not self._engine.keyterms:
-                description = f"The model {self._engine.name} cannot make words likelier."
+                description = f"The model {self._engine.name} does not support keyterms."
                 return [self._configure_failure("CONFIGURE_KEYTERMS_NOT_SUPPORTED", description)]
             try:
                 self._options = replace(self._options, keyterms=checked_keyterms(terms))
@@ -329,48 +311,6 @@ class DeepgramDialect(Unresumable):
             "from_finalize": cause is events.Cause.FLUSH,
         }
         return json_frame(message, replaces=None if is_final else f"interim {channel}")
-
-
-def model_metadata(model: Model, engine: EngineInfo) -> dict[str, Any]:
-    """Say what decoded."""
-    return {
-        "model_info": {"name": engine.name, "version": engine.version or "unknown", "arch": model.engine},
-        "model_uuid": engine.uuid or model.uuid,
-    }
-
-
-def models_used(described: dict[str, Any]) -> dict[str, Any]:
-    """Return the same as it stands in the metadata of a whole request."""
-    uuid = described["model_uuid"]
-    return {"models": [uuid], "model_info": {uuid: described["model_info"]}}
-
-
-def confidence_of(words: Sequence[Word]) -> float:
-    """Return the mean confidence of the words, 0 where there are none."""
-    return round(sum(word.confidence for word in words) / len(words), 4) if words else 0.0
-
-
-def search_results(words: Sequence[Word], queries: Sequence[str]) -> list[dict[str, object]]:
-    """Say where each of the queries was said."""
-    found = search.hits(words, queries)
-    return [{"query": query, "hits": list(map(_hit, hits))} for query, hits in zip(queries, found, strict=True)]
-
-
-def word_of(word: Word, *, punctuated: bool) -> dict[str, object]:
-    """Return a word as Deepgram writes it."""
-    described: dict[str, object] = {
-        "word": word.bare,
-        "start": round(word.start, 3),
-        "end": round(word.end, 3),
-        "confidence": round(word.confidence, 4),
-    }
-    if punctuated:
-        described["punctuated_word"] = word.text.strip()
-    return described
-
-
-def _hit(hit: search.Hit) -> dict[str, object]:
-    return {name: round(value, 3) if isinstance(value, float) else value for name, value in asdict(hit).items()}
 
 
 def _seconds(sample: int) -> float:

@@ -1,4 +1,4 @@
-"""Deepgram's pre-recorded API over REST: a query to a request, a transcript to its response."""
+"""Deepgram's pre-recorded API: parses a query into a request, writes a transcript as its response."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from myna.batch.transcript import UTTERANCE_GAP_S, Channel, FileTranscript, paragraphs, utterances
-from myna.server.dialects.base import ModelWanted
 from myna.batch.callback import Callback
-from myna.server.dialects.deepgram.live import confidence_of, model_metadata, models_used, now, search_results, word_of
+from myna.batch.transcript import UTTERANCE_GAP_S, Channel, FileTranscript, paragraphs, utterances
+from myna.inference.engines.catalogue import Model
 from myna.server.dialects.deepgram.listen_request import (
-    PUBLIC_MODELS,
     UNSERVED,
     audio_of,
     callback_of,
@@ -23,13 +21,15 @@ from myna.server.dialects.deepgram.listen_request import (
     searches_of,
     spoken,
 )
+from myna.server.dialects.deepgram.models import PUBLIC_MODELS, model_metadata, models_used
+from myna.server.dialects.deepgram.results import confidence_of, now, search_results, word_of
 from myna.server.dialects.parameters import Parameters, decimal, refused
+from myna.server.serving import ModelWanted
 from myna.streaming.audio.raw import Coded, RawFormat
-from myna.streaming.session.jobs import EngineInfo
-from myna.inference.engines.catalogue import Model
 from myna.streaming.events import Word
-from myna.streaming.text.formatting import Formatting, formatted, text_of
 from myna.streaming.policy import Options
+from myna.streaming.session.jobs import EngineInfo
+from myna.streaming.text.formatting import Formatting, formatted, text_of
 from myna.wire.quoting import quoted
 
 _TEXT_MODELS = ("summarize", "topics", "intents", "sentiment")
@@ -54,18 +54,18 @@ class FileRequest:
     callback: Callback | None
 
     def options(self, engine: EngineInfo) -> Options:
-        """Return what it asks of the engine. Raises `Refusal` if the engine cannot do it."""
+        """Return the engine's options. Raises `Refusal` for options that the engine lacks."""
         if self.detect_language and len(engine.languages) != 1:
             raise refused(
-                f"detect_language is not supported: {engine.name} does not tell which of its languages it heard.",
+                f"detect_language is not supported: {engine.name} does not report which of its languages was spoken.",
                 "unsupported_feature",
             )
-        spoken(self.formatting, self.language, engine)  # refuses what cannot be redacted
+        spoken(self.formatting, self.language, engine)  # raises if the request's redactions are not possible
         return options_of(engine, self.language, (), self.keyterms)
 
 
 def parse(query: Collection[tuple[str, str]], *, refuse_speakers: bool = False) -> FileRequest:
-    """Read the parameters. Raises `Refusal`, also for a request for speakers if `refuse_speakers`."""
+    """Parse the parameters. Raises `Refusal`, with `refuse_speakers` also for a request for speakers."""
     given = Parameters(query)
     for name, reason in UNSERVED.items():
         if given.flag(name):
@@ -73,7 +73,7 @@ def parse(query: Collection[tuple[str, str]], *, refuse_speakers: bool = False) 
     for name in _TEXT_MODELS:
         if (given.text(name) or "false").lower() not in ("false", "0"):
             raise refused(
-                f"{name} is not supported: there is no model here that understands text.", "unsupported_feature"
+                f"{name} is not supported: this server has no model that analyses text.", "unsupported_feature"
             )
     check_speakers(given, refuse=refuse_speakers)
     language = given.text("language")
@@ -98,7 +98,7 @@ def parse(query: Collection[tuple[str, str]], *, refuse_speakers: bool = False) 
 def answer(
     transcript: FileTranscript, request: FileRequest, model: Model, engine: EngineInfo, request_id: str, sha256: str
 ) -> dict[str, Any]:
-    """Return the response's body; iterators in it are lists."""
+    """Return the response's body. Iterators in it are written as lists."""
     formatting = spoken(request.formatting, request.language, engine)
     punctuated = formatting.punctuated
     channels = [channel.written(lambda words: formatted(words, formatting)) for channel in transcript.channels]
@@ -182,5 +182,5 @@ def _seconds(given: Parameters, name: str, default: float) -> float:
         return default
     seconds = decimal(value)
     if seconds is None or not 0 < seconds <= 60:
-        raise refused(f"{name} must be seconds above 0, up to 60, not {quoted(value)}")
+        raise refused(f"{name} must be a number of seconds above 0 and at most 60, not {quoted(value)}")
     return seconds

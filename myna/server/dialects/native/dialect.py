@@ -1,4 +1,4 @@
-"""The native live protocol (docs/protocol.md) as a dialect: `streaming.wire` messages to commands, events to messages."""
+"""The native live protocol (docs/protocol.md) as a dialect: `myna.wire` messages to commands, events to messages."""
 
 from __future__ import annotations
 
@@ -7,29 +7,45 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Literal, cast
 
-from myna.server.settings import Settings
-from myna.server.dialects.defaults import SOFT_SHARE, default_policy
-from myna.server.dialects.base import CLOSE_CODES, POLICY_VIOLATION, Audio, Command, DialectError, End, Farewell, Flush, Frame, KeepAlive, ModelWanted, Open, PlainEntry, Refused, Reply, Resume
-from myna.runtime.errors import Refusal
-from myna.server.dialects.parameters import whole
-from myna.streaming import events
-from myna.wire import strictjson
-from myna.wire import messages as wire
-from myna.streaming.audio.raw import AudioError, Coded, Encoding, RawFormat
-from myna.streaming.session.decode_window import fitted
-from myna.streaming.session.jobs import EngineInfo
 from myna.inference.engines.catalogue import Model
+from myna.runtime.errors import DialectError, Refusal
+from myna.server.dialects.base import (
+    CLOSE_CODES,
+    POLICY_VIOLATION,
+    Audio,
+    Command,
+    End,
+    Farewell,
+    Flush,
+    Frame,
+    KeepAlive,
+    Open,
+    PlainEntry,
+    Refused,
+    Reply,
+    Resume,
+)
+from myna.server.dialects.defaults import SOFT_SHARE, default_policy
+from myna.server.dialects.parameters import whole
+from myna.server.serving import ModelWanted
+from myna.server.settings import Settings
+from myna.streaming import events
+from myna.streaming.audio.raw import AudioError, Coded, Encoding, RawFormat
 from myna.streaming.events import seconds
 from myna.streaming.policy import Options, Policy
+from myna.streaming.session.decode_window import fitted
+from myna.streaming.session.jobs import EngineInfo
+from myna.wire import messages as wire
+from myna.wire import strictjson
 from myna.wire.quoting import quoted
 
-_MESSAGES_UNTOLD, _BYTES_UNTOLD = 100, 160_000
-"""A client that keeps what it has sent learns after so many messages or bytes (about 5 s of audio) that they have come."""
+_MESSAGES_UNACKNOWLEDGED, _BYTES_UNACKNOWLEDGED = 100, 160_000
+"""Messages or bytes (about 5 s of audio) after which a client that keeps what it sends gets an acknowledgement."""
 _CLOSE_CODES = {**CLOSE_CODES, "invalid_message": 1007, "undecodable_audio": 1003}
 
 
 class NativeEntry(PlainEntry):
-    """The way in at `wire.PATH`."""
+    """The entry at `wire.PATH`."""
 
     def __init__(self, name: str, settings: Settings) -> None:
         self.name = name
@@ -38,12 +54,12 @@ class NativeEntry(PlainEntry):
         self._resume: Resume | None = None
 
     def read(self, query: Collection[tuple[str, str]]) -> ModelWanted:
-        """Take the request's parameters; return the model asked for. Raises `Refusal`."""
+        """Parse the request's parameters; return the model it asks for. Raises `Refusal`."""
         parameters = {name: strictjson.well_formed(value) for name, value in query}
         form = parameters.get("format", self._form)
         if form not in list(wire.Format):
             known = ", ".join(wire.Format)
-            raise Refusal(400, "unknown_format", f"format {quoted(form)} is not known; there are: {known}")
+            raise Refusal(400, "unknown_format", f"format must be one of {known}, not {quoted(form)}")
         self._form = wire.Format(form)
         if token := parameters.get("resume"):
             after = parameters.get("after", "0")
@@ -55,13 +71,13 @@ class NativeEntry(PlainEntry):
         return ModelWanted(parameters.get("model"))
 
     def dialect(self, model: Model, engine: EngineInfo) -> NativeDialect:
-        """Return the translator; what the model cannot do is refused when the client starts."""
+        """Return the translator. Options that the model lacks are refused at the `start` message."""
         del model
         return NativeDialect(self._form, self._settings, engine)
 
     @property
     def resume(self) -> Resume | None:
-        """The stream that the client comes back for, if it does."""
+        """The stream that the client resumes, if any."""
         return self._resume
 
     def refused(self, refusal: Refusal) -> Refused:
@@ -78,8 +94,8 @@ class NativeDialect:
         self._resume_s = settings.resume_s
         self._number = 0
         self._received = 0  # the client's messages
-        self._told = 0  # how many of them it knows to have been received
-        self._untold_bytes = 0
+        self._acknowledged = 0  # how many of them the client knows to have arrived
+        self._unacknowledged_bytes = 0
         self._stream = ""
         self._form = form
         self._defaults = default_policy(settings, engine)
@@ -90,11 +106,11 @@ class NativeDialect:
         self._flush_count = 0
 
     def begin(self) -> Sequence[Command]:
-        """Return nothing: `start` begins a stream."""
+        """Return nothing: `start` opens the stream."""
         return ()
 
     def receive(self, frame: str | bytes) -> Sequence[Command]:
-        """Return what a client's frame asks for. Raises `DialectError`."""
+        """Return the commands in a client's frame. Raises `DialectError`."""
         try:
             message = wire.decode_client(frame, self._form)
         except wire.TooLargeError as error:
@@ -103,8 +119,11 @@ class NativeDialect:
             raise DialectError("invalid_message", str(error)) from error
         self._received += 1
         commands = self._commands(message)
-        self._untold_bytes += len(frame)
-        far = self._received - self._told >= _MESSAGES_UNTOLD or self._untold_bytes >= _BYTES_UNTOLD
+        self._unacknowledged_bytes += len(frame)
+        far = (
+            self._received - self._acknowledged >= _MESSAGES_UNACKNOWLEDGED
+            or self._unacknowledged_bytes >= _BYTES_UNACKNOWLEDGED
+        )
         if far and self.resume_token is not None:
             return [*commands, Reply(tuple(self._frames(wire.ProgressMessage(), replaces="progress")))]
         return commands
@@ -131,7 +150,7 @@ class NativeDialect:
             case wire.CloseMessage():
                 return [End()]
             case wire.StartMessage():
-                raise DialectError("already_started", "'start' was sent before; one is enough")
+                raise DialectError("already_started", "'start' was sent already")
 
     def opened(self, stream: str) -> Sequence[Frame]:
         """Return the `ready` message."""
@@ -139,7 +158,7 @@ class NativeDialect:
         return self._ready()
 
     def resumed(self) -> Sequence[Frame]:
-        """Return another `ready` message: it tells from where on the client has to send again."""
+        """Return another `ready` message, which tells the client what to send again."""
         return self._ready()
 
     def _ready(self) -> Sequence[Frame]:
@@ -157,7 +176,7 @@ class NativeDialect:
         )
 
     def emit(self, event: events.Event) -> Sequence[Frame]:
-        """Return what is sent for an event."""
+        """Return the frames to send for an event."""
         match event:
             case events.SpeechStarted(at=at, channel=channel):
                 return self._frames(wire.SpeechStartedMessage(channel=channel, time=_round(seconds(at))))
@@ -189,7 +208,9 @@ class NativeDialect:
                 return self._frames(wire.FinalizedMessage(id=self._flushes.pop(token)))
             case events.Failed(span=span, reason=reason):
                 where = f"{seconds(span.start):.1f}-{seconds(span.end):.1f} s"
-                return self._frames(wire.ErrorMessage(code="decode_failed", message=f"{where} could not be decoded: {reason}"))
+                return self._frames(
+                    wire.ErrorMessage(code="decode_failed", message=f"{where} could not be decoded: {reason}")
+                )
         return ()
 
     def closing(self, error: DialectError | None, heard_s: float) -> Farewell:
@@ -205,9 +226,9 @@ class NativeDialect:
         if self.resume_token is None:
             return [Frame(wire.encode(message, self._form), replaces)]
         self._number += 1
-        self._told, self._untold_bytes = self._received, 0
+        self._acknowledged, self._unacknowledged_bytes = self._received, 0
         account = wire.Account(number=self._number, received=self._received)
-        # Each `ready` is for the connection it opens: it is not sent again.
+        # A `ready` message belongs to one connection; it is not sent again.
         number = None if isinstance(message, wire.ReadyMessage) else self._number
         return [Frame(wire.encode(message, self._form, account), replaces, number)]
 
@@ -218,13 +239,13 @@ class NativeDialect:
         if known and self._language not in (*known, "und"):
             raise DialectError(
                 "unsupported_language",
-                f"{self._engine.name} does not know the language {quoted(start.language)}; it knows: "
+                f"{self._engine.name} does not support the language {quoted(start.language)}. It supports: "
                 + ", ".join(known),
             )
         if start.keyterms and not self._engine.keyterms:
             raise DialectError(
                 "unsupported_keyterms",
-                f"{self._engine.name} cannot make words likelier: leave keyterms out",
+                f"{self._engine.name} does not support keyterms",
             )
         policy = self._defaults
         if start.endpointing_ms is not None:
@@ -244,7 +265,7 @@ def _audio(start: wire.StartMessage) -> RawFormat | Coded:
         if start.sample_rate is not None:
             raise DialectError(
                 "unsupported_audio",
-                "sample_rate was given without encoding; for raw audio give both, for a container neither",
+                "sample_rate was given without encoding: raw audio needs both, a container neither",
             )
         return Coded()
     if start.sample_rate is None:
@@ -276,5 +297,5 @@ def _words(words: Sequence[events.Word]) -> tuple[wire.WordEntry, ...]:
 
 
 def _round(value: float) -> float:
-    """Return milliseconds' precision: a sample is finer than any word's time is known."""
+    """Return a time to the millisecond: the times of words are not known more exactly."""
     return round(value, 3)

@@ -1,4 +1,4 @@
-"""A session of OpenAI's Realtime API: what a client has set, in the shapes of its present and of its first version."""
+"""A session of OpenAI's Realtime API: the client's settings, in the fields of the present and of the first version."""
 
 from __future__ import annotations
 
@@ -7,71 +7,69 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from myna.server.settings import Settings
 from myna.server.dialects.defaults import default_policy
-from myna.server.dialects.deepgram.listen_request import LONGEST_KEYTERM, MOST_KEYTERMS, primary
-from myna.server.dialects.openai.rest import PUBLIC_MODELS, refused
-from myna.streaming.audio.raw import AudioError, Encoding, RawFormat
+from myna.server.dialects.openai import realtime_parts as parts
+from myna.server.dialects.openai.errors import refused
+from myna.server.dialects.openai.models import PUBLIC_MODELS
+from myna.server.dialects.options import primary
+from myna.server.settings import Settings
+from myna.streaming.audio.raw import Encoding, RawFormat
+from myna.streaming.policy import Options, Policy, TurnPolicy
 from myna.streaming.session.decode_window import fitted
 from myna.streaming.session.jobs import EngineInfo
-from myna.streaming.policy import Options, Policy
 from myna.wire.quoting import quoted
-from myna.streaming.policy import TurnPolicy
 
 LOGPROBS = "item.input_audio_transcription.logprobs"
-RATE = 24_000
-"""Samples per second of audio/pcm."""
-_G711 = {"audio/pcmu": Encoding.MULAW, "audio/pcma": Encoding.ALAW}
 _BETA_FORMATS: dict[str, dict[str, Any]] = {
-    "pcm16": {"type": "audio/pcm", "rate": RATE}, "g711_ulaw": {"type": "audio/pcmu"}, "g711_alaw": {"type": "audio/pcma"},
-}  # fmt: skip
-_SERVER_VAD = {"type": "server_vad", "threshold": 0.5, "prefix_padding_ms": 300, "silence_duration_ms": 500}
+    "pcm16": {"type": "audio/pcm", "rate": parts.RATE},
+    "g711_ulaw": {"type": "audio/pcmu"},
+    "g711_alaw": {"type": "audio/pcma"},
+}
 _EAGERNESS = {
     "low": TurnPolicy(end=0.85, timeout_ms=8000),
     "medium": TurnPolicy(end=0.7, timeout_ms=4000),
     "high": TurnPolicy(end=0.5, timeout_ms=2000),
 }
-"""OpenAI's longest waits, and the thresholds that go with them here (docs/turns.md)."""
-_LONGEST_MS = 60_000
+"""OpenAI's longest waits, each with a threshold of this server (docs/turns.md)."""
 LONGEST_SESSION = 16_384
-"""Characters of a session in JSON, which a client is told at each change. Fields that nobody here knows count, too: they are
-kept and told again."""
+"""Characters of a session in JSON, which the client is sent at each change. Unknown fields count, too: they are kept and
+sent back."""
 _NEVER_ZERO = 0.01
-"""A threshold of 0 or 1 would make everything, or nothing, speech."""
+"""The smallest distance of a threshold from 0 and 1: at these all audio, or none, would be speech."""
 
 
 @dataclass(frozen=True, slots=True)
 class RealtimeSession:
-    """What is set; each part as it is told to the client. None: off."""
+    """The settings, each part as the client is sent it. None: off."""
 
     format: Mapping[str, Any] = field(default_factory=lambda: _BETA_FORMATS["pcm16"])
     transcription: Mapping[str, Any] | None = None
-    turn_detection: Mapping[str, Any] | None = field(default_factory=lambda: dict(_SERVER_VAD))
+    turn_detection: Mapping[str, Any] | None = field(default_factory=lambda: dict(parts.SERVER_VAD))
     noise_reduction: Mapping[str, Any] | None = None
     include: tuple[str, ...] = ()
     type: str = "transcription"
-    """`realtime` where the client has called it so: it is transcribed all the same, and nothing is spoken."""
+    """`realtime` if the client names it so. The session transcribes all the same, and never speaks."""
 
     @property
     def audio(self) -> RawFormat:
-        """The audio that is appended. Raises `AudioError`."""
+        """The format of appended audio. Raises `AudioError`."""
         kind = self.format["type"]
-        if kind in _G711:
-            return RawFormat(_G711[kind], 8000)
+        if kind in parts.G711:
+            return RawFormat(parts.G711[kind], 8000)
         return RawFormat(Encoding.LINEAR16, self.format["rate"])
 
     @property
     def manual(self) -> bool:
-        """Whether the client alone says what belongs together."""
+        """Whether the client alone commits items."""
         return self.turn_detection is None
 
     @property
     def prefix_ms(self) -> int:
-        """Audio that counts as an utterance's before its speech."""
-        return int((self.turn_detection or {}).get("prefix_padding_ms", _SERVER_VAD["prefix_padding_ms"]))
+        """Milliseconds before its speech that belong to an item."""
+        return int((self.turn_detection or {}).get("prefix_padding_ms", parts.SERVER_VAD["prefix_padding_ms"]))
 
     def policy(self, settings: Settings, engine: EngineInfo) -> Policy:
-        """Return how the stream is cut."""
+        """Return the policy of the stream."""
         policy = replace(
             default_policy(settings, engine), endpoint_ms=None, interim_every_s=None, lead_s=self.prefix_ms / 1000
         )
@@ -85,21 +83,21 @@ class RealtimeSession:
         return fitted(policy, engine)
 
     def options(self, engine: EngineInfo) -> Options:
-        """Return what is asked of the engine. Raises `Refusal` if it does not know the language."""
+        """Return the engine's options. Raises `Refusal` if the engine does not support the language."""
         given = self.transcription or {}
         languages = [given["language"]] if given.get("language") else list(given.get("languages") or ())
         for language in languages:
             if engine.languages and primary(language) not in engine.languages:
                 known = ", ".join(engine.languages)
                 raise refused(
-                    f"The model {engine.name!r} does not know the language {quoted(language)}; it knows: {known}.",
+                    f"The model {engine.name!r} does not support the language {quoted(language)}; it supports: {known}.",
                     "session.audio.input.transcription.language",
                 )
         keywords = tuple(given.get("keywords") or ()) if engine.keyterms else ()
         return Options(languages[0] if len(languages) == 1 else None, keywords)
 
-    def told(self, session_id: str, *, beta: bool) -> dict[str, Any]:
-        """Return the session as the client is told it."""
+    def described(self, session_id: str, *, beta: bool) -> dict[str, Any]:
+        """Return the session as the client is sent it."""
         kind = "realtime.session" if self.type == "realtime" else "realtime.transcription_session"
         head = {"id": session_id, "object": kind, "expires_at": None}
         if beta:
@@ -112,20 +110,20 @@ class RealtimeSession:
                 "input_audio_noise_reduction": self.noise_reduction,
                 "include": list(self.include),
             }
-        parts = {
+        input_parts = {
             "format": self.format,
             "transcription": self.transcription,
             "noise_reduction": self.noise_reduction,
             "turn_detection": self.turn_detection,
         }
-        return {"type": self.type, **head, "audio": {"input": parts}, "include": list(self.include)}
+        return {"type": self.type, **head, "audio": {"input": input_parts}, "include": list(self.include)}
 
     def patched(self, patch: object, *, beta: bool, models: frozenset[str] | None = None) -> RealtimeSession:
-        """Return the session with a client's changes: what is absent stays, null is off. Raises `Refusal`.
+        """Return the session after a client's changes. An absent part does not change; null turns it off. Raises `Refusal`.
 
-        `models`: the names that mean the model that listens; None: any will do.
+        `models`: the names of the model that serves the session; None: every name is accepted.
         """
-        given = _object("session", patch)
+        given = parts.object_in(patch, "session")
         kind = self.type
         if beta:
             where = "session.input_audio_"
@@ -138,118 +136,50 @@ class RealtimeSession:
                 changes["turn_detection"] = given["turn_detection"]
         else:
             where = "session.audio.input."
-            audio = _object("session.audio", given.get("audio") or {})
-            changes = dict(_object("session.audio.input", audio.get("input") or {}))
+            audio = parts.object_in(given.get("audio") or {}, "session.audio")
+            changes = dict(parts.object_in(audio.get("input") or {}, "session.audio.input"))
             kind = self._kind(given.get("type", self.type), changes)
-        parts: dict[str, Any] = {
-            name: change(self, changes[name], f"{where}{name}") for name, change in _PARTS.items() if name in changes
+        changed_parts: dict[str, Any] = {
+            name: change(getattr(self, name), changes[name], f"{where}{name}")
+            for name, change in _PARTS.items()
+            if name in changes
         }
-        if models is not None and parts.get("transcription"):
-            _check_model(parts["transcription"].get("model"), models, f"{where}transcription.model")
+        if models is not None and changed_parts.get("transcription"):
+            _check_model(changed_parts["transcription"].get("model"), models, f"{where}transcription.model")
         if "include" in given:
-            parts["include"] = _includes(given["include"])
-        changed = replace(self, **parts, type=kind)
-        if (size := len(json.dumps(changed.told("", beta=False)))) > LONGEST_SESSION:
-            raise refused(f"The session would have {size} characters; {LONGEST_SESSION} are possible.", "session")
+            changed_parts["include"] = _includes(given["include"])
+        changed = replace(self, **changed_parts, type=kind)
+        if (size := len(json.dumps(changed.described("", beta=False)))) > LONGEST_SESSION:
+            raise refused(f"The session must have at most {LONGEST_SESSION} characters in JSON, not {size}.", "session")
         return changed
 
     def _kind(self, given: object, changes: Mapping[str, Any]) -> str:
-        """Return the type that a client's change gives the session. Raises `Refusal`."""
+        """Return the session's type after a client's change. Raises `Refusal`."""
         if given not in ("transcription", "realtime"):
             raise refused(f"session.type must be transcription or realtime, not {quoted(given)}.", "session.type")
         if given == "realtime" and self.type != "realtime" and not changes.get("transcription"):
             raise refused(
-                "session.type realtime takes session.audio.input.transcription: this server transcribes, and does not speak.",
+                "session.type realtime requires session.audio.input.transcription: this server does not speak.",
                 "session.audio.input.transcription",
             )
         return str(given)
 
 
-def _format(session: RealtimeSession, given: object, where: str) -> Mapping[str, Any]:
-    if given is None:
-        return session.format
-    wanted = _object(where, given)
-    kind = wanted.get("type", "audio/pcm")
-    if isinstance(kind, str) and kind in _G711:
-        return {"type": kind}
-    if kind != "audio/pcm":
-        raise refused(f"{where}.type must be audio/pcm, audio/pcmu or audio/pcma, not {quoted(kind)}.", f"{where}.type")
-    rate = wanted.get("rate", RATE)
-    try:
-        if not isinstance(rate, int) or isinstance(rate, bool):
-            raise refused(f"{where}.rate must be a whole number, not {quoted(rate)}.", f"{where}.rate")
-        RawFormat(Encoding.LINEAR16, rate)
-    except AudioError as error:
-        raise refused(f"{where}.rate: {error}.", f"{where}.rate") from error
-    return {"type": kind, "rate": rate}
-
-
-def _transcription(session: RealtimeSession, given: object, where: str) -> Mapping[str, Any] | None:
-    if given is None:
-        return None
-    wanted = _object(where, given)
-    for name, kind, called in (
-        ("model", str, "a text"), ("language", str, "a text"), ("prompt", str, "a text"), ("delay", str, "a text"),
-        ("languages", list, "a list"), ("keywords", list, "a list"),
-    ):  # fmt: skip
-        if wanted.get(name) is not None and not isinstance(wanted[name], kind):
-            raise refused(f"{where}.{name} must be {called}, not {quoted(wanted[name])}.", f"{where}.{name}")
-    for name in ("languages", "keywords"):
-        if not all(isinstance(text, str) for text in wanted.get(name) or ()):
-            raise refused(f"{where}.{name} must be a list of texts.", f"{where}.{name}")
-        if (count := len(wanted.get(name) or ())) > MOST_KEYTERMS:
-            raise refused(f"{where}.{name} has {count} texts; {MOST_KEYTERMS} are possible.", f"{where}.{name}")
-        if (longest := max(map(len, wanted.get(name) or ()), default=0)) > LONGEST_KEYTERM:
-            raise refused(
-                f"{where}.{name} has a text of {longest} characters; {LONGEST_KEYTERM} are possible.", f"{where}.{name}"
-            )
-    return {**(session.transcription or {}), **wanted}
-
-
-def _turn_detection(session: RealtimeSession, given: object, where: str) -> Mapping[str, Any] | None:
-    if given is None:
-        return None
-    wanted = _object(where, given)
-    now = session.turn_detection or {}
-    kind = wanted.get("type", now.get("type", "server_vad"))
-    if kind not in ("server_vad", "semantic_vad"):
-        raise refused(f"{where}.type must be server_vad or semantic_vad, not {quoted(kind)}.", f"{where}.type")
-    base = now if now.get("type") == kind else _SERVER_VAD if kind == "server_vad" else {"eagerness": "auto"}
-    merged = {**base, **{name: value for name, value in wanted.items() if value is not None}, "type": kind}
-    if kind == "semantic_vad":
-        if merged["eagerness"] not in (*_EAGERNESS, "auto"):
-            raise refused(
-                f"{where}.eagerness must be low, medium, high or auto, not {quoted(merged['eagerness'])}.",
-                f"{where}.eagerness",
-            )
-        return merged
-    for name, most in (("threshold", 1), ("prefix_padding_ms", _LONGEST_MS), ("silence_duration_ms", _LONGEST_MS)):
-        value = merged[name]
-        whole = name == "threshold" or isinstance(value, int)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not whole or not 0 <= value <= most:
-            raise refused(f"{where}.{name} must be from 0 to {most}, not {quoted(value)}.", f"{where}.{name}")
-    return merged
-
-
-def _noise_reduction(session: RealtimeSession, given: object, where: str) -> Mapping[str, Any] | None:
-    return None if given is None else {**(session.noise_reduction or {}), **_object(where, given)}
-
-
 def _check_model(model: str | None, models: frozenset[str], where: str) -> None:
     if model and model not in models and not PUBLIC_MODELS.fullmatch(model):
         raise refused(
-            f"{where}: this connection is served by {min(models)}, not by {quoted(model)}: a model is chosen when"
-            " connecting, with model= in the address.",
+            f"{where}: this connection is served by {min(models)}, not by {quoted(model)}. Choose a model with model= in"
+            " the address when connecting.",
             where,
             code="model_not_found",
         )
 
 
 _PARTS = {
-    "format": _format,
-    "transcription": _transcription,
-    "noise_reduction": _noise_reduction,
-    "turn_detection": _turn_detection,
+    "format": parts.audio_format,
+    "transcription": parts.transcription,
+    "noise_reduction": parts.noise_reduction,
+    "turn_detection": parts.turn_detection,
 }
 
 
@@ -257,11 +187,5 @@ def _includes(given: object) -> tuple[str, ...]:
     if given is None:
         return ()
     if not (isinstance(given, list) and all(isinstance(name, str) for name in given)):
-        raise refused(f"session.include must be a list of texts, not {quoted(given)}.", "session.include")
+        raise refused(f"session.include must be a list of strings, not {quoted(given)}.", "session.include")
     return tuple(given)
-
-
-def _object(where: str, given: object) -> Mapping[str, Any]:
-    if not isinstance(given, dict):
-        raise refused(f"{where} must be an object, not {quoted(given)}.", where)
-    return given

@@ -1,9 +1,8 @@
-"""OpenAI's audio API over REST: a form to a request, a transcript to its response formats. Reflector's is a part of it."""
+"""OpenAI's transcription API: parses a form into a request, writes a transcript in its response formats."""
 
 from __future__ import annotations
 
 import math
-import re
 import zlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,27 +10,16 @@ from typing import Any
 
 from myna.batch.subtitles import srt, vtt
 from myna.batch.transcript import FileTranscript, sentences
-from myna.server.dialects.base import ModelWanted
-from myna.runtime.errors import Refusal
-from myna.server.dialects.deepgram.listen_request import LONGEST_KEYTERM, MOST_KEYTERMS, primary
+from myna.server.dialects.openai.errors import refused
+from myna.server.dialects.openai.models import PUBLIC_MODELS
+from myna.server.dialects.options import LONGEST_KEYTERM, MOST_KEYTERMS, primary
 from myna.server.dialects.parameters import Parameters
-from myna.streaming.session.jobs import EngineInfo
+from myna.server.serving import ModelWanted
 from myna.streaming.events import Word
 from myna.streaming.policy import Options
+from myna.streaming.session.jobs import EngineInfo
 from myna.wire.quoting import quoted
 
-_SIZE = r"(tiny|base|small|medium|large|turbo)(-v\d(\.\d)?)?(-turbo)?"
-_VARIANT = r"([.-](en|multi|ct2|mlx|onnx|ggml|gguf|int8|fp16|float16|q\d\w*|\dbit|latest))*"
-PUBLIC_MODELS = re.compile(
-    r"(openai/)?(whisper-\d|gpt(-4o|-live|-realtime)?(-mini)?-(transcribe|whisper)(-diarize)?(-\d[\d-]*|-latest)?)"
-    rf"|([\w.-]+/)?((faster-|distil-)*whisper-)?(distil-)?{_SIZE}{_VARIANT}"
-    r"|[Ss]ystran/[\w.-]+|([\w.-]+/)?(parakeet|canary|voxtral)-[\w.-]+",
-    re.IGNORECASE,
-)
-"""Names of others' speech models, which stand for the default unless a model here bears them: OpenAI's (`whisper-1`,
-`gpt-4o-transcribe-diarize`), Whisper's by size, with or without an owner (`turbo`, `distil-large-v3`,
-`openai/whisper-large-v3-turbo`, `Systran/faster-whisper-small.en`), and those that other servers of OpenAI's API serve. A
-name that somebody has given to a model of their own (`acme/whisper-of-ours`) stands for nothing."""
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
 GRANULARITIES = ("word", "segment")
 _LANGUAGES = {
@@ -45,7 +33,7 @@ _CODES = {name: code for code, name in _LANGUAGES.items()}
 
 @dataclass(frozen=True, slots=True)
 class TranscriptionRequest:
-    """What a form asks for."""
+    """What a client asks for."""
 
     model: ModelWanted
     language: str | None = None
@@ -55,28 +43,28 @@ class TranscriptionRequest:
     stream: bool = False
     logprobs: bool = False
     batch: bool = False
-    """Reflector: several files."""
+    """An extension: the request has several files, and its answer a list."""
     spaced: bool = False
-    """Reflector: each word carries the space behind it, in every format that has words."""
+    """An extension: each word carries the space behind it, in every format that has words."""
 
     def options(self, engine: EngineInfo) -> Options:
-        """Return what it asks of the engine. Raises `Refusal` if the engine cannot do it."""
+        """Return the engine's options. Raises `Refusal` for options that the engine lacks."""
         if self.language and engine.languages and primary(self.language) not in engine.languages:
             known = ", ".join(engine.languages)
             raise refused(
-                f"The model {engine.name!r} does not know the language {quoted(self.language)}; it knows: {known}.",
+                f"The model {engine.name!r} does not support the language {quoted(self.language)}; it supports: {known}.",
                 "language",
             )
         if self.keywords and not engine.keyterms:
-            raise refused(f"The model {engine.name!r} cannot make words likelier: leave keywords out.", "keywords")
+            raise refused(f"The model {engine.name!r} does not support keywords.", "keywords")
         return Options(self.language, self.keywords)
 
 
 def parse(fields: Collection[tuple[str, str]], *, spaced: bool = False) -> TranscriptionRequest:
-    """Read a form's fields; `spaced`: it is Reflector's. Raises `Refusal`."""
+    """Parse a form's fields. Raises `Refusal`."""
     given = Parameters([(name.removesuffix("[]"), value) for name, value in fields], "invalid_value")
     if given.text("response_format") == "diarized_json":
-        raise refused("There is no speaker diarization here: ask for another response_format.", "response_format")
+        raise refused("This server has no speaker diarization: choose another response_format.", "response_format")
     response_format = given.choice("response_format", FORMATS)
     granularities = frozenset(given.texts("timestamp_granularities"))
     if unknown := granularities - set(GRANULARITIES):
@@ -84,8 +72,8 @@ def parse(fields: Collection[tuple[str, str]], *, spaced: bool = False) -> Trans
             f"timestamp_granularities must be word or segment, not {quoted(min(unknown))}.", "timestamp_granularities"
         )
     if "word" in granularities and response_format not in ("verbose_json", None):
-        raise refused("timestamp_granularities take response_format=verbose_json.", "timestamp_granularities")
-    given.fraction("temperature", 0, 1)  # decoding here has none
+        raise refused("timestamp_granularities requires response_format=verbose_json.", "timestamp_granularities")
+    given.fraction("temperature", 0, 1)  # checked only: decoding has no temperature
     return TranscriptionRequest(
         model=ModelWanted.of(given.text("model"), PUBLIC_MODELS),
         language=_language(given),
@@ -99,23 +87,10 @@ def parse(fields: Collection[tuple[str, str]], *, spaced: bool = False) -> Trans
     )
 
 
-def refused(message: str, param: str | None = None, status: int = 400, code: str = "invalid_value") -> Refusal:
-    """Return a refusal that names its parameter."""
-    return Refusal(status, code, message, param=param)
-
-
-def error_body(refusal: Refusal) -> dict[str, object]:
-    """Return a refusal as OpenAI's clients read it; Reflector's read `detail`."""
-    kinds = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-    kind = kinds.get(refusal.status, "invalid_request_error" if refusal.status < 500 else "server_error")
-    error = {"message": refusal.message, "type": kind, "param": refusal.param, "code": refusal.code}
-    return {"error": error, "detail": refusal.message}
-
-
 def answer(
     transcript: FileTranscript, request: TranscriptionRequest, engine: EngineInfo, filename: str
 ) -> dict[str, Any] | str:
-    """Return the response: a text, or what becomes JSON; iterators in it are lists."""
+    """Return the response: a text, or an object whose iterators are written as lists."""
     words = transcript.words
     match request.response_format:
         case "text":
@@ -129,13 +104,13 @@ def answer(
     body: dict[str, Any] = {"text": transcript.text, "usage": _usage(transcript)}
     if request.logprobs:
         body["logprobs"] = _logprobs(words)
-    if request.response_format is None or request.spaced:  # OpenAI's clients look for no more; Reflector's for these
-        body |= {"words": reflector_words(words), "filename": filename}
+    if request.response_format is None or request.spaced:  # read by clients of the extensions; OpenAI's ignore it
+        body |= {"words": spaced_words(words), "filename": filename}
     return body
 
 
 def logprobs(words: Sequence[Word], *, first: bool = True) -> list[dict[str, object]]:
-    """Return a token for each word, with the logarithm of the model's confidence in it; `first`: nothing goes before them."""
+    """Return a token for each word, with the logarithm of the model's confidence. `first`: the words begin the transcript."""
     return list(_logprobs(words, first=first))
 
 
@@ -145,20 +120,20 @@ def _logprobs(words: Sequence[Word], *, first: bool = True) -> Iterator[dict[str
         yield {"token": token, "logprob": round(_log(word), 5), "bytes": list(token.encode())}
 
 
-def reflector_words(words: Sequence[Word], offset_s: float = 0.0) -> Iterator[dict[str, object]]:
-    """Yield words as Reflector joins them, without a separator; no word ends after the next begins."""
+def spaced_words(words: Sequence[Word], offset_s: float = 0.0) -> Iterator[dict[str, object]]:
+    """Yield words that their reader joins without a separator. No word ends after the next begins."""
     for i, word in enumerate(words):
         end = min(word.end, words[i + 1].start if i + 1 < len(words) else word.end)
         yield {"word": f"{word.text} ", "start": round(word.start + offset_s, 2), "end": round(end + offset_s, 2)}
 
 
 def delta(text: str, *, first: bool) -> dict[str, object]:
-    """Return the event for the next piece of text; the pieces concatenate to the whole."""
+    """Return the event for the next piece of text. The pieces concatenate to the transcript."""
     return {"type": "transcript.text.delta", "delta": text if first else f" {text}"}
 
 
 def done(transcript: FileTranscript, request: TranscriptionRequest) -> dict[str, object]:
-    """Return the last event of a streamed response; iterators in it are lists."""
+    """Return the last event of a streamed response. Iterators in it are written as lists."""
     event: dict[str, object] = {"type": "transcript.text.done", "text": transcript.text}
     if request.logprobs:
         event["logprobs"] = _logprobs(transcript.words)
@@ -177,7 +152,7 @@ def _verbose(
     }
     if "word" in request.granularities or request.spaced:
         plain = ({"word": w.text, "start": round(w.start, 3), "end": round(w.end, 3)} for w in words)
-        body["words"] = reflector_words(words) if request.spaced else plain
+        body["words"] = spaced_words(words) if request.spaced else plain
     if "segment" in request.granularities or not request.granularities:
         body["segments"] = (_segment(number, part) for number, part in enumerate(sentences(words)))
     return body | {"usage": _usage(transcript)}
@@ -211,7 +186,7 @@ def _log(word: Word) -> float:
 def _keywords(given: Parameters) -> tuple[str, ...]:
     keywords = given.texts("keywords", most=MOST_KEYTERMS)
     if (longest := max(map(len, keywords), default=0)) > LONGEST_KEYTERM:
-        raise refused(f"keywords has a text of {longest} characters; {LONGEST_KEYTERM} are possible.", "keywords")
+        raise refused(f"keywords must have at most {LONGEST_KEYTERM} characters each, not {longest}.", "keywords")
     return keywords
 
 

@@ -1,4 +1,4 @@
-"""A file's transcript as server-sent events while it comes, as OpenAI's clients ask for it with `stream=true`."""
+"""Sends a file's transcript as server-sent events while it is made: OpenAI's `stream=true`."""
 
 from __future__ import annotations
 
@@ -11,47 +11,49 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from myna.server.http.answers import Answers, abort
 from myna.batch.json_pieces import json_pieces
-from myna.server.dialects.openai import rest as openai_rest
-from myna.runtime.errors import Refusal
-from myna.server.http.file_work import Done
 from myna.batch.transcriber import Listener
+from myna.runtime.errors import Refusal
+from myna.server.dialects.openai import rest
+from myna.server.dialects.openai.errors import error_body
+from myna.server.http.answers import Answers, abort
+from myna.server.http.file_work import Done
 from myna.streaming.events import Final
 
 log = structlog.get_logger()
 
 KEEP_ALIVE_S = 15.0
-"""Without anything else to send, a comment goes out so often: proxies give up a connection that is silent for 60 s."""
+"""Seconds of silence after which a comment is sent: proxies close a connection that is silent for 60 s."""
 REFUSABLE_S = 0.5
-"""A file that fails so soon after its request was accepted is refused with a status; then the headers go out."""
+"""Seconds the headers are held back after the request is accepted: a file that fails earlier is refused with a status."""
 _LOOK_S = 1.0
-"""A client that has left is noticed so soon."""
+"""Interval at which the server checks that the client is still connected."""
 _COMMENT = b": keep-alive\n\n"
 _HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-"""The last tells nginx to pass each event on."""
+"""The last header tells nginx not to buffer events."""
 
 Heard = asyncio.Queue[Final | None]
-"""What has been transcribed, in order; None: that was all."""
+"""The finals of a file in order; None after the last."""
 Work = Callable[[Listener, Callable[[], None]], Awaitable[Done]]
-"""Transcribes the file: tells each final, and before that when the request is accepted. Raises `Refusal`."""
+"""Transcribes the file. Calls the listener with each final, and before that the other function when the request is accepted.
+Raises `Refusal`."""
 
 
 async def stream(
-    request: web.Request, work: Work, asked: openai_rest.TranscriptionRequest, answers: Answers, folder: Path
+    request: web.Request, work: Work, asked: rest.TranscriptionRequest, answers: Answers, folder: Path
 ) -> web.StreamResponse:
-    """Answer with the events of one file. Raises `Refusal` if it is refused before the first of them."""
+    """Answer with the events of one file. Raises `Refusal` if the file is refused before the first event."""
     heard, accepted, begun = Heard(), asyncio.Event(), asyncio.Event()
 
-    def tell(final: Final | None) -> None:
+    def put(final: Final | None) -> None:
         heard.put_nowait(final)
         begun.set()
 
     def end(_: asyncio.Future[Done]) -> None:
-        tell(None)
+        put(None)
         accepted.set()
 
-    working = asyncio.ensure_future(work(tell, accepted.set))
+    working = asyncio.ensure_future(work(put, accepted.set))
     working.add_done_callback(end)
     try:
         await accepted.wait()
@@ -60,14 +62,14 @@ async def stream(
                 await begun.wait()
         if working.done() and working.exception() is not None:
             await working
-        return await _told(request, working, heard, asked, answers, folder)
+        return await _send_events(request, working, heard, asked, answers, folder)
     finally:
         working.cancel()
         await asyncio.wait([working])
 
 
-async def beaten(heard: Heard, every_s: float | None = None) -> AsyncIterator[Final | None]:
-    """Yield each final; None where nothing has come for `every_s` (by default `KEEP_ALIVE_S`)."""
+async def with_pauses(heard: Heard, every_s: float | None = None) -> AsyncIterator[Final | None]:
+    """Yield each final, and None whenever there was none for `every_s` (by default `KEEP_ALIVE_S`)."""
     every_s = KEEP_ALIVE_S if every_s is None else every_s
     while True:
         try:
@@ -81,25 +83,25 @@ async def beaten(heard: Heard, every_s: float | None = None) -> AsyncIterator[Fi
         yield final
 
 
-async def _told(
+async def _send_events(
     request: web.Request,
     working: asyncio.Future[Done],
     heard: Heard,
-    asked: openai_rest.TranscriptionRequest,
+    asked: rest.TranscriptionRequest,
     answers: Answers,
     folder: Path,
 ) -> web.StreamResponse:
     response = web.StreamResponse(headers=_HEADERS)
     await response.prepare(request)
-    watching = asyncio.create_task(_left(request, working), name="a client of an event stream")
+    watching = asyncio.create_task(_cancel_when_gone(request, working), name="a client of an event stream")
     try:
         first = True
-        async for final in beaten(heard):
+        async for final in with_pauses(heard):
             if final is None:
                 await response.write(_COMMENT)
             elif final.words:
                 text = " ".join(word.text for word in final.words)
-                await response.write(b"".join(_event(openai_rest.delta(text, first=first))))
+                await response.write(b"".join(_event(rest.delta(text, first=first))))
                 first = False
         last = await _last(working, asked)
         await (await answers.made(lambda: _event(last), folder)).send_into(request, response)
@@ -107,33 +109,33 @@ async def _told(
     except (ConnectionError, asyncio.CancelledError):
         if not _is_gone(request):
             raise
-        log.info("a client left before its transcript was complete")
+        log.info("a client disconnected before its transcript was complete")
     except Exception:
-        log.exception("an answer could not be ended")
+        log.exception("an event stream could not be completed")
         abort(request)
     finally:
         watching.cancel()
     return response
 
 
-async def _last(working: asyncio.Future[Done], asked: openai_rest.TranscriptionRequest) -> dict[str, Any]:
-    """Return the last event: the whole text, or why there is none."""
+async def _last(working: asyncio.Future[Done], asked: rest.TranscriptionRequest) -> dict[str, Any]:
+    """Return the last event: the whole text, or the error."""
     try:
-        return openai_rest.done((await working).transcript, asked)
+        return rest.done((await working).transcript, asked)
     except Refusal as refusal:
-        return {"type": "error", **openai_rest.error_body(refusal)}
+        return {"type": "error", **error_body(refusal)}
     except Exception:
-        log.exception("a file whose answer had begun failed")
+        log.exception("a file failed after its answer had begun")
         failure = Refusal(500, "internal_error", "The server failed on this file.")
-        return {"type": "error", **openai_rest.error_body(failure)}
+        return {"type": "error", **error_body(failure)}
 
 
 def _is_gone(request: web.Request) -> bool:
     return request.transport is None or request.transport.is_closing()
 
 
-async def _left(request: web.Request, working: asyncio.Future[Done]) -> None:
-    """Give the work up when the client has left."""
+async def _cancel_when_gone(request: web.Request, working: asyncio.Future[Done]) -> None:
+    """Cancel the work when the client disconnects."""
     while not working.done() and not _is_gone(request):
         await asyncio.wait([working], timeout=_LOOK_S)
     working.cancel()

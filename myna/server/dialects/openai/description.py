@@ -1,0 +1,123 @@
+"""The OpenAPI description of OpenAI's routes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from typing_extensions import TypedDict
+
+from myna.server.dialects.openai.client_secrets import (
+    DEFAULT_TTL_S,
+    TTL_S,
+    ClientSecretAnswer,
+    TranscriptionSession,
+)
+from myna.server.dialects.openai.errors import OpenAIError
+from myna.server.dialects.openai.rest import FORMATS, GRANULARITIES
+from myna.server.dialects.openai.transcriptions import PATH
+from myna.server.http.openapi import (
+    TEXT,
+    RouteDescriptions,
+    Schema,
+    json_body,
+    object_of,
+    operation,
+    reference,
+    schema_of,
+)
+
+_FILE: Schema = {"type": "string", "format": "binary"}
+OPENAI_ERROR = reference(OpenAIError)
+
+
+class OpenAIWord(TypedDict):
+    """A word."""
+
+    word: str
+    start: float
+    end: float
+
+
+class OpenAITranscript(TypedDict, total=False):
+    """A transcript. Which fields it has depends on `response_format`."""
+
+    text: str
+    language: str
+    duration: float
+    words: list[OpenAIWord]
+    segments: list[dict[str, Any]]
+    usage: dict[str, Any]
+    results: list[Any]
+    filename: str | None
+
+
+def transcriptions() -> Schema:
+    """Return the operation that transcribes a form's files."""
+    form = object_of(
+        (),
+        file=_FILE,
+        files={"type": "array", "items": _FILE},
+        model=TEXT,
+        language=TEXT,
+        prompt=TEXT,
+        response_format={"enum": list(FORMATS)},
+        temperature={"type": "number", "minimum": 0, "maximum": 1},
+        stream={"type": "boolean"},
+        batch={"type": "boolean"},
+        **{
+            "timestamp_granularities[]": {"type": "array", "items": {"enum": list(GRANULARITIES)}},
+            "include[]": {"type": "array", "items": {"enum": ["logprobs"]}},
+            "keywords[]": {"type": "array", "items": TEXT},
+        },
+    )
+    answer = {
+        "description": "The transcript in `response_format`; with `files`, a list in `results`.",
+        "content": {
+            "application/json": {"schema": schema_of(OpenAITranscript)},
+            "text/plain": {"schema": TEXT},
+            "text/event-stream": {"schema": TEXT},
+        },
+    }
+    return operation(
+        "Transcribe the file, or the files, of a form.",
+        {"200": answer, **dict.fromkeys(("400", "404", "408", "413", "415", "500", "503", "507"), OPENAI_ERROR)},
+        error=OPENAI_ERROR,
+        body={"required": True, "content": {"multipart/form-data": {"schema": form}}},
+        takes_files=True,
+    )
+
+
+def _client_secret() -> Schema:
+    low, high = TTL_S
+    seconds = {"type": "integer", "minimum": low, "maximum": high, "default": DEFAULT_TTL_S}
+    asked = object_of((), expires_after=object_of((), seconds=seconds), session={"type": "object"})
+    return operation(
+        "Make a token for one session of the Realtime API.",
+        {"200": reference(ClientSecretAnswer), "400": OPENAI_ERROR},
+        error=OPENAI_ERROR,
+        body=json_body(asked, required=False),
+    )
+
+
+def _transcription_session() -> Schema:
+    return operation(
+        "The same in the first version of that API.",
+        {"200": reference(TranscriptionSession), "400": OPENAI_ERROR},
+        error=OPENAI_ERROR,
+        body=json_body({"type": "object"}, required=False),
+    )
+
+
+DESCRIPTION = RouteDescriptions(
+    paths={
+        "/v1/realtime/client_secrets": {"post": _client_secret()},
+        "/v1/realtime/transcription_sessions": {"post": _transcription_session()},
+        PATH: {"post": transcriptions()},
+        "/v1/audio/translations": {
+            "post": operation(
+                "Always an error: no model of this server translates.", {"400": OPENAI_ERROR}, error=OPENAI_ERROR
+            )
+        },
+    },
+    components=(ClientSecretAnswer, TranscriptionSession, OpenAITranscript, OpenAIError),
+)

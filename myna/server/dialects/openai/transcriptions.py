@@ -1,0 +1,125 @@
+"""Handles `POST /v1/audio/transcriptions` and `/v1/audio/translations`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from myna.batch.disk import Upload
+from myna.batch.json_pieces import json_pieces
+from myna.batch.transcriber import Listener
+from myna.runtime.errors import Refusal
+from myna.server.dialects.openai import event_stream, rest
+from myna.server.dialects.openai.errors import openai_response, refused
+from myna.server.http.answers import Answer
+from myna.server.http.file_requests import FileRequests, temporary_folder, unless_gone
+from myna.server.http.file_work import Done, FileWork
+from myna.server.http.uploads import Form
+from myna.streaming.audio.raw import Coded
+from myna.streaming.policy import Options
+from myna.streaming.session.jobs import EngineInfo
+
+PATH = "/v1/audio/transcriptions"
+
+
+class Transcriptions:
+    """Handlers of one server. `wants_spaces` tells whether a request's words must carry the spaces behind them."""
+
+    def __init__(self, requests: FileRequests, work: FileWork, wants_spaces: Callable[[web.Request], bool]) -> None:
+        self._requests = requests
+        self._work = work
+        self._wants_spaces = wants_spaces
+
+    def add_to(self, app: web.Application) -> None:
+        """Add the routes."""
+        app.router.add_post(PATH, self.transcriptions)
+        app.router.add_post("/v1/audio/translations", self.translations)
+
+    async def transcriptions(self, request: web.Request) -> web.StreamResponse:
+        """Transcribe the file, or files, of a form."""
+        return await self._requests.answered(self._form(request), openai_response)
+
+    async def _form(self, request: web.Request) -> web.StreamResponse:
+        async with self._requests.admit(request) as admitted, temporary_folder() as folder:
+            form = await self._requests.receiver(request, folder, admitted).form()
+            asked = rest.parse(form.fields, spaced=self._wants_spaces(request))
+            uploads = _uploads_of(form, asked)
+            if asked.stream:
+                work = partial(self._transcript, uploads[0], asked, admitted.share)
+                return await event_stream.stream(request, work, asked, self._work.answers, folder)
+            several = len(form.files) > 1 or asked.batch
+            answer = self._answer(uploads, asked, folder, admitted.share, several=several)
+            return await (await unless_gone(request, answer)).send(request)
+
+    async def _answer(
+        self, uploads: list[Upload], asked: rest.TranscriptionRequest, folder: Path, share: str, *, several: bool
+    ) -> Answer:
+        try:
+            async with asyncio.TaskGroup() as group:  # one that fails cancels the others
+                tasks = [group.create_task(self._transcript(upload, asked, share)) for upload in uploads]
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        dones = [task.result() for task in tasks]
+
+        def pieces() -> Iterable[bytes]:
+            answers = [rest.answer(d.transcript, asked, d.engine, u.name) for u, d in zip(uploads, dones, strict=True)]
+            return json_pieces({"results": answers}) if several else body_pieces(*answers)
+
+        return await self._work.answers.made(pieces, folder, "application/json" if several else content_type(asked))
+
+    async def _transcript(
+        self,
+        upload: Upload,
+        asked: rest.TranscriptionRequest,
+        share: str,
+        listener: Listener = lambda _: None,
+        accepted: Callable[[], None] = lambda: None,
+    ) -> Done:
+        """Return the transcript of one file; call `accepted` when the engine is known to do what the request asks."""
+
+        def options(engine: EngineInfo) -> Options:
+            found = asked.options(engine)
+            accepted()
+            return found
+
+        return await self._work.transcribe(
+            upload.path, asked.model, options, Coded(), mix=True, share=share, listener=listener
+        )
+
+    async def translations(self, request: web.Request) -> web.Response:
+        """Refuse: no model translates."""
+        try:
+            self._requests.identify(request)
+        except Refusal as refusal:
+            return openai_response(refusal)
+        message = f"No model of this server translates. {PATH} transcribes in the language spoken."
+        return openai_response(refused(message, "model", code="unsupported_model"))
+
+
+def content_type(asked: rest.TranscriptionRequest) -> str:
+    """Return the content type of an answer."""
+    return "text/plain" if asked.response_format in ("text", "srt", "vtt") else "application/json"
+
+
+def body_pieces(answer: dict[str, Any] | str) -> Iterable[bytes]:
+    """Yield an answer's body in pieces."""
+    return [answer.encode()] if isinstance(answer, str) else json_pieces(answer)
+
+
+def _uploads_of(form: Form, asked: rest.TranscriptionRequest) -> list[Upload]:
+    """Return the files of a form that are to be transcribed. Raises `Refusal`."""
+    single = [upload for name, upload in form.files if name == "file"]
+    several = [upload for name, upload in form.files if name.removesuffix("[]") == "files"]
+    if asked.batch and not several:
+        raise refused("Batch transcription requires 'files'", "files")
+    uploads = single or several
+    if not uploads:
+        raise refused("Either 'file' or 'files' parameter is required", "file")
+    if len(single) > 1:
+        raise refused("'file' was given more than once. Send several files as 'files'.", "file")
+    return uploads

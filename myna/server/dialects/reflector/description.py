@@ -1,0 +1,42 @@
+"""The OpenAPI description of Reflector's routes."""
+
+from __future__ import annotations
+
+from myna.server.dialects.openai.description import OPENAI_ERROR, OpenAITranscript, transcriptions
+from myna.server.dialects.openai.rest import FORMATS
+from myna.server.dialects.openai.transcriptions import PATH
+from myna.server.dialects.reflector.from_url import FROM_URL
+from myna.server.dialects.reflector.requests import PREFIX
+from myna.server.http.openapi import TEXT, RouteDescriptions, Schema, json_body, object_of, operation, schema_of
+
+
+def _from_url() -> Schema:
+    asked = object_of(
+        ("audio_file_url",),
+        audio_file_url={"type": "string", "format": "uri"},
+        model=TEXT,
+        language=TEXT,
+        timestamp_offset={"type": "number", "default": 0},
+        response_format={"enum": list(FORMATS)},
+    )
+    answer = {
+        "description": "The transcript.",
+        "content": {"application/json": {"schema": schema_of(OpenAITranscript)}, "text/plain": {"schema": TEXT}},
+    }
+    errors = dict.fromkeys(("400", "404", "408", "413", "415", "422", "500", "503", "507"), OPENAI_ERROR)
+    return operation(
+        "Transcribe the file at an address, as Reflector does.",
+        {"200": answer, **errors},
+        error=OPENAI_ERROR,
+        body=json_body(asked, required=True),
+        takes_files=True,
+    )
+
+
+DESCRIPTION = RouteDescriptions(
+    paths={
+        FROM_URL: {"post": _from_url()},
+        f"{PREFIX}{FROM_URL}": {"post": _from_url()},
+        f"{PREFIX}{PATH}": {"post": transcriptions()},
+    }
+)

@@ -1,0 +1,138 @@
+"""Every dialect and vendor by its addresses. No other module names them all: a new dialect is a folder, and lines here."""
+
+from __future__ import annotations
+
+import functools
+import secrets
+from collections.abc import Callable, Mapping
+
+from aiohttp import web
+
+from myna.batch.address_gate import AddressGate
+from myna.batch.job_runner import JobRunner
+from myna.batch.transcriber import Transcriber
+from myna.inference.models import Models
+from myna.server.dialects import models as models_handlers
+from myna.server.dialects.base import Entry
+from myna.server.dialects.deepgram import description as deepgram_description
+from myna.server.dialects.deepgram import flux
+from myna.server.dialects.deepgram import live as deepgram_live
+from myna.server.dialects.deepgram.grant import GrantHandler
+from myna.server.dialects.deepgram.jobs import DeepgramJobs, JobStatus
+from myna.server.dialects.deepgram.prerecorded import Prerecorded
+from myna.server.dialects.deepgram.status import StatusHandlers
+from myna.server.dialects.native.dialect import NativeEntry
+from myna.server.dialects.openai import description as openai_description
+from myna.server.dialects.openai import realtime_entry
+from myna.server.dialects.openai.client_secrets import ClientSecrets
+from myna.server.dialects.openai.errors import openai_response
+from myna.server.dialects.openai.transcriptions import Transcriptions
+from myna.server.dialects.reflector import description as reflector_description
+from myna.server.dialects.reflector import requests as reflector
+from myna.server.dialects.reflector.from_url import FromUrl
+from myna.server.dialects.shared_errors import shared_response
+from myna.server.http import health, openapi
+from myna.server.http.errors import ErrorFormats, VendorAddresses
+from myna.server.http.file_requests import FileRequests
+from myna.server.http.file_work import FileWork
+from myna.server.http.health import HealthHandlers
+from myna.server.http.intake import Intake
+from myna.server.http.request_id import REQUEST_ID
+from myna.server.keys import Authentication
+from myna.server.operations.admission import Admission
+from myna.server.operations.gauges import Gauges
+from myna.server.services import Services
+from myna.server.settings import Settings
+from myna.wire import messages as wire
+
+EntryOf = Callable[[web.Request, Settings, Authentication], Entry]
+
+
+def _native(_request: web.Request, settings: Settings, _authentication: Authentication) -> Entry:
+    return NativeEntry(secrets.token_hex(8), settings)
+
+
+def _deepgram(request: web.Request, settings: Settings, _authentication: Authentication) -> Entry:
+    return deepgram_live.DeepgramEntry(request[REQUEST_ID], settings)
+
+
+def _flux(request: web.Request, settings: Settings, _authentication: Authentication) -> Entry:
+    return flux.FluxEntry(request[REQUEST_ID], settings)
+
+
+def _realtime(request: web.Request, settings: Settings, authentication: Authentication) -> Entry:
+    return realtime_entry.entry_of(request[REQUEST_ID], settings, request.headers, authentication)
+
+
+LIVE: Mapping[str, EntryOf] = {
+    wire.PATH: _native,
+    deepgram_live.PATH: _deepgram,
+    flux.PATH: _flux,
+    realtime_entry.PATH: _realtime,
+}
+"""The entry of a request for a live stream, by its address."""
+
+VENDORS = (
+    VendorAddresses(
+        ("/v1/listen", "/v2/"),
+        base_address="the base address of Deepgram's clients is that of the server, without a path",
+    ),
+    VendorAddresses(
+        ("/v1/audio/", "/v1/realtime"), openai_response, base_address="the base address of OpenAI's clients ends in /v1"
+    ),
+    VendorAddresses((f"{reflector.PREFIX}/",), openai_response),
+)
+ERRORS = ErrorFormats(shared_response, VENDORS)
+
+
+@functools.cache
+def description() -> openapi.Schema:
+    """Return the OpenAPI document of every route."""
+    return openapi.document(
+        (
+            health.DESCRIPTION,
+            models_handlers.DESCRIPTION,
+            deepgram_description.DESCRIPTION,
+            openai_description.DESCRIPTION,
+            reflector_description.DESCRIPTION,
+        )
+    )
+
+
+def add_http_routes(
+    app: web.Application,
+    settings: Settings,
+    services: Services,
+    models: Models,
+    transcriber: Transcriber,
+    authentication: Authentication,
+    admission: Admission,
+    gauges: Gauges,
+    gate: AddressGate,
+    jobs: JobRunner,
+    intake: Intake,
+) -> None:
+    """Add the routes of every vendor that are not live streams, and let the job runner work for them."""
+    requests = FileRequests(settings, authentication, admission, intake, jobs.unfinished)
+    work = FileWork(settings, models, transcriber, gate, intake)
+    refuse_speakers = settings.without_diarizer == "refuse"
+    jobs.work = DeepgramJobs(work, intake, refuse_speakers=refuse_speakers)
+
+    def is_reflectors(request: web.Request) -> bool:
+        return reflector.is_theirs(request.path, request.headers.get("Host", ""), settings.reflector_hosts)
+
+    transcriptions = Transcriptions(requests, work, is_reflectors)
+    for handlers in (
+        HealthHandlers(services, models, admission, gauges),
+        StatusHandlers(services, models, transcriber, admission, gauges),
+        models_handlers.ModelHandlers(models, authentication),
+        GrantHandler(authentication),
+        ClientSecrets(authentication),
+        work,
+        Prerecorded(requests, work, jobs, gate, intake, refuse_speakers=refuse_speakers),
+        JobStatus(requests, jobs),
+        transcriptions,
+        FromUrl(requests, work, transcriptions),
+    ):
+        handlers.add_to(app)
+    app.router.add_get(openapi.PATH, openapi.handler(description()))
