@@ -19,9 +19,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from myna.bench.local import local_engine, local_server
+from myna.bench.local_engine import local_engine
 from myna.clients import files
 from myna.clients.live import LiveClient, StreamError
+from myna.clients.local_server import LocalServerError, local_server
 from myna.inference.engines.catalogue import MOONSHINE
 from myna.streaming.errors import EngineUnavailableError
 from myna.streaming.session.jobs import InferenceJob, JobKind, Transcript
@@ -90,7 +91,7 @@ def measure(
                     heard.append(
                         asyncio.run(_stream(recording, address, api_key, speed, endpointing_ms, model if url else None))
                     )
-    except (StreamError, EngineUnavailableError, files.UnreadableFileError) as error:
+    except (StreamError, EngineUnavailableError, LocalServerError, files.UnreadableFileError) as error:
         raise AccuracyError(str(error)) from error
     report = summary(heard)
     if as_json:

@@ -23,10 +23,11 @@ from rich.console import Console
 from rich.table import Table
 
 from myna.bench.accuracy import AccuracyError, HeardRecording, Recording, read_manifest, start_errors, summary
-from myna.bench.local import local_engine, local_server
+from myna.bench.local_engine import local_engine
 from myna.bench.memory import children, resident_mb
 from myna.clients import files
 from myna.clients.live import LiveClient
+from myna.clients.local_server import local_server
 from myna.inference.engines.port import Engine
 from myna.streaming.events import SAMPLE_RATE
 from myna.streaming.session.jobs import InferenceJob, JobKind

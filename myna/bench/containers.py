@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.table import Table
 from websockets.asyncio.client import connect
 
-from myna.bench.local import LocalServer, local_server
 from myna.clients import files
 from myna.clients.live import websocket_url
+from myna.clients.local_server import LocalServer, local_server
 from myna.streaming.events import SAMPLE_RATE
 
 _FRAME_S = 0.1
@@ -42,7 +42,7 @@ class ContainerFigures:
 
 
 def measure(file: Path, streams: int, seconds: float, model: str | None, *, as_json: bool) -> None:
-    """Measure and print. Raises `UnreadableFileError`, `EngineUnavailableError`."""
+    """Measure and print. Raises `UnreadableFileError`, `LocalServerError`."""
     pcm = np.frombuffer(b"".join(files.chunks(file)), np.int16)
     pcm = np.resize(pcm, round(seconds * SAMPLE_RATE))
     with local_server(model, "--final-target-ms", "0", "--resume-s", "0") as server:

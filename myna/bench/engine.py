@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from myna.bench.accuracy import AccuracyError, read_manifest
-from myna.bench.local import local_engine
+from myna.bench.local_engine import local_engine
 from myna.clients import files
 from myna.inference.engines.port import Engine
 from myna.inference.scheduling.scheduler import Scheduler

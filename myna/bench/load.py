@@ -26,7 +26,7 @@ from rich.table import Table
 from myna.bench.accuracy import AccuracyError, normalised, read_manifest
 from myna.bench.load_report import Level, Report
 from myna.bench.load_streams import DeepgramWords, HeardStream, NativeWords, Speech, Words, speak, speeches
-from myna.bench.local import local_server
+from myna.clients.local_server import local_server
 
 _SPREAD_S = 3.0
 """Staggered streams begin within so much of each other: three interims long, so that their timers spread out."""

@@ -12,9 +12,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from myna.bench.local import local_server
 from myna.clients import files
 from myna.clients.live import LiveClient
+from myna.clients.local_server import local_server
 from myna.wire import messages as wire
 
 

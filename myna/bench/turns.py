@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from myna.bench.accuracy import AccuracyError, Recording, read_manifest
-from myna.bench.local import local_server
 from myna.clients import files
+from myna.clients.local_server import local_server
 from myna.streaming.events import samples, seconds
 from myna.streaming.speech.segmenter import WINDOW
 from myna.streaming.speech.silero import SileroVad, VadMemory
