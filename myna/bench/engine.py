@@ -127,13 +127,13 @@ def _round(
 
 
 def _bare(engine: Engine) -> Callable[[Sequence[bytes]], Any]:
-    """Return the loop that has nothing around the model: NeMo's own calls for Parakeet, else the engine's."""
-    if find_spec("nemo") is not None:
+    """Return the loop without anything around the model: NeMo's own calls for Parakeet, else the engine's."""
+    if type(engine).__module__.startswith("myna.inference.engines.parakeet."):  # other engines need no NeMo
         from myna.bench.engine_bare import nemo_loop
         from myna.inference.engines.parakeet.engine import ParakeetEngine
 
-        if isinstance(engine, ParakeetEngine):
-            return nemo_loop(engine.path, engine.device, engine.dtype)
+        assert isinstance(engine, ParakeetEngine)
+        return nemo_loop(engine.path, engine.device, engine.dtype)
     return lambda part: engine.transcribe(
         [InferenceJob(f"{n}", f"{n}", JobKind.FINAL, pcm, 0.0) for n, pcm in enumerate(part)]
     )
