@@ -130,7 +130,7 @@ def test_nothing_of_the_server_is_installed_with_a_client(client: Path) -> None:
         (["serve", "--help"], "server"),
         (["keys", "add", "me"], "server"),
         (["transcribe", "speech.wav", "--local"], "server"),
-        (["bench", "memory", "speech.wav"], "bench"),
+        (["bench", "accuracy", "--manifest", "speech.jsonl"], "bench"),
     ],
 )
 def test_a_command_that_needs_an_extra_names_it_in_one_line(

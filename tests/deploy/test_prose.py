@@ -22,11 +22,19 @@ def test_every_path_that_a_page_names_exists(page: Path) -> None:
     assert [path for path in sorted(named) if "/" in path and not (ROOT / path).exists()] == []
 
 
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.+?```", "", page.read_text(), flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_link_of_a_page_leads_to_a_file(page: Path) -> None:
-    targets = {target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text())}
-    local = {target for target in targets if target and "://" not in target}
-    assert [target for target in sorted(local) if not (page.parent / target).exists()] == []
+def test_every_link_of_a_page_leads_to_a_file_and_a_heading(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        name, _, heading = target.partition("#")
+        if "://" not in name:
+            assert (page.parent / name).exists() or not name, target
+            assert not heading or heading in anchors(page.parent / name if name else page), target
 
 
 def test_the_readme_fits_on_two_screens() -> None:
