@@ -2,7 +2,7 @@
 # Two images from one file:
 #   docker build --target cpu  -t myna .          the default engine, on any machine
 #   docker build --target cuda -t myna:cuda .     NVIDIA Parakeet; run it with --gpus all
-# Compilers stay in the stages that build; the final ones have none.
+# Only the build stages have compilers.
 
 FROM python:3.11-slim-bookworm AS build
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc g++ && rm -rf /var/lib/apt/lists/*
@@ -11,16 +11,12 @@ ENV PATH=/opt/myna/bin:$PATH
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY myna myna
-COPY streaming streaming
-COPY batch batch
-COPY server server
-COPY clients clients
 
 FROM build AS build-cpu
-RUN pip install --no-cache-dir . && python -m compileall -q /opt/myna
+RUN pip install --no-cache-dir '.[server]' && python -m compileall -q /opt/myna
 
 FROM build AS build-cuda
-# PyTorch's wheels bring the CUDA libraries along; the machine brings the driver.
+# PyTorch's wheels contain the CUDA libraries; the host provides the driver.
 RUN pip install --no-cache-dir '.[parakeet]'
 
 FROM python:3.11-slim-bookworm AS base
@@ -50,6 +46,6 @@ COPY --from=build-cuda /opt/myna /opt/myna
 ENV MYNA_MODEL=nvidia/parakeet-tdt-0.6b-v3 \
     HF_HOME=/models/hub
 
-# The last stage is what `docker build .` makes.
+# `docker build .` builds the last stage.
 FROM base AS cpu
 COPY --from=build-cpu /opt/myna /opt/myna

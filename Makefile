@@ -1,13 +1,13 @@
-# Each target does its own set-up in .venv: Python >= 3.11 and make are all a machine needs.
+# Each target sets up its own environment. A machine needs Python >= 3.11 and make.
 PYTHON ?= python3
 BIN := .venv/bin
 
 .PHONY: serve test test-clients test-parakeet test-deploy soak fuzz tiny-parakeet check
 
-# --no-compile: most of what is installed is never imported; the rest is compiled when it is.
+# --no-compile: Python compiles the modules that are imported, which are few.
 .venv/.serve: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --no-compile --editable .
+	$(BIN)/pip install --quiet --no-compile --editable '.[server]'
 	touch $@
 
 .venv/.develop: pyproject.toml constraints-test.txt
@@ -18,23 +18,23 @@ BIN := .venv/bin
 serve: .venv/.serve
 	$(BIN)/myna serve $(ARGS)
 
-# Two processes: most tests wait for a server's processes to start. Those of one file share what they need.
+# Two processes: most tests wait for a server to start. The tests of one file share their fixtures.
 test: .venv/.develop
 	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
-# Half an hour of streams that come and go, then a hundred kills; MYNA_SOAK_MINUTES and MYNA_KILLS change that.
+# Half an hour of short streams, then a hundred killed workers; MYNA_SOAK_MINUTES and MYNA_KILLS change this.
 soak: .venv/.develop
 	$(BIN)/pytest tests/soak -s -o faulthandler_timeout=0 $(ARGS)
 
-# A million frames that no client should send, other ones each time.
+# A million invalid frames, different ones in each run.
 fuzz: .venv/.develop
 	MYNA_FUZZ_FRAMES=$${MYNA_FUZZ_FRAMES:-1000000} $(BIN)/pytest tests/fuzz $(ARGS)
 
-# The Dockerfile's steps outside a container, the compose file, the systemd unit.
+# The packages, the Dockerfile's steps outside a container, the compose file, the systemd unit.
 test-deploy: .venv/.develop
-	$(BIN)/pytest tests/deploy $(ARGS)
+	$(BIN)/pytest tests/deploy -o faulthandler_timeout=0 $(ARGS)
 
-# The parakeet extra is 2 GB and NeMo takes 15 s to import: its tests stand apart. Warnings are NeMo's own.
+# The parakeet extra has 2 GB and NeMo takes 15 s to import, so its tests are a target of their own. The warnings are NeMo's.
 .venv/.parakeet: .venv/.develop
 	$(BIN)/pip install --quiet --constraint constraints-test.txt --editable '.[test,parakeet]'
 	touch $@
@@ -42,14 +42,14 @@ test-deploy: .venv/.develop
 test-parakeet: .venv/.parakeet
 	$(BIN)/pytest tests/parakeet -W ignore $(ARGS)
 
-# The clients' own requirements stand apart from ours: a second environment, a gigabyte. Warnings are theirs.
+# The clients' requirements conflict with ours: a second environment of a gigabyte. The warnings are theirs.
 .venv-clients/.ready: pyproject.toml constraints-test.txt tests/clients/node/package-lock.json
 	$(PYTHON) -m venv .venv-clients
 	.venv-clients/bin/pip install --quiet --constraint constraints-test.txt --editable '.[test,clients]'
 	PATH="$(CURDIR)/.venv-clients/bin:$$PATH" npm ci --silent --no-audit --no-fund --prefix tests/clients/node
 	touch $@
 
-# A program of its own, which wants an older openai and Python 3.12; without such a Python its test is skipped.
+# wyoming-openai needs an older openai package and Python 3.12; without that Python its test is skipped.
 NEWER := $(PYTHON) python3.14 python3.13 python3.12 $(wildcard $(HOME)/.pyenv/versions/3.1[2-9]*/bin/python3)
 .venv-wyoming/.ready: constraints-test.txt
 	for python in $(NEWER); do \
@@ -62,7 +62,7 @@ NEWER := $(PYTHON) python3.14 python3.13 python3.12 $(wildcard $(HOME)/.pyenv/ve
 test-clients: .venv-clients/.ready .venv-wyoming/.ready
 	.venv-clients/bin/pytest tests/clients -W ignore $(ARGS)
 
-# Makes the models of those tests anew, in a few hours; needs espeak-ng (tests/parakeet/MODELS.md).
+# Train the models of the Parakeet tests, in a few hours; needs espeak-ng (tests/parakeet/MODELS.md).
 tiny-parakeet: .venv/.parakeet
 	$(BIN)/python tests/parakeet/recordings.py
 	$(BIN)/python tests/parakeet/train.py full

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -13,6 +14,7 @@ import typer
 from pydantic import ValidationError
 
 from myna import __version__
+from myna.clients.local_server import LocalServerError
 
 if TYPE_CHECKING:
     from myna.wire import messages as wire
@@ -27,18 +29,36 @@ app.add_typer(keys, name="keys")
 Url = Annotated[str, typer.Option(help="The server.", envvar="MYNA_URL")]
 ApiKey = Annotated[str | None, typer.Option(help="Your key, if the server wants one.", envvar="MYNA_API_KEY")]
 DEFAULT_URL = "http://127.0.0.1:8000"
+_EXTRAS = {"jiwer": "bench", "matplotlib": "bench", "psutil": "bench", "sherpa_onnx": "bench"}
+"""The extra that installs a module, where it is not `server`."""
 
 
 def main() -> None:
     """Run the command line."""
-    os.environ.setdefault("PYTHONSAFEPATH", "1")  # processes it starts import nothing from the current folder
-    app()
+    os.environ.setdefault("PYTHONSAFEPATH", "1")  # child processes import nothing from the current folder
+    try:
+        app()
+    except LocalServerError as error:
+        sys.exit(_told(str(error)))
+    except ModuleNotFoundError as error:
+        missing = (error.name or "myna").partition(".")[0]
+        if missing == "myna":
+            raise
+        extra = _EXTRAS.get(missing, "server")
+        sys.exit(
+            _told(f"this command needs the {extra} extra ({missing} is not installed): pip install 'myna[{extra}]'")
+        )
+
+
+def _told(message: str) -> int:
+    """Print an error on one line and return the exit status of a command that cannot run."""
+    typer.echo(f"myna: {message}", err=True)
+    return 2
 
 
 def _fail(message: str) -> NoReturn:
     """End with one clear line and status 2: what was asked for cannot be done."""
-    typer.echo(f"myna: {message}", err=True)
-    raise typer.Exit(2)
+    raise typer.Exit(_told(message))
 
 
 def _numbers(option: str, given: str) -> list[int]:
@@ -110,9 +130,9 @@ def transcribe(
     """Transcribe files; the status is 0 if all could be, 1 if some could not."""
     from rich.console import Console
 
+    from myna.clients.local_server import local_server
     from myna.clients.transcribe import OutputFormat, Request
     from myna.clients.transcribe import transcribe as run
-    from myna.streaming.errors import EngineUnavailableError
 
     if form not in list(OutputFormat):
         _fail(f"--format must be one of {', '.join(OutputFormat)}, not {form!r}")
@@ -120,13 +140,8 @@ def transcribe(
         _fail(f"--output must be a folder for several sources; {output} is a file")
     console = Console(stderr=True)
     with contextlib.ExitStack() as stack:
-        try:
-            if local:
-                from myna.bench.local import local_server
-
-                url = stack.enter_context(local_server(model)).url
-        except EngineUnavailableError as error:
-            _fail(str(error))
+        if local:
+            url = stack.enter_context(local_server(model)).url
         request = Request(url.rstrip("/"), OutputFormat(form), None if local else model, language, api_key)
         failed = asyncio.run(run(sources, request, output=output, at_once=at_once, console=console))
     if failed:

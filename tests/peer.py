@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType, web
 
-from myna.bench.local import LocalServer
+from myna.clients.local_server import LocalServer
 from myna.server.app import Server
 from myna.server.settings import Settings
 from myna.wire import messages as wire

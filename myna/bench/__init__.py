@@ -1,1 +1,1 @@
-"""Measurements of a server, for docs and decisions; they may use every room."""
+"""Measurements of a server; this room may import every other one."""

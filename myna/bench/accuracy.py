@@ -19,22 +19,23 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from myna.bench.local import local_engine, local_server
+from myna.bench.local_engine import local_engine
 from myna.clients import files
 from myna.clients.live import LiveClient, StreamError
+from myna.clients.local_server import LocalServerError, local_server
 from myna.inference.engines.catalogue import MOONSHINE
 from myna.streaming.errors import EngineUnavailableError
 from myna.streaming.session.jobs import InferenceJob, JobKind, Transcript
 from myna.wire import messages as wire
 
 WHOLE_FILE_S = 40.0
-"""Longer files are not decoded in one piece: beyond it the default engine loses its way, and memory grows with the square."""
+"""Longer files are not decoded in one piece: the default engine fails on them, and memory grows with the square."""
 TAIL_S = 1.5
-"""Silence streamed after each file, as a microphone would go on, so that the last utterance ends at its endpoint."""
+"""Silence streamed after each file, so that the last utterance ends at its endpoint, as with a microphone."""
 
 
 class AccuracyError(Exception):
-    """Nothing can be measured; the message says why."""
+    """The measurement is not possible; the message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +46,12 @@ class Recording:
     text: str
     group: str
     words: tuple[tuple[str, float, float], ...] = ()
-    """Aligned words with start and end in seconds, where `alignments.jsonl` beside the manifest has them."""
+    """Aligned words with start and end in seconds, if `alignments.jsonl` beside the manifest has them."""
 
 
 @dataclass(slots=True)
 class HeardRecording:
-    """What came of a recording. Delays are in wall seconds; those of a stream faster than real time mean nothing."""
+    """The result of a recording. Delays are in wall seconds; they are meaningless for a stream faster than real time."""
 
     group: str
     reference: str
@@ -80,7 +81,7 @@ def measure(
     try:
         if not live:
             if url is not None:
-                raise AccuracyError("whole files are decoded in this process; --url goes with --live")
+                raise AccuracyError("whole files are decoded in this process; --url needs --live")
             whole = _whole(model)
             heard = [h for r in track(recordings, "whole files", console=progress) if (h := whole(r)) is not None]
         else:
@@ -90,7 +91,7 @@ def measure(
                     heard.append(
                         asyncio.run(_stream(recording, address, api_key, speed, endpointing_ms, model if url else None))
                     )
-    except (StreamError, EngineUnavailableError, files.UnreadableFileError) as error:
+    except (StreamError, EngineUnavailableError, LocalServerError, files.UnreadableFileError) as error:
         raise AccuracyError(str(error)) from error
     report = summary(heard)
     if as_json:
@@ -101,7 +102,7 @@ def measure(
 
 
 def read_manifest(manifest: Path, groups: Sequence[str] = ()) -> list[Recording]:
-    """Return the manifest's recordings, with word times where there are any. Raises `AccuracyError`."""
+    """Return the manifest's recordings, with word times if available. Raises `AccuracyError`."""
     aligned: dict[str, tuple[tuple[str, float, float], ...]] = {}
     alignments = manifest.parent / "alignments.jsonl"
     try:
@@ -115,15 +116,15 @@ def read_manifest(manifest: Path, groups: Sequence[str] = ()) -> list[Recording]
             for e in entries
         ]
     except (OSError, ValueError, KeyError) as error:
-        raise AccuracyError(f"{manifest} is no manifest of JSON lines with audio and text: {error!r}") from error
+        raise AccuracyError(f"{manifest} is not a manifest of JSON lines with audio and text: {error!r}") from error
     found = [recording for recording in found if not groups or recording.group in groups]
     if not found:
-        raise AccuracyError(f"{manifest} holds no recording" + (f" of {', '.join(groups)}" if groups else ""))
+        raise AccuracyError(f"{manifest} contains no recording" + (f" of {', '.join(groups)}" if groups else ""))
     return found
 
 
 def normalised(text: str) -> str:
-    """Return text as it is compared: lower-case, hyphens as spaces, other punctuation stripped, nothing else."""
+    """Return the text for comparison: in lower case, with spaces for hyphens, without other punctuation."""
     kept = (
         c if c.isalnum() or c == "'" else " " if c.isspace() or c in "-–—" else ""
         for c in text.lower().replace("’", "'")
@@ -132,7 +133,7 @@ def normalised(text: str) -> str:
 
 
 def summary(heard: Sequence[HeardRecording]) -> dict[str, dict[str, float | int]]:
-    """Return the figures of each group, and of all together."""
+    """Return the figures of each group and of all recordings."""
     groups: dict[str, list[HeardRecording]] = {}
     for one in heard:
         groups.setdefault(one.group, []).append(one)
@@ -165,7 +166,7 @@ def _figures(members: Sequence[HeardRecording]) -> dict[str, float | int]:
 
 
 def start_errors(aligned: Sequence[tuple[str, float, float]], words: Sequence[tuple[str, float]]) -> list[float]:
-    """Return heard start less aligned start of every word that both sides agree on, in seconds."""
+    """Return recognised minus aligned start, in seconds, of every word that both have."""
     known = [normalised(word) for word, _, _ in aligned]
     said = [normalised(word) for word, _ in words]
     blocks = difflib.SequenceMatcher(None, known, said, autojunk=False).get_matching_blocks()
@@ -207,7 +208,7 @@ async def _stream(
         onset: float | None = None
         last_partial: float | None = None
         async for message in client:
-            # The wall time at which a point of the audio was spoken, had the file been a microphone.
+            # The wall time at which a microphone would have recorded this point of the audio.
             now = time.monotonic() - began
             match message:
                 case wire.SpeechStartedMessage(time=at):
@@ -227,7 +228,7 @@ async def _stream(
                 case wire.FinalMessage():
                     finals.append(message)
                     if last_partial is not None:
-                        last_partial = now  # it tells more than a partial would
+                        last_partial = now  # a final replaces a partial
         await sending
     heard = _heard(recording, [(word.punctuated_word, word.start) for final in finals for word in final.words])
     heard.first_partial_s, heard.partial_gap_s, heard.final_delay_s = first_partial, gaps, delays

@@ -1,4 +1,4 @@
-"""Files through a server against the bare engine on the same audio: speed, memory, accuracy, a live stream beside them."""
+"""Measure files: speed against the bare engine, memory, accuracy, and the finals of a concurrent live stream."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ from rich.console import Console
 from rich.table import Table
 
 from myna.bench.accuracy import AccuracyError, HeardRecording, Recording, read_manifest, start_errors, summary
-from myna.bench.local import local_engine, local_server
+from myna.bench.local_engine import local_engine
 from myna.bench.memory import children, resident_mb
 from myna.clients import files
 from myna.clients.live import LiveClient
+from myna.clients.local_server import local_server
 from myna.inference.engines.port import Engine
 from myna.streaming.events import SAMPLE_RATE
 from myna.streaming.session.jobs import InferenceJob, JobKind
 from myna.wire import messages as wire
 
 PIECE_S = 12.0
-"""The bare engine is given consecutive pieces of this length: no search for pauses, no context, no words joined."""
+"""Length of the consecutive pieces for the bare engine, without a search for pauses, context or joining."""
 _engine: Engine | None = None
 
 
@@ -48,7 +49,7 @@ class BatchFigures:
     idle_mb: float
     peak_mb: float
     final_p95_s: float | None
-    """Of a live stream beside it: how long finals came after their endpoint's audio."""
+    """Delays of the finals of a concurrent live stream after their endpoint's audio."""
 
 
 def measure(
@@ -109,7 +110,7 @@ async def _measured(
 
 
 class _Watch(contextlib.AbstractContextManager["_Watch"]):
-    """The most memory some processes take together, looked at twice a second."""
+    """The peak memory of a set of processes, sampled twice a second."""
 
     def __init__(self, pids: list[int]) -> None:
         self.peak = 0.0
@@ -144,7 +145,7 @@ async def _post(url: str, path: Path, query: str = "punctuate=true&filler_words=
 
 
 async def _live(url: str, spoken: np.ndarray) -> list[float]:
-    """Speak in real time until cancelled; return how long after its endpoint's audio had been sent each final came."""
+    """Stream in real time until cancelled; return the delay of each final after its endpoint's audio was sent."""
     delays: list[float] = []
     data = np.concatenate([spoken, np.zeros(SAMPLE_RATE, np.int16)]).tobytes()
     size = SAMPLE_RATE // 10 * 2
@@ -182,12 +183,12 @@ async def _heard(url: str, recordings: Sequence[Recording]) -> list[HeardRecordi
 
 
 def _bare_speed(speech: np.ndarray, model: str | None) -> float:
-    """Return the audio seconds a second that one engine a core decodes, in pieces, with nothing around it."""
+    """Return the audio seconds decoded in a second by bare engines, one for each core."""
     size = round(PIECE_S * SAMPLE_RATE)
     pieces = [speech[start : start + size].tobytes() for start in range(0, len(speech), size)]
     lanes = os.cpu_count() or 1
     with multiprocessing.get_context("spawn").Pool(lanes, _load, (model,)) as pool:
-        pool.map(_decode, pieces[: 2 * lanes], chunksize=1)  # loaded and warm
+        pool.map(_decode, pieces[: 2 * lanes], chunksize=1)  # load and warm up the engines
         began = time.monotonic()
         pool.map(_decode, pieces, chunksize=1)
         seconds = time.monotonic() - began
@@ -209,7 +210,7 @@ def _pcm(recording: Recording) -> np.ndarray:
 
 
 def _write(speech: np.ndarray, minutes: float, path: Path) -> None:
-    """Write so many minutes of the speech, repeated, as FLAC."""
+    """Write this many minutes of the speech, repeated, as FLAC."""
     left = round(minutes * 60 * SAMPLE_RATE)
     with av.open(str(path), "w") as file:
         stream = file.add_stream("flac", rate=SAMPLE_RATE, layout="mono")

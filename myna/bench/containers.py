@@ -1,4 +1,4 @@
-"""What live streams in containers cost beside raw ones: CPU and memory of the server and of all its processes."""
+"""Measure the cost of live streams in containers against raw ones: CPU and memory of all the server's processes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.table import Table
 from websockets.asyncio.client import connect
 
-from myna.bench.local import LocalServer, local_server
 from myna.clients import files
 from myna.clients.live import websocket_url
+from myna.clients.local_server import LocalServer, local_server
 from myna.streaming.events import SAMPLE_RATE
 
 _FRAME_S = 0.1
@@ -33,7 +33,7 @@ _KINDS: dict[str, tuple[str, str, int] | None] = {
 
 @dataclass(frozen=True, slots=True)
 class ContainerFigures:
-    """One kind of audio. CPU is in milliseconds for a second of one stream; memory in MB for one stream, beside idle."""
+    """One kind of audio. CPU is in milliseconds for a second of one stream; memory in MB for one stream, above idle."""
 
     kind: str
     streams: int
@@ -42,11 +42,11 @@ class ContainerFigures:
 
 
 def measure(file: Path, streams: int, seconds: float, model: str | None, *, as_json: bool) -> None:
-    """Measure and print. Raises `UnreadableFileError`, `EngineUnavailableError`."""
+    """Measure and print. Raises `UnreadableFileError`, `LocalServerError`."""
     pcm = np.frombuffer(b"".join(files.chunks(file)), np.int16)
     pcm = np.resize(pcm, round(seconds * SAMPLE_RATE))
     with local_server(model, "--final-target-ms", "0", "--resume-s", "0") as server:
-        asyncio.run(_speak(server, "linear16", pcm[: 2 * SAMPLE_RATE].tobytes(), 2.0, 1, []))  # everything has run once
+        asyncio.run(_speak(server, "linear16", pcm[: 2 * SAMPLE_RATE].tobytes(), 2.0, 1, []))  # warm up
         rows = [asyncio.run(_measured(server, kind, pcm, seconds, streams)) for kind in _KINDS]
     if as_json:
         json.dump([asdict(row) for row in rows], sys.stdout, indent=1)
@@ -101,7 +101,7 @@ def _processes(server: LocalServer) -> list[psutil.Process]:
 
 
 def _cpu_s(server: LocalServer) -> float:
-    """Return the CPU time of all processes, those that have ended included."""
+    """Return the CPU time of all processes, including ended ones."""
     total = 0.0
     for process in _processes(server):
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -111,7 +111,7 @@ def _cpu_s(server: LocalServer) -> float:
 
 
 def memory(server: LocalServer) -> int:
-    """Return the bytes that the processes have to themselves."""
+    """Return the unshared memory of the processes in bytes."""
     total = 0
     for process in _processes(server):
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -120,7 +120,7 @@ def memory(server: LocalServer) -> int:
 
 
 def _contained(pcm: np.ndarray, name: str, codec: str, rate: int) -> bytes:
-    """Return int16 mono at 16 kHz, encoded into a container."""
+    """Return int16 mono audio at 16 kHz, encoded into a container."""
     file = io.BytesIO()
     with av.open(file, "w", format=name) as container:
         stream = container.add_stream(codec, rate=rate, layout="mono")

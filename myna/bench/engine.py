@@ -1,4 +1,4 @@
-"""What scheduling and an engine cost on top of the bare model: audio seconds per second, step times, padding."""
+"""Measure the overhead of scheduler and engine over the bare model: audio seconds per second, step times, padding."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from myna.bench.accuracy import AccuracyError, read_manifest
-from myna.bench.local import local_engine
+from myna.bench.local_engine import local_engine
 from myna.clients import files
 from myna.inference.engines.port import Engine
 from myna.inference.scheduling.scheduler import Scheduler
@@ -27,10 +27,10 @@ from myna.streaming.events import SAMPLE_RATE
 from myna.streaming.session.jobs import InferenceJob, JobKind
 
 ROUNDS = 5
-"""Everything is decoded both ways so often; the median of the ratios is told."""
+"""Rounds in which everything is decoded both ways; the result is the median of their ratios."""
 _SHORTEST_S, _LONGEST_S = 2.0, 10.0
 _WHEEL_SPEECH = ("two_cities.wav", "beckett.wav", "endgame_nagg_nell.wav")
-"""Real speech inside the `moonshine-voice` wheel, where no manifest is given."""
+"""Speech in the `moonshine-voice` wheel, used without a manifest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def _measured(
     engine: Engine, bare: Callable[[Sequence[bytes]], Any], speech: Sequence[bytes], batch: int
 ) -> EngineFigures:
     audio_s = sum(len(pcm) for pcm in speech) / 2 / SAMPLE_RATE
-    alike = sorted(speech, key=len)  # the best a bare loop can do about padding
+    alike = sorted(speech, key=len)  # the least padding a bare loop can have
     parts = [alike[i : i + batch] for i in range(0, len(alike), batch)]
     bare(parts[0])
     bare_s, engine_s, steps = list[float](), list[float](), list[float]()
@@ -100,7 +100,7 @@ def _round(
     parts: Sequence[Sequence[bytes]],
     batch: int,
 ) -> tuple[list[float], list[float], float]:
-    """Decode everything both ways, a batch of the one and a batch of the other by turns, so that both meet the same noise.
+    """Decode everything both ways, alternating batch by batch, so that both have the same noise.
 
     Returns the seconds of each bare batch and of each of a worker's steps, from the scheduler's choice to the encoded
     results, and the share of padding in the latter.
@@ -127,26 +127,26 @@ def _round(
 
 
 def _bare(engine: Engine) -> Callable[[Sequence[bytes]], Any]:
-    """Return the loop that has nothing around the model: NeMo's own calls for Parakeet, else the engine's."""
-    if find_spec("nemo") is not None:
+    """Return the loop without anything around the model: NeMo's own calls for Parakeet, else the engine's."""
+    if type(engine).__module__.startswith("myna.inference.engines.parakeet."):  # other engines need no NeMo
         from myna.bench.engine_bare import nemo_loop
         from myna.inference.engines.parakeet.engine import ParakeetEngine
 
-        if isinstance(engine, ParakeetEngine):
-            return nemo_loop(engine.path, engine.device, engine.dtype)
+        assert isinstance(engine, ParakeetEngine)
+        return nemo_loop(engine.path, engine.device, engine.dtype)
     return lambda part: engine.transcribe(
         [InferenceJob(f"{n}", f"{n}", JobKind.FINAL, pcm, 0.0) for n, pcm in enumerate(part)]
     )
 
 
 def _utterances(manifest: Path | None, count: int) -> list[bytes]:
-    """Return int16 utterances of 2 to 10 s, cut from the manifest's recordings, or from the wheel's, laid end to end."""
+    """Return int16 utterances of 2 to 10 s, cut from the concatenated recordings of the manifest or of the wheel."""
     if manifest is not None:
         sources = [recording.audio for recording in read_manifest(manifest)]
     else:
         spec = find_spec("moonshine_voice")
         if spec is None or spec.origin is None:
-            raise AccuracyError("there is no speech to measure with: install moonshine-voice==0.1.0 or give --manifest")
+            raise AccuracyError("no speech to measure with: install moonshine-voice==0.1.0 or give --manifest")
         sources = [Path(spec.origin).parent / "assets" / name for name in _WHEEL_SPEECH]
     speech = b"".join(b"".join(files.chunks(source)) for source in sources)
     lengths = np.random.default_rng(1).uniform(_SHORTEST_S, _LONGEST_S, count)

@@ -1,4 +1,4 @@
-"""NeMo's model with nothing around it, as a user of NeMo would call it for batches of recordings."""
+"""Run NeMo's model alone, as a user of NeMo would call it for batches of recordings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the front alone costs: real-time streams to a server whose engine costs nothing, with voice activity and without."""
+"""Measure the front alone: real-time streams to a server with a free engine, with and without voice activity."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SECONDS = 20.0
 
 @dataclass(frozen=True, slots=True)
 class FrontFigures:
-    """One number of streams. CPU is in cores, of the front's process; delays in milliseconds, on the client's side."""
+    """One number of streams. CPU is that of the front's process, in cores; delays are in ms, measured by the client."""
 
     streams: int
     voice: bool
@@ -64,7 +64,7 @@ def measure(manifest: Path, counts: list[int], *, as_json: bool) -> None:
 
 
 def _measured(url: str, pid: int, count: int, spoken: list[Speech], *, voice: bool) -> FrontFigures:
-    process = psutil.Process(pid)  # without its worker
+    process = psutil.Process(pid)  # without the worker
     before = process.cpu_times()
     with multiprocessing.get_context("spawn").Pool(1) as clients:
         heard, busy, lag_s = clients.apply(_speak_all, (url, count, spoken))

@@ -1,4 +1,4 @@
-"""How many streams a server holds: real-time streams in rising numbers, their delays, words, refusals, CPU and memory."""
+"""Measure how many real-time streams a server holds: delays, words, refusals, CPU and memory at rising numbers."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from rich.table import Table
 from myna.bench.accuracy import AccuracyError, normalised, read_manifest
 from myna.bench.load_report import Level, Report
 from myna.bench.load_streams import DeepgramWords, HeardStream, NativeWords, Speech, Words, speak, speeches
-from myna.bench.local import local_server
+from myna.clients.local_server import local_server
 
 _SPREAD_S = 3.0
-"""Staggered streams begin within so much of each other: three interims long, so that their timers spread out."""
+"""Staggered streams start within this time: three interim periods, so that their timers spread out."""
 _SETTLE_S = 2.0
-"""Between two levels, for the server to let go of the last one."""
+"""Pause between two levels, in which the server releases the streams of the last one."""
 _ASKED_AGAIN, _ASK_AGAIN_S = 20, 3.0
 _TOLD = (0.5, 0.95, 0.99)
-"""The quantiles of delays that a level is told by."""
+"""The quantiles of delays in the report of a level."""
 _ONE_BY_ONE = 2
-"""Streams at a time, as fast as they go, for the words without load."""
+"""Concurrent streams, faster than real time, in the measurement of the words without load."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is measured."""
+    """The parameters of a measurement."""
 
     counts: tuple[int, ...]
     manifest: Path
@@ -54,9 +54,9 @@ class Plan:
     staggered: bool = True
     interim_every_s: float = 1.0
     flags: tuple[str, ...] = ()
-    """Of the server that is started where there is no `url`."""
+    """Flags of the server that is started if there is no `url`."""
     beside: bool = False
-    """Measure the plain loop around sherpa-onnx, too."""
+    """Also measure the plain loop around sherpa-onnx."""
 
 
 def measure(plan: Plan, report_folder: Path | None, *, as_json: bool) -> None:
@@ -70,7 +70,7 @@ def measure(plan: Plan, report_folder: Path | None, *, as_json: bool) -> None:
     for report in reports:
         report.judge()
     if report_folder is not None:
-        from myna.bench.load_picture import draw  # matplotlib is needed for nothing else
+        from myna.bench.load_picture import draw  # only the picture needs matplotlib
 
         report_folder.mkdir(parents=True, exist_ok=True)
         (report_folder / "load.json").write_text(json.dumps([asdict(report) for report in reports], indent=1) + "\n")
@@ -118,7 +118,7 @@ def _server(plan: Plan, spoken: Sequence[Speech], console: Console) -> Report:
             server = stack.enter_context(local_server(plan.model, *every, *plan.flags))
             url, pid = server.url, server.pid
         words = words_of(url)
-        console.print(f"{max(plan.counts)} streams one by one, for their words without load …")
+        console.print(f"{max(plan.counts)} streams one by one, to measure their words without load …")
         alone = asyncio.run(_alone(spoken, words, plan))
         levels = []
         for count in plan.counts:
@@ -139,13 +139,13 @@ async def _alone(spoken: Sequence[Speech], words: Words, plan: Plan) -> list[Hea
                 heard = await speak(speech, words, plan.api_key, real_time=False)
                 if not heard.refused:
                     break
-                await asyncio.sleep(_ASK_AGAIN_S)  # one after the other, there is room for each
+                await asyncio.sleep(_ASK_AGAIN_S)  # the streams run one after the other, so each fits
             return heard
 
     heard = await asyncio.gather(*map(one, spoken))
     for each in heard:
         if each.refused or each.broken:
-            raise AccuracyError(f"a stream alone did not come through: {each.refused or each.broken}")
+            raise AccuracyError(f"a single stream failed: {each.refused or each.broken}")
     return list(heard)
 
 
@@ -173,7 +173,7 @@ async def _at_once(spoken: Sequence[Speech], words: Words, plan: Plan) -> list[H
 
 
 def fill_delays(level: Level, heard: Sequence[HeardStream], seconds: float) -> None:
-    """Fill in what the streams met."""
+    """Add the results of the streams to the level."""
     level.refused = sum(one.refused is not None for one in heard)
     served = len(heard) - level.refused
     finals = [1000 * delay for one in heard for delay in one.finals_s]
@@ -200,14 +200,14 @@ def wer(references: Sequence[str], hypotheses: Sequence[str]) -> float:
 
 
 class Usage:
-    """CPU and memory of a server and its workers from now on."""
+    """CPU and memory of a server and its workers, measured from construction on."""
 
     def __init__(self, pid: int) -> None:
         self._process = psutil.Process(pid)
         self._before = self._cpu_s()
 
     def since(self, began: float) -> tuple[float, float]:
-        """Return the cores used since, and the resident memory now in MB."""
+        """Return the cores used since construction, and the resident memory in MB."""
         took_s = time.monotonic() - began
         memory = sum(process.memory_info().rss for process in self._family())
         return (self._cpu_s() - self._before) / took_s, memory / (1 << 20)
@@ -221,7 +221,7 @@ class Usage:
 
 
 def pulse(url: str) -> tuple[float, float]:
-    """Return the share of a core that a server's event loop takes, and the lag in seconds that 99 % of its beats kept."""
+    """Return the share of a core that a server's event loop takes, and the 99 % quantile of its lag in seconds."""
     parts = urlsplit(url)
     with urllib.request.urlopen(f"http://{parts.netloc}/metrics") as answer:
         families = {family.name: family for family in text_string_to_metric_families(answer.read().decode())}
@@ -238,12 +238,12 @@ def _plain_loop(plan: Plan, spoken: Sequence[Speech], console: Console) -> Repor
     context = multiprocessing.get_context("spawn")
     for count in plan.counts:
         console.print(f"sherpa-onnx in a plain loop, {count} streams …")
-        with ProcessPoolExecutor(1, context) as process:  # of its own each time, as the server has one
+        with ProcessPoolExecutor(1, context) as process:  # a new process each time, as for the server
             work = process.submit(run, list(spoken[:count]), plan.interim_every_s, plan.staggered, _SPREAD_S)
             try:
                 heard, cpu, memory_mb = work.result()
             except BrokenProcessPool as error:
-                raise AccuracyError("sherpa-onnx died") from error
+                raise AccuracyError("the process of sherpa-onnx died") from error
         level = Level(count, cpu=cpu, memory_mb=memory_mb)
         fill_delays(level, heard, plan.seconds)
         level.wer = wer([speech.text for speech in spoken[:count]], [one.text for one in heard])

@@ -1,4 +1,4 @@
-"""The load bench's picture: streams against the delay of finals, and against the words they cost."""
+"""Draw the picture of the load bench: delay of finals and word error rate over the number of streams."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from myna.bench.load_report import Report
 
 
 def draw(reports: Sequence[Report], path: Path) -> None:
-    """Write the picture as SVG. Raises `AccuracyError` where there is nothing to draw with."""
+    """Write the picture as SVG. Raises `AccuracyError` without matplotlib."""
     try:
         import matplotlib as mpl
     except ImportError as error:
-        raise AccuracyError("--report draws with matplotlib: pip install 'myna[bench]'") from error
+        raise AccuracyError("--report needs matplotlib: pip install 'myna[bench]'") from error
     mpl.use("svg")
     from matplotlib import pyplot
 

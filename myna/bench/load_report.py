@@ -1,11 +1,11 @@
-"""What the load bench found, for each number of streams."""
+"""The results of the load bench for each number of streams."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 ALLOWED_WER = 0.3
-"""Percent by which the words under load may be worse than those of the same streams one by one."""
+"""Percentage points by which the word error rate under load may exceed that of the same streams one by one."""
 
 
 @dataclass(slots=True)
@@ -27,11 +27,11 @@ class Level:
     cpu: float | None = None
     memory_mb: float | None = None
     lag_p99_ms: float | None = None
-    """Of the event loop, since the server's start: the bound that 99 % of its beats kept."""
+    """99 % quantile of the event loop's lag since the server's start."""
     holds: bool = False
 
     def judge(self, target_ms: int) -> None:
-        """Say whether this many streams are held: all of them, in time, with the words they have alone."""
+        """Whether the server holds this many streams: all of them, in time, with the words they have alone."""
         worse = self.wer is not None and self.wer_alone is not None and self.wer > self.wer_alone + ALLOWED_WER
         in_time = self.final_p95_ms is not None and self.final_p95_ms <= target_ms
         self.holds = in_time and not worse and not self.refused and not self.broken
@@ -39,7 +39,7 @@ class Level:
 
 @dataclass(slots=True)
 class Report:
-    """All levels. `holds`: the most streams of those tried up to which every level is held."""
+    """All levels. `holds` is the largest number of streams up to which every level is held."""
 
     what: str
     target_ms: int
@@ -48,7 +48,7 @@ class Report:
     holds: int = 0
 
     def judge(self) -> None:
-        """Judge every level."""
+        """Decide for every level whether it is held."""
         self.holds = 0
         for level in self.levels:
             level.judge(self.target_ms)

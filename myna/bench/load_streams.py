@@ -1,4 +1,4 @@
-"""What the load bench speaks: one-minute streams made of a manifest's recordings, each sent in real time over a WebSocket."""
+"""The streams of the load bench: recordings of a manifest, sent in real time over a WebSocket."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from myna.wire import messages as wire
 PAUSE_S = 0.6
 """Silence between two recordings of a stream."""
 FRAME_S = 0.05
-"""Audio in a message: what browsers and voice agents send."""
+"""Audio in a message, as browsers and voice agents send it."""
 _CONNECT_WITHIN_S = 30.0
 _ANSWERED_WITHIN_S = 60.0
-"""After its last audio a stream may take so long to be answered, then it counts as broken."""
+"""Time for the last answer after a stream's last audio; without it the stream counts as broken."""
 
 
 @dataclass(frozen=True, slots=True)
 class Speech:
-    """A stream's audio and what is said in it."""
+    """A stream's audio and its reference text."""
 
     pcm: bytes
     text: str
@@ -39,19 +39,19 @@ class Speech:
 
 @dataclass(slots=True)
 class HeardStream:
-    """What came of a stream. Delays are in seconds; `refused` and `broken` say why there is nothing, or not all."""
+    """The result of a stream. Delays are in seconds; `refused` and `broken` are the reasons of missing words."""
 
     text: str = ""
     finals_s: list[float] = field(default_factory=list)
-    """Of each final at an endpoint: how long after the endpoint's audio had been spoken it came."""
+    """Delay of each final at an endpoint after the endpoint's audio was spoken."""
     interims_s: list[float] = field(default_factory=list)
-    """Of each interim: how long after the last of its audio had been spoken it came."""
+    """Delay of each interim after the last of its audio was spoken."""
     refused: str | None = None
     broken: str | None = None
 
 
 def speeches(recordings: Sequence[Recording], count: int, seconds: float) -> list[Speech]:
-    """Return so many streams of about so many seconds, each of the recordings in an order of its own."""
+    """Return `count` streams of about `seconds`, each with the recordings in an order of its own."""
     clips = [
         (np.frombuffer(b"".join(files.chunks(recording.audio)), np.int16), recording.text) for recording in recordings
     ]
@@ -74,7 +74,7 @@ def speeches(recordings: Sequence[Recording], count: int, seconds: float) -> lis
 
 
 class NativeWords:
-    """How the native protocol says what a load stream wants to know."""
+    """The messages of the native protocol that a load stream uses."""
 
     def __init__(self, url: str) -> None:
         self.url = stream_url(url, wire.Format.JSON)
@@ -83,7 +83,7 @@ class NativeWords:
         self.closing = json.dumps({"type": "close"})
 
     def take(self, message: dict[str, Any], now_s: float, heard: HeardStream, texts: list[str]) -> bool:
-        """Take a message that came at second `now_s` of the stream; return whether it was the last."""
+        """Process a message received at second `now_s` of the stream; return whether it was the last."""
         match message:
             case {"type": "partial", "end": end}:
                 heard.interims_s.append(now_s - end)
@@ -99,7 +99,7 @@ class NativeWords:
 
 
 class DeepgramWords:
-    """The same of Deepgram's live API."""
+    """The messages of Deepgram's live API that a load stream uses."""
 
     def __init__(self, url: str) -> None:
         query = {
@@ -111,7 +111,7 @@ class DeepgramWords:
         self.closing = json.dumps({"type": "CloseStream"})
 
     def take(self, message: dict[str, Any], now_s: float, heard: HeardStream, texts: list[str]) -> bool:
-        """Take a message that came at second `now_s` of the stream; return whether it was the last."""
+        """Process a message received at second `now_s` of the stream; return whether it was the last."""
         match message:
             case {"type": "Results", "is_final": False, "start": start, "duration": duration}:
                 heard.interims_s.append(now_s - start - duration)
@@ -128,9 +128,9 @@ Words = NativeWords | DeepgramWords
 
 
 async def speak(speech: Speech, words: Words, api_key: str | None, *, real_time: bool = True) -> HeardStream:
-    """Stream the speech and listen; whatever goes wrong stands in the answer."""
+    """Stream the speech and read the answers; errors become part of the result."""
     heard = HeardStream()
-    # Deepgram's scheme, which the native protocol takes too.
+    # Deepgram's scheme, which the native protocol accepts, too.
     headers = {"Authorization": f"Token {api_key}"} if api_key else {}
     try:
         socket = await connect(
@@ -176,7 +176,7 @@ async def _send(socket: ClientConnection, pcm: bytes, closing: str, began: float
     size = 2 * round(FRAME_S * SAMPLE_RATE)
     try:
         for number, start in enumerate(range(0, len(pcm), size), start=1):
-            if began is not None:  # a frame is there when its last sample has been spoken
+            if began is not None:  # a frame exists once its last sample is spoken
                 await asyncio.sleep(max(0.0, began + number * FRAME_S - time.monotonic()))
             await socket.send(pcm[start : start + size])
         await socket.send(closing)

@@ -1,4 +1,4 @@
-"""The server's memory while one stream sends hours of audio as fast as it is taken."""
+"""Measure the server's memory while one stream sends hours of audio as fast as the server accepts it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from myna.bench.local import local_server
 from myna.clients import files
 from myna.clients.live import LiveClient
+from myna.clients.local_server import local_server
 from myna.wire import messages as wire
 
 
 def measure(file: Path, minutes: float, model: str | None) -> None:
-    """Print resident memory of front and worker at twelve points on the way. Raises `UnreadableFileError`."""
+    """Print the resident memory of front and worker at twelve points. Raises `UnreadableFileError`."""
     table = Table("minutes heard", "wall s", "front MB", "worker MB")
     with local_server(model) as server:
         for heard_min, wall_s, front, worker in asyncio.run(_send(server.url, server.pid, file, minutes)):
@@ -56,7 +56,7 @@ def _repeated(file: Path, minutes: float) -> Iterator[bytes]:
 
 
 def children(pid: int) -> list[int]:
-    """Return the processes that a process has started."""
+    """Return the child processes of a process."""
     return [int(line) for line in _run("pgrep", "-P", str(pid)).split()]
 
 

@@ -1,7 +1,7 @@
-"""What Myna is measured against: a plain loop around sherpa-onnx on the same weights, with its own voice activity.
+"""A plain loop around sherpa-onnx for comparison, on the same weights, with its own voice activity.
 
-Two threads decode, since there is nothing else to do for a program on two cores; finals and interims queue up in the order
-they come, and a stream has one interim under way at most.
+Two threads decode, one for each of two cores. Finals and interims queue in order of arrival; a stream has at most one interim
+in the queue.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from myna.streaming.events import SAMPLE_RATE
 from myna.streaming.speech.silero import installed_model
 
 _SILENCE_S = 0.25
-"""Silence that ends a segment, as sherpa-onnx's own examples have it."""
+"""Silence that ends a segment, as in sherpa-onnx's examples."""
 _LEAD = round(0.3 * SAMPLE_RATE)
-"""Audio an interim hears before voice activity began."""
+"""Audio of an interim before the start of voice activity."""
 
 
 class _Recogniser:
     def __init__(self) -> None:
         if find_spec("sherpa_onnx") is None:
-            raise AccuracyError("sherpa-onnx is not installed: pip install sherpa-onnx")
+            raise AccuracyError("sherpa-onnx is not installed: pip install 'myna[bench]'")
         import sherpa_onnx
 
         folder = installed_weights()
@@ -77,7 +77,7 @@ def _voice_activity() -> Any:
 
 
 class _Stream:
-    """One speaker: voice activity in the loop, decodes on the threads."""
+    """One stream: voice activity in the loop, decodes on the threads."""
 
     def __init__(self, recogniser: _Recogniser, pool: ThreadPoolExecutor, interim_every_s: float) -> None:
         self.heard = HeardStream()
@@ -125,7 +125,7 @@ class _Stream:
 def run(
     spoken: Sequence[Speech], interim_every_s: float, staggered: bool, spread_s: float
 ) -> tuple[list[HeardStream], float, float]:
-    """Speak all streams at once in real time; return what was heard, the cores used and the memory in MB."""
+    """Run all streams at once in real time; return their results, the cores used and the memory in MB."""
     import psutil
 
     recogniser = _Recogniser()

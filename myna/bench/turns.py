@@ -1,4 +1,4 @@
-"""How well turns end: recordings streamed to Flux in real time, ends inside an utterance, and the wait after its true end."""
+"""Measure turns: recordings streamed to Flux in real time, false ends, and the delay of the true ones."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from rich.console import Console
 from rich.table import Table
 
 from myna.bench.accuracy import AccuracyError, Recording, read_manifest
-from myna.bench.local import local_server
 from myna.clients import files
+from myna.clients.local_server import local_server
 from myna.streaming.events import samples, seconds
 from myna.streaming.speech.segmenter import WINDOW
 from myna.streaming.speech.silero import SileroVad, VadMemory
 
 TAIL_S = 6.0
-"""Silence streamed after each recording: beyond the time-out, so that every turn ends."""
+"""Silence streamed after each recording: longer than the time-out, so that every turn ends."""
 LEAD_S = 0.3
 LONGEST_S = 40.0
-"""A longer recording is no utterance, and is left out."""
+"""Longer recordings are not single utterances and are left out."""
 SPEECH = 0.5
 EARLY_S = 0.05
-"""A turn that ends this much before the true end ends inside the utterance: alignments are off by so much."""
+"""A turn that ends this much before the true end ends inside the utterance; it is the error of alignments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +48,14 @@ class Setting:
 
 @dataclass(slots=True)
 class EndedTurn:
-    """What happened to one utterance."""
+    """The result of one utterance."""
 
     audio: str
     false_ends: int
-    """Turns that ended inside it."""
+    """Turns that ended inside the utterance."""
     false_eager: int
     delay_s: float | None
-    """From the moment its last word had been spoken to that at which the end of the turn arrived; None: it never did."""
+    """Time from the end of the last word to the arrival of the turn's end; None: it did not arrive."""
     trigger: str
 
 
@@ -73,7 +73,7 @@ def measure(
     """Measure and print. Raises `AccuracyError`."""
     recordings = list(utterances(read_manifest(manifest, groups)))
     if not recordings:
-        raise AccuracyError(f"{manifest} holds no recording of at most {LONGEST_S:g} s")
+        raise AccuracyError(f"{manifest} contains no recording of at most {LONGEST_S:g} s")
     table = Table("thresholds")
     for column in ("utterances", "false ends %", "delay median ms", "p90 ms", "by time-out", "false eager %"):
         table.add_column(column, justify="right")
@@ -106,9 +106,9 @@ def figures(ended: Sequence[EndedTurn]) -> dict[str, float | int]:
 
 
 def utterances(recordings: Sequence[Recording]) -> Iterator[tuple[Recording, bytes, float]]:
-    """Yield each recording that is one utterance, with its audio and where it truly ends, in seconds.
+    """Yield each recording that is one utterance, with its audio and its true end in seconds.
 
-    That is where its last word ends by its alignment, or where voice activity last hears speech, if there is none.
+    The true end is the end of the last word by its alignment, or, without one, the last speech that voice activity detects.
     """
     vad = SileroVad()
     for recording in recordings:
@@ -139,7 +139,7 @@ async def _run(
         async with ClientSession() as session:
             await asyncio.gather(*(stream_some(session) for _ in range(streams)))
     except (ClientError, OSError) as error:
-        raise AccuracyError(f"{url} cannot be used: {error}") from error
+        raise AccuracyError(f"the server at {url} failed: {error}") from error
     return ended
 
 

@@ -1,1 +1,1 @@
-"""What runs at the user's: live client, microphone, file streamer."""
+"""The client side: live client, microphone, file streamer, terminal display, web page."""

@@ -1,4 +1,4 @@
-"""Words in a terminal: interim ones dim, settling as they become final; or every message as a line of JSON."""
+"""Print the messages of a stream: words in a terminal, interim ones dim, or each message as a line of JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from myna.wire import messages as wire
 
 
 class Display(Protocol):
-    """Shows messages as they come."""
+    """An output for the messages of a stream."""
 
     def __enter__(self) -> Display: ...
 
@@ -27,7 +27,7 @@ class Display(Protocol):
 
 
 class JsonLines:
-    """One message a line, for other programs."""
+    """Print each message as a line of JSON, for other programs."""
 
     def __enter__(self) -> JsonLines:
         return self
@@ -42,7 +42,7 @@ class JsonLines:
 
 
 class Terminal:
-    """A paragraph an utterance; the one being spoken is redrawn until it is final."""
+    """Print a paragraph for each utterance; redraw the current one until it is final."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(highlight=False)
@@ -60,7 +60,7 @@ class Terminal:
         self._live.stop()
 
     def show(self, message: wire.AnyServerMessage) -> None:
-        """Draw what a message changes."""
+        """Redraw the text that a message changes."""
         match message:
             case wire.PartialMessage(channel=channel, words=words, stable=stable):
                 text = Text(" ".join(word.punctuated_word for word in words[:stable]), style="bright_black")

@@ -1,4 +1,4 @@
-"""Audio files as the chunks a microphone would have given."""
+"""Decode audio files into the chunks that a microphone would send."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import av
 
 RATE = 16_000
 CHUNK_S = 0.05
-"""Seconds of audio a chunk holds: what voice clients send at once."""
+"""Seconds of audio in a chunk: the usual size of voice clients."""
 
 
 class UnreadableFileError(Exception):
-    """The file is not there or holds no audio that can be read; the message says so."""
+    """The file does not exist or holds no readable audio; the message says which."""
 
 
 def chunks(path: Path) -> Iterator[bytes]:
@@ -31,13 +31,13 @@ def chunks(path: Path) -> Iterator[bytes]:
 
 
 async def paced(parts: Iterator[bytes], speed: float) -> AsyncIterator[bytes]:
-    """Yield chunks of int16 mono at `RATE` when a microphone running `speed` times as fast would; 0: at once."""
+    """Yield chunks of int16 mono at `RATE` at `speed` times real time; 0: without delay."""
     loop = asyncio.get_running_loop()
     began, sent = loop.time(), 0
     for part in parts:
         sent += len(part) // 2
         if speed > 0:
-            # A chunk exists once its last sample has been spoken.
+            # A microphone has a chunk once its last sample is recorded.
             await asyncio.sleep(began + sent / RATE / speed - loop.time())
         yield part
 
@@ -50,10 +50,14 @@ def _decoded(path: Path) -> Iterator[bytes]:
             resampler = av.AudioResampler(format="s16", layout="mono", rate=RATE)
             for frame in container.decode(audio=0):
                 for resampled in resampler.resample(frame):
-                    yield resampled.to_ndarray().tobytes()
+                    yield _samples(resampled)
             for resampled in resampler.resample(None):
-                yield resampled.to_ndarray().tobytes()
+                yield _samples(resampled)
     except FileNotFoundError as error:
         raise UnreadableFileError(f"{path} does not exist") from error
     except (av.FFmpegError, OSError) as error:
         raise UnreadableFileError(f"{path} cannot be read as audio: {error}") from error
+
+
+def _samples(frame: av.AudioFrame) -> bytes:
+    return bytes(frame.planes[0])[: 2 * frame.samples]  # FFmpeg pads a plane's buffer

@@ -1,15 +1,13 @@
-"""The Python client of the native live protocol: audio in, messages out, over one WebSocket."""
+"""The asynchronous client of the native live protocol."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
-import threading
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
-from typing import Any
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -20,15 +18,15 @@ from myna.wire import messages as wire
 DEFAULT_URL = "http://127.0.0.1:8000"
 _PING_EVERY_S = 10.0
 _PONG_WITHIN_S = 60.0
-"""A server reads a fast sender's pings late, behind the audio that is on its way; it does answer them."""
+"""A ping waits behind the audio in flight, so a server answers a fast sender late."""
 _LOADING_WITHIN_S = 300.0
-"""How long a client comes again while its model is being loaded."""
+"""The client retries for this long while the server loads the model."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
-"""Between two attempts to come back after the connection was lost."""
+"""Pauses between attempts to reconnect."""
 
 
 class StreamError(Exception):
-    """The server cannot be reached, refused the stream, or broke it off; `code` is its machine-readable reason."""
+    """The server cannot be reached, refused the stream or ended it; `code` is the machine-readable reason."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -46,11 +44,11 @@ class LiveClient:
             async for message in client:
                 print(message)
 
-    Iterate while sending, in another task, to read the words as they are spoken. The iteration ends after `closed`; a
-    stream that broke off raises `StreamError`.
+    To read the words as they are spoken, iterate in another task than the one that sends. The iteration ends after
+    `closed`; it raises `StreamError` if the stream fails.
 
-    A client that loses its connection comes back by itself, sends again what did not arrive, and goes on as if nothing had
-    happened; sending and iterating wait meanwhile. `resume=False`: it does not.
+    The client reconnects when it loses its connection, resends the frames that did not arrive, and resumes the stream;
+    sending and iterating wait meanwhile. With `resume=False` it raises `StreamError` instead.
     """
 
     def __init__(
@@ -68,23 +66,23 @@ class LiveClient:
         self._url = stream_url(url, form, model)
         self._form = form
         self._socket: ClientConnection | None = None
-        self._keeps = resume
-        self._sent: deque[str | bytes] = deque()  # what the server has not told to have received
-        self._received = 0  # messages that it has
-        self._number = 0  # of its last message
+        self._resumable = resume
+        self._sent: deque[str | bytes] = deque()  # frames the server has not acknowledged
+        self._received = 0  # number of frames the server has acknowledged
+        self._number = 0  # number of the last message received
         self._writing = asyncio.Lock()
-        self._returning = asyncio.Lock()
+        self._reconnecting = asyncio.Lock()
         self.ready: wire.ReadyMessage | None = None
-        """The server's terms, once the stream is open."""
+        """The server's `ready`, once the stream is open."""
         self.closed: wire.ClosedMessage | None = None
-        """The server's last message, once it has come."""
+        """The server's `closed`, once it has arrived."""
 
     async def __aenter__(self) -> LiveClient:
         self._socket = await self._connect()
         try:
             await self._send(self._start)
             self.ready = await self._read_ready(self._socket)
-            self._keeps = self.ready.resume is not None
+            self._resumable = self.ready.resume is not None
         except BaseException:
             await self._socket.close()
             raise
@@ -97,7 +95,7 @@ class LiveClient:
         await self._socket.close()
 
     async def _connect(self) -> ClientConnection:
-        """Connect, again and again while the server says that the model is being loaded."""
+        """Connect; retry while the server loads the model."""
         waited_s = 0.0
         while True:
             try:
@@ -126,20 +124,20 @@ class LiveClient:
             raise StreamError("unreachable", f"no Myna server answers at {url}: {error}") from error
 
     async def send(self, audio: bytes) -> None:
-        """Send audio as announced in `start`; waits while the server is behind."""
+        """Send audio in the format of `start`; wait while the server is behind."""
         frame = audio if self._form is wire.Format.JSON else wire.encode(wire.AudioMessage(audio=audio), self._form)
         await self._send_frame(frame)
 
     async def finalize(self, flush_id: str | None = None) -> None:
-        """Ask for everything sent so far to become final; `finalized` with this id says that it has."""
+        """Make all audio sent so far final; the server answers with a `finalized` of this id."""
         await self._send(wire.FinalizeMessage(id=flush_id))
 
     async def keep_alive(self) -> None:
-        """Say that the client is there, when there is no audio to send."""
+        """Keep the stream open while there is no audio to send."""
         await self._send(wire.KeepAliveMessage())
 
     async def close(self) -> None:
-        """Say that no audio follows; keep iterating for what is left."""
+        """End the audio; keep iterating to read the remaining messages."""
         await self._send(wire.CloseMessage())
 
     async def __aiter__(self) -> AsyncIterator[wire.AnyServerMessage]:
@@ -154,21 +152,21 @@ class LiveClient:
             assert self._socket is not None
             socket = self._socket
             try:
-                message = self._taken(await socket.recv())
+                message = self._decoded(await socket.recv())
             except ConnectionClosed as error:
-                await self._come_back(socket, error)
+                await self._reconnect(socket, error)
                 continue
             if isinstance(message, wire.ErrorMessage) and message.code != "decode_failed":
                 raise StreamError(message.code, message.message)
             if not isinstance(message, wire.ProgressMessage):
                 return message
 
-    def _taken(self, frame: str | bytes) -> wire.AnyServerMessage:
-        """Return a message, having taken note of its account."""
+    def _decoded(self, frame: str | bytes) -> wire.AnyServerMessage:
+        """Return the message of a frame; record its account."""
         try:
             message, account = wire.decode_server(frame, self._form)
         except wire.WireError as error:
-            raise StreamError("protocol", f"the server sent what is no message: {error}") from error
+            raise StreamError("protocol", f"the server sent an invalid message: {error}") from error
         if account is not None:
             self._number = max(self._number, account.number)
             for _ in range(account.received - self._received):
@@ -178,13 +176,13 @@ class LiveClient:
 
     async def _read_ready(self, socket: ClientConnection) -> wire.ReadyMessage:
         try:
-            message = self._taken(await socket.recv())
+            message = self._decoded(await socket.recv())
         except ConnectionClosed as error:
             raise StreamError("disconnected", f"the connection was lost: {error}") from error
         if isinstance(message, wire.ErrorMessage):
             raise StreamError(message.code, message.message)
         if not isinstance(message, wire.ReadyMessage):
-            raise StreamError("protocol", f"the server began with {message.type!r} instead of 'ready'")
+            raise StreamError("protocol", f"the server's first message is {message.type!r}, not 'ready'")
         return message
 
     async def _send(self, message: wire.AnyClientMessage) -> None:
@@ -194,20 +192,20 @@ class LiveClient:
         async with self._writing:
             assert self._socket is not None
             socket = self._socket
-            if self._keeps:
+            if self._resumable:
                 self._sent.append(frame)
             try:
                 await socket.send(frame)
                 return
             except ConnectionClosed as error:
                 lost = error
-        await self._come_back(socket, lost)
+        await self._reconnect(socket, lost)
 
-    async def _come_back(self, socket: ClientConnection, lost: ConnectionClosed) -> None:
-        """Go on over another connection, everything being sent again that did not arrive. Raises `StreamError`."""
-        async with self._returning:
+    async def _reconnect(self, socket: ClientConnection, lost: ConnectionClosed) -> None:
+        """Reconnect and resend what did not arrive. Raises `StreamError`."""
+        async with self._reconnecting:
             if self._socket is not socket:
-                return  # the other side of this client was here first
+                return  # the other task of this client has reconnected
             if self.ready is None or self.ready.resume is None or self.closed is not None:
                 raise StreamError("disconnected", f"the connection was lost: {lost}") from lost
             url = f"{self._url}&{urlencode({'resume': self.ready.resume, 'after': self._number})}"
@@ -215,7 +213,7 @@ class LiveClient:
             until, pause_s = loop.time() + self.ready.resume_within_s, _FIRST_PAUSE_S
             while True:
                 try:
-                    self._socket = await self._returned(url)
+                    self._socket = await self._resumed(url)
                     return
                 except (StreamError, ConnectionClosed) as error:
                     final = isinstance(error, _RefusedError) and error.status < 500
@@ -224,7 +222,7 @@ class LiveClient:
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
-    async def _returned(self, url: str) -> ClientConnection:
+    async def _resumed(self, url: str) -> ClientConnection:
         socket = await self._handshake(url)
         try:
             await self._read_ready(socket)
@@ -238,92 +236,12 @@ class LiveClient:
 
 
 class _RefusedError(StreamError):
-    """The server answered, with this HTTP status, and does not want the stream; `retry_s`: in so many seconds it may."""
+    """The server refused the stream with this HTTP status; `retry_s` is its Retry-After."""
 
     def __init__(self, status: int, code: str, message: str, retry_s: float | None = None) -> None:
         super().__init__(code, message)
         self.status = status
         self.retry_s = retry_s
-
-
-class SyncLiveClient:
-    """`LiveClient` for programs without an event loop: the same calls, blocking. It may be sent to and iterated by two
-    threads at the same time.
-    """
-
-    def __init__(
-        self,
-        start: wire.StartMessage,
-        url: str = DEFAULT_URL,
-        *,
-        model: str | None = None,
-        form: wire.Format = wire.Format.JSON,
-        api_key: str | None = None,
-        resume: bool = True,
-    ) -> None:
-        self._client = LiveClient(start, url, model=model, form=form, api_key=api_key, resume=resume)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="myna-live-client", daemon=True)
-
-    @property
-    def ready(self) -> wire.ReadyMessage | None:
-        """The server's terms, once the stream is open."""
-        return self._client.ready
-
-    @property
-    def closed(self) -> wire.ClosedMessage | None:
-        """The server's last message, once it has come."""
-        return self._client.closed
-
-    def __enter__(self) -> SyncLiveClient:
-        self._thread.start()
-        try:
-            self._run(self._client.__aenter__())
-        except BaseException:
-            self._stop()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._run(self._client.__aexit__(kind, error, trace))
-        self._stop()
-
-    def send(self, audio: bytes) -> None:
-        """Send audio as announced in `start`; waits while the server is behind."""
-        self._run(self._client.send(audio))
-
-    def finalize(self, flush_id: str | None = None) -> None:
-        """Ask for everything sent so far to become final."""
-        self._run(self._client.finalize(flush_id))
-
-    def keep_alive(self) -> None:
-        """Say that the client is there, when there is no audio to send."""
-        self._run(self._client.keep_alive())
-
-    def close(self) -> None:
-        """Say that no audio follows; keep iterating for what is left."""
-        self._run(self._client.close())
-
-    def __iter__(self) -> Iterator[wire.AnyServerMessage]:
-        messages = self._client.__aiter__()
-        while True:
-            try:
-                yield self._run(anext(messages))
-            except StopAsyncIteration:
-                return
-
-    def _run(self, call: Any) -> Any:
-        async def awaited() -> Any:
-            return await call
-
-        return asyncio.run_coroutine_threadsafe(awaited(), self._loop).result()
-
-    def _stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
 
 
 def _refused(error: InvalidStatus) -> _RefusedError:

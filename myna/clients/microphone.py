@@ -1,4 +1,4 @@
-"""The microphone, through PortAudio (the `[mic]` extra)."""
+"""Record from the microphone through PortAudio (the `mic` extra)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 RATE = 16_000
 BLOCK = 1_600
-"""Samples a block holds (100 ms)."""
+"""Samples in a block (100 ms)."""
 
 
 class MicrophoneError(Exception):
-    """There is no microphone to use; the message says why and what to do."""
+    """No microphone can be used; the message gives the reason and a remedy."""
 
 
 def _sounddevice() -> ModuleType:
@@ -30,7 +30,7 @@ def _sounddevice() -> ModuleType:
 
 
 def devices() -> list[str]:
-    """Return a line for each input device: its number and name. Raises `MicrophoneError`."""
+    """Return the number and name of each input device, one a line. Raises `MicrophoneError`."""
     return [
         f"{number}: {device['name']}"
         for number, device in enumerate(_sounddevice().query_devices())
@@ -39,7 +39,7 @@ def devices() -> list[str]:
 
 
 def check() -> None:
-    """Raise `MicrophoneError` unless there is a microphone."""
+    """Raise `MicrophoneError` if there is no microphone."""
     if not devices():
         raise MicrophoneError("no microphone was found; plug one in, or stream a file with: myna stream FILE")
 
@@ -63,7 +63,7 @@ async def blocks(device: str | None = None) -> AsyncIterator[bytes]:
             samplerate=RATE, blocksize=BLOCK, channels=1, dtype="int16", device=chosen, callback=on_block
         )
     except (sounddevice.PortAudioError, ValueError) as error:
-        raise MicrophoneError(f"the microphone {device or 'by default'!r} cannot be opened: {error}") from error
+        raise MicrophoneError(f"the microphone {device or 'default'!r} cannot be opened: {error}") from error
     with stream:
         while True:
             yield await queue.get()

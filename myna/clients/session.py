@@ -1,4 +1,4 @@
-"""A whole conversation: audio from anywhere to a server, its messages to a display."""
+"""Run a live stream from its first chunk to its last message."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def transcribe(
     model: str | None = None,
     api_key: str | None = None,
 ) -> list[wire.FinalMessage]:
-    """Send audio until it ends, or Ctrl-C is pressed; show every message; return the finals.
+    """Send audio until it ends or Ctrl-C is pressed; show every message; return the finals.
 
     Raises `StreamError` if the stream breaks off, and whatever `audio` raises.
     """
@@ -29,7 +29,7 @@ async def transcribe(
     with display or contextlib.nullcontext() as shown:
         async with LiveClient(start, url, model=model, api_key=api_key) as client:
             sending = asyncio.create_task(_send(audio, client))
-            with contextlib.suppress(NotImplementedError):  # no signal handlers on this platform's loop
+            with contextlib.suppress(NotImplementedError):  # the event loop of this platform has no signal handlers
                 asyncio.get_running_loop().add_signal_handler(signal.SIGINT, sending.cancel)
             try:
                 async for message in client:

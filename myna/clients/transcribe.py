@@ -1,28 +1,30 @@
-"""Files and addresses of files to a server, several at a time, with a bar for each; transcripts to files or the terminal."""
+"""Send files, or URLs of files, to a server; write the transcripts to files or the terminal."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import IO, Any, cast
 from urllib.parse import urlsplit
 
-import aiohttp
+import httpx
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-_CHUNK = 1 << 18
-_PATIENCE_S = 3600.0
-"""A long file on a small machine takes its time."""
+_ANSWER_WITHIN_S = 3600.0
+"""A small machine needs this long for a file of many hours."""
 _LOADING_WITHIN_S = 300.0
+"""The client retries for this long while the server loads the model."""
 _PATH = "/v1/audio/transcriptions"
 
 
 class OutputFormat(StrEnum):
-    """How a transcript is written; the name is also the ending of its file."""
+    """Format of a transcript; the value is also its file name extension."""
 
     TXT = "txt"
     SRT = "srt"
@@ -39,12 +41,12 @@ _RESPONSE = {
 
 
 class TranscriptionError(Exception):
-    """One file could not be transcribed; the message says why."""
+    """A file could not be transcribed; the message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked of the server for every file."""
+    """Parameters of the request, the same for every file."""
 
     url: str
     form: OutputFormat = OutputFormat.TXT
@@ -54,12 +56,12 @@ class Request:
 
 
 def is_address(source: str) -> bool:
-    """Return whether a source is an address rather than a file."""
+    """Return whether a source is a URL and not a file."""
     return source.startswith(("http://", "https://"))
 
 
 def name_of(source: str) -> str:
-    """Return the name of a source without its ending, for the file its transcript goes to."""
+    """Return the name of a source without its extension, which names the file of its transcript."""
     path = urlsplit(source).path if is_address(source) else source
     return Path(path).stem or "transcript"
 
@@ -67,12 +69,13 @@ def name_of(source: str) -> str:
 async def transcribe(
     sources: Sequence[str], request: Request, *, output: Path | None, at_once: int, console: Console
 ) -> int:
-    """Transcribe every source; return how many could not be. `output` is a file, or a folder; None: the terminal."""
+    """Transcribe every source; return the number of failures. `output` is a file or a folder; None: the terminal."""
     headers = {"Authorization": f"Bearer {request.api_key}"} if request.api_key else {}
-    timeout = aiohttp.ClientTimeout(total=None, sock_read=_PATIENCE_S, sock_connect=10)
+    timeout = httpx.Timeout(None, connect=10, read=_ANSWER_WITHIN_S)
     turns = asyncio.Semaphore(at_once)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
+    context = ssl.create_default_context()  # the system's certificates, and no proxy of the environment
+    async with httpx.AsyncClient(headers=headers, timeout=timeout, verify=context, trust_env=False) as session:
         with Progress(*columns, console=console, transient=True) as progress:
 
             async def one(source: str) -> str | TranscriptionError:
@@ -83,7 +86,7 @@ async def transcribe(
                         return await _one(session, source, request, progress, task)
                     except TranscriptionError as error:
                         return error
-                    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
                         return TranscriptionError(f"no answer from {request.url}: {str(error) or type(error).__name__}")
                     finally:
                         progress.remove_task(task)
@@ -99,51 +102,60 @@ async def transcribe(
     return failed
 
 
-async def _one(session: aiohttp.ClientSession, source: str, request: Request, progress: Progress, task: TaskID) -> str:
-    fields = {"response_format": _RESPONSE[request.form]}
+async def _one(session: httpx.AsyncClient, source: str, request: Request, progress: Progress, task: TaskID) -> str:
+    fields: dict[str, Any] = {"response_format": _RESPONSE[request.form]}
     fields |= {name: value for name in ("model", "language") if (value := getattr(request, name))}
     waited_s = 0.0
     while True:
         if is_address(source):
             asked = session.post(f"{request.url}{_PATH}-from-url", json={"audio_file_url": source, **fields})
         else:
-            asked = session.post(f"{request.url}{_PATH}", data=_form(source, fields, progress, task))
-        async with asked as response:
-            text = await response.text()
-            retry_s = float(response.headers.get("Retry-After", 0))
-            if response.status == 503 and retry_s and waited_s < _LOADING_WITHIN_S:
-                waited_s += retry_s
-            elif response.status != 200:
-                raise TranscriptionError(_reason(text, response.status))
-            else:
-                return text
+            asked = _upload(session, f"{request.url}{_PATH}", source, fields, progress, task)
+        response = await asked
+        retry_s = float(response.headers.get("Retry-After", 0))
+        if response.status_code == 503 and retry_s and waited_s < _LOADING_WITHIN_S:
+            waited_s += retry_s
+        elif response.status_code != 200:
+            raise TranscriptionError(_reason(response.text, response.status_code))
+        else:
+            return response.text
         await asyncio.sleep(retry_s)
 
 
-def _form(source: str, fields: dict[str, str], progress: Progress, task: TaskID) -> aiohttp.FormData:
+async def _upload(
+    session: httpx.AsyncClient, url: str, source: str, fields: dict[str, Any], progress: Progress, task: TaskID
+) -> httpx.Response:
     path = Path(source)
     try:
         size = path.stat().st_size
         file = path.open("rb")
     except OSError as error:
         raise TranscriptionError(f"cannot be read: {error.strerror}") from error
-    progress.update(task, total=size, completed=0)
-    form = aiohttp.FormData(default_to_multipart=True)
-    for name, value in fields.items():
-        form.add_field(name, value)
     if fields["response_format"] == "verbose_json":
-        form.add_field("timestamp_granularities[]", "word")
-        form.add_field("timestamp_granularities[]", "segment")
+        fields = {**fields, "timestamp_granularities[]": ["word", "segment"]}
+    with file:
+        progress.update(task, total=size, completed=0)
+        upload = cast(IO[bytes], _Upload(file, progress, task, source))
+        part = (path.name, upload, "application/octet-stream")
+        return await session.post(url, data=fields, files={"file": part})
 
-    async def chunks() -> AsyncIterator[bytes]:
-        with file:
-            while data := await asyncio.to_thread(file.read, _CHUNK):
-                yield data
-                progress.advance(task, len(data))
-        progress.update(task, description=f"{source}: transcribing", total=None)
 
-    form.add_field("file", chunks(), filename=path.name, content_type="application/octet-stream")
-    return form
+class _Upload:
+    """A file that advances a progress bar as it is read. Without a length, httpx sends it in chunks."""
+
+    def __init__(self, file: IO[bytes], progress: Progress, task: TaskID, source: str) -> None:
+        self._file = file
+        self._progress = progress
+        self._task = task
+        self._source = source
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes."""
+        data = self._file.read(size)
+        self._progress.advance(self._task, len(data))
+        if not data:
+            self._progress.update(self._task, description=f"{self._source}: transcribing", total=None)
+        return data
 
 
 def _reason(text: str, status: int) -> str:

@@ -1,4 +1,4 @@
-"""Official clients, unmodified, against a real server with the real engine, on real speech."""
+"""Unmodified official clients against a real server with the default engine, on real speech."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def key(key_file: Path) -> str:
 
 @pytest.fixture(scope="session")
 async def server(key_file: Path, key: str) -> AsyncIterator[Server]:
-    """One with the default engine that wants a key."""
+    """A server with the default engine and a key."""
     async with running(settings(keys=key_file)) as started:
         yield started
 
 
 @pytest.fixture(scope="session")
 async def impatient_server(key_file: Path, key: str) -> AsyncIterator[Server]:
-    """One whose patience is short, for long pauses."""
+    """A server with a short idle time-out, for long pauses."""
     async with running(settings(keys=key_file, deepgram_idle_timeout_s=1.0)) as started:
         yield started
 

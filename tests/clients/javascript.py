@@ -1,4 +1,4 @@
-"""Where Node and the JavaScript packages lie."""
+"""The paths of Node and of the JavaScript packages."""
 
 from __future__ import annotations
 

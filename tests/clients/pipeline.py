@@ -23,7 +23,7 @@ from sounds import RATE
 
 
 class Sink(FrameProcessor):
-    """Takes whatever the service says."""
+    """A sink that records the frames of the service."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Sink(FrameProcessor):
 
 
 class Agent:
-    """A pipeline of the service and a sink, run until it is left."""
+    """Run a pipeline of the service and a sink until the block ends."""
 
     def __init__(self, service: STTService, rate: int = RATE) -> None:
         self.errors: list[ErrorFrame] = []

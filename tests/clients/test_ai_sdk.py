@@ -1,4 +1,4 @@
-"""The AI SDK, unmodified: `transcribe` of its OpenAI and Deepgram providers, with what they send by default."""
+"""The unmodified AI SDK: `transcribe` of its OpenAI and Deepgram providers with their default requests."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def test_openais_provider_by_default(server: Server, key: str, speech: Pat
 
 
 @pytest.mark.parametrize("model", ["whisper-1", "gpt-4o-transcribe", "whisper-large-v3-turbo"])
-async def test_openais_provider_with_options_and_what_they_bring_along(
+async def test_openais_provider_with_options_and_their_results(
     server: Server, key: str, speech: Path, model: str
 ) -> None:
     result = await transcribed(server, key, "openai", model, speech, language="en")
@@ -49,7 +49,7 @@ async def test_openais_provider_with_options_and_what_they_bring_along(
     assert bare(" ".join(segment["text"] for segment in words["segments"])) == BECKETT
 
 
-async def test_deepgrams_provider_which_asks_for_speakers_by_default(
+async def test_deepgrams_provider_which_requests_speakers_by_default(
     server: Server, key: str, speech: Path, beckett: np.ndarray
 ) -> None:
     result = await transcribed(server, key, "deepgram", "nova-3", speech)
@@ -62,7 +62,7 @@ async def test_deepgrams_provider_which_asks_for_speakers_by_default(
     assert result["language"] == "en"
 
 
-async def test_refusals_are_read_by_either_provider(server: Server, key: str, speech: Path) -> None:
+async def test_both_providers_read_refusals(server: Server, key: str, speech: Path) -> None:
     for provider in ("openai", "deepgram"):
         result = await transcribed(server, "wrong", provider, "whisper-1", speech)
         assert result["status"] == 401

@@ -1,4 +1,4 @@
-"""The programs and commands of docs/batch.md, run as they stand there but for the server's address and the key."""
+"""The programs and commands of docs/batch.md, run with only the server's address and the key replaced."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def output(server: Server, key: str, folder: Path, beckett: np.ndarray, *c
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=range(len(PROGRAMS)))
-async def test_each_program_prints_what_was_said(
+async def test_each_program_prints_the_transcript(
     server: Server, key: str, beckett: np.ndarray, tmp_path: Path, program: str
 ) -> None:
     text = program.replace("127.0.0.1:8000", server.url.removeprefix("http://")).replace('"KEY"', repr(key))

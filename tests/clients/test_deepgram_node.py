@@ -45,7 +45,7 @@ def said(events: list[dict[str, Any]]) -> str:
 
 
 def assert_ended_well(events: list[dict[str, Any]]) -> None:
-    """It opened once, was told one Metadata last, and closed once with 1000: it did not come again."""
+    """The client opened once, got one Metadata as its last message, and closed once with 1000: it did not reconnect."""
     kinds = [event["event"] for event in events]
     assert (kinds[0], kinds[-1]) == ("open", "close"), events
     assert (kinds.count("open"), kinds.count("close"), kinds.count("error")) == (1, 1, 0)
@@ -117,7 +117,7 @@ async def test_containers_telephone_audio_and_two_channels(
     ("wrong_key", "options", "status"),
     [(True, {}, 401), (False, {"detect_entities": "true"}, 400), (False, {"model": "parrot"}, 400)],
 )
-async def test_what_is_refused_is_an_error_with_its_status(
+async def test_a_refusal_is_an_error_with_its_status(
     server: Server, key: str, wrong_key: bool, options: dict[str, Any], status: int
 ) -> None:
     events = await node(
@@ -137,7 +137,7 @@ async def test_twenty_connections_in_a_row(server: Server, key: str, tmp_path: P
     await eventually(lambda: not server.services.streams)
 
 
-async def test_a_browser_shows_its_key_among_the_sub_protocols(server: Server, key: str) -> None:
+async def test_a_browser_sends_its_key_in_the_sub_protocols(server: Server, key: str) -> None:
     for protocol in ("token", "bearer"):
         events = await node(server, protocols=[protocol, key, "x-deepgram-session-id", "7f0e"])
         assert events[0] == {"event": "open", "protocol": protocol}

@@ -46,7 +46,7 @@ def pieces(audio: bytes, size: int = 6400) -> Iterator[bytes]:
 
 
 class Heard:
-    """Everything a client's handlers were called with."""
+    """All calls of a client's handlers."""
 
     def __init__(self) -> None:
         self.messages: list[Any] = []
@@ -78,7 +78,7 @@ class Heard:
         return " ".join(text for text in texts if text)
 
     def assert_ended_well(self) -> None:
-        """Everything was understood, nothing failed, one Metadata came last, then one close."""
+        """The client parsed every message without an error; the last ones were one Metadata and one close."""
         assert all(isinstance(message, KNOWN) for message in self.messages), self.messages
         assert self.errors == []
         assert (self.opened, self.closed) == (1, 1)
@@ -187,7 +187,7 @@ def converse_sync(server: Server, key: str, beckett: np.ndarray) -> Heard:
 
 
 def wait(condition: Callable[[], bool]) -> None:
-    """Wait in a thread that is not the event loop's."""
+    """Wait in another thread than the event loop's."""
     deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline
@@ -230,7 +230,7 @@ async def test_keepalive_over_a_long_pause(impatient_server: Server, key: str, b
     assert heard.said.split().count("matter") == 2
 
 
-async def test_a_client_that_goes_silent_is_told_why(impatient_server: Server, key: str) -> None:
+async def test_a_silent_client_gets_the_reason_of_the_close(impatient_server: Server, key: str) -> None:
     client = AsyncDeepgramClient(api_key=key, environment=at(impatient_server))
     heard = Heard()
     async with client.listen.v1.connect(**RAW) as connection:

@@ -1,4 +1,4 @@
-"""The programs in the documents of live clients, run as they stand there but for the server's address and the key."""
+"""The programs in the documents of live clients, run with only the server's address and the key replaced."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def test_each_program_runs(
     else:
         path = tmp_path / "program.mjs"
         (tmp_path / "node_modules").symlink_to(FOLDER / "node_modules")
-        (tmp_path / "myna.js").write_text((ROOT / "clients" / "web" / "myna.js").read_text())
+        (tmp_path / "myna.js").write_text((ROOT / "myna" / "clients" / "web" / "myna.js").read_text())
         command = [NODE, str(path)]
     path.write_text(text)
     pipe = asyncio.subprocess.PIPE

@@ -1,4 +1,4 @@
-"""Official clients of the REST APIs, unmodified, with files and addresses of files."""
+"""Unmodified official clients of the REST APIs, with files and URLs of files."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ async def test_openai_sync_and_models(server: Server, key: str, speech: bytes) -
     assert one == "moonshine-tiny-en"
 
 
-async def test_openai_errors_are_of_their_classes(server: Server, key: str, speech: bytes) -> None:
+async def test_openai_raises_the_class_of_each_error(server: Server, key: str, speech: bytes) -> None:
     client = openai_client(server, key)
     with pytest.raises(openai.BadRequestError, match="none of"):
         await client.audio.transcriptions.create(model="whisper-1", file=("x.wav", BytesIO(b"no sound")))

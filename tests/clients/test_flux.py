@@ -47,7 +47,7 @@ def turns(messages: list[Any]) -> list[Any]:
 
 
 def check_turns(messages: list[Any]) -> str:
-    """Check the order of everything told; return what the ended turns said."""
+    """Check the order of all messages; return the transcripts of the ended turns."""
     assert isinstance(messages[0], ListenV2Connected)
     assert [int(message.sequence_id) for message in messages] == list(range(len(messages)))
     states, index, said = "StartOfTurn", 0, []
@@ -69,7 +69,7 @@ def check_turns(messages: list[Any]) -> str:
     return bare(" ".join(said))
 
 
-async def test_the_sync_client_hears_turns_and_configures_midway(server: Server, key: str, beckett: np.ndarray) -> None:
+async def test_the_sync_client_gets_turns_and_configures_during_the_stream(server: Server, key: str, beckett: np.ndarray) -> None:
     await asyncio.to_thread(converse, server, key, beckett)
 
 
@@ -122,7 +122,7 @@ async def test_the_async_client_ends_a_turn_by_hand(server: Server, key: str, be
     assert [turn.trigger for turn in turns(messages) if turn.event == "EndOfTurn"] == ["manual"]
 
 
-async def test_the_javascript_client_hears_turns_configures_and_ends_one_by_hand(
+async def test_the_javascript_client_gets_turns_configures_and_ends_one_by_hand(
     server: Server, key: str, beckett: np.ndarray, tmp_path: Path
 ) -> None:
     whole, begin = tmp_path / "whole.raw", tmp_path / "begin.raw"
@@ -149,7 +149,7 @@ async def test_the_javascript_client_hears_turns_configures_and_ends_one_by_hand
     assert sum(word in said.split() for word in set(BECKETT.split())) >= 7
 
 
-async def test_what_cannot_be_is_refused_before_the_upgrade(server: Server, key: str) -> None:
+async def test_unsupported_parameters_are_refused_before_the_upgrade(server: Server, key: str) -> None:
     client = AsyncDeepgramClient(api_key=key, environment=at(server))
     for wrong in (
         {"eot_threshold": "0.2"},
@@ -182,7 +182,7 @@ async def test_pipecat_proposes_turns_and_gets_their_transcripts(server: Server,
     assert talker.errors == []
 
 
-async def test_pipecat_configures_midway(server: Server, key: str, beckett: np.ndarray) -> None:
+async def test_pipecat_configures_during_the_stream(server: Server, key: str, beckett: np.ndarray) -> None:
     service = flux(server, key)
     async with Agent(service) as talker:
         await talker.push(np.concatenate([beckett, PAUSE]))
@@ -204,7 +204,7 @@ class Turner(Listener):
         return deepgram.STTv2(api_key=key, base_url=url, http_session=http, **how)
 
 
-async def test_livekit_hears_speech_start_may_end_and_end(
+async def test_livekit_gets_the_start_the_possible_end_and_the_end_of_speech(
     server: Server, key: str, http: aiohttp.ClientSession, beckett: np.ndarray
 ) -> None:
     async with Turner(server, key, http, eager_eot_threshold=0.3, eot_threshold=0.9) as listener:

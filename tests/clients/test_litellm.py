@@ -1,4 +1,4 @@
-"""LiteLLM, unmodified, with its OpenAI and Deepgram providers."""
+"""Unmodified LiteLLM with its OpenAI and Deepgram providers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def test_deepgrams_provider(server: Server, key: str, speech: bytes) -> No
     assert bare(answer.text) == BECKETT
 
 
-async def test_errors_are_of_their_classes(server: Server, key: str, speech: bytes) -> None:
+async def test_litellm_raises_the_class_of_each_error(server: Server, key: str, speech: bytes) -> None:
     with pytest.raises(litellm.AuthenticationError):
         await transcribed(server, "wrong", "openai/whisper-1", speech)
     with pytest.raises(litellm.NotFoundError, match="parrot"):

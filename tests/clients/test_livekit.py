@@ -21,7 +21,7 @@ ONCE = APIConnectOptions(max_retry=0, timeout=10)
 
 
 class Listener:
-    """A stream of the plugin, and everything it told."""
+    """A stream of the plugin and all its events."""
 
     def __init__(self, server: Server, key: str, http: aiohttp.ClientSession, **how: Any) -> None:
         self.stt = self.make(server, key, http, **how)
@@ -71,7 +71,7 @@ async def test_interims_finals_and_the_ends_of_speech(
         assert listener.of(SpeechEventType.START_OF_SPEECH)
         listener.push(beckett[round(1.3 * RATE) :])
         await listener.finish()
-    # It comes with its defaults, endpointing of 25 ms among them: short words may be heard otherwise.
+    # The plugin's defaults include endpointing of 25 ms, with which short words may differ.
     heard = bare(listener.said).split()
     assert sum(word in heard for word in set(BECKETT.split())) >= 6, heard
     assert len(listener.of(SpeechEventType.END_OF_SPEECH)) >= 2
@@ -81,7 +81,7 @@ async def test_interims_finals_and_the_ends_of_speech(
     await eventually(lambda: not server.services.streams)
 
 
-async def test_flush_makes_what_was_said_final_at_once(
+async def test_flush_makes_all_words_final_at_once(
     server: Server, key: str, http: aiohttp.ClientSession, beckett: np.ndarray
 ) -> None:
     async with Listener(server, key, http, endpointing_ms=0) as listener:
@@ -111,10 +111,10 @@ async def test_eight_kilohertz(server: Server, key: str, http: aiohttp.ClientSes
     assert "fail" in listener.said
 
 
-async def test_a_long_pause_costs_nothing(
+async def test_a_long_pause_does_not_end_the_stream(
     server: Server, key: str, http: aiohttp.ClientSession, beckett: np.ndarray, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its own keepalives come every 5 s; the server's patience here is Deepgram's, 10 s."""
+    """The plugin sends keepalives every 5 s; the server's idle time-out is Deepgram's, 10 s."""
     async with Listener(server, key, http, endpointing_ms=500) as listener:
         listener.push(beckett)
         await asyncio.wait([listener._reading], timeout=11)
@@ -125,7 +125,7 @@ async def test_a_long_pause_costs_nothing(
 
 
 @pytest.mark.parametrize(("wrong_key", "how"), [(True, {}), (False, {"model": "parrot"}), (False, {"keyterm": "Myna"})])
-async def test_what_is_refused_is_an_error(
+async def test_a_refusal_is_an_error(
     server: Server, key: str, http: aiohttp.ClientSession, wrong_key: bool, how: dict[str, Any]
 ) -> None:
     listener = Listener(server, "wrong" if wrong_key else key, http, **how)

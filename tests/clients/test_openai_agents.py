@@ -1,4 +1,4 @@
-"""The speech-to-text model of OpenAI's Agents SDK, unmodified: files, and streams over the Realtime API."""
+"""The speech-to-text model of OpenAI's Agents SDK: files, and streams over the Realtime API."""
 
 from __future__ import annotations
 
@@ -59,6 +59,6 @@ async def test_a_stream_up_to_its_last_word(
     assert bare(" ".join(turns)) == BECKETT
 
 
-async def test_a_wrong_key_is_told(server: Server, speech: np.ndarray) -> None:
+async def test_a_wrong_key_is_reported(server: Server, speech: np.ndarray) -> None:
     with pytest.raises(openai.AuthenticationError):
         await model(server, "wrong").transcribe(AudioInput(speech), STTModelSettings(), **UNTRACED)

@@ -38,7 +38,7 @@ async def test_interims_and_a_finalized_transcript_when_the_user_stops(
     await eventually(lambda: not server.services.streams)
 
 
-async def test_stopping_after_everything_was_final_is_answered_too(
+async def test_a_stop_after_the_last_final_is_answered_too(
     server: Server, key: str, beckett: np.ndarray
 ) -> None:
     async with agent(server, key, settings=DeepgramSTTService.Settings(endpointing=300)) as talker:
@@ -49,7 +49,7 @@ async def test_stopping_after_everything_was_final_is_answered_too(
     assert talker.errors == []
 
 
-async def test_its_keepalives_carry_it_over_a_long_pause(server: Server, key: str, beckett: np.ndarray) -> None:
+async def test_keepalives_keep_the_stream_open_over_a_long_pause(server: Server, key: str, beckett: np.ndarray) -> None:
     async with agent(server, key, settings=DeepgramSTTService.Settings(endpointing=500)) as talker:
         await talker.push(beckett)
         await eventually(lambda: "better" in talker.sink.said)
@@ -71,7 +71,7 @@ async def test_eight_kilohertz(server: Server, key: str, beckett: np.ndarray) ->
     ("wrong_key", "how", "status"),
     [(True, {}, 401), (False, {"detect_entities": True}, 400), (False, {"model": "parrot"}, 400)],
 )
-async def test_a_refusal_is_permanent_and_not_tried_again(
+async def test_a_refusal_is_permanent_and_not_retried(
     server: Server, key: str, wrong_key: bool, how: dict[str, Any], status: int
 ) -> None:
     async with agent(server, "wrong" if wrong_key else key, settings=DeepgramSTTService.Settings(**how)) as talker:

@@ -73,7 +73,7 @@ async def test_the_async_client_gets_every_turn_in_order(server: Server, key: st
     assert [item[2].previous_item_id for item in items.values()] == [None, *list(items)[:-1]]
 
 
-async def test_the_sync_client_commits_by_hand_and_an_error_ends_nothing(
+async def test_the_sync_client_commits_by_hand_and_an_error_does_not_end_the_session(
     server: Server, key: str, beckett: np.ndarray
 ) -> None:
     await asyncio.to_thread(by_hand, server, key, beckett)
@@ -151,7 +151,7 @@ def service(server: Server, key: str, **how: Any) -> OpenAIRealtimeSTTService:
     return OpenAIRealtimeSTTService(api_key=key, base_url=server.url.replace("http", "ws") + "/v1/realtime", **how)
 
 
-async def test_pipecat_commits_when_its_own_voice_activity_says_so(
+async def test_pipecat_commits_by_its_own_voice_activity(
     server: Server, key: str, beckett: np.ndarray
 ) -> None:
     stt = service(server, key, settings=OpenAIRealtimeSTTService.Settings(noise_reduction="near_field"))

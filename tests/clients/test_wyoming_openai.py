@@ -1,4 +1,4 @@
-"""wyoming-openai, unmodified: Home Assistant's protocol in front of OpenAI's API, in each of its three ways."""
+"""Unmodified wyoming-openai, which serves Home Assistant's protocol over OpenAI's API, in its three modes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(
 
 @contextlib.asynccontextmanager
 async def proxy(server: Server, key: str, folder: Path) -> AsyncIterator[str]:
-    """Run it; yield its address."""
+    """Run wyoming-openai; yield its address."""
     uri = f"unix://{folder}/wyoming"
     process = await asyncio.create_subprocess_exec(
         PYTHON, "-m", "wyoming_openai", "--uri", uri, "--stt-openai-url", f"{server.url}/v1", "--stt-openai-key", key,
@@ -61,7 +61,7 @@ async def said(uri: str, model: str, audio: np.ndarray) -> str:
         return "nothing"
 
 
-async def test_every_way_of_it_hears_the_words(server: Server, key: str, beckett: np.ndarray, tmp_path: Path) -> None:
+async def test_each_mode_returns_the_words(server: Server, key: str, beckett: np.ndarray, tmp_path: Path) -> None:
     async with proxy(server, key, tmp_path) as uri:
         for model in (FILE, STREAM, REALTIME):
             assert bare(await said(uri, model, beckett)) == BECKETT, model

@@ -1,7 +1,7 @@
 """The Dockerfile's steps outside a container, the compose file and the systemd unit (`make test-deploy`).
 
-No Docker engine is needed: what the CPU image copies is copied, what it runs is run in an environment of its own, and
-the server is started as the image starts it.
+No Docker engine is needed: the tests copy the files that the CPU image copies, run its steps in a separate environment, and
+start the server with its command.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,7 +57,7 @@ STAGES = read_dockerfile()
 
 
 def lineage(name: str) -> list[Stage]:
-    """Return a stage and those it is built on, the first one first."""
+    """Return a stage and its base stages, the lowest first."""
     stage = STAGES[name]
     return [*(lineage(stage.base) if stage.base in STAGES else []), stage]
 
@@ -70,7 +71,7 @@ def environment(name: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("image", ["cpu", "cuda"])
-def test_the_final_stages_run_as_nobody_special_without_a_compiler_and_with_a_health_check(image: str) -> None:
+def test_the_final_stages_run_as_an_unprivileged_user_without_a_compiler_and_with_a_health_check(image: str) -> None:
     assert values(image, "USER")[-1] == "myna"
     assert "useradd" in " ".join(values(image, "RUN"))
     assert not any("apt-get" in step or "pip install" in step for step in values(image, "RUN"))
@@ -81,15 +82,15 @@ def test_the_final_stages_run_as_nobody_special_without_a_compiler_and_with_a_he
     assert values(image, "STOPSIGNAL") == ["SIGTERM"]
 
 
-def test_the_last_stage_is_the_one_for_any_machine() -> None:
+def test_the_last_stage_is_the_cpu_image() -> None:
     assert list(STAGES)[-1] == "cpu"
     assert environment("cuda")["MYNA_MODEL"].startswith("nvidia/")
 
 
-def test_everything_that_is_installed_is_copied_and_nothing_of_it_ignored() -> None:
+def test_the_build_stage_copies_the_package_and_the_ignore_file_excludes_none_of_it() -> None:
     ignored = (ROOT / ".dockerignore").read_text().split()
     copied = [source for step in values("build", "COPY") for source in step.split()[:-1]]
-    assert {"myna", "streaming", "batch", "server", "clients", "pyproject.toml", "README.md"} <= set(copied)
+    assert {"myna", "pyproject.toml", "README.md", "LICENSE"} <= set(copied)
     for source in copied:
         assert (ROOT / source).exists()
         assert not any(fnmatch.fnmatch(source, pattern) for pattern in ignored), source
@@ -97,7 +98,7 @@ def test_everything_that_is_installed_is_copied_and_nothing_of_it_ignored() -> N
 
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Carry out the build stage's steps in folders of their own; return the environment it leaves."""
+    """Run the build stage's steps in separate folders; return the environment. The copy has no top-level links."""
     source, target = tmp_path_factory.mktemp("src"), tmp_path_factory.mktemp("opt") / "myna"
     for step in values("build", "COPY"):
         *sources, _ = step.split()
@@ -118,7 +119,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def started(installed: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, str]]]:
-    """The image's command in the image's environment, but for folders of this test and another address."""
+    """The image's command in the image's environment, with this test's folders and address."""
     path = f"{installed}/bin:{os.environ['PATH']}"
     settings = environment("cpu") | {
         "MYNA_HOST": "127.0.0.1",
@@ -144,18 +145,20 @@ def started(installed: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[
         process.kill()
 
 
-def test_what_is_installed_serves_and_its_health_check_sees_that_and_sigterm_ends_it(
+def test_the_installed_server_gets_ready_passes_its_health_check_and_ends_at_sigterm(
     started: tuple[subprocess.Popen[bytes], dict[str, str]],
 ) -> None:
     process, settings = started
     check = json.loads(values("cpu", "HEALTHCHECK")[0].partition("CMD ")[2])
     assert subprocess.run(check, env=settings, timeout=30).returncode == 0
+    with urllib.request.urlopen(f"http://127.0.0.1:{settings['MYNA_PORT']}/health/ready", timeout=30) as ready:
+        assert ready.status == 200
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 0
     assert subprocess.run(check, env=settings, timeout=30, stderr=subprocess.DEVNULL).returncode != 0
 
 
-def test_the_installed_package_needs_nothing_of_the_repository(installed: Path) -> None:
+def test_the_installed_package_runs_without_the_repository(installed: Path) -> None:
     command = [
         installed / "bin" / "python",
         "-c",
@@ -165,7 +168,7 @@ def test_the_installed_package_needs_nothing_of_the_repository(installed: Path) 
     assert str(installed) in said
 
 
-def test_the_compose_file_says_what_the_dockerfile_has() -> None:
+def test_the_compose_file_matches_the_dockerfile() -> None:
     compose = yaml.safe_load((ROOT / "compose.yaml").read_text())
     for name, service in compose["services"].items():
         assert service["build"]["target"] == name
@@ -178,8 +181,8 @@ def test_the_compose_file_says_what_the_dockerfile_has() -> None:
     assert set(compose["volumes"]) == {"models", "data"}
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
-def test_the_unit_is_one(tmp_path: Path) -> None:
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     text = (ROOT / "deploy" / "myna.service").read_text()
     unit = tmp_path / "myna.service"
     unit.write_text(text.replace("/opt/myna/bin/myna", sys.executable))
@@ -189,7 +192,7 @@ def test_the_unit_is_one(tmp_path: Path) -> None:
     assert int(re.search(r"^TimeoutStopSec=(\d+)$", text, re.MULTILINE)[1]) > 30 + 25  # type: ignore[index]
 
 
-def test_the_health_check_fails_soon_where_nobody_listens() -> None:
+def test_the_health_check_fails_within_ten_seconds_if_no_server_listens() -> None:
     check = json.loads(values("cpu", "HEALTHCHECK")[0].partition("CMD ")[2])
     began = time.monotonic()
     done = subprocess.run(check, env={**os.environ, "MYNA_PORT": "1"}, stderr=subprocess.DEVNULL, timeout=30)

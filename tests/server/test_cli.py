@@ -17,7 +17,7 @@ import psutil
 import pytest
 from sounds import BECKETT, RATE, contained, recording
 
-from myna.bench.local import local_server
+from myna.clients.local_server import local_server
 
 MYNA = str(Path(sysconfig.get_path("scripts")) / "myna")
 

@@ -14,7 +14,7 @@ from peer import RAW, connected, eventually
 from sounds import BECKETT, recording
 from speakers import Speaker, names, phrases, running_fake
 
-from myna.bench.local import LocalServer
+from myna.clients.local_server import LocalServer
 from myna.clients.live import StreamError
 
 

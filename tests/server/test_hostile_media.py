@@ -15,7 +15,7 @@ from peer import connected, transcript
 from sounds import BECKETT, RATE, bare, contained, recording
 
 from myna.bench.containers import memory
-from myna.bench.local import LocalServer, local_server
+from myna.clients.local_server import LocalServer, local_server
 
 ZOO = zoo()
 MOST_MEMORY = 300 << 20

@@ -24,7 +24,7 @@ from myna.batch import pace
 from myna.batch.job import Job, State
 from myna.batch.job_store import MOST_ATTEMPTS, JobStore
 from myna.batch.resolver import OF_ONE_SHARE
-from myna.bench.local import LocalServer, local_server
+from myna.clients.local_server import LocalServer, local_server
 from myna.batch import deliveries
 from myna.batch import job_runner as jobrunner
 from myna.server.app import Server

@@ -17,7 +17,7 @@ from sounds import BECKETT, contained, recording
 from myna.batch.disk import FileWriter
 from myna.batch.job import Job, State
 from myna.batch.job_store import KEPT_S, JobStore
-from myna.bench.local import local_server
+from myna.clients.local_server import local_server
 from myna.server.app import Server, running
 from myna.server.keys import Scope, add_key
 

@@ -15,7 +15,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from myna.bench.local import LocalServer, local_server
+from myna.clients.local_server import LocalServer, local_server
 from myna.server.dialects.registry import description
 from myna.server.http.openapi import PATH
 

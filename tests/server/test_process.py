@@ -18,7 +18,7 @@ from peer import RAW, connected, listening
 from sounds import BECKETT, recording
 from speakers import START, Speaker, phrases
 
-from myna.bench.local import LocalServer, local_server
+from myna.clients.local_server import LocalServer, local_server
 from myna.clients.live import LiveClient
 from myna.server.keys import Authentication, Scope, add_key, credential
 

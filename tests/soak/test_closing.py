@@ -21,9 +21,9 @@ from peer import connected
 from prometheus_client.parser import text_string_to_metric_families
 from sounds import RATE, contained, recording
 
-from myna.bench.local import LocalServer, local_server
 from myna.clients.files import paced
 from myna.clients.live import LiveClient
+from myna.clients.local_server import LocalServer, local_server
 from myna.wire import messages as wire
 
 CLOSINGS = int(os.environ.get("MYNA_CLOSINGS", "10000"))

@@ -21,8 +21,8 @@ from aiohttp import ClientSession
 from hostile import wav
 from sounds import RATE, recording
 
-from myna.bench.local import LocalServer, local_server
 from myna.clients.live import LiveClient
+from myna.clients.local_server import LocalServer, local_server
 from myna.wire import messages as wire
 
 MINUTES = float(os.environ.get("MYNA_SOAK_MINUTES", "30"))

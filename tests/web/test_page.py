@@ -1,4 +1,4 @@
-"""The page at / in Chromium, whose microphone plays a recording; words come from the real engine."""
+"""The page at / in Chromium, with a recording as its microphone and the default engine."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from myna.server.app import Server, running
 from myna.server.keys import Scope, add_key
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: install the system's package")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 PATIENCE_MS = 30_000
 SHOTS = os.environ.get("MYNA_SCREENSHOTS")
-"""A folder for pictures of the page, to be looked at."""
+"""A folder for screenshots of the page."""
 expect.set_options(timeout=PATIENCE_MS)
 
 
@@ -65,7 +65,7 @@ async def server() -> AsyncIterator[Server]:
 
 
 class Visitor:
-    """A page, and what went wrong on it."""
+    """A page and its errors."""
 
     def __init__(self, page: Page) -> None:
         self.page = page
@@ -95,7 +95,9 @@ async def visit(browser: Browser, server: Server, **how: Any) -> Visitor:
     return visitor
 
 
-async def test_what_is_spoken_appears_interim_settles_and_can_be_downloaded(browser: Browser, server: Server) -> None:
+async def test_spoken_words_appear_as_interim_become_final_and_can_be_downloaded(
+    browser: Browser, server: Server
+) -> None:
     visitor = await visit(browser, server)
     page = visitor.page
     await expect(page.get_by_label("Model")).to_have_value("moonshine-tiny-en")
@@ -123,7 +125,7 @@ async def test_what_is_spoken_appears_interim_settles_and_can_be_downloaded(brow
     assert visitor.errors == []
 
 
-async def test_a_file_that_is_chosen_is_shown_with_its_channels(
+async def test_the_transcript_of_a_chosen_file_shows_its_channels(
     browser: Browser, server: Server, tmp_path: Path
 ) -> None:
     beckett = recording("beckett")
@@ -139,7 +141,9 @@ async def test_a_file_that_is_chosen_is_shown_with_its_channels(
     assert visitor.errors == []
 
 
-async def test_a_file_can_be_dropped_and_one_that_is_none_is_said_to_be(browser: Browser, server: Server) -> None:
+async def test_a_dropped_file_is_transcribed_and_one_without_audio_shows_an_error(
+    browser: Browser, server: Server
+) -> None:
     visitor = await visit(browser, server)
     drop = """([bytes, name]) => {
         const data = new DataTransfer();
@@ -155,16 +159,16 @@ async def test_a_file_can_be_dropped_and_one_that_is_none_is_said_to_be(browser:
     assert visitor.errors == []
 
 
-async def test_a_wrong_key_is_refused_and_the_right_one_lets_in(browser: Browser, tmp_path: Path) -> None:
+async def test_a_wrong_key_shows_an_error_and_the_right_key_starts_a_stream(browser: Browser, tmp_path: Path) -> None:
     key = add_key(tmp_path / "keys.toml", "page", frozenset(Scope))
     async with running(settings(keys=tmp_path / "keys.toml", model="fake")) as server:
         visitor = await visit(browser, server)
         alert = visitor.page.get_by_role("alert")
-        await expect(alert).to_contain_text("wants an API key")
+        await expect(alert).to_contain_text("requires an API key")
         await visitor.page.get_by_label("API key").fill("wrong")
         await visitor.page.get_by_role("button", name="Start microphone").click()
         await expect(visitor.page.get_by_role("status")).to_have_text("Not listening")
-        await expect(alert).to_contain_text("none of the server's API keys")
+        await expect(alert).to_contain_text("does not know this API key")
         await visitor.page.get_by_label("API key").fill(key)
         await visitor.page.get_by_label("API key").blur()
         await expect(alert).to_be_hidden()
@@ -175,7 +179,7 @@ async def test_a_wrong_key_is_refused_and_the_right_one_lets_in(browser: Browser
         assert visitor.errors == []
 
 
-async def test_a_server_that_is_restarted_meanwhile_goes_on_where_it_was(browser: Browser) -> None:
+async def test_the_page_continues_its_transcript_after_the_server_restarts(browser: Browser) -> None:
     async with running(settings()) as first:
         port = int(first.url.rsplit(":", 1)[1])
         visitor = await visit(browser, first)
@@ -184,7 +188,7 @@ async def test_a_server_that_is_restarted_meanwhile_goes_on_where_it_was(browser
         before = await visitor.text()
         for stream in list(first.services.streams.values()):
             stream._seat.abort()  # type: ignore[attr-defined]
-    await expect(visitor.page.get_by_role("status")).to_contain_text("coming back")
+    await expect(visitor.page.get_by_role("status")).to_contain_text("reconnecting")
     async with running(settings(port=port)):
         await expect(visitor.page.get_by_role("status")).to_contain_text("restarted")
         await visitor.says(BECKETT)
@@ -200,7 +204,7 @@ async def test_a_server_that_is_restarted_meanwhile_goes_on_where_it_was(browser
     assert visitor.errors == []
 
 
-async def test_everything_can_be_reached_with_the_keyboard(browser: Browser, server: Server) -> None:
+async def test_every_control_is_reachable_with_the_keyboard(browser: Browser, server: Server) -> None:
     visitor = await visit(browser, server)
     page = visitor.page
     reached = []
@@ -242,7 +246,7 @@ async def test_the_page_fits_its_screen(
     assert visitor.errors == []
 
 
-async def test_the_files_of_the_page_are_served_and_no_others(server: Server, browser: Browser) -> None:
+async def test_the_server_serves_the_files_of_the_page_only(server: Server, browser: Browser) -> None:
     context = await browser.new_context()
     for path, status in {
         "/": 200,

@@ -1,4 +1,4 @@
-// The page: a microphone or a file to a live client, its messages to the transcript.
+// The page: connects the microphone or a file to a live client, and its messages to the transcript.
 
 import { MynaClient, MynaError, models } from "./myna.js";
 import { Transcript, clock } from "./transcript.js";
@@ -19,7 +19,7 @@ function status(text) {
 function problem(error) {
   const shown = part("problem");
   shown.hidden = !error;
-  const refused = part("key").value ? "This is none of the server's API keys." : "The server wants an API key.";
+  const refused = part("key").value ? "The server does not know this API key." : "The server requires an API key.";
   shown.textContent = !error ? "" : error.status === 401 ? refused : error.message;
 }
 
@@ -49,7 +49,7 @@ function options(more) {
   return { key: part("key").value, model: part("model").value, language: part("language").value, ...more };
 }
 
-/** Open a stream whose messages go to the page. Throws `MynaError`. */
+/** Open a stream and show its messages on the page. Throws `MynaError`. */
 async function begin(more) {
   problem(null);
   transcript.clear();
@@ -69,7 +69,7 @@ async function begin(more) {
     if (message.cause === "endpoint") speaking(false);
     for (const button of document.querySelectorAll("[data-form]")) button.disabled = transcript.empty;
   });
-  on("reconnecting", () => status("The connection was lost; coming back…"));
+  on("reconnecting", () => status("The connection was lost; reconnecting…"));
   on("reconnected", () => status("Listening"));
   on("restarted", () => {
     transcript.settle();
@@ -94,7 +94,7 @@ function finished(ended) {
   part("microphone").textContent = "Start microphone";
   part("microphone").setAttribute("aria-pressed", "false");
   part("microphone").disabled = false;
-  status(transcript.empty ? "Nothing was said" : "Done");
+  status(transcript.empty ? "No speech was found" : "Done");
 }
 
 function failed(error) {
@@ -105,7 +105,7 @@ function failed(error) {
 
 async function listen() {
   const media = navigator.mediaDevices;
-  if (!media) throw new MynaError("audio", "The browser gives pages a microphone only over HTTPS or from this machine itself.");
+  if (!media) throw new MynaError("audio", "The browser gives pages a microphone only over HTTPS or on the server's machine.");
   const stream = await media.getUserMedia({ audio: { channelCount: 1, echoCancellation: true, noiseSuppression: false } });
   let context = new AudioContext({ sampleRate: 16_000 });
   let source;

@@ -1,4 +1,4 @@
-// The microphone's samples on their way out of the audio thread: int16 in pieces of 50 ms, and how loud each is.
+// Sends the microphone's samples out of the audio thread: int16 in pieces of 50 ms, with the level of each.
 
 class Capture extends AudioWorkletProcessor {
   #piece = new Int16Array(Math.round(sampleRate / 20));

@@ -1,7 +1,7 @@
 // The live client of Myna's native protocol for browsers: one file without dependencies. See docs/web.md.
 //
 //   import { MynaClient } from "./myna.js";
-//   const client = new MynaClient({ url: "http://localhost:8300", encoding: "linear16", sampleRate: 16000 });
+//   const client = new MynaClient({ url: "http://127.0.0.1:8000", encoding: "linear16", sampleRate: 16000 });
 //   client.addEventListener("final", ({ detail }) => console.log(detail.text));
 //   await client.open();
 //   client.send(samples);          // Int16Array, or an ArrayBuffer of bytes
@@ -14,7 +14,7 @@ const KEPT_S = 60;
 const MOST_BUFFERED = 1 << 20;
 const KEEPALIVE_MS = 10_000;
 
-/** What is wrong, for a person (`message`) and for a program (`code`; `status` of HTTP where there is one). */
+/** An error with a `message` for people and a `code` for programs; `status` is the HTTP status, if there is one. */
 export class MynaError extends Error {
   constructor(code, message, status = 0) {
     super(message);
@@ -24,7 +24,7 @@ export class MynaError extends Error {
   }
 }
 
-/** Return the models a server has: `[{id, languages, default, ...}]`. Throws `MynaError`. */
+/** Return the models of a server: `[{id, languages, default, ...}]`. Throws `MynaError`. */
 export async function models({ url = location.origin, key = "" } = {}) {
   const response = await ask(new URL("/v1/models", url), key);
   if (!response.ok) throw await refusal(response);
@@ -33,24 +33,24 @@ export async function models({ url = location.origin, key = "" } = {}) {
 
 /**
  * One live stream. Events carry the server's messages in `detail` (docs/protocol.md): `ready`, `speech_started`, `partial`,
- * `final`, `utterance_end`, `finalized`; and of the client itself: `reconnecting`, `reconnected`, `restarted`, `error`,
+ * `final`, `utterance_end`, `finalized`; the client adds `reconnecting`, `reconnected`, `restarted`, `error`,
  * `closed`.
  *
- * When the connection is lost, the client comes back and the stream goes on as if nothing had happened. If the server has
- * been restarted meanwhile, raw audio goes on in a new stream from the last final on, and times go on too.
+ * When the connection is lost, the client reconnects and resumes the stream. If the server was restarted meanwhile, raw
+ * audio continues in a new stream from the last final on, with continuous times.
  */
 export class MynaClient extends EventTarget {
   #options;
   #socket = null;
   #ready = null;
   #state = "new"; // new, opening, open, closing, closed
-  #number = 0; // of the server's last message
-  #accounted = 0; // messages that it has received
-  #count = 0; // messages sent in this stream, `start` among them
-  #kept = []; // {number, data, start, end}: what may have to be sent again; seconds for audio
+  #number = 0; // of the last message received
+  #accounted = 0; // messages that the server has acknowledged
+  #count = 0; // messages sent in this stream, including `start`
+  #kept = []; // {number, data, start, end}: messages that may have to be resent; start and end in seconds of audio
   #sentS = 0; // seconds of raw audio sent
-  #finalS = 0; // up to here everything is final
-  #offsetS = 0; // where this stream began, in the times that are told
+  #finalS = 0; // end of the last final
+  #offsetS = 0; // start of this stream in the times of the events
   #pauseTimer = null;
   #spokeAt = 0;
   #waiting = [];
@@ -61,7 +61,7 @@ export class MynaClient extends EventTarget {
     if (this.#options.encoding && !this.#options.sampleRate) throw new MynaError("usage", "encoding needs a sampleRate");
   }
 
-  /** The server's terms, once the stream is open. */
+  /** The server's `ready`, once the stream is open. */
   get ready() {
     return this.#ready;
   }
@@ -76,7 +76,7 @@ export class MynaClient extends EventTarget {
     return this.#socket?.bufferedAmount ?? 0;
   }
 
-  /** Connect and begin; resolves to the server's `ready`. Throws `MynaError`. */
+  /** Connect and start the stream; resolves to the server's `ready`. Throws `MynaError`. */
   async open() {
     if (this.#state !== "new") throw new MynaError("usage", "a client can be opened once");
     this.#state = "opening";
@@ -91,7 +91,7 @@ export class MynaClient extends EventTarget {
     return this.#ready;
   }
 
-  /** Send audio: an Int16Array, or bytes of whatever was announced. */
+  /** Send audio: an Int16Array, or bytes in the format of the options. */
   send(audio) {
     if (this.#state !== "open") return;
     const data = ArrayBuffer.isView(audio) ? audio.buffer.slice(audio.byteOffset, audio.byteOffset + audio.byteLength) : audio;
@@ -100,17 +100,17 @@ export class MynaClient extends EventTarget {
     this.#put(data, start, this.#sentS);
   }
 
-  /** Wait until little enough is buffered to send more. */
+  /** Wait until the browser's buffer is small enough to send more. */
   async drained() {
     while (this.buffered > MOST_BUFFERED && this.#state === "open") await new Promise((done) => setTimeout(done, 20));
   }
 
-  /** Make everything sent so far final; `finalized` with this id says that it is. */
+  /** Make all audio sent so far final; the server answers with a `finalized` of this id. */
   finalize(id = null) {
     this.#put(JSON.stringify({ type: "finalize", id }));
   }
 
-  /** Say that no audio follows; resolves when the last final has come. */
+  /** End the audio; resolves after the last final. */
   async close() {
     if (this.#state === "closed" || this.#state === "new") return;
     this.#put(JSON.stringify({ type: "close" }));
@@ -118,7 +118,7 @@ export class MynaClient extends EventTarget {
     await new Promise((done) => this.#waiting.push(done));
   }
 
-  /** Leave at once. */
+  /** Close the connection at once. */
   abort() {
     this.#end();
     this.#socket?.close();
@@ -141,7 +141,7 @@ export class MynaClient extends EventTarget {
     this.#forget();
   }
 
-  /** Let go of what has arrived and, so that a new stream could begin there, is final. */
+  /** Drop kept messages that are acknowledged and whose audio is final. */
   #forget() {
     const oldest = this.#sentS - KEPT_S;
     const needed = (one) =>
@@ -210,7 +210,7 @@ export class MynaClient extends EventTarget {
     this.#emit("ready", this.#ready);
   }
 
-  /** Ask again without a socket: a browser does not tell why one was refused. */
+  /** Repeat the request over HTTP, because a browser hides the reason of a refused WebSocket. */
   async #reason(address) {
     const response = await ask(address, this.#options.key);
     return response.status === 426 ? new MynaError("disconnected", "the connection was lost") : await refusal(response);
@@ -276,7 +276,7 @@ export class MynaClient extends EventTarget {
     }
   }
 
-  /** Begin another stream where the last final ended, with the audio that has been kept. */
+  /** Start another stream at the end of the last final, with the kept audio. */
   async #restart() {
     const again = this.#kept.filter((one) => one.end === null ? false : one.end > this.#finalS);
     const closing = this.#state === "closing";
@@ -323,7 +323,7 @@ async function refusal(response) {
   try {
     told = (await response.json()).error ?? {};
   } catch {
-    // no JSON: a proxy answered
+    // not JSON: the answer is a proxy's
   }
   return new MynaError(told.code ?? "refused", told.message ?? `The server answered with HTTP ${response.status}.`, response.status);
 }

@@ -1,4 +1,4 @@
-// What has been said: final segments and, of each channel, the interim one; shown, and written down in several forms.
+// The transcript: final segments and the interim segment of each channel, shown on the page and exported in several formats.
 
 export class Transcript {
   finals = [];
@@ -34,7 +34,7 @@ export class Transcript {
     return !this.finals.some(({ words }) => words.length);
   }
 
-  /** Words that may still change; the first `stable` have settled. */
+  /** Show words that may still change; the first `stable` have settled. */
   partial(message) {
     this.#partials.set(message.channel, message);
     const element = this.#interim(message.channel);
@@ -59,7 +59,7 @@ export class Transcript {
     this.#follow();
   }
 
-  /** Nothing interim will become final any more. */
+  /** Remove the interim words that will not become final. */
   settle() {
     for (const element of this.#elements.values()) element.remove();
     this.#elements.clear();
@@ -141,7 +141,7 @@ export class Transcript {
     return this.finals.some(({ channel }) => channel > 0);
   }
 
-  /** Words as lines that can be read while they are spoken: at most about 80 characters, no pause inside. */
+  /** Return the words as subtitle lines of about 80 characters at most, without a pause inside. */
   #lines() {
     const lines = [];
     for (const { channel, words } of this.finals) {
