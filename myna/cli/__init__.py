@@ -58,7 +58,7 @@ def serve(context: typer.Context) -> None:
         settings = load(context.args)
     except ConfigurationError as error:
         _fail(str(error))
-    from myna.server.app import serve as run
+    from myna.server.process import serve as run
     from myna.streaming.errors import EngineUnavailableError
 
     try:

@@ -131,7 +131,7 @@ class Pages:
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """Write everything down for Prometheus."""
-        return web.Response(body=self._services.metrics.written(), headers={"Content-Type": CONTENT_TYPE})
+        return web.Response(body=self._services.metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
 
     async def status(self, _request: web.Request) -> web.Response:
         """Say the same as Deepgram's own servers do: `Critical` is one that serves nothing new."""
