@@ -91,7 +91,7 @@ async def test_a_cancelled_stream_is_not_closed_as_if_its_client_had_left(
     async def cancelled(*_: object) -> None:
         raise asyncio.CancelledError
 
-    monkeypatch.setattr(Connection, "_until_over", cancelled)
+    monkeypatch.setattr(Connection, "_receive_all", cancelled)
     async with running_fake() as server:
         for path, query in (
             ("/v1/stream", ""),

@@ -157,7 +157,7 @@ class Connection:
                 self._resumption.use(attachment)
                 lost = False
                 try:
-                    await self._serve_over(attachment)
+                    await self._serve(attachment)
                 except ClientGone as gone:
                     lost = gone.lost
                 finally:
@@ -187,14 +187,14 @@ class Connection:
         log.info("the client is back")
         return attachment
 
-    async def _serve_over(self, attachment: Attachment) -> None:
+    async def _serve(self, attachment: Attachment) -> None:
         """Serve over this socket to the end of the stream, and close it. Raises `ClientGone`."""
         socket = attachment.socket
         writer = Writer(self._live.name, self._live.outbox, socket, self._delivery, self._write_failed)
         otherwise = _UNEXPECTED
         try:
             if self._farewell is None:
-                self._farewell = await self._serve(socket)
+                self._farewell = await self._until_farewell(socket)
             if not await writer.flush(self._services.clock) and self._delivery is None:
                 attachment.abort()
         except ClientGone:
@@ -206,13 +206,13 @@ class Connection:
                 await socket.close_as(otherwise if self._farewell is None else self._farewell)
         if (
             socket.close_code == WSCloseCode.ABNORMAL_CLOSURE
-        ):  # the client has not confirmed the end, and may have missed it
+        ):  # the client may have missed the end: it did not confirm it
             raise ClientGone(lost=True)
 
-    async def _serve(self, socket: ClientSocket) -> Farewell:
+    async def _until_farewell(self, socket: ClientSocket) -> Farewell:
         """Receive until the end; return how to close, with all frames in the outbox. Raises `ClientGone`."""
         try:
-            return await self._served(socket)
+            return await self._until_end(socket)
         except ClientGone:
             raise
         except Exception as error:
@@ -223,9 +223,9 @@ class Connection:
             log.exception("the farewell of a stream failed")
             return _UNEXPECTED
 
-    async def _served(self, socket: ClientSocket) -> Farewell:
+    async def _until_end(self, socket: ClientSocket) -> Farewell:
         try:
-            await self._until_over(socket)
+            await self._receive_all(socket)
         except DialectError as error:
             if error.finals_first:
                 finals_s = FINALS_S if self._shutdown.done() else _SPOOL_FINALS_S
@@ -238,7 +238,8 @@ class Connection:
             return self._refuse(DialectError("slow_reader", "the client does not read what it is sent"))
         return self._say_farewell(None)
 
-    async def _until_over(self, socket: ClientSocket) -> None:
+    async def _receive_all(self, socket: ClientSocket) -> None:
+        """Receive until the client ends the stream, then wait for the last finals."""
         if not self._received:
             await self._unless_broken(self._receiver.receive(socket))
             self._received = True
