@@ -22,7 +22,6 @@ from peer import RAW, connected, eventually, listening
 from speakers import AmplitudeVad, Speaker, names, phrases, running_fake
 
 from myna.batch import job_runner as jobrunner
-from myna.batch.job_store import JobStore
 from myna.inference.engines.fake.engine import EXIT
 from myna.inference.workers import vad_worker as voice
 from myna.server import app
@@ -76,7 +75,9 @@ async def failing_memory(server: Server) -> AsyncIterator[None]:
 
 @contextlib.asynccontextmanager
 async def failing_jobs(server: Server) -> AsyncIterator[None]:
-    with failing_once(JobStore, "forget_old") as failed:
+    await server.jobs._opened()
+    assert server.jobs._store is not None
+    with failing_once(server.jobs._store, "forget_old") as failed:
         await eventually(failed)
         yield
     await eventually(lambda: server.supervisor.restarts > 0)
