@@ -170,7 +170,7 @@ class Connection:
         """Wait for the client to come back; return None if it cannot, or does not in time."""
         if self._dialect.resume_token is None or not self._settings.resume_s:
             return None
-        log.info("the connection was lost; the stream waits for its client", resume_s=self._settings.resume_s)
+        log.info("connection lost; the stream waits for its client", resume_s=self._settings.resume_s)
         with self._place.away():
             attachment = await self._resumption.wait(
                 self._settings.resume_s, (self._live.broken, self._shutdown, self._place.given_up)
@@ -184,7 +184,7 @@ class Connection:
             self._live.outbox.rewind(attachment.after, self._dialect.resumed())
         except Exception as error:  # the client is told over its new connection
             self._live.fail(error)
-        log.info("the client is back")
+        log.info("the client has come back")
         return attachment
 
     async def _serve(self, attachment: Attachment) -> None:
@@ -280,7 +280,7 @@ class Connection:
             await cancel_and_wait(working)
 
     def _refuse(self, error: DialectError) -> Farewell:
-        log.warning("stream refused", code=error.code, message=error.message)
+        log.warning("stream ends with an error", code=error.code, message=error.message)
         self._live.abort(error)  # nothing may follow the farewell
         return self._say_farewell(error)
 
