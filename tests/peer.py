@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType, web
+from prometheus_client.parser import text_string_to_metric_families
 
 from myna.clients.local_server import LocalServer
 from myna.server.app import Server
@@ -123,6 +124,20 @@ async def eventually(condition: Callable[[], bool]) -> None:
     """Give other tasks their turns until the condition holds."""
     async with asyncio.timeout(30):
         while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def metric(server: Server, name: str) -> float:
+    """Return the sum of a metric's samples."""
+    async with ClientSession() as session, session.get(server.url + "/metrics") as response:
+        families = text_string_to_metric_families(await response.text())
+        return sum(sample.value for family in families for sample in family.samples if sample.name == name)
+
+
+async def until_metric(server: Server, name: str, holds: Callable[[float], bool]) -> None:
+    """Wait until a metric's value is as it should be."""
+    async with asyncio.timeout(30):
+        while not holds(await metric(server, name)):
             await asyncio.sleep(0.005)
 
 

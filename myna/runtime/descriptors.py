@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import resource
 
+_MOST = 1 << 20
+"""The limit that counts for a system without one."""
 SPARE = 16
 """File descriptors that must be free: for a worker that restarts, for files and for requests about readiness."""
 
@@ -24,3 +26,17 @@ def descriptors_left(one: int) -> str | None:
         for copy in copies:
             os.close(copy)
     return None
+
+
+def raise_descriptor_limit() -> None:
+    """Raise the process's soft limit of descriptors to its hard limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST if hard == resource.RLIM_INFINITY else min(hard, _MOST)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def descriptor_limit() -> int:
+    """Return how many descriptors the process may have."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _MOST if soft == resource.RLIM_INFINITY else soft

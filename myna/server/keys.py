@@ -1,7 +1,7 @@
-"""Who may come in: API keys with names and scopes in a file, and short-lived tokens made with one of them.
+"""Authentication: API keys with names and scopes in a file, and short-lived tokens made with a key.
 
-A key is 256 random bits; the file holds only its SHA-256, so that it can be backed up and read by people. It is looked at
-again whenever it has changed: a key that is added counts at once, one that is removed opens nothing more.
+A key is 256 random bits. The file holds only its SHA-256, so that it can be backed up and read by people. A changed file is
+read again: a key that was added is accepted at once, one that was removed is refused.
 """
 
 from __future__ import annotations
@@ -23,31 +23,30 @@ import jwt
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from myna.runtime.errors import ConfigurationError
-from myna.runtime.errors import Refusal
+from myna.runtime.errors import ConfigurationError, Refusal
 
 log = structlog.get_logger()
 
 LONGEST_GRANT_S = 3600
-"""Deepgram's own limit for a token."""
+"""Seconds that a token may be valid: Deepgram's limit."""
 _SCHEMES = ("token", "bearer")
 _REALTIME, _KEY_PROTOCOL = "realtime", "openai-insecure-api-key."
 _ALGORITHM = "HS256"
 _EPHEMERAL = "ek_"
-"""Begins what OpenAI calls a client secret."""
+"""The prefix of what OpenAI calls a client secret."""
 _FINGERPRINT = 16
-"""Hexadecimal digits of a key's SHA-256 that tell it from another of its name: 64 bits, of which nobody can choose one."""
+"""Hexadecimal digits of a key's SHA-256 that distinguish it from others of its name: 64 bits, which nobody can choose."""
 _PREFIX = "myna_"
-"""Begins every key, so that scanners for leaked secrets can know one."""
+"""The prefix of every key, by which scanners for leaked secrets recognise it."""
 
 
 class Scope(StrEnum):
-    """What a key is good for."""
+    """What a key allows."""
 
     TRANSCRIBE = "transcribe"
     """Streams and files."""
     GRANT = "grant"
-    """Making short-lived tokens, which can transcribe."""
+    """Making short-lived tokens, which allow transcribing."""
 
 
 class _Key(BaseModel):
@@ -61,7 +60,7 @@ class _Key(BaseModel):
 
     @property
     def identity(self) -> Identity:
-        """Who shows this key."""
+        """The identity of a client with this key."""
         return Identity(self.name, self.scopes, self.streams, self.requests, self.sha256[:_FINGERPRINT])
 
 
@@ -73,7 +72,7 @@ class _KeyFile(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """What a client shows, and the WebSocket sub-protocol by which it did, which the server has to echo."""
+    """A client's secret, and the WebSocket sub-protocol that carried it, which the server has to echo."""
 
     secret: str
     subprotocol: str | None = None
@@ -81,10 +80,10 @@ class Credential:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a client is: the name of its key, what it may do, and how many streams and files at a time; None: the default.
+    """A client: the name of its API key, its scopes, and how many streams and files it may have; None is the default.
 
-    `fingerprint` tells the key from another that bears its name before or after it. `by_token`: the client shows a token made
-    with the key. `session`: the token is a client secret, which opens this session of OpenAI's Realtime API and nothing else.
+    `fingerprint` distinguishes the key from an earlier or later one of its name. `by_token` says that the client used a token
+    made with the key. If `session` is set, the token is a client secret for this session of OpenAI's Realtime API only.
     """
 
     name: str
@@ -97,12 +96,12 @@ class Identity:
 
     @property
     def id(self) -> str:
-        """Names the key and no other, for what is kept: streams that wait for their client, jobs, tokens."""
+        """A unique id of the key, for what belongs to it: resumable streams, jobs, tokens."""
         return f"{self.name}#{self.fingerprint}" if self.fingerprint else self.name
 
 
 def name_of(identity_id: str) -> str:
-    """Return the name of the key that an `Identity.id` stands for."""
+    """Return the name of the key in an `Identity.id`."""
     return re.sub(f"#[0-9a-f]{{{_FINGERPRINT}}}$", "", identity_id)
 
 
@@ -111,7 +110,7 @@ ANYBODY = Identity("anybody", frozenset(Scope))
 
 
 def credential(headers: Mapping[str, str]) -> Credential | None:
-    """Return what the client shows: ``Authorization: Token|Bearer SECRET``, or a sub-protocol.
+    """Return the client's credential: ``Authorization: Token|Bearer SECRET``, or a sub-protocol.
 
     Deepgram's clients offer ``token|bearer, SECRET``, OpenAI's ``realtime, openai-insecure-api-key.SECRET``.
     """
@@ -129,29 +128,29 @@ def credential(headers: Mapping[str, str]) -> Credential | None:
 
 
 class Authentication:
-    """Knows the keys of one server. `file` None: there are none, and everybody may come in."""
+    """The keys of one server. If `file` is None there are none, and every client is admitted."""
 
     def __init__(self, file: Path | None) -> None:
         self._file = file
         self._stamp: tuple[int, int, int] | None = None
         self._keys: list[_Key] = []
         self._by_id: dict[str, _Key] = {}
-        self._secret = secrets.token_bytes(32)  # tokens live for minutes: a restart may end them
+        self._secret = secrets.token_bytes(32)  # tokens are valid for minutes: a restart may invalidate them
         if file is not None:
             self._stamp = _stamp(file)
             self._keep(_read(file))
 
     @property
     def required(self) -> bool:
-        """Whether clients need a key."""
+        """Whether clients need an API key."""
         return self._file is not None
 
     def identify(
         self, shown: Credential | None, scope: Scope | None = None, *, client_secrets: bool = False
     ) -> Identity:
-        """Return who shows this. Raises `Refusal` if nobody known does, or one who may not do what `scope` says.
+        """Return the client with this credential. Raises `Refusal` if it is unknown or lacks the scope.
 
-        `client_secrets`: what is asked for is a session of OpenAI's Realtime API, which client secrets open.
+        `client_secrets` says that client secrets of OpenAI's Realtime API are accepted.
         """
         if not self.required:
             return ANYBODY
@@ -159,41 +158,41 @@ class Authentication:
         if identity is None:
             raise Refusal(401, "unauthorized", "Invalid credentials.")
         if identity.session is not None and not client_secrets:
-            message = "A client secret opens a session of the Realtime API at /v1/realtime, and nothing else."
+            message = "A client secret is valid only for a session of the Realtime API at /v1/realtime."
             raise Refusal(403, "forbidden", message)
         if scope is not None and scope not in identity.scopes:
             raise Refusal(
                 403,
                 "forbidden",
-                f"The key {identity.name!r} lacks the scope {scope.value!r}, which this request needs.",
+                f"API key {identity.name!r} lacks the scope {scope.value!r}.",
             )
         return identity
 
     def grant(self, identity: Identity, ttl_s: int, session: Mapping[str, Any] | None = None) -> str:
-        """Return a token with which its bearer can transcribe for so many seconds, in this session if there is one."""
+        """Return a token that allows transcribing for `ttl_s` seconds, in this session only if one is given."""
         claims: dict[str, Any] = {"sub": self._subject(identity), "exp": time.time() + ttl_s}
         if session is None:
             return jwt.encode(claims, self._secret, _ALGORITHM)
         return _EPHEMERAL + jwt.encode({**claims, "session": session}, self._secret, _ALGORITHM)
 
     def still_allows(self, identity: Identity) -> bool:
-        """Return whether a stream that this identity began may go on: its key is there, with the scope that let it in."""
+        """Return whether a stream of this client may continue: its key exists and has the scope that admitted the stream."""
         if not self.required:
             return True
         key = self._by_id.get(identity.id)
         return key is not None and (Scope.GRANT if identity.by_token else Scope.TRANSCRIBE) in key.scopes
 
     def session(self, shown: Credential | None) -> Mapping[str, Any] | None:
-        """Return the session that a token was made for."""
+        """Return the session that the token was made for, if any."""
         claims = self._claims(shown.secret) if shown else None
         return None if claims is None else claims.get("session")
 
     def _by_key(self, secret: str) -> Identity | None:
-        self.look()
-        # A header holds bytes: those that are no UTF-8 come as surrogates, and are hashed as the bytes they were.
+        self.reload_if_changed()
+        # Header bytes that are not UTF-8 arrive as surrogates, and are hashed as the original bytes.
         digest = hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
         found = None
-        for key in self._keys:  # all of them: how long it takes must not tell which one was nearly right
+        for key in self._keys:  # compares all keys: the time must not reveal which one nearly matched
             if hmac.compare_digest(key.sha256, digest):
                 found = key.identity
         return found
@@ -213,7 +212,7 @@ class Authentication:
         return None
 
     def _subject(self, identity: Identity) -> str:
-        """Return what stands for a key in its tokens: nothing that tells its name or its hash to their bearer."""
+        """Return the key's id in its tokens, from which a client cannot learn the key's name or hash."""
         return hmac.new(self._secret, identity.id.encode(), hashlib.sha256).hexdigest()
 
     def _claims(self, secret: str) -> dict[str, Any] | None:
@@ -223,13 +222,13 @@ class Authentication:
         except (jwt.InvalidTokenError, ValueError):
             return None
 
-    def read_again(self) -> None:
-        """Read the key file now, whether it has changed or not."""
+    def reload(self) -> None:
+        """Read the key file, even if it has not changed."""
         self._stamp = None
-        self.look()
+        self.reload_if_changed()
 
-    def look(self) -> None:
-        """Read the file again if it has changed; one that cannot be used leaves the keys as they were."""
+    def reload_if_changed(self) -> None:
+        """Read the key file if it has changed. An invalid file leaves the keys as they were."""
         if self._file is None:
             return
         stamp = _stamp(self._file)
@@ -239,23 +238,23 @@ class Authentication:
         try:
             self._keep(_read(self._file))
         except ConfigurationError as error:
-            log.error("the key file cannot be used; the keys stay as they were", reason=str(error))
+            log.error("the key file is invalid; the previous keys stay in use", reason=str(error))
         else:
-            log.info("keys read", file=str(self._file), names=[key.name for key in self._keys])
+            log.info("API keys loaded", file=str(self._file), names=[key.name for key in self._keys])
 
     def _keep(self, keys: list[_Key]) -> None:
         self._keys, self._by_id = keys, {key.identity.id: key for key in keys}
 
 
 def add_key(file: Path, name: str, scopes: frozenset[Scope]) -> str:
-    """Write a new key to the file, which is made if it is not there, and return it. Raises `ConfigurationError`."""
+    """Append a new key to the file, which is created if it does not exist; return the key. Raises `ConfigurationError`."""
     if file.exists() and any(key.name == name for key in _read(file)):
-        raise ConfigurationError(f"{file} has a key {name!r} already; remove it there first, or choose another name")
+        raise ConfigurationError(f"{file} already has a key named {name!r}; remove it first, or choose another name")
     secret = _PREFIX + secrets.token_urlsafe(32)
     try:
         key = _Key(name=name, sha256=hashlib.sha256(secret.encode()).hexdigest(), scopes=scopes)
     except ValidationError as error:
-        raise ConfigurationError(f"a key cannot be named {name!r}: {error.errors()[0]['msg']}") from error
+        raise ConfigurationError(f"{name!r} is not a valid name for a key: {error.errors()[0]['msg']}") from error
     quoted = ", ".join(f'"{scope.value}"' for scope in Scope if scope in scopes)
     escaped = name.replace("\\", "\\\\").replace('"', '\\"')
     try:
@@ -281,11 +280,11 @@ def _read(file: Path) -> list[_Key]:
     except OSError as error:
         raise ConfigurationError(f"the key file {file} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"the key file {file} is no TOML: {error}") from error
+        raise ConfigurationError(f"the key file {file} is not valid TOML: {error}") from error
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ConfigurationError(f"the key file {file}: {where}: {first['msg']}") from error
+        raise ConfigurationError(f"the key file {file} is invalid: {where}: {first['msg']}") from error
     names = [key.name for key in keys]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ConfigurationError(f"the key file {file} has more than one key named {', '.join(sorted(twice))}")

@@ -1,4 +1,4 @@
-"""Structured logs: one line an event, with the stream's id wherever there is one. No line is long, none repeats for ever."""
+"""Structured logs: one bounded line per event, with the stream's id where there is one. Repeated lines are dropped."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from structlog.types import EventDict, WrappedLogger
 from myna.wire.quoting import shortened
 
 LONGEST_VALUE = 1000
-"""Characters of a value: what a client sends may stand in a line, but does not fill the disk."""
+"""Characters of a value. A value may come from a client, and must not fill the disk."""
 LONGEST_TRACE = 20_000
-"""Characters of an exception's trace, of which the beginning and the end are kept: the end says what went wrong."""
+"""Characters of an exception's trace. Its beginning and its end are kept, since the end names the error."""
 REPEATED_S = 10.0
-"""A line is written once in so long; the next one says how many like it were not."""
+"""Seconds in which the same line is written once. The next one says how many were dropped."""
 _MOST_LINES = 1000
-"""Lines that are remembered, lest they be repeated."""
+"""Lines that are remembered to detect repeats."""
 
 
-class _Lossy:
-    """A text stream that loses what it cannot write: a full disk or a closed pipe must not fail what is being logged."""
+class _LossyStream:
+    """A text stream that drops what it cannot write: a full disk or a closed pipe must not fail the code that logs."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> None:
-        with contextlib.suppress(OSError, ValueError):  # ValueError: it is closed
+        with contextlib.suppress(OSError, ValueError):  # ValueError: the stream is closed
             self._stream.write(text)
 
     def flush(self) -> None:
@@ -57,13 +57,13 @@ def configure(level: str, form: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Lossy(sys.stderr))),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _LossyStream(sys.stderr))),
         cache_logger_on_first_use=True,
     )
 
 
 def bounded(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
-    """Cut every value that is long (a processor of structlog's)."""
+    """Shorten long values (a structlog processor)."""
     for name, value in line.items():
         if name == "exception" and isinstance(value, str):
             line[name] = _both_ends(value)
@@ -75,14 +75,14 @@ def bounded(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
 
 
 class Repeats:
-    """Drops lines that were written a moment ago (a processor of structlog's); any value makes a line another."""
+    """Drops lines that were written less than `REPEATED_S` ago (a structlog processor). Lines are equal if all values are."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._lines: dict[str, tuple[float, int]] = {}  # line → when it was written, and how many were dropped since
+        self._lines: dict[str, tuple[float, int]] = {}  # line → when it was last written, how many were dropped since
 
     def __call__(self, _logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
-        """Return the line, or drop it."""
+        """Return the line, or drop it if it is a repeat."""
         now, key = self._clock(), repr(sorted(line.items()))
         written_at, dropped = self._lines.get(key, (now - REPEATED_S, 0))
         if now - written_at < REPEATED_S:

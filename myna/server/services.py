@@ -15,43 +15,59 @@ from myna.server.keys import Identity
 from myna.server.operations.metrics import Metrics
 
 
-class Ending(Protocol):
-    """A live stream, as the server knows it."""
+class ActiveStream(Protocol):
+    """A live stream, as the rest of the server sees it."""
 
     path: str
-    """The address it was asked for at."""
+    """The address the client requested."""
     identity: Identity
-    """Who asked for it."""
+    """The client."""
 
-    def retire(self, error: DialectError) -> None:
-        """End it for this reason, its finals first."""
+    @property
+    def held_s(self) -> float:
+        """Seconds of decoded audio in memory, all channels together."""
         ...
 
-    def break_off(self, error: Exception) -> None:
-        """End it for this reason, at once."""
+    @property
+    def backlog_s(self) -> float:
+        """Seconds of decoded audio that wait for voice activity detection or the engine."""
+        ...
+
+    @property
+    def spooled_bytes(self) -> int:
+        """Bytes of audio and commands that wait to be decoded."""
+        ...
+
+    def shut_down(self, error: DialectError) -> None:
+        """End the stream for this reason, after its finals if `error.finals_first`."""
+        ...
+
+    def abort(self, error: Exception) -> None:
+        """End the stream for this reason at once."""
         ...
 
 
-class Resumable(Protocol):
-    """A live stream whose client may come back after it has lost its connection."""
+class ResumableStream(Protocol):
+    """A live stream whose client may come back after its connection broke."""
 
     identity: Identity
-    """Who asked for it, and may come back."""
+    """The client, which alone may come back."""
 
     def can_resume(self, after: int) -> bool:
-        """Return whether nothing is lost to a client that has got the frames up to this number."""
+        """Return whether the client can get every frame after this number."""
         ...
 
     async def resume(self, request: web.Request, after: int) -> web.WebSocketResponse:
-        """Go on over another socket."""
+        """Continue the stream over another socket."""
         ...
 
 
 @dataclass(slots=True)
 class Services:
-    """What every stream shares. `streams` are the live ones, by name; `resumable` are some of them, by their tokens.
+    """What the live streams of one server share.
 
-    `clock` measures how long a peer is silent (`Pulse.awake`).
+    `streams` are the live streams by name, `resumable` those of them that a client may come back for, by token. `clock`
+    measures how long a peer is silent (`LoopMonitor.awake`).
     """
 
     vad: VadWorker
@@ -60,5 +76,5 @@ class Services:
     max_backlog_s: float
     spool_bytes: int
     clock: Clock
-    streams: dict[str, Ending] = field(default_factory=dict)
-    resumable: dict[str, Resumable] = field(default_factory=dict)
+    streams: dict[str, ActiveStream] = field(default_factory=dict)
+    resumable: dict[str, ResumableStream] = field(default_factory=dict)

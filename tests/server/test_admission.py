@@ -1,4 +1,4 @@
-"""Who is let in when it gets full, and in which words the others are told to come again."""
+"""Admission of streams and files, and the format of refusals in each dialect."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from peer import RAW, Peer, connected, eventually, listening
 from speakers import phrases, running_fake
 
 from myna.clients.live import LiveClient, StreamError
+from myna.inference.scheduling.capacity import Capacity
 from myna.server.app import Server
 from myna.server.operations.loop_monitor import LoopMonitor
-from myna.wire import messages as wire
 from myna.streaming.session.jobs import JobKind
-from myna.inference.scheduling.capacity import Capacity
+from myna.wire import messages as wire
 
 START = wire.StartMessage(encoding="linear16", sample_rate=16_000)
 
@@ -68,7 +68,7 @@ async def test_a_stream_of_several_channels_takes_as_many_places() -> None:
         await eventually(lambda: server.models.pools[0].capacity.streams == 0)
 
 
-async def test_without_headroom_streams_are_refused_but_for_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_capacity_all_streams_but_the_first_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Capacity, "predicted_p95", lambda self, now, more, owner: 0.8)
     async with running_fake(final_target_ms=700) as server, connected(server) as peer:
         await peer.send(RAW)
@@ -91,7 +91,7 @@ def keys(tmp_path: Path) -> Path:
     return file
 
 
-async def test_a_key_has_its_own_share_of_streams_and_leaves_that_of_others(keys: Path) -> None:
+async def test_the_stream_limit_of_a_key_does_not_affect_other_keys(keys: Path) -> None:
     async with running_fake(keys=keys, key_streams=2) as server:
         async with listening(server, headers={"Authorization": "Token one"}):
             path = "/v1/listen?encoding=linear16&sample_rate=16000"
@@ -106,7 +106,7 @@ async def test_a_key_has_its_own_share_of_streams_and_leaves_that_of_others(keys
             pass
 
 
-async def test_a_key_has_its_own_share_of_files_and_those_waiting_for_a_callback_count(
+async def test_the_file_limit_of_a_key_counts_files_that_wait_for_a_callback(
     keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("myna.batch.job_runner.AT_ONCE", 0)
@@ -133,7 +133,7 @@ async def test_a_key_has_its_own_share_of_files_and_those_waiting_for_a_callback
             assert response.status == 200
 
 
-async def test_a_refused_handshake_is_counted_by_its_reason() -> None:
+async def test_a_refused_upgrade_is_counted_by_its_reason() -> None:
     async with running_fake(max_streams=1) as server, ClientSession() as session:
         async with connected(server):
             with pytest.raises(WSServerHandshakeError):
@@ -230,12 +230,12 @@ async def test_a_container_that_holds_more_channels_than_there_is_room_for_ends_
 
 @pytest.fixture
 def slow_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models are loaded while other programs have the cores: a second of audio costs five."""
+    """Models are loaded while other programs use the cores: a second of audio costs five seconds."""
     monkeypatch.setattr("myna.inference.workers.pool.Capacity", lambda lanes, cost: Capacity(lanes, 5.0 + cost))
 
 
 async def open_streams(server: Server, count: int) -> None:
-    """Open so many streams that say nothing, one beside the other, and close them."""
+    """Open `count` silent streams at the same time, and close them."""
     async with asyncio.TaskGroup() as group:
         barrier = asyncio.Barrier(count)
 
@@ -250,22 +250,22 @@ async def open_streams(server: Server, count: int) -> None:
 
 
 @pytest.mark.usefixtures("slow_start")
-async def test_a_server_started_on_a_busy_machine_lets_everybody_in_once_it_is_idle() -> None:
+async def test_a_server_started_on_a_busy_machine_admits_all_streams_once_the_machine_is_idle() -> None:
     async with running_fake(final_target_ms=700) as server:
         await open_streams(server, 24)
 
 
-async def test_a_server_that_was_slow_once_lets_everybody_in_once_it_is_idle() -> None:
+async def test_a_server_that_was_slow_admits_all_streams_once_it_is_idle() -> None:
     async with running_fake(final_target_ms=700) as server:
         capacity = server.models.pools[0].capacity
-        for number in range(200):  # other programs had the cores, a minute ago
+        for number in range(200):  # other programs used the cores a minute ago
             capacity.step_done(time.monotonic() - 100 + 0.2 * number, JobKind.FINAL, 1.0, 5.0)
             capacity.final_out(time.monotonic() - 100 + 0.2 * number, 4.0, 0.2)
         await open_streams(server, 24)
 
 
 @pytest.mark.usefixtures("slow_start")
-async def test_the_gauge_of_room_heals_when_it_is_looked_at() -> None:
+async def test_reading_the_headroom_gauge_renews_its_estimate() -> None:
     async with running_fake(final_target_ms=700) as server, ClientSession() as session:
         room = 1
         async with asyncio.timeout(10):
@@ -275,7 +275,7 @@ async def test_the_gauge_of_room_heals_when_it_is_looked_at() -> None:
                 room = int(float(text.split('myna_headroom_streams{model="fake"} ')[1].split()[0]))
 
 
-async def test_the_gauge_of_room_knows_the_limit() -> None:
+async def test_the_headroom_gauge_respects_the_stream_limit() -> None:
     async with running_fake(max_streams=2) as server, ClientSession() as session:
 
         async def room() -> str:
@@ -290,7 +290,7 @@ async def test_the_gauge_of_room_knows_the_limit() -> None:
 
 
 @pytest.mark.parametrize(("busy", "status"), [(0.6, 101), (0.89, 503)])
-async def test_what_files_take_of_the_front_is_not_taken_for_that_of_streams(
+async def test_event_loop_time_of_files_is_not_attributed_to_streams(
     busy: float, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running_fake(final_target_ms=700) as server, connected(server) as peer:
@@ -306,12 +306,12 @@ async def test_what_files_take_of_the_front_is_not_taken_for_that_of_streams(
 
 @pytest.fixture
 def unkept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The place of a client that has lost its connection is anybody's at once."""
+    """A client that lost its connection may lose its place at once."""
     monkeypatch.setattr("myna.server.operations.admission.KEPT_S", 0.0, raising=False)
 
 
 async def left_alone(server: Server, **how: Any) -> str:
-    """Open a stream and lose its connection; return the token to come back with."""
+    """Open a stream and drop its connection; return the resumption token."""
     async with connected(server, **how) as peer:
         await peer.send({**RAW, "resume": True})
         token = (await peer.until("ready"))["resume"]
@@ -321,7 +321,7 @@ async def left_alone(server: Server, **how: Any) -> str:
 
 @contextlib.asynccontextmanager
 async def connected_at_last(server: Server, **how: Any) -> AsyncIterator[Peer]:
-    """Connect as soon as that is not refused any more."""
+    """Connect as soon as the upgrade is no longer refused."""
     async with contextlib.AsyncExitStack() as stack:
         async with asyncio.timeout(5):
             while True:
@@ -334,7 +334,7 @@ async def connected_at_last(server: Server, **how: Any) -> AsyncIterator[Peer]:
 
 
 @pytest.mark.usefixtures("unkept")
-async def test_a_stream_that_waits_for_its_client_makes_room_when_the_server_is_full(keys: Path) -> None:
+async def test_a_stream_whose_client_is_away_gives_up_its_place_when_the_server_is_full(keys: Path) -> None:
     async with running_fake(max_streams=1, resume_s=60.0) as server:
         token = await left_alone(server)
         async with connected_at_last(server) as peer:
@@ -354,7 +354,7 @@ async def test_a_stream_that_waits_for_its_client_makes_room_when_the_server_is_
             await peer.until("ready")
 
 
-async def test_a_client_that_comes_back_soon_finds_its_place() -> None:
+async def test_a_client_that_comes_back_soon_still_has_its_place() -> None:
     async with running_fake(max_streams=1, resume_s=60.0) as server:
         token = await left_alone(server)
         claims = server.models.pools[0].capacity.claims
@@ -366,7 +366,7 @@ async def test_a_client_that_comes_back_soon_finds_its_place() -> None:
 
 
 @pytest.mark.usefixtures("unkept")
-async def test_a_stream_that_waits_is_not_given_up_where_that_makes_too_little_room() -> None:
+async def test_a_stream_whose_client_is_away_keeps_its_place_if_that_place_would_not_suffice() -> None:
     async with running_fake(max_streams=4, resume_s=60.0) as server:
         token = await left_alone(server)
         claims = server.models.pools[0].capacity.claims

@@ -15,11 +15,10 @@ from aiohttp import ClientSession, WSMsgType, WSServerHandshakeError
 from peer import RAW, connected, eventually, listening, settings
 
 from myna.clients.live import LiveClient, StreamError
-from myna.server.websocket import revocation
+from myna.runtime.errors import ConfigurationError, Refusal
 from myna.server.app import Server, running
 from myna.server.keys import Authentication, Credential, Scope, add_key, credential
-from myna.runtime.errors import ConfigurationError
-from myna.runtime.errors import Refusal
+from myna.server.websocket import revocation
 from myna.wire import messages as wire
 
 ALL = frozenset(Scope)
@@ -37,7 +36,7 @@ def key(key_file: Path) -> str:
 
 @pytest.fixture(scope="module")
 async def locked(key_file: Path, key: str) -> AsyncIterator[Server]:
-    """A server that wants keys."""
+    """A server that requires API keys."""
     async with running(settings(model="fake", keys=key_file)) as started:
         yield started
 
@@ -52,7 +51,7 @@ def bearer(secret: str, scheme: str = "Bearer") -> dict[str, str]:
 
 
 @pytest.mark.parametrize("scheme", ["Token", "token", "Bearer", "bearer", "BEARER"])
-async def test_a_key_opens_both_dialects_in_either_scheme(locked: Server, key: str, scheme: str) -> None:
+async def test_a_key_is_accepted_by_both_dialects_in_either_scheme(locked: Server, key: str, scheme: str) -> None:
     async with listening(locked, headers=bearer(key, scheme)) as peer:
         await peer.send({"type": "CloseStream"})
         assert (await peer.rest())[-1]["type"] == "Metadata"
@@ -63,7 +62,7 @@ async def test_a_key_opens_both_dialects_in_either_scheme(locked: Server, key: s
 
 @pytest.mark.parametrize("before", [(), ("chat",)])
 @pytest.mark.parametrize("protocol", ["token", "bearer"])
-async def test_a_key_in_the_sub_protocols_is_taken_and_exactly_its_protocol_echoed(
+async def test_a_key_in_the_sub_protocols_is_accepted_and_its_protocol_echoed(
     locked: Server, key: str, protocol: str, before: tuple[str, ...]
 ) -> None:
     offered = (*before, protocol, key, "x-deepgram-session-id", "d5f3")
@@ -76,7 +75,7 @@ async def test_a_key_in_the_sub_protocols_is_taken_and_exactly_its_protocol_echo
 @pytest.mark.parametrize(
     "headers", [{}, bearer("wrong"), bearer(""), bearer("x" * 5000), {"Authorization": "Basic a2V5"}, bearer("a.b.c")]
 )
-async def test_without_a_good_key_nothing_but_health_is_answered(locked: Server, headers: dict[str, str]) -> None:
+async def test_without_a_valid_key_only_health_is_answered(locked: Server, headers: dict[str, str]) -> None:
     code, body = await status(locked, "/v1/listen", headers=headers)
     assert (code, body["err_code"], body["err_msg"]) == (401, "INVALID_AUTH", "Invalid credentials.")
     code, body = await status(locked, "/v1/stream", headers=headers)
@@ -93,7 +92,7 @@ async def test_without_a_good_key_nothing_but_health_is_answered(locked: Server,
     assert refused.value.headers["dg-error"] == "Invalid credentials."
 
 
-async def test_the_python_client_shows_its_key_or_is_told(locked: Server, key: str) -> None:
+async def test_the_python_client_sends_its_key_and_reports_a_refusal(locked: Server, key: str) -> None:
     start = wire.StartMessage(encoding="linear16", sample_rate=16_000)
     async with LiveClient(start, locked.url, api_key=key) as client:
         await client.close()
@@ -127,12 +126,12 @@ async def test_a_granted_token_transcribes_and_can_do_nothing_else(locked: Serve
         *(b'{"ttl_seconds": %s}' % ttl for ttl in (b"0", b"3601", b'"x"', b"true", b"null", b"1e400")),
     ],
 )
-async def test_a_token_that_cannot_be_is_refused(locked: Server, key: str, body: bytes) -> None:
+async def test_an_invalid_token_request_is_refused(locked: Server, key: str, body: bytes) -> None:
     code, said = await status(locked, "/v1/auth/grant", "POST", headers=bearer(key), data=body)
     assert (code, said["err_code"]) == (400, "Bad Request")
 
 
-def test_tokens_end_with_their_time_their_key_and_their_server(tmp_path: Path) -> None:
+def test_tokens_expire_with_their_time_their_key_and_their_server(tmp_path: Path) -> None:
     file = tmp_path / "keys.toml"
     secret = add_key(file, "one", ALL)
     here, elsewhere = Authentication(file), Authentication(file)
@@ -170,7 +169,7 @@ def test_keys_are_rotated_without_a_restart_and_a_broken_file_changes_nothing(tm
         authentication.identify(Credential(old))
 
 
-def test_a_scope_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_scope_is_named(tmp_path: Path) -> None:
     file = tmp_path / "keys.toml"
     secret = add_key(file, "door", frozenset({Scope.TRANSCRIBE}))
     with pytest.raises(Refusal, match="'door' lacks the scope 'grant'") as refused:
@@ -178,7 +177,7 @@ def test_a_scope_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert refused.value.status == 403
 
 
-def test_the_file_holds_no_key_and_is_for_its_owner_alone(tmp_path: Path) -> None:
+def test_the_key_file_holds_hashes_only_and_is_readable_by_its_owner_only(tmp_path: Path) -> None:
     file = tmp_path / "keys.toml"
     secret = add_key(file, 'a "quoted" \\ name', ALL)
     assert secret not in file.read_text()
@@ -187,7 +186,7 @@ def test_the_file_holds_no_key_and_is_for_its_owner_alone(tmp_path: Path) -> Non
     assert Authentication(file).identify(Credential(secret)).name == 'a "quoted" \\ name'
     with pytest.raises(ConfigurationError, match="already"):
         add_key(file, 'a "quoted" \\ name', ALL)
-    with pytest.raises(ConfigurationError, match="cannot be named"):
+    with pytest.raises(ConfigurationError, match="not a valid name"):
         add_key(file, "two\nlines", ALL)
 
 
@@ -198,11 +197,11 @@ def test_the_file_holds_no_key_and_is_for_its_owner_alone(tmp_path: Path) -> Non
         ("[[key]]\nname = 'x'\nsha256 = 'abc'\n", "sha256"),
         (f"[[key]]\nname = 'x'\nsha256 = '{'0' * 64}'\nscopes = ['all']\n", "scopes"),
         (f"[[key]]\nname = 'x'\nsha256 = '{'0' * 64}'\n" * 2, "more than one key named x"),
-        ("key = ", "no TOML"),
-        ("\x00", "no TOML"),
+        ("key = ", "not valid TOML"),
+        ("\x00", "not valid TOML"),
     ],
 )
-def test_a_key_file_that_cannot_be_used_is_refused_with_its_reason(tmp_path: Path, text: str, said: str) -> None:
+def test_an_invalid_key_file_is_refused_with_the_reason(tmp_path: Path, text: str, said: str) -> None:
     file = tmp_path / "keys.toml"
     file.write_text(text)
     with pytest.raises(ConfigurationError, match=said):
@@ -211,7 +210,7 @@ def test_a_key_file_that_cannot_be_used_is_refused_with_its_reason(tmp_path: Pat
         Authentication(tmp_path / "nowhere.toml")
 
 
-async def test_no_key_ever_stands_in_the_log(key_file: Path, key: str, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_keys_are_never_logged(key_file: Path, key: str, capsys: pytest.CaptureFixture[str]) -> None:
     async with running(settings(model="fake", keys=key_file, log_level="debug")) as server:
         async with listening(server, headers=bearer(key)) as peer:
             await peer.send({"type": "CloseStream"})
@@ -234,11 +233,13 @@ async def test_no_key_ever_stands_in_the_log(key_file: Path, key: str, capsys: p
         ({"Authorization": "Token abc", "Sec-WebSocket-Protocol": "token, xyz"}, Credential("abc")),
     ],
 )
-def test_credentials_are_found_where_clients_put_them(headers: dict[str, str], found: Credential | None) -> None:
+def test_credentials_are_read_from_each_place_where_clients_put_them(
+    headers: dict[str, str], found: Credential | None
+) -> None:
     assert credential(headers) == found
 
 
-async def test_without_keys_the_server_listens_on_this_machine_only_unless_told(key_file: Path, key: str) -> None:
+async def test_without_keys_the_server_listens_on_loopback_only_unless_allowed(key_file: Path, key: str) -> None:
     with pytest.raises(ConfigurationError, match="--allow-anonymous"):
         async with running(settings(model="fake", host="0.0.0.0")):
             pass
@@ -248,7 +249,7 @@ async def test_without_keys_the_server_listens_on_this_machine_only_unless_told(
         assert server.url.startswith("http://0.0.0.0:")
 
 
-async def test_a_server_without_keys_takes_any_credential_and_still_echoes(strict_server: Server) -> None:
+async def test_a_server_without_keys_accepts_any_credential_and_echoes_its_protocol(strict_server: Server) -> None:
     async with listening(strict_server, protocols=("token", "anything")) as peer:
         assert peer.socket.protocol == "token"
     async with listening(strict_server, headers=bearer("anything", "Token")) as peer:
@@ -256,7 +257,7 @@ async def test_a_server_without_keys_takes_any_credential_and_still_echoes(stric
         assert (await peer.rest())[-1]["type"] == "Metadata"
 
 
-def test_a_new_key_of_an_old_name_revives_none_of_the_old_keys_tokens(tmp_path: Path) -> None:
+def test_tokens_of_a_removed_key_stay_invalid_for_a_new_key_of_its_name(tmp_path: Path) -> None:
     file = tmp_path / "keys.toml"
     here = Authentication(file if add_key(file, "one", ALL) else None)
     old = here.identify(Credential(_secret_of(file)))
@@ -272,7 +273,7 @@ def test_a_new_key_of_an_old_name_revives_none_of_the_old_keys_tokens(tmp_path: 
 
 
 def _secret_of(file: Path) -> str:
-    """Give the one key of a file a secret that is known, and return it."""
+    """Give the only key of a file a known secret, and return it."""
     secret = "s" * 40
     text = file.read_text()
     digest = text[text.index('sha256 = "') + 10 :][:64]
@@ -280,7 +281,7 @@ def _secret_of(file: Path) -> str:
     return secret
 
 
-def test_a_token_tells_its_bearer_neither_the_name_nor_the_hash_of_its_key(tmp_path: Path) -> None:
+def test_a_token_reveals_neither_the_name_nor_the_hash_of_its_key(tmp_path: Path) -> None:
     secret = add_key(tmp_path / "keys.toml", "kitchen", ALL)
     here = Authentication(tmp_path / "keys.toml")
     token = here.grant(here.identify(Credential(secret)), 60)
@@ -289,7 +290,7 @@ def test_a_token_tells_its_bearer_neither_the_name_nor_the_hash_of_its_key(tmp_p
     assert hashlib.sha256(secret.encode()).hexdigest()[:16] not in claims
 
 
-def test_a_token_ends_when_its_key_may_make_none_any_more(tmp_path: Path) -> None:
+def test_a_token_becomes_invalid_when_its_key_loses_the_grant_scope(tmp_path: Path) -> None:
     file = tmp_path / "keys.toml"
     secret = add_key(file, "one", ALL)
     here = Authentication(file)
@@ -300,7 +301,7 @@ def test_a_token_ends_when_its_key_may_make_none_any_more(tmp_path: Path) -> Non
         here.identify(token)
 
 
-def test_a_stream_may_go_on_while_its_key_has_the_scope_that_let_it_in(tmp_path: Path) -> None:
+def test_a_stream_is_allowed_while_its_key_has_the_scope_that_admitted_it(tmp_path: Path) -> None:
     file = tmp_path / "keys.toml"
     secret = add_key(file, "one", ALL)
     here = Authentication(file)
@@ -313,15 +314,15 @@ def test_a_stream_may_go_on_while_its_key_has_the_scope_that_let_it_in(tmp_path:
         ('"transcribe", "grant"', [True, True]),
     ):
         file.write_text(both.replace('"transcribe", "grant"', scopes))
-        here.look()
+        here.reload_if_changed()
         assert [here.still_allows(by_key), here.still_allows(by_token)] == allowed
     file.write_text("")
-    here.look()
+    here.reload_if_changed()
     assert not here.still_allows(by_key)
     assert Authentication(None).still_allows(by_key)
 
 
-async def test_the_jobs_of_a_removed_key_are_not_those_of_a_new_one_of_its_name(tmp_path: Path) -> None:
+async def test_jobs_of_a_removed_key_are_not_accessible_to_a_new_key_of_its_name(tmp_path: Path) -> None:
     file = tmp_path / "keys.toml"
     old = add_key(file, "one", ALL)
     config = settings(model="fake", keys=file, data=tmp_path / "data", allowed_networks=["127.0.0.0/8"])
@@ -350,7 +351,7 @@ CLOSE_OF = {
 async def test_streams_of_a_removed_key_end_with_their_dialects_error_and_no_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, shown: str
 ) -> None:
-    monkeypatch.setattr(revocation, "LOOK_S", 0.02)
+    monkeypatch.setattr(revocation, "CHECK_EVERY_S", 0.02)
     file = tmp_path / "keys.toml"
     stays = add_key(file, "stays", ALL)
     kept = file.read_text()
@@ -377,10 +378,10 @@ async def test_streams_of_a_removed_key_end_with_their_dialects_error_and_no_oth
             assert (await goes_on.rest())[-1]["reason"] == "close"
 
 
-async def test_a_stream_that_waits_for_its_client_ends_with_its_key(
+async def test_a_stream_whose_client_is_away_ends_when_its_key_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(revocation, "LOOK_S", 0.02)
+    monkeypatch.setattr(revocation, "CHECK_EVERY_S", 0.02)
     file = tmp_path / "keys.toml"
     secret = add_key(file, "goes", ALL)
     async with running(settings(model="fake", keys=file)) as server:
@@ -422,7 +423,7 @@ ROUTES = {
     ("POST", "/reflector/v1/audio/transcriptions-from-url"): TRANSCRIBE,
     ("GET", "/v1/realtime"): REALTIME,
 }
-"""What each route wants of a client; a route that is missing here fails the test."""
+"""What each route requires of a client. A route that is missing here fails the test."""
 ANSWERS = {
     "nothing": {OPEN: 0, ANY: 401, TRANSCRIBE: 401, GRANT: 401, REALTIME: 401},
     "another server's token": {OPEN: 0, ANY: 401, TRANSCRIBE: 401, GRANT: 401, REALTIME: 401},
@@ -437,10 +438,10 @@ ANSWERS = {
     "client secret of the first version": {OPEN: 0, ANY: 403, TRANSCRIBE: 403, GRANT: 403, REALTIME: 0},
     "client secret without its prefix": {OPEN: 0, ANY: 403, TRANSCRIBE: 403, GRANT: 403, REALTIME: 0},
 }
-"""For each credential the refusal on each kind of route; 0: it is let in."""
+"""For each credential the status on each kind of route; 0: it is accepted."""
 
 
-async def test_every_credential_opens_the_routes_it_is_for_and_no_other(tmp_path: Path) -> None:
+async def test_each_credential_is_accepted_by_its_routes_only(tmp_path: Path) -> None:
     file = tmp_path / "keys.toml"
     shown = {"key": add_key(file, "all", ALL), "nothing": ""}
     shown["transcriber"] = add_key(file, "transcriber", frozenset({Scope.TRANSCRIBE}))
@@ -496,7 +497,7 @@ async def _asked(server: Server, method: str, target: str, secret: str) -> int:
     return int(line.split()[1])
 
 
-async def test_a_client_secret_opens_no_stream_of_another_dialect(tmp_path: Path) -> None:
+async def test_a_client_secret_is_refused_by_other_dialects(tmp_path: Path) -> None:
     key = add_key(tmp_path / "keys.toml", "page", ALL)
     async with running(settings(model="fake", keys=tmp_path / "keys.toml")) as server:
         _, made = await status(server, "/v1/realtime/client_secrets", "POST", headers=bearer(key))
@@ -511,7 +512,7 @@ async def test_a_client_secret_opens_no_stream_of_another_dialect(tmp_path: Path
             assert (await peer.socket.receive(timeout=30)).type is WSMsgType.TEXT
 
 
-async def test_a_credential_that_is_no_utf8_is_refused_wherever_it_is_shown(locked: Server) -> None:
+async def test_a_credential_that_is_not_utf8_is_refused_wherever_it_is_sent(locked: Server) -> None:
     host, port = locked.url.removeprefix("http://").split(":")
     for header in (
         b"Authorization: Token \xff\xfe",
@@ -527,14 +528,14 @@ async def test_a_credential_that_is_no_utf8_is_refused_wherever_it_is_shown(lock
             writer.close()
 
 
-async def test_a_key_file_that_is_met_half_written_ends_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(revocation, "LOOK_S", 0.0)
+async def test_a_half_written_key_file_ends_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(revocation, "CHECK_EVERY_S", 0.0)
     allowed = iter([True, False, True, True, False, True])
     over, ended = asyncio.Event(), list[str]()
 
     class Keys:
-        def look(self) -> None:
-            """There is no file."""
+        def reload_if_changed(self) -> None:
+            """Do nothing: there is no file."""
 
         def still_allows(self, _identity: object) -> bool:
             found = next(allowed, None)
@@ -545,7 +546,7 @@ async def test_a_key_file_that_is_met_half_written_ends_no_stream(monkeypatch: p
     class Stream:
         identity = None
 
-        def retire(self, error: Exception) -> None:
+        def shut_down(self, error: Exception) -> None:
             ended.append(str(error))
 
     class Streams:

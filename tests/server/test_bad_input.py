@@ -8,7 +8,7 @@ import msgpack
 import numpy as np
 import pytest
 from aiohttp import ClientSession, WSMsgType
-from peer import RAW, assert_tiles, connected, eventually, settings
+from peer import RAW, assert_tiles, connected, eventually, metric, settings
 from sounds import RATE, recording
 
 from myna.server.app import Server, running
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("unharmed")
 
 @pytest.fixture
 async def unharmed(strict_server: Server):
-    """After every bad input the server serves the next client, and holds nothing of the last."""
+    """Check after each test that the server serves the next client and has freed the last stream."""
     yield
     async with connected(strict_server) as peer:
         await peer.send(RAW)
@@ -81,7 +81,7 @@ async def refusal(server: Server, *frames: str | bytes | dict, query: str = "") 
         ([{"type": "start"}, b"fLaC" + b"\x01" * 60_000, {"type": "close"}], "undecodable_audio", "flac", 1003),
     ],
 )  # fmt: skip
-async def test_each_mistake_gets_one_error_that_names_it(
+async def test_each_invalid_message_gets_one_error_that_names_the_cause(
     strict_server: Server, frames: list, code: str, said: str, close_code: int
 ) -> None:
     error, closed = await refusal(strict_server, *frames)
@@ -95,7 +95,7 @@ async def test_each_mistake_gets_one_error_that_names_it(
     [(b"\xc1\xc1", "not msgpack"), (msgpack.packb([1, 2]), "object"), ("{}", "binary"), (b"", "not msgpack"),
      (msgpack.packb({"type": "audio", "audio": b"12"}), "start"), (b"\xdd\xff\xff\xff\xff", "not msgpack")],
 )  # fmt: skip
-async def test_mistakes_in_msgpack_are_named_too(strict_server: Server, frame: str | bytes, said: str) -> None:
+async def test_invalid_msgpack_is_named_too(strict_server: Server, frame: str | bytes, said: str) -> None:
     async with connected(strict_server, "?format=msgpack") as peer:
         await (peer.socket.send_str(frame) if isinstance(frame, str) else peer.socket.send_bytes(frame))
         error = msgpack.unpackb((await peer.socket.receive(timeout=30)).data)
@@ -104,24 +104,24 @@ async def test_mistakes_in_msgpack_are_named_too(strict_server: Server, frame: s
         assert msgpack.unpackb((await peer.socket.receive(timeout=30)).data)["type"] == "closed"
 
 
-async def test_a_format_nobody_knows_is_refused_before_the_upgrade(strict_server: Server) -> None:
+async def test_an_unknown_format_is_refused_before_the_upgrade(strict_server: Server) -> None:
     async with ClientSession() as session, session.get(strict_server.url + wire.PATH + "?format=xml") as response:
         assert response.status == 400
         assert "json, msgpack" in (await response.json())["error"]["message"]
 
 
-async def test_without_a_start_the_server_waits_only_so_long(strict_server: Server) -> None:
+async def test_without_a_start_message_the_stream_ends_after_the_time_limit(strict_server: Server) -> None:
     error, close_code = await refusal(strict_server)
     assert (error["code"], close_code) == ("no_start", 1008)
     assert "0.5 s" in error["message"]
 
 
-async def test_keepalives_before_the_start_do_not_extend_it(strict_server: Server) -> None:
+async def test_keepalives_before_the_start_do_not_extend_the_time_limit(strict_server: Server) -> None:
     error, _ = await refusal(strict_server, {"type": "keepalive"})
     assert error["code"] == "no_start"
 
 
-async def test_a_silent_client_is_let_go_after_its_finals(strict_server: Server) -> None:
+async def test_an_idle_stream_ends_after_its_finals(strict_server: Server) -> None:
     async with connected(strict_server) as peer:
         await peer.send(RAW)
         await peer.socket.send_bytes(bytes(32_000))
@@ -132,7 +132,7 @@ async def test_a_silent_client_is_let_go_after_its_finals(strict_server: Server)
         assert peer.socket.close_code == 1008
 
 
-async def test_keepalives_keep_a_client_that_sends_no_audio(strict_server: Server) -> None:
+async def test_keepalives_keep_a_stream_without_audio_open(strict_server: Server) -> None:
     async with connected(strict_server) as peer:
         await peer.send(RAW)
         loop = asyncio.get_running_loop()
@@ -144,7 +144,7 @@ async def test_keepalives_keep_a_client_that_sends_no_audio(strict_server: Serve
         assert (await peer.rest())[-1]["reason"] == "close"
 
 
-async def test_an_empty_audio_frame_is_no_mistake(strict_server: Server) -> None:
+async def test_an_empty_audio_frame_is_valid(strict_server: Server) -> None:
     async with connected(strict_server) as peer:
         await peer.send(RAW)
         await peer.socket.send_bytes(b"")
@@ -153,7 +153,7 @@ async def test_an_empty_audio_frame_is_no_mistake(strict_server: Server) -> None
         assert (await peer.rest())[-1] == {"type": "closed", "reason": "close", "seconds": 0.0}
 
 
-async def test_random_frames_never_get_past_an_error(strict_server: Server) -> None:
+async def test_random_frames_cause_no_unhandled_error(strict_server: Server) -> None:
     import random
 
     chance = random.Random(1)
@@ -171,7 +171,7 @@ async def test_random_frames_never_get_past_an_error(strict_server: Server) -> N
                 pass
 
 
-async def test_a_client_that_does_not_read_is_let_go(strict_server: Server) -> None:
+async def test_a_stream_whose_client_does_not_read_ends(strict_server: Server) -> None:
     async with connected(strict_server) as peer:
         await peer.send(RAW)
         question = json.dumps({"type": "finalize", "id": "x" * 200})
@@ -182,19 +182,19 @@ async def test_a_client_that_does_not_read_is_let_go(strict_server: Server) -> N
     await eventually(lambda: not strict_server.services.streams)
 
 
-async def test_a_server_that_stops_says_so_to_its_clients() -> None:
+async def test_a_stopping_server_tells_its_clients() -> None:
     async with running(settings(model="fake")) as server, connected(server) as peer:
         await peer.send(RAW)
         await peer.until("ready")
         for live in server.services.streams.values():
-            live.break_off(DialectError("shutting_down", "the server is stopping"))
+            live.abort(DialectError("shutting_down", "the server is stopping"))
         messages = await peer.rest()
         assert [m["type"] for m in messages] == ["ready", "error", "closed"]
         assert peer.socket.close_code == 1001
 
 
-async def test_a_client_faster_than_the_engine_is_slowed_and_not_buffered() -> None:
-    """Minutes of speech at once: what the server holds stays near the configured backlog, and nothing is lost."""
+async def test_audio_sent_faster_than_it_is_decoded_takes_bounded_memory() -> None:
+    """With minutes of speech sent at once, the audio in memory stays near the configured backlog, and none is lost."""
     speech = recording("two_cities")
     audio = np.concatenate([speech] * (1 + 150 * RATE // len(speech)))
     async with running(settings(max_backlog_s=10.0)) as server, connected(server) as peer:
@@ -205,9 +205,7 @@ async def test_a_client_faster_than_the_engine_is_slowed_and_not_buffered() -> N
         async def watch() -> None:
             nonlocal most_held_s
             while server.services.streams:
-                for stream in server.services.streams.values():
-                    if (driver := stream._live._driver) is not None:
-                        most_held_s = max(most_held_s, driver.stream.audio_held / RATE)
+                most_held_s = max(most_held_s, await metric(server, "myna_audio_held_seconds"))
                 await asyncio.sleep(0.01)
 
         watching = asyncio.create_task(watch())

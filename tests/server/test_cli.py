@@ -46,11 +46,11 @@ def test_a_taken_port_is_named() -> None:
         assert_one_clear_line(myna("serve", "--port", str(port)), str(port))
 
 
-def test_a_host_of_another_machine_is_named() -> None:
+def test_a_host_that_is_not_an_address_of_this_machine_is_named() -> None:
     assert_one_clear_line(myna("serve", "--host", "192.0.2.1", "--port", "0"), "192.0.2.1")
 
 
-def test_an_unknown_model_is_named_with_those_there_are() -> None:
+def test_an_unknown_model_is_named_with_the_available_ones() -> None:
     assert_one_clear_line(myna("serve", "--port", "0", "--model", "whisper"), "moonshine")
 
 
@@ -65,14 +65,14 @@ def test_a_wrong_value_is_named(tmp_path: Path) -> None:
 
 
 def test_missing_model_files_are_named(tmp_path: Path) -> None:
-    """A package of the right name without the weights stands before the real one."""
+    """A package of the same name without the weights shadows the real one."""
     (tmp_path / "moonshine_voice").mkdir()
     (tmp_path / "moonshine_voice" / "__init__.py").touch()
     done = myna("serve", "--port", "0", "--log-level", "error", PYTHONPATH=str(tmp_path))
     assert_one_clear_line(done, "encoder_model.ort")
 
 
-def test_a_server_that_is_not_there_is_named(tmp_path: Path, unused_tcp_port: int) -> None:
+def test_an_unreachable_server_is_named(tmp_path: Path, unused_tcp_port: int) -> None:
     path = tmp_path / "speech.wav"
     write_wav(path, recording("beckett")[:RATE])
     assert_one_clear_line(myna("stream", str(path), "--url", f"http://127.0.0.1:{unused_tcp_port}"), "no Myna server")
@@ -87,14 +87,14 @@ def test_files_that_cannot_be_streamed_are_named(tmp_path: Path) -> None:
         assert_one_clear_line(myna("stream", str(text), "--url", url), "cannot be read as audio")
 
 
-def test_without_a_microphone_the_command_says_so() -> None:
+def test_the_microphone_command_reports_a_missing_microphone() -> None:
     done = myna("mic")
     if done.returncode == 0:
         pytest.skip("this machine has a microphone")
     assert_one_clear_line(done, "icrophone")
 
 
-def test_a_recording_is_streamed_and_read_along(tmp_path: Path) -> None:
+def test_a_recording_is_streamed_and_its_transcript_shown(tmp_path: Path) -> None:
     path = tmp_path / "speech.wav"
     write_wav(path, recording("beckett"))
     with local_server("moonshine") as server:
@@ -172,7 +172,7 @@ def test_bench_load_speaks_both_dialects_and_draws_what_it_found(tmp_path: Path)
     assert_one_clear_line(myna(*ask, "1,x"), "1,x")
 
 
-def test_keyterms_and_models_that_cannot_be_are_named(tmp_path: Path) -> None:
+def test_unsupported_keyterms_and_unknown_models_are_named(tmp_path: Path) -> None:
     path = tmp_path / "speech.wav"
     write_wav(path, recording("beckett"))
     with local_server("fake") as server:
@@ -190,11 +190,11 @@ def server_and_children() -> Iterator[tuple[subprocess.Popen[str], list[psutil.P
         while "listening" not in process.stderr.readline():
             pass
         children = psutil.Process(process.pid).children(recursive=True)
-        assert len(children) >= 4  # a worker; the nursery of decoders, and the two that are ready
+        assert len(children) >= 4  # a worker, the process that forks decoders, and two decoders
         yield process, children
 
 
-def test_a_server_told_to_stop_stops_and_leaves_no_process() -> None:
+def test_a_stopped_server_leaves_no_process() -> None:
     with server_and_children() as (process, children):
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=30)
@@ -219,7 +219,7 @@ def write_wav(path: Path, pcm: np.ndarray) -> None:
         file.mux(stream.encode(None))
 
 
-def test_a_key_is_made_printed_once_and_opens_the_server(tmp_path: Path) -> None:
+def test_a_new_key_is_printed_once_and_accepted_by_the_server(tmp_path: Path) -> None:
     file = tmp_path / "keys.toml"
     made = myna("keys", "add", "kitchen", "--file", str(file))
     assert made.returncode == 0
@@ -263,7 +263,7 @@ def test_files_are_transcribed_several_at_once_each_to_its_own_file(tmp_path: Pa
         assert words[0]["word"] == "Ever"
 
 
-def test_transcribing_needs_no_server_if_it_is_to_be_local(tmp_path: Path) -> None:
+def test_transcribing_locally_needs_no_running_server(tmp_path: Path) -> None:
     file = tmp_path / "speech.mp3"
     file.write_bytes(contained([recording("beckett")], "mp3", "libmp3lame"))
     done = myna("transcribe", str(file), "--local")
@@ -271,7 +271,7 @@ def test_transcribing_needs_no_server_if_it_is_to_be_local(tmp_path: Path) -> No
     assert_one_clear_line(myna("transcribe", str(file), "--format", "yaml"), "txt, srt, vtt, json")
 
 
-def test_a_server_that_is_not_there_fails_each_file_with_a_reason(tmp_path: Path) -> None:
+def test_an_unreachable_server_fails_each_file_with_the_reason(tmp_path: Path) -> None:
     file = tmp_path / "speech.wav"
     file.write_bytes(b"x")
     done = myna("transcribe", str(file), "--url", "http://127.0.0.1:9")

@@ -1,4 +1,4 @@
-"""What connections may cost that have not shown who they are, and those that have: raw sockets against a running server."""
+"""Limits on what connections may cost before and after authentication: raw sockets against a running server."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ from peer import connected, eventually, listening, settings
 from sockets import ASKS, frame, raw, upgraded
 
 from myna.batch import pace
-from myna.server.websocket import connection
-from myna.server.http import connections
 from myna.server.app import Server, running
-from myna.server.keys import Scope, add_key
-from myna.server.http.connections import Connections, ConnectionLimits
 from myna.server.dialects.base import Farewell
+from myna.server.http import connection_limits, connections
+from myna.server.http.connection_limits import ConnectionLimits, Connections
+from myna.server.http.connections import WatchedConnection
+from myna.server.keys import Scope, add_key
+from myna.server.websocket import client_socket
 
 
 @pytest.fixture(scope="module")
 async def hasty() -> AsyncIterator[Server]:
-    """A server that waits for nothing, with little room."""
+    """A server with short time limits and little room."""
     changes = {"request_timeout_s": 0.5, "keepalive_s": 0.5, "max_unauthenticated": 16, "max_unfinished_mb": 1}
     async with running(settings(model="fake", **changes)) as started:
         yield started
@@ -58,8 +59,10 @@ async def test_headers_that_never_end_are_refused_after_128_kib(fake: Server) ->
         assert (await client.rest()).startswith((b"HTTP/1.1 431 ", b"HTTP/1.1 400 "))
 
 
-async def test_unfinished_headers_of_all_together_have_a_bound(hasty: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "MOST_HEADS_BYTES", 150_000)
+async def test_unfinished_headers_of_all_connections_together_are_bounded(
+    hasty: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_limits, "MOST_HEADS_BYTES", 150_000)
     async with raw(hasty.url) as small, raw(hasty.url) as large:
         await small.send(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nX-A: " + b"a" * 30_000)
         for number in range(4):
@@ -69,12 +72,12 @@ async def test_unfinished_headers_of_all_together_have_a_bound(hasty: Server, mo
         assert (await small.reader.readline()).startswith(b"HTTP/1.1 200 ")
 
 
-async def test_a_socket_that_says_nothing_is_closed_in_time(hasty: Server) -> None:
+async def test_a_silent_connection_is_closed_after_the_time_limit(hasty: Server) -> None:
     async with raw(hasty.url) as client:
         assert await client.rest() == b""
 
 
-async def test_headers_that_come_byte_by_byte_must_be_complete_in_time(hasty: Server) -> None:
+async def test_headers_sent_byte_by_byte_must_be_complete_within_the_time_limit(hasty: Server) -> None:
     async with raw(hasty.url) as client:
 
         async def trickle() -> None:
@@ -88,21 +91,21 @@ async def test_headers_that_come_byte_by_byte_must_be_complete_in_time(hasty: Se
         trickling.cancel()
 
 
-async def test_a_connection_that_asks_for_nothing_more_is_closed_in_time(hasty: Server) -> None:
+async def test_an_idle_connection_is_closed_after_the_keepalive_time(hasty: Server) -> None:
     async with raw(hasty.url) as client:
         await client.send(ASKS)
         assert (await client.rest()).startswith(b"HTTP/1.1 200 ")
 
 
-async def test_of_one_address_the_oldest_silent_sockets_make_room(
+async def test_the_oldest_silent_connections_of_an_address_are_dropped_for_new_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(connections, "GRACE_S", 0.0)
+    monkeypatch.setattr(connection_limits, "GRACE_S", 0.0)
     async with running(settings(model="fake", max_unauthenticated=16)) as small, contextlib.AsyncExitStack() as stack:
         known = await stack.enter_async_context(raw(small.url))
         await known.send(
             b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n"
-        )  # asks for what takes a key, where there are keys
+        )  # a request that requires a key, where there are keys
         await known.reader.readuntil(b"\r\n\r\n")
         silent = [await stack.enter_async_context(raw(small.url)) for _ in range(12)]
         await eventually(lambda: silent[0].reader.at_eof() and silent[7].reader.at_eof())
@@ -114,7 +117,7 @@ async def test_of_one_address_the_oldest_silent_sockets_make_room(
 
 @contextlib.contextmanager
 def of_few_descriptors(limit: int, *flags: str) -> Iterator[str]:
-    """A server in a process that may have no more descriptors than these."""
+    """A server in a process with this descriptor limit."""
     command = [sys.executable, "-m", "myna", "serve", "--port", "0", "--model", "fake", "--log-format", "json", *flags]
     few = ["prlimit", f"--nofile={limit // 2}:{limit}"]
     with subprocess.Popen([*few, *command], stderr=subprocess.PIPE, text=True) as process:
@@ -132,27 +135,27 @@ def of_few_descriptors(limit: int, *flags: str) -> Iterator[str]:
             process.stderr.read()
 
 
-async def test_silent_sockets_lock_nobody_out_when_descriptors_run_short(tmp_path: Path) -> None:
+async def test_silent_connections_are_dropped_when_descriptors_run_short(tmp_path: Path) -> None:
     with of_few_descriptors(256, "--lanes", "1", "--data", str(tmp_path)) as url:
         async with contextlib.AsyncExitStack() as stack:
             for _ in range(400):
                 await stack.enter_async_context(raw(url))
             served = 0
             async with asyncio.timeout(20):
-                while served < 3:  # a burst may be turned away; nobody is for long
+                while served < 3:  # a burst may be refused, but not for long
                     with contextlib.suppress(ClientConnectionError):
                         async with ClientSession() as session, session.get(f"{url}/health/live") as answer:
                             served += answer.status == 200
 
 
-async def test_the_server_raises_its_limit_of_descriptors_at_the_start(tmp_path: Path) -> None:
+async def test_the_server_raises_its_descriptor_limit_at_start(tmp_path: Path) -> None:
     with of_few_descriptors(512, "--lanes", "1", "--data", str(tmp_path)) as url:
         async with ClientSession() as session, session.get(f"{url}/metrics") as answer:
             assert "process_max_fds 512.0" in await answer.text()
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 512
 
 
-async def test_the_body_of_a_refused_request_is_not_unzipped(tmp_path: Path) -> None:
+async def test_the_body_of_a_refused_request_is_not_decompressed(tmp_path: Path) -> None:
     add_key(tmp_path / "keys.toml", "kitchen", frozenset(Scope))
     async with running(settings(model="fake", keys=tmp_path / "keys.toml")) as locked, ClientSession() as session:
 
@@ -179,13 +182,13 @@ async def test_compressed_uploads_are_refused(hasty: Server, coding: str) -> Non
             assert coding in (await answer.json())["err_msg"]
 
 
-async def test_a_client_that_does_not_wait_for_its_answers_gets_one(fake: Server) -> None:
+async def test_pipelined_requests_get_one_answer(fake: Server) -> None:
     async with raw(fake.url) as client:
         await client.send(ASKS * 5000)
         assert (await client.rest()).count(b"HTTP/1.1 200 ") == 1
 
 
-async def test_a_body_of_any_size_and_the_next_request_are_no_headers(tmp_path: Path) -> None:
+async def test_bodies_and_following_requests_do_not_count_as_headers(tmp_path: Path) -> None:
     add_key(tmp_path / "keys.toml", "kitchen", frozenset(Scope))
     async with running(settings(model="fake", keys=tmp_path / "keys.toml")) as locked, raw(locked.url) as client:
         for _ in range(3):
@@ -199,7 +202,7 @@ async def test_a_body_of_any_size_and_the_next_request_are_no_headers(tmp_path: 
             await client.reader.readuntil(b"HTTP/1.1 200 ")
 
 
-async def test_bodies_that_come_too_slowly_are_given_up(hasty: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_body_that_arrives_too_slowly_is_refused(hasty: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "WINDOW_S", 0.4)
     async with raw(hasty.url) as client:
         await client.send(b"POST /v1/listen HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n")
@@ -215,7 +218,7 @@ async def test_bodies_that_come_too_slowly_are_given_up(hasty: Server, monkeypat
         trickling.cancel()
 
 
-async def test_unfinished_messages_of_all_clients_together_have_a_bound(hasty: Server) -> None:
+async def test_unfinished_messages_of_all_clients_together_are_bounded(hasty: Server) -> None:
     async with raw(hasty.url) as small, raw(hasty.url) as large:
         await upgraded(small)
         await upgraded(large)
@@ -229,14 +232,14 @@ async def test_unfinished_messages_of_all_clients_together_have_a_bound(hasty: S
             await small.reader.readuntil(b'"duration":15.6')
 
 
-async def test_a_message_in_endless_empty_pieces_is_given_up(hasty: Server) -> None:
+async def test_a_message_of_too_many_frames_is_refused(hasty: Server) -> None:
     async with raw(hasty.url) as client:
         await upgraded(client)
         await client.send(frame(2, b"", final=False) + frame(0, b"", final=False) * (connections.MOST_PIECES + 1))
         assert struct.pack("!H", 1009) in await client.rest()
 
 
-async def test_a_message_that_comes_too_slowly_is_given_up(hasty: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_message_that_arrives_too_slowly_is_refused(hasty: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "WINDOW_S", 0.4)
     async with raw(hasty.url) as client:
         await upgraded(client, "/v1/realtime")
@@ -271,8 +274,10 @@ async def test_pings_are_answered_and_do_not_keep_a_stream_alive(strict_server: 
 
 
 @contextlib.asynccontextmanager
-async def answering(size: int, limits: ConnectionLimits, *, pieces: bool = False) -> AsyncIterator[tuple[str, list[str]]]:
-    """A server whose answers are so large; yields its address and why connections were dropped."""
+async def answering(
+    size: int, limits: ConnectionLimits, *, pieces: bool = False
+) -> AsyncIterator[tuple[str, list[str]]]:
+    """A server whose answers have this size; yield its address and the reasons why connections were dropped."""
     dropped: list[str] = []
 
     async def handler(request: web.BaseRequest) -> web.StreamResponse:
@@ -287,7 +292,7 @@ async def answering(size: int, limits: ConnectionLimits, *, pieces: bool = False
 
     watch = Connections(limits, dropped.append, asyncio.get_running_loop().time)
     server = web.Server(handler)
-    listener = await asyncio.get_running_loop().create_server(lambda: watch.protocol(server), "127.0.0.1", 0)
+    listener = await asyncio.get_running_loop().create_server(lambda: WatchedConnection(watch, server), "127.0.0.1", 0)
     watch.start()
     try:
         yield f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}", dropped
@@ -297,26 +302,32 @@ async def answering(size: int, limits: ConnectionLimits, *, pieces: bool = False
         await server.shutdown(1)
 
 
-async def test_who_reads_an_answer_too_slowly_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_reads_an_answer_too_slowly_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "WINDOW_S", 0.4)
-    async with answering(32 << 20, ConnectionLimits(0.4, 5, 10, 1 << 20, 1000)) as (url, dropped), raw(url, 65_536) as client:
+    async with (
+        answering(32 << 20, ConnectionLimits(0.4, 5, 10, 1 << 20, 1000)) as (url, dropped),
+        raw(url, 65_536) as client,
+    ):
         await client.send(ASKS)
         await eventually(lambda: "slow_reader" in dropped)
 
 
-async def test_large_answers_are_read_to_their_end_by_who_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_reads_gets_a_large_answer_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "WINDOW_S", 0.4)
-    async with answering(32 << 20, ConnectionLimits(0.4, 5, 10, 1 << 20, 1000)) as (url, dropped), ClientSession() as session:
+    async with (
+        answering(32 << 20, ConnectionLimits(0.4, 5, 10, 1 << 20, 1000)) as (url, dropped),
+        ClientSession() as session,
+    ):
         for _ in range(3):
             async with session.get(url) as answer:
                 assert len(await answer.read()) == 32 << 20
         assert dropped == []
 
 
-async def test_an_answer_in_pieces_is_sent_to_its_end_to_who_reads_slowly_but_on(
+async def test_a_client_that_reads_slowly_but_steadily_gets_a_chunked_answer_whole(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The server refills its buffer as the client reads: how much lies in it tells nothing."""
+    """The server refills its buffer as the client reads, so the size of the buffer says nothing about the pace."""
     monkeypatch.setattr(pace, "WINDOW_S", 0.5)
     limits = ConnectionLimits(0.2, 5, 10, 1 << 20, 1000)
     async with (
@@ -332,15 +343,15 @@ async def test_an_answer_in_pieces_is_sent_to_its_end_to_who_reads_slowly_but_on
 
 
 async def test_closing_does_not_wait_for_a_client_that_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "_CLOSING_S", 0.1)
+    monkeypatch.setattr(client_socket, "_CLOSING_S", 0.1)
     closed: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
 
     async def handler(request: web.BaseRequest) -> web.StreamResponse:
         farewell = Farewell((), 1000, "over")
-        socket = connection._Socket(1 << 20, lambda: farewell, None)
+        socket = client_socket.ClientSocket(1 << 20, lambda: farewell, None)
         await socket.prepare(request)
-        request.protocol.pause_writing()  # as the transport does while the client takes nothing
-        await socket.say_goodbye(farewell)
+        request.protocol.pause_writing()  # as the transport does while the client reads nothing
+        await socket.close_as(farewell)
         closed.set_result(socket.close_code)
         return socket
 
@@ -354,13 +365,13 @@ async def test_closing_does_not_wait_for_a_client_that_reads_nothing(monkeypatch
     await server.shutdown(1)
 
 
-async def test_what_is_no_http_is_answered(hasty: Server) -> None:
+async def test_bytes_that_are_not_http_are_answered(hasty: Server) -> None:
     async with raw(hasty.url) as client:
         await client.send(b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\r\n\r\n")
         assert (await client.rest()).startswith(b"HTTP/1.0 400 ")
 
 
-async def test_a_stream_goes_on_for_longer_than_a_request_may_take(hasty: Server) -> None:
+async def test_a_stream_is_not_bound_by_the_time_limit_of_requests(hasty: Server) -> None:
     async with connected(hasty) as peer:
         await peer.send({"type": "start", "encoding": "linear16", "sample_rate": 16_000})
         await peer.until("ready")

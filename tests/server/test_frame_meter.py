@@ -21,7 +21,7 @@ def frame(opcode: int, size: int, *, final: bool = True) -> bytes:
 
 
 def fed(data: bytes, seed: int) -> FrameMeter:
-    """A meter that has got these bytes in pieces of any sizes."""
+    """Return a meter that was fed these bytes in pieces of random sizes."""
     meter, chance, at = FrameMeter(), random.Random(seed), 0
     while at < len(data):
         step = chance.choice([1, 2, 3, 7, 100, 70_000])
@@ -34,7 +34,7 @@ frames = st.tuples(st.sampled_from([1, 2, 9]), st.sampled_from([0, 1, 125, 126, 
 
 
 @given(st.lists(frames, max_size=5), st.integers(0, 100))
-def test_complete_messages_take_nothing(sizes: list[tuple[int, int]], seed: int) -> None:
+def test_complete_messages_take_no_memory(sizes: list[tuple[int, int]], seed: int) -> None:
     meter = fed(b"".join(frame(opcode, size) for opcode, size in sizes), seed)
     assert (meter.held, meter.pieces, meter.is_open) == (0, 0, False)
 

@@ -1,4 +1,4 @@
-"""The written conversations once more, over sockets: what `golden.py` plays without a server, a server answers too."""
+"""The golden conversations over sockets: a server answers as `golden.py` does without one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import WSMsgType
 from golden import FINALS_FIRST, FOLDER, REQUEST_ID, audio
-from peer import Peer, connected, eventually
+from peer import Peer, connected, metric, until_metric
 from sounds import RATE
 from speakers import running_fake
 
@@ -18,9 +18,9 @@ from myna.server.app import Server
 from myna.runtime.errors import DialectError
 
 TIMED = ("flux_manual", "flux_open_turn", "flux_timeout", "flux_turns", "gap_in_noise")
-"""What is told there depends on when an interim decode comes."""
+"""Their answers depend on when an interim decode ends."""
 SCRIPTS = [path for path in sorted(FOLDER.glob("*.txt")) if "\n!" not in path.read_text() and path.stem not in TIMED]
-"""Those that ask of the engine only what it can do."""
+"""The ones that need only what the engine can do."""
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ async def server() -> AsyncIterator[Server]:
 
 
 def steps(script: str) -> list[tuple[str, list[str]]]:
-    """What is sent, each with what is answered."""
+    """Return what the client sends, each with the answers."""
     found: list[tuple[str, list[str]]] = []
     for line in script.splitlines():
         if line.startswith(">"):
@@ -41,7 +41,7 @@ def steps(script: str) -> list[tuple[str, list[str]]]:
 
 
 async def send(server: Server, peer: Peer, what: str, heard_s: float) -> None:
-    """Send it; a reason to end, once so much audio has been heard."""
+    """Send it. A reason to end is sent once the server has received `heard_s` seconds of audio in all its streams."""
     if what.startswith("bytes"):
         await peer.socket.send_bytes(bytes.fromhex(what.removeprefix("bytes")))
     elif what[0] in "0123456789_x":
@@ -52,12 +52,12 @@ async def send(server: Server, peer: Peer, what: str, heard_s: float) -> None:
         await peer.socket.send_str(what)
     else:
         (stream,) = server.services.streams.values()
-        await eventually(lambda: stream._live.heard_s >= heard_s - 0.001)  # type: ignore[attr-defined]
-        stream.retire(DialectError(what, "as told", finals_first=what in FINALS_FIRST))
+        await until_metric(server, "myna_audio_seconds_total", lambda received_s: received_s >= heard_s - 0.001)
+        stream.shut_down(DialectError(what, "as told", finals_first=what in FINALS_FIRST))
 
 
 def comparable(message: dict[str, Any]) -> dict[str, Any] | None:
-    """The message without what differs from one connection to the next; None: when it comes depends on the machine."""
+    """Return the message without what differs between connections; None if its time depends on the machine."""
     if message.get("is_final") is False or message.get("event") == "Update":
         return None
     told = {name: value for name, value in message.items() if name not in ("request_id", "created", "sequence_id")}
@@ -67,7 +67,7 @@ def comparable(message: dict[str, Any]) -> dict[str, Any] | None:
 
 
 async def next_told(peer: Peer) -> dict[str, Any] | None:
-    """The next message that can be compared; None: the server has closed."""
+    """Return the next message that can be compared; None if the server has closed."""
     while (message := await peer.socket.receive(timeout=30)).type is WSMsgType.TEXT:
         if (told := comparable(json.loads(message.data))) is not None:
             return told
@@ -75,12 +75,12 @@ async def next_told(peer: Peer) -> dict[str, Any] | None:
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
-async def test_a_server_answers_as_written(server: Server, path: Path) -> None:
+async def test_a_server_answers_as_the_golden_file_says(server: Server, path: Path) -> None:
     script = path.read_text()
     address = next(line[1:].strip() for line in script.splitlines() if line.startswith("?"))
     where, _, query = address.rpartition("?")
     async with connected(server, f"?{query}", where or "/v1/listen") as peer:
-        heard_s = 0.0
+        heard_s = await metric(server, "myna_audio_seconds_total")
         for what, answers in steps(script):
             await send(server, peer, what, heard_s)
             if what[0] in "0123456789_x":

@@ -79,7 +79,7 @@ async def test_the_finals_do_not_depend_on_how_the_audio_is_cut_into_frames(
     assert once == finals(await transcribed(server, START, beckett.tobytes(), chunk=997))
 
 
-async def test_words_are_told_while_they_are_spoken(server: Server, beckett: np.ndarray) -> None:
+async def test_interim_words_arrive_while_speech_continues(server: Server, beckett: np.ndarray) -> None:
     async with connected(server) as peer:
         await peer.send(RAW)
         await peer.socket.send_bytes(beckett[: round(1.2 * RATE)].tobytes())
@@ -95,7 +95,7 @@ async def test_without_interims_no_partial_is_sent(server: Server, beckett: np.n
     assert said(messages) == BECKETT
 
 
-async def test_telephone_audio_is_understood(server: Server, beckett: np.ndarray) -> None:
+async def test_telephone_audio_is_transcribed(server: Server, beckett: np.ndarray) -> None:
     import av
 
     narrow = av.AudioResampler(format="s16", layout="mono", rate=8_000)
@@ -124,7 +124,7 @@ async def test_containers_describe_themselves(
     assert wrong(await transcribed(server, wire.StartMessage(), data, chunk=1000), BECKETT) <= 0.2
 
 
-async def test_two_channels_are_transcribed_apart(server: Server, beckett: np.ndarray) -> None:
+async def test_two_channels_are_transcribed_separately(server: Server, beckett: np.ndarray) -> None:
     cities = recording("two_cities")[: 8 * RATE]
     left = np.concatenate([beckett, np.zeros(RATE, np.int16)])[: 8 * RATE]
     both = np.stack([left, cities], axis=1).tobytes()
@@ -163,7 +163,7 @@ async def test_ready_states_the_terms_the_stream_runs_on(server: Server) -> None
         await peer.send({**RAW, "endpointing_ms": 10, "max_utterance_s": 60, "language": "en-US"})
         ready = await peer.until("ready")
         assert ready["endpointing_ms"] == 100  # the engine's smallest
-        assert ready["max_utterance_s"] == pytest.approx(13.7)  # its longest segment, less what a cut needs
+        assert ready["max_utterance_s"] == pytest.approx(13.7)  # its longest segment, less the audio around a cut
         assert (ready["model"], ready["language"]) == ("moonshine-tiny-en", "en")
 
 
@@ -178,7 +178,7 @@ async def test_msgpack_frames_carry_maps(server: Server, beckett: np.ndarray) ->
         assert msgpack.unpackb((await peer.socket.receive(timeout=30)).data)["type"] == "closed"
 
 
-async def test_the_blocking_client_does_the_same(server: Server, beckett: np.ndarray) -> None:
+async def test_the_blocking_client_gives_the_same_result(server: Server, beckett: np.ndarray) -> None:
     def run() -> tuple[str, float]:
         with SyncLiveClient(START, server.url) as client:
             client.send(beckett.tobytes())
@@ -195,7 +195,7 @@ async def test_the_blocking_client_does_the_same(server: Server, beckett: np.nda
     assert seconds == pytest.approx(len(beckett) / RATE, abs=0.001)
 
 
-async def test_streams_at_the_same_time_do_not_mix(server: Server, beckett: np.ndarray) -> None:
+async def test_concurrent_streams_do_not_mix(server: Server, beckett: np.ndarray) -> None:
     cities = recording("two_cities")[: 10 * RATE]
     results = await asyncio.gather(
         *[transcribed(server, START, (beckett if i % 2 else cities).tobytes()) for i in range(6)]
@@ -216,7 +216,7 @@ async def test_health_names_version_model_and_streams(server: Server) -> None:
         assert (body["status"], body["model"], body["streams"]) == ("ok", "moonshine-tiny-en", 1)
 
 
-async def test_a_client_that_vanishes_frees_everything_it_held(server: Server, beckett: np.ndarray) -> None:
+async def test_a_vanished_client_frees_everything_it_held(server: Server, beckett: np.ndarray) -> None:
     async with connected(server) as peer:
         await peer.send(RAW)
         await peer.socket.send_bytes(beckett[: round(1.2 * RATE)].tobytes())
@@ -229,7 +229,7 @@ async def test_a_client_that_vanishes_frees_everything_it_held(server: Server, b
     assert not server.models.pools[0].open_jobs
 
 
-async def test_a_worker_that_is_killed_costs_no_word() -> None:
+async def test_a_killed_worker_loses_no_word() -> None:
     cities = recording("two_cities")[: 20 * RATE]
     async with running(settings()) as server:
         uncut = finals(await transcribed(server, START, cities.tobytes()))
@@ -246,11 +246,11 @@ async def test_a_worker_that_is_killed_costs_no_word() -> None:
             await client.close()
             heard = [message async for message in client]
         assert pool.restarts == 2
-        # Finals that came before the kill were read by the loop above: compare the end, which was asked for again.
+        # The loop above has read the finals before the kill: compare the rest.
         assert finals(heard)[-2:] == uncut[-2:]
 
 
-async def test_a_server_that_is_not_there_is_named(unused_tcp_port: int) -> None:
+async def test_an_unreachable_server_is_named(unused_tcp_port: int) -> None:
     with pytest.raises(StreamError, match=str(unused_tcp_port)):
         async with LiveClient(START, f"http://127.0.0.1:{unused_tcp_port}"):
             pass

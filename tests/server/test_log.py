@@ -1,4 +1,4 @@
-"""Log lines: bounded, and not the same one again and again."""
+"""Log lines are bounded, and repeats are dropped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def afterwards():
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
-def test_no_value_fills_the_log_whatever_it_is(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_logged_value_is_bounded(form: str, capsys: pytest.CaptureFixture[str]) -> None:
     configure("info", form)
     huge = "x" * 10_000_000
     log = structlog.get_logger()
@@ -34,7 +34,7 @@ def test_no_value_fills_the_log_whatever_it_is(form: str, capsys: pytest.Capture
     assert "ValueError" in written
 
 
-def test_what_is_short_is_left_as_it_is() -> None:
+def test_short_values_are_unchanged() -> None:
     line = {"event": "e" * LONGEST_VALUE, "number": 10**9, "none": None, "names": ["a", "b"], "share": 0.5, "yes": True}
     assert bounded(None, "info", dict(line)) == line
 
@@ -46,7 +46,7 @@ def test_a_trace_keeps_its_beginning_and_its_end() -> None:
     assert cut.endswith("end")
 
 
-def test_a_line_that_repeats_is_written_once_in_a_while_and_counted() -> None:
+def test_a_repeated_line_is_written_once_per_interval_with_a_count() -> None:
     now = [100.0]
     repeats = Repeats(lambda: now[0])
     written = []
@@ -56,6 +56,12 @@ def test_a_line_that_repeats_is_written_once_in_a_while_and_counted() -> None:
             written.append(repeats(None, "warning", {"event": "again", "reason": "r"}))
     assert len(written) in (2, 3)
     assert written[1]["repeated"] > 400
-    for number in range(5000):
+
+
+def test_only_the_last_thousand_lines_are_remembered() -> None:
+    repeats = Repeats(lambda: 100.0)
+    for number in range(2000):
         assert repeats(None, "info", {"event": "stream connected", "stream": number})
-    assert len(repeats._lines) <= 1000
+    assert repeats(None, "info", {"event": "stream connected", "stream": 0})
+    with pytest.raises(structlog.DropEvent):
+        repeats(None, "info", {"event": "stream connected", "stream": 1999})

@@ -1,4 +1,4 @@
-"""The clock that stands still while the event loop does, and limits that are measured with it."""
+"""The clock that stops while the event loop is blocked, and time limits that use it."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from myna.runtime.deadlines import timeout
 from myna.server.operations.loop_monitor import LoopMonitor
 
 
-async def test_a_standstill_is_not_counted() -> None:
+async def test_time_while_the_loop_is_blocked_is_not_counted() -> None:
     now, lags = 100.0, list[float]()
-    pulse = LoopMonitor(lags.append, lambda: now)
-    beating = asyncio.create_task(pulse.beat())
+    monitor = LoopMonitor(lags.append, lambda: now)
+    running = asyncio.create_task(monitor.run())
     await asyncio.sleep(0)
     now += 12.0
     await eventually(lambda: len(lags) >= 2)
-    assert pulse.awake() == 100.25
+    assert monitor.awake() == 100.25
     assert max(lags) > 11
-    beating.cancel()
+    running.cancel()
     with contextlib.suppress(asyncio.CancelledError):
-        await beating
+        await running
 
 
-async def test_time_that_is_short_is_counted_whole() -> None:
+async def test_short_delays_are_counted_whole() -> None:
     now, lags = 0.0, list[float]()
-    pulse = LoopMonitor(lags.append, lambda: now)
-    beating = asyncio.create_task(pulse.beat())
+    monitor = LoopMonitor(lags.append, lambda: now)
+    running = asyncio.create_task(monitor.run())
     for beat in range(1, 4):
         now += 0.2
         await eventually(lambda beat=beat: len(lags) >= beat)  # type: ignore[misc]
-    assert pulse.awake() == pytest.approx(0.6)
-    beating.cancel()
+    assert monitor.awake() == pytest.approx(0.6)
+    running.cancel()
     with contextlib.suppress(asyncio.CancelledError):
-        await beating
+        await running
 
 
-async def test_a_limit_does_not_run_out_while_its_clock_stands_still() -> None:
+async def test_a_limit_does_not_run_out_while_its_clock_is_stopped() -> None:
     now, asked = 0.0, 0
 
     def clock() -> float:
@@ -52,9 +52,9 @@ async def test_a_limit_does_not_run_out_while_its_clock_stands_still() -> None:
     with pytest.raises(TimeoutError):
         async with timeout(0.01, clock):
             await asyncio.Event().wait()
-    assert asked > 6  # it looked once more after the limit had run out
+    assert asked > 6  # the clock was read once more after the limit had run out
 
 
-async def test_what_is_done_in_time_is_not_disturbed() -> None:
+async def test_work_that_ends_in_time_is_not_interrupted() -> None:
     async with timeout(0.0, lambda: 0.0):
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""What is measured is there to be read, and the dashboard asks for nothing else."""
+"""The metrics, and the dashboard and documentation that name them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def read(server: Server) -> dict[tuple[str, frozenset[tuple[str, str]]], f
         return {(s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples}
 
 
-async def test_metrics_tell_what_a_stream_met() -> None:
+async def test_the_metrics_reflect_a_stream() -> None:
     async with running_fake(final_target_ms=700) as server:
         async with Speaker(server, START.model_copy(update={"interim": True})) as speaker:
             await speaker.say(phrases(list(range(12))))
@@ -51,7 +51,7 @@ async def test_metrics_tell_what_a_stream_met() -> None:
     assert ("myna_loop_lag_seconds_count", frozenset()) in found
 
 
-async def test_the_dashboard_and_the_document_name_only_metrics_that_there_are(server: Server) -> None:
+async def test_the_dashboard_and_the_documentation_name_only_existing_metrics(server: Server) -> None:
     async with Speaker(server, START.model_copy(update={"interim": True})) as speaker:
         await speaker.say(recording("beckett").tobytes())
         await speaker.done()
@@ -64,7 +64,7 @@ async def test_the_dashboard_and_the_document_name_only_metrics_that_there_are(s
     assert json.loads((ROOT / "deploy" / "grafana.json").read_text())["title"] == "Myna"
 
 
-async def test_every_metric_stands_in_the_document(server: Server) -> None:
+async def test_every_metric_is_documented(server: Server) -> None:
     text = (ROOT / "docs" / "operations.md").read_text()
     names = {name for name, _ in await read(server) if name.startswith("myna_") and not name.endswith("_created")}
     names = {re.sub(r"_(bucket|count|sum)$", "", name) for name in names}

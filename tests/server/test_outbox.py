@@ -30,7 +30,7 @@ async def test_a_newer_interim_replaces_the_unsent_one_of_its_channel_only() -> 
     assert await drained(outbox) == ["2", "final", "3"]
 
 
-async def test_of_each_channel_one_interim_waits_however_many_channels_there_are() -> None:
+async def test_one_interim_of_each_channel_is_queued_for_any_number_of_channels() -> None:
     outbox = Outbox()
     for number in range(1200):
         outbox.put(Frame(f"{number}", f"channel {number % 12}"))
@@ -42,7 +42,7 @@ async def test_of_each_channel_one_interim_waits_however_many_channels_there_are
     assert len(waiting) == 24
 
 
-async def test_an_interim_that_was_sent_is_not_taken_out_of_what_waits() -> None:
+async def test_a_sent_interim_is_not_removed_from_the_queue() -> None:
     outbox = Outbox()
     outbox.put(Frame("1", "x"))
     await outbox.get()
@@ -51,14 +51,14 @@ async def test_an_interim_that_was_sent_is_not_taken_out_of_what_waits() -> None
     assert await drained(outbox) == ["final", "2"]
 
 
-async def test_interims_that_are_not_read_take_no_room() -> None:
+async def test_unread_interims_replace_each_other() -> None:
     outbox = Outbox()
     for _ in range(100):
         outbox.put(Frame("x" * (LARGEST // 2), "x"))
     assert len(await drained(outbox)) == 1
 
 
-async def test_finals_that_are_not_read_end_the_stream() -> None:
+async def test_too_many_unread_finals_end_the_stream() -> None:
     outbox = Outbox()
     outbox.put(Frame("x" * LARGEST))
     with pytest.raises(SlowReaderError):
@@ -68,7 +68,7 @@ async def test_finals_that_are_not_read_end_the_stream() -> None:
     assert await drained(outbox) == ["why"]
 
 
-async def test_sent_frames_come_again_behind_the_greeting_and_before_what_was_never_sent() -> None:
+async def test_a_rewind_queues_sent_frames_after_the_greeting_and_before_unsent_ones() -> None:
     outbox = Outbox()
     for number in range(1, 6):
         outbox.put(Frame(f"{number}", number=number))
@@ -83,7 +83,7 @@ async def test_sent_frames_come_again_behind_the_greeting_and_before_what_was_ne
     assert sent == ["ready", "2", "3", "4", "5", "interim"]
 
 
-async def test_what_is_kept_is_bounded_and_what_is_not_kept_is_known() -> None:
+async def test_kept_frames_are_bounded_and_dropped_ones_are_known() -> None:
     outbox = Outbox()
     for number in range(1, 5):
         outbox.put(Frame("x" * 400_000, number=number))
@@ -96,14 +96,14 @@ async def test_what_is_kept_is_bounded_and_what_is_not_kept_is_known() -> None:
     assert [(await outbox.get()).number for _ in range(2)] == [3, 4]  # type: ignore[union-attr]
 
 
-async def test_what_is_said_last_has_room_in_a_full_outbox() -> None:
+async def test_the_last_frames_fit_into_a_full_outbox() -> None:
     outbox = Outbox()
     outbox.put(Frame("x" * LARGEST))
     outbox.put_last([Frame("error"), Frame("closed")])
     assert (await drained(outbox))[1:] == ["error", "closed"]
 
 
-def test_a_message_that_quotes_something_huge_is_cut() -> None:
+def test_an_error_message_that_quotes_a_huge_value_is_shortened() -> None:
     for error in (DialectError("invalid_message", "x" * 10_000_000), Refusal(400, "bad_request", "x" * 10_000_000)):
         assert len(error.message) <= LONGEST_MESSAGE
         assert len(str(error)) <= LONGEST_MESSAGE

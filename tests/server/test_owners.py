@@ -1,4 +1,4 @@
-"""An error in any long-lived part: the service goes on, or readiness fails and says why.
+"""An error in any long-lived part: the service continues, or readiness fails with the reason.
 
 `PARTS` has every long-lived task, thread and process of a server, each with a way to make it fail once.
 """
@@ -12,7 +12,7 @@ import re
 import signal
 import threading
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 import pytest
@@ -21,18 +21,22 @@ from faults import failing_once
 from peer import RAW, connected, eventually, listening
 from speakers import AmplitudeVad, Speaker, names, phrases, running_fake
 
-from myna.server import app
 from myna.batch import job_runner as jobrunner
-from myna.inference.workers import vad_worker as voice
-from myna.server.app import Server
 from myna.inference.engines.fake.engine import EXIT
+from myna.inference.workers import vad_worker as voice
+from myna.server import app
+from myna.server.app import Server
 from myna.streaming.speech.silero import VadMemory
 
 
 class Vad(AmplitudeVad):
-    """Voice activity that fails when it is told to."""
+    """Voice activity detection that fails on demand."""
+
+    made: ClassVar[Vad]
+    """The instance of the server started last."""
 
     def __init__(self) -> None:
+        Vad.made = self
         self.error: Exception | None = None
         self.failures = 0
         self.poison: bytes | None = None
@@ -47,12 +51,6 @@ class Vad(AmplitudeVad):
             self.failures += 1
             raise self.error or ValueError("a window that the model cannot take")
         return super().probabilities(parts)
-
-
-def vad_of(server: Server) -> Vad:
-    vad = server.services.vad._vad
-    assert isinstance(vad, Vad)
-    return vad
 
 
 async def health(server: Server, path: str = "/health/ready") -> tuple[int, dict[str, Any]]:
@@ -121,7 +119,7 @@ async def failing_watch(server: Server) -> AsyncIterator[None]:
 
 @contextlib.asynccontextmanager
 async def failing_voice(server: Server) -> AsyncIterator[None]:
-    vad = vad_of(server)
+    vad = Vad.made
     vad.error = MemoryError("no memory")
     yield
     await eventually(lambda: vad.failures > 2)
@@ -150,11 +148,11 @@ async def killed(server: Server) -> AsyncIterator[None]:
 
 @contextlib.asynccontextmanager
 async def unharmed(_: Server) -> AsyncIterator[None]:
-    yield  # runs what it is given, and whoever gives it something waits for that and takes its error
+    yield  # runs what it is given; the caller waits for the result and handles the error
 
 
 PARTS = {
-    "task pulse": failing_loop_monitor,
+    "task loop-monitor": failing_loop_monitor,
     "task memory": failing_memory,
     "task jobs": failing_jobs,
     "task decoders": failing_decoders,  # its processes: test_decoders.py
@@ -170,7 +168,7 @@ PARTS = {
 
 
 @pytest.mark.parametrize("part", PARTS)
-async def test_a_stream_gets_its_words_although_a_part_fails_and_the_server_is_ready_again(
+async def test_a_stream_gets_its_words_when_a_part_fails_and_the_server_becomes_ready_again(
     part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(app, "TRIM_EVERY_S", 0.05)
@@ -188,7 +186,7 @@ async def test_a_stream_gets_its_words_although_a_part_fails_and_the_server_is_r
         assert (await health(server))[0] == 200
 
 
-async def test_nothing_long_lived_runs_in_an_idle_server_that_the_table_does_not_have() -> None:
+async def test_every_long_lived_task_thread_and_process_of_an_idle_server_is_in_the_table() -> None:
     tasks, threads = asyncio.all_tasks(), set(threading.enumerate())
     processes = set(psutil.Process().children(recursive=True))
     async with running_fake(vad=Vad) as server:
@@ -219,9 +217,9 @@ async def test_readiness_and_health_name_each_part_that_fails_until_it_works_aga
             assert (await health(server, path))[0] == 200
 
 
-async def test_audio_that_voice_activity_fails_on_ends_its_stream_alone() -> None:
+async def test_audio_that_fails_voice_activity_detection_ends_only_its_stream() -> None:
     async with running_fake(vad=Vad) as server, Speaker(server) as other, listening(server) as peer:
-        vad_of(server).poison = (1000 + 10 * 77).to_bytes(2, "little") * 50
+        Vad.made.poison = (1000 + 10 * 77).to_bytes(2, "little") * 50
         await other.say(phrases([1, 2]))
         async with connected(server) as victim:
             await victim.send(RAW)
@@ -239,9 +237,9 @@ async def test_audio_that_voice_activity_fails_on_ends_its_stream_alone() -> Non
         assert not server.supervisor.failing
 
 
-async def test_a_file_that_voice_activity_fails_on_is_answered_and_the_next_is_transcribed() -> None:
+async def test_a_file_that_fails_voice_activity_detection_gets_an_error_and_the_next_is_transcribed() -> None:
     async with running_fake(vad=Vad) as server, ClientSession() as session:
-        vad_of(server).poison = (1000 + 10 * 77).to_bytes(2, "little") * 50
+        Vad.made.poison = (1000 + 10 * 77).to_bytes(2, "little") * 50
         address = f"{server.url}/v1/listen?encoding=linear16&sample_rate=16000"
         async with session.post(address, data=phrases([77])) as response:
             assert response.status == 500
@@ -250,10 +248,10 @@ async def test_a_file_that_voice_activity_fails_on_is_answered_and_the_next_is_t
         assert body["results"]["channels"][0]["alternatives"][0]["transcript"] == "w1 w2 w3"
 
 
-async def test_a_stream_that_voice_activity_works_for_again_too_late_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stream_ends_when_voice_activity_detection_fails_for_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(voice, "GIVEN_UP_AFTER_S", 0.3)
     async with running_fake(vad=Vad) as server, connected(server) as peer:
-        vad_of(server).error = MemoryError("no memory")
+        Vad.made.error = MemoryError("no memory")
         await peer.send(RAW)
         await peer.until("ready")
         await peer.socket.send_bytes(phrases([1]))
@@ -261,17 +259,17 @@ async def test_a_stream_that_voice_activity_works_for_again_too_late_is_told(mon
         assert peer.socket.close_code == 1011
 
 
-async def test_a_voice_activity_thread_that_hangs_is_found_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_hanging_voice_activity_thread_is_detected_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert voice.HANGS_AFTER_S < 4
     monkeypatch.setattr(voice, "HANGS_AFTER_S", 0.3)
     async with running_fake(vad=Vad) as server, Speaker(server) as speaker:
-        vad_of(server).go_on.clear()
+        Vad.made.go_on.clear()
         await speaker.say(phrases([1, 2]))
         await eventually(lambda: "voice-activity" in server.supervisor.failing)
         status, body = await health(server)
         assert status == 503
         assert "its thread has answered nothing" in body["reason"]
-        vad_of(server).go_on.set()
+        Vad.made.go_on.set()
         await speaker.done()
         assert speaker.words == names([1, 2])
         assert (await health(server))[0] == 200

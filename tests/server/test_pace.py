@@ -1,4 +1,4 @@
-"""Clients that send too fast, too slowly, or nothing at all; and pings, which are answered all the while."""
+"""Clients that send too fast, too slowly or nothing, and pings, which are always answered."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 from aiohttp import ClientSession, TCPConnector
-from peer import RAW, connected, eventually, listening
+from peer import RAW, connected, eventually, listening, metric, until_metric
 from speakers import Speaker, names, phrases, running_fake
 from websockets.asyncio.client import connect
 
 from myna.clients.live import StreamError, stream_url
-from myna.server.websocket import live_stream as live
-from myna.server.app import Server
-from myna.wire import messages as wire
-from myna.streaming.session.jobs import InferenceJob
 from myna.inference.engines.fake.engine import silence, spoken
+from myna.server.app import Server
+from myna.server.websocket import feeder
+from myna.streaming.session.jobs import InferenceJob
+from myna.wire import messages as wire
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ async def fake() -> AsyncIterator[Server]:
 
 
 class Brake:
-    """Holds the engine's jobs back until it is let go."""
+    """Holds the engine's jobs back until `let_go`."""
 
     def __init__(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         pool = server.models.pools[0]
@@ -41,18 +41,17 @@ class Brake:
             self._submit(job, on_result)  # type: ignore[arg-type]
 
 
-async def test_audio_that_comes_faster_than_it_is_decoded_waits_in_the_spool_and_none_is_lost(
+async def test_audio_sent_faster_than_it_is_decoded_waits_in_the_spool_and_none_is_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(live, "LONGEST_HALT_S", 0.05)
+    monkeypatch.setattr(feeder, "LONGEST_HALT_S", 0.05)
     codes = list(range(200))
     async with running_fake(max_backlog_s=5) as server:
         brake = Brake(server, monkeypatch)
         async with Speaker(server) as speaker:
             saying = asyncio.create_task(speaker.say(phrases(codes)))
-            await eventually(lambda: any(stream._live.spooled for stream in server.services.streams.values()))  # type: ignore[attr-defined]
-            (stream,) = server.services.streams.values()
-            assert stream._live._driver.stream.backlog_s < 20  # type: ignore[attr-defined]
+            await until_metric(server, "myna_spool_bytes", lambda size: size > 0)
+            assert await metric(server, "myna_backlog_seconds") < 20
             ending = asyncio.create_task(speaker.done())
             while not ending.done():
                 brake.let_go()
@@ -61,8 +60,8 @@ async def test_audio_that_comes_faster_than_it_is_decoded_waits_in_the_spool_and
         assert speaker.words == names(codes)
 
 
-async def test_a_client_that_outgrows_its_spool_gets_its_finals_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "LONGEST_HALT_S", 0.01)
+async def test_a_stream_whose_spool_is_full_ends_after_its_finals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeder, "LONGEST_HALT_S", 0.01)
     async with running_fake(max_backlog_s=5, spool_mb=1) as server:
         brake = Brake(server, monkeypatch)
         async with Speaker(server, resume=False) as speaker, Speaker(server) as other:
@@ -92,10 +91,10 @@ async def test_a_client_that_outgrows_its_spool_gets_its_finals_and_is_told(monk
             assert other.words == names([7])
 
 
-async def test_pings_are_answered_while_last_finals_are_awaited_and_while_there_is_a_spool(
+async def test_pings_are_answered_during_the_last_finals_and_while_audio_is_spooled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(live, "LONGEST_HALT_S", 0.05)
+    monkeypatch.setattr(feeder, "LONGEST_HALT_S", 0.05)
     async with running_fake(max_backlog_s=5) as server:
         brake = Brake(server, monkeypatch)
         async with connect(stream_url(server.url, wire.Format.JSON)) as socket:
@@ -116,10 +115,10 @@ async def test_pings_are_answered_while_last_finals_are_awaited_and_while_there_
             assert '"reason":"close"' in str(reading.result())
 
 
-async def test_a_client_that_is_there_but_silent_gets_its_last_words(
+async def test_a_connected_client_that_sends_no_audio_gets_its_last_words(
     fake: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("myna.server.websocket.connection._STALL_S", -0.4)
+    monkeypatch.setattr("myna.server.websocket.silence.STALL_S", -0.4)
     async with listening(
         fake, "encoding=linear16&sample_rate=16000&utterance_end_ms=1000&interim_results=true"
     ) as peer:
@@ -135,8 +134,8 @@ async def test_a_client_that_is_there_but_silent_gets_its_last_words(
         assert peer.said == "w1 w2 w3"
 
 
-async def test_a_silent_client_is_told_nothing_twice(fake: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("myna.server.websocket.connection._STALL_S", -0.49)
+async def test_a_silence_produces_one_final(fake: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("myna.server.websocket.silence.STALL_S", -0.49)
     async with connected(fake) as peer:
         await peer.send({**RAW, "interim": False})
         await peer.socket.send_bytes(np.concatenate([silence(0.3), spoken(1)]).tobytes())
@@ -150,7 +149,7 @@ async def test_a_silent_client_is_told_nothing_twice(fake: Server, monkeypatch: 
         assert len(peer.of("utterance_end")) == 1
 
 
-async def test_hundreds_of_sockets_that_say_nothing_keep_nobody_waiting() -> None:
+async def test_hundreds_of_silent_sockets_do_not_delay_other_streams() -> None:
     connector = TCPConnector(limit=0)
     async with running_fake(final_target_ms=0) as server, ClientSession(connector=connector) as session:
         sockets = await asyncio.gather(*(session.ws_connect(server.url + wire.PATH) for _ in range(300)))

@@ -1,4 +1,4 @@
-"""The server as a process: signals, the folder it is started in, descriptors, and what happens when it stands still."""
+"""The server as a process: signals, its working folder, descriptors, suspension."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ OTHERS = [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE]
 
 
 def to_group(pid: int, number: signal.Signals) -> None:
-    """Send a signal as a terminal does: to the server, and to those of its workers that are in its group."""
+    """Send a signal as a terminal does: to the server and the processes in its group."""
     for process in psutil.Process(pid).children(recursive=True):
         if os.getpgid(process.pid) == os.getpgid(pid):
             os.kill(process.pid, number)
     os.kill(pid, number)
 
 
-async def test_a_signal_that_is_not_for_stopping_ends_no_stream(tmp_path: Path) -> None:
+async def test_other_signals_end_no_stream(tmp_path: Path) -> None:
     keys = tmp_path / "keys.toml"
     secret = add_key(keys, "one", frozenset(Scope))
     with local_server("fake", "--keys", str(keys)) as server:
@@ -45,18 +45,18 @@ async def test_a_signal_that_is_not_for_stopping_ends_no_stream(tmp_path: Path) 
             assert [message.type async for message in client][-1] == "closed"
 
 
-def test_keys_can_be_read_again_although_their_file_looks_unchanged(tmp_path: Path) -> None:
+def test_keys_can_be_reloaded_when_their_file_looks_unchanged(tmp_path: Path) -> None:
     keys = tmp_path / "keys.toml"
     add_key(keys, "one", frozenset(Scope))
     authentication, state = Authentication(keys), keys.stat()
     keys.write_text("")
     secret = add_key(keys, "two", frozenset(Scope))
     os.utime(keys, ns=(state.st_atime_ns, state.st_mtime_ns))
-    authentication.read_again()
+    authentication.reload()
     assert authentication.identify(credential({"Authorization": f"Token {secret}"})).name == "two"
 
 
-async def test_a_signal_of_the_terminal_lets_streams_speak_to_their_end() -> None:
+async def test_a_signal_from_the_terminal_lets_streams_finish() -> None:
     speech = recording("beckett").tobytes()
     with local_server("moonshine") as server:
         async with Speaker(server.url) as speaker:
@@ -67,7 +67,7 @@ async def test_a_signal_of_the_terminal_lets_streams_speak_to_their_end() -> Non
         assert " ".join(speaker.words) == BECKETT
 
 
-def test_files_in_the_current_folder_are_not_taken_for_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_in_the_current_folder_are_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("msgpack", "random", "queue", "numpy"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('a stray file was imported')")
     monkeypatch.chdir(tmp_path)
@@ -75,7 +75,7 @@ def test_files_in_the_current_folder_are_not_taken_for_modules(tmp_path: Path, m
         assert psutil.Process(server.pid).children()
 
 
-async def test_a_server_without_descriptors_says_so_and_recovers_when_there_are_some() -> None:
+async def test_a_server_without_descriptors_reports_it_and_recovers() -> None:
     with local_server("fake", "--workers", "1") as server:
         process = psutil.Process(server.pid)
         async with ClientSession(connector=TCPConnector(limit=1)) as session:
@@ -115,7 +115,7 @@ STILL_S = 3.0
 
 
 async def stand_still(server: LocalServer) -> None:
-    """Stop every process of a server for longer than its patience, as a machine does that is moved."""
+    """Suspend all processes of a server for longer than its time limits, as a migrating VM does."""
     whole = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
     for process in whole:
         process.suspend()
@@ -124,7 +124,7 @@ async def stand_still(server: LocalServer) -> None:
         process.resume()
 
 
-async def test_a_server_that_stood_still_reads_what_came_before_it_loses_patience() -> None:
+async def test_a_server_that_was_suspended_reads_what_arrived_before_limits_run_out() -> None:
     flags = [word for name, value in IMPATIENT.items() for word in (f"--{name}", str(value))]
     with local_server("fake", *flags) as server:
         workers = {process.pid for process in psutil.Process(server.pid).children()}
@@ -162,7 +162,7 @@ def started_with_its_log_closed() -> tuple[subprocess.Popen[str], LocalServer]:
     return process, LocalServer(url, process.pid)
 
 
-async def test_a_log_that_nobody_reads_any_more_ends_neither_the_server_nor_a_stream() -> None:
+async def test_a_closed_log_pipe_ends_neither_the_server_nor_a_stream() -> None:
     process, server = started_with_its_log_closed()
     try:
         async with connected(server) as peer:

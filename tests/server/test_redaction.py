@@ -1,4 +1,4 @@
-"""What promises that numbers are not seen is refused where they cannot be found: in every way and midway, too."""
+"""Redaction is refused in languages in which numbers cannot be found, at the start of a stream and later."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from aiohttp import ClientSession
 from peer import connected, listening
 from speakers import running_fake
 
-from myna.server.app import Server
 from myna.inference.engines.fake.engine import silence, spoken
 from myna.inference.engines.registry import OwnModel
+from myna.server.app import Server
 
 RAW = "encoding=linear16&sample_rate=16000"
 KNOWN = "da, de, en, es, fr, it, nl, pt"
@@ -30,7 +30,7 @@ async def server() -> AsyncIterator[Server]:
 @pytest.mark.parametrize("path", ["/v1/listen", "/v2/listen"])
 @pytest.mark.parametrize("redact", ["numbers", "aggressive_numbers"])
 @pytest.mark.parametrize("language", ["pl", ""])
-async def test_redaction_in_a_language_whose_numbers_are_not_known_is_refused_live(
+async def test_live_redaction_in_a_language_without_number_words_is_refused(
     server: Server, path: str, redact: str, language: str
 ) -> None:
     named = {"/v1/listen": "language", "/v2/listen": "model=flux-general-multi&language_hint"}[path]
@@ -44,7 +44,7 @@ async def test_redaction_in_a_language_whose_numbers_are_not_known_is_refused_li
 
 @pytest.mark.parametrize("redact", ["true", "numbers", "aggressive_numbers", "pci", "ssn"])
 @pytest.mark.parametrize("language", ["&language=pl", "&language=pl-PL", "&language=multi", ""])
-async def test_redaction_in_a_language_whose_numbers_are_not_known_is_refused_for_files(
+async def test_file_redaction_in_a_language_without_number_words_is_refused(
     server: Server, redact: str, language: str
 ) -> None:
     audio = np.concatenate([spoken(1), silence(1)]).tobytes()
@@ -57,7 +57,7 @@ async def test_redaction_in_a_language_whose_numbers_are_not_known_is_refused_fo
 
 
 @pytest.mark.parametrize("query", ["redact=numbers&language=de-CH", "redact=false&language=pl", "language=pl"])
-async def test_what_can_be_kept_is_promised(server: Server, query: str) -> None:
+async def test_a_redaction_that_can_be_kept_is_confirmed(server: Server, query: str) -> None:
     async with listening(server, f"{RAW}&{query}") as peer:
         await peer.send({"type": "CloseStream"})
         await peer.rest()
@@ -67,7 +67,7 @@ async def test_what_can_be_kept_is_promised(server: Server, query: str) -> None:
     "message",
     [{"features": {"redact": True}}, {"features": {"redact": ["numbers"]}}, {"redact": "numbers"}],
 )
-async def test_redaction_that_is_asked_for_midway_is_not_promised(server: Server, message: dict[str, object]) -> None:
+async def test_a_redaction_requested_midway_is_not_confirmed(server: Server, message: dict[str, object]) -> None:
     async with listening(server, f"{RAW}&language=en") as peer:
         await peer.send({"type": "Configure", **message})
         failure = await peer.until("ConfigureFailure")
@@ -80,7 +80,7 @@ async def test_redaction_that_is_asked_for_midway_is_not_promised(server: Server
         {"language_hints": ["pl"]}, {"language_hints": ["en", "de"]}, {"language_hints": []}, {"redact": ["numbers"]},
     ],
 )  # fmt: skip
-async def test_a_turn_taking_client_cannot_leave_the_languages_that_are_redacted(
+async def test_a_flux_client_cannot_switch_to_a_language_that_is_not_redacted(
     server: Server, message: dict[str, object]
 ) -> None:
     query = f"?{RAW}&model=flux-general-multi&language_hint=de&redact=numbers"

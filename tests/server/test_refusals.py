@@ -1,4 +1,4 @@
-"""Refusals as they go over the wire: status, headers and body, byte for byte but for the request's id."""
+"""Refusals on the wire: status, headers and body, byte for byte except for the request's id."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def exchange(server: Server, head: str) -> tuple[str, dict[str, str], str]
         ("", "X: y", 401, "INVALID_AUTH", "Invalid credentials."),
         ("", "Authorization: Token wrong", 401, "INVALID_AUTH", "Invalid credentials."),
         ("", "Authorization: Token {granter}", 403, "INSUFFICIENT_PERMISSIONS",
-         "The key 'granter' lacks the scope 'transcribe', which this request needs."),
+         "API key 'granter' lacks the scope 'transcribe'."),
         ("?detect_entities=true", LOGIN, 400, "Bad Request",
          "Bad Request: detect_entities is not supported: this server has no model that detects entities."),
         ("?punctuate=7", LOGIN, 400, "Bad Request", "Bad Request: punctuate must be true or false, not '7'"),
@@ -66,7 +66,7 @@ async def exchange(server: Server, head: str) -> tuple[str, dict[str, str], str]
          "Bad Request: callback: '127.1' is no IPv4 address of four decimal numbers without leading zeros."),
     ],
 )  # fmt: skip
-async def test_a_refusal_is_told_before_the_upgrade_in_deepgrams_words(
+async def test_a_refusal_before_the_upgrade_has_deepgrams_format(
     locked: tuple[Server, dict[str, str]], query: str, login: str, status: int, code: str, message: str
 ) -> None:
     server, keys = locked
@@ -81,7 +81,7 @@ async def test_a_refusal_is_told_before_the_upgrade_in_deepgrams_words(
     assert body == f'{{"err_code": "{code}", "err_msg": "{written}", "request_id": "{request_id}"}}'
 
 
-async def test_the_upgrade_itself_carries_the_request_id(locked: tuple[Server, dict[str, str]]) -> None:
+async def test_the_upgrade_response_carries_the_request_id(locked: tuple[Server, dict[str, str]]) -> None:
     server, keys = locked
     head = f"GET /v1/listen HTTP/1.1\r\n{LOGIN.format(**keys)}\r\n{UPGRADE}"
     line, headers, _ = await exchange(server, head)
@@ -100,7 +100,7 @@ async def test_every_answer_has_a_request_id_and_none_is_a_500(
     assert len(headers["dg-request-id"]) == 36
 
 
-async def test_two_hundred_random_queries_are_taken_or_refused_and_never_an_error(strict_server: Server) -> None:
+async def test_two_hundred_random_queries_cause_no_server_error(strict_server: Server) -> None:
     dice = random.Random(4)
     names = (
         "model",

@@ -19,14 +19,14 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_document_lists_every_setting_with_its_default_and_meaning() -> None:
+def test_the_documentation_lists_every_setting_with_its_default_and_meaning() -> None:
     rows = re.findall(r"^\| `(\w+)` \| `([^`]*)` \| (.*) \|$", DOCUMENT.read_text(), re.MULTILINE)
     documented = {name: (default, meaning) for name, default, meaning in rows}
     actual = {name: (str(field.default), field.description) for name, field in Settings.model_fields.items()}
     assert documented == actual
 
 
-def test_flags_win_over_environment_over_file_over_defaults(
+def test_flags_override_the_environment_the_file_and_the_defaults(
     empty_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert load([]).port == 8000
@@ -43,14 +43,14 @@ def test_flags_win_over_environment_over_file_over_defaults(
     ("written", "said"),
     [("port = 'x'", "port"), ("endpointing_ms = -5", "-5"), ("unknown = 1", "unknown"), ("port =", "cannot be read")],
 )
-def test_what_is_wrong_in_the_file_is_named(empty_folder: Path, written: str, said: str) -> None:
+def test_an_error_in_the_file_is_named(empty_folder: Path, written: str, said: str) -> None:
     (empty_folder / "myna.toml").write_text(written)
     with pytest.raises(ConfigurationError, match=said):
         load([])
 
 
-def test_no_number_of_the_configuration_is_without_bounds() -> None:
-    """Beyond them lie timers that never run out, and sizes that no machine has."""
+def test_every_numeric_setting_is_bounded() -> None:
+    """Without bounds there are timers that never run out and sizes that no machine has."""
     for name, field in Settings.model_fields.items():
         if field.annotation in (int, float):
             for value in (-1, 10**12, float("inf"), float("nan")):
@@ -58,8 +58,8 @@ def test_no_number_of_the_configuration_is_without_bounds() -> None:
                     Settings(**{name: value})
 
 
-def test_an_utterance_that_holds_no_word_is_refused() -> None:
-    with pytest.raises(ValidationError, match="from 2 s"):
+def test_a_maximum_utterance_shorter_than_a_word_is_refused() -> None:
+    with pytest.raises(ValidationError, match="at least 2 s"):
         Settings(max_utterance_s=0.5)
 
 

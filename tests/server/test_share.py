@@ -1,4 +1,4 @@
-"""What one client sends must not hold up the others: processor time between two turns of the loop, not wall time."""
+"""Messages of one client do not block the event loop for others. Measured is processor time between two turns of the loop."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from cost import Turns
 from peer import RAW, connected, eventually, listening, settings
 from sockets import Raw, frame, raw, upgraded
 
+from myna.runtime.errors import LONGEST_MESSAGE
 from myna.server.app import Server, running
 from myna.server.dialects.base import LONGEST_CONTROL
-from myna.runtime.errors import LONGEST_MESSAGE
 
 PCM = "encoding=linear16&sample_rate=16000"
 
@@ -29,7 +29,7 @@ async def fake() -> AsyncIterator[Server]:
 
 
 async def heard(client: Raw) -> float:
-    """End a Deepgram stream; return the seconds it heard."""
+    """End a Deepgram stream; return the seconds of audio that the server received."""
     await client.send(frame(1, json.dumps({"type": "CloseStream"}).encode()))
     async with asyncio.timeout(60):
         await client.reader.readuntil(b'"type":"Metadata"')
@@ -37,7 +37,7 @@ async def heard(client: Raw) -> float:
         return float((await client.reader.readuntil(b","))[:-1])
 
 
-async def test_audio_in_messages_of_one_byte_holds_nobody_up(fake: Server) -> None:
+async def test_audio_in_messages_of_one_byte_does_not_block_the_loop(fake: Server) -> None:
     async with raw(fake.url) as client:
         await upgraded(client)
         blast = b"".join(struct.pack("!BBIB", 0x82, 0x81, 0, number % 7) for number in range(16_000))
@@ -48,7 +48,7 @@ async def test_audio_in_messages_of_one_byte_holds_nobody_up(fake: Server) -> No
 
 
 @pytest.mark.parametrize("message", ["KeepAlive", "Finalize", "Configure"])
-async def test_control_messages_by_the_thousand_hold_nobody_up(fake: Server, message: str) -> None:
+async def test_thousands_of_control_messages_do_not_block_the_loop(fake: Server, message: str) -> None:
     async with raw(fake.url) as client:
         await upgraded(client)
         blast = frame(1, json.dumps({"type": message}).encode()) * 2000
@@ -58,7 +58,7 @@ async def test_control_messages_by_the_thousand_hold_nobody_up(fake: Server, mes
         assert turns.longest_yards < 30
 
 
-async def test_pings_by_the_thousand_hold_nobody_up(fake: Server) -> None:
+async def test_thousands_of_pings_do_not_block_the_loop(fake: Server) -> None:
     async with raw(fake.url) as client:
         await upgraded(client)
         async with Turns() as turns:
@@ -67,7 +67,7 @@ async def test_pings_by_the_thousand_hold_nobody_up(fake: Server) -> None:
         assert turns.longest_yards < 30
 
 
-async def test_audio_that_is_joined_is_heard_whole_and_in_its_order(fake: Server) -> None:
+async def test_joined_audio_is_complete_and_in_order(fake: Server) -> None:
     tone = b"".join(struct.pack("<h", 8000 if number // 20 % 2 else -8000) for number in range(32_000))
     told = []
     for piece in (64, 64_000):
@@ -84,7 +84,7 @@ async def test_audio_that_is_joined_is_heard_whole_and_in_its_order(fake: Server
     assert told[0][-1][1] == told[1][-1][1] == 2.0
 
 
-async def test_a_large_msgpack_message_that_is_no_audio_is_refused_unread(fake: Server) -> None:
+async def test_a_large_msgpack_message_without_audio_is_refused_unparsed(fake: Server) -> None:
     async with connected(fake, "?format=msgpack") as peer:
         await peer.socket.send_bytes(b"\xdd" + struct.pack("!I", 4_000_000) + b"\x80" * 4_000_000)
         error = msgpack.unpackb((await peer.socket.receive(timeout=60)).data)
@@ -93,7 +93,7 @@ async def test_a_large_msgpack_message_that_is_no_audio_is_refused_unread(fake: 
 
 
 @pytest.mark.parametrize("order", [("type", "audio"), ("audio", "type")])
-async def test_large_audio_in_msgpack_is_taken(fake: Server, order: tuple[str, str]) -> None:
+async def test_large_audio_in_msgpack_is_accepted(fake: Server, order: tuple[str, str]) -> None:
     async with connected(fake, "?format=msgpack") as peer:
         await peer.socket.send_bytes(msgpack.packb(RAW))
         message = {"type": "audio", "audio": bytes(320_000)}
@@ -106,7 +106,7 @@ async def test_large_audio_in_msgpack_is_taken(fake: Server, order: tuple[str, s
 
 
 @pytest.mark.parametrize("path", ["/v1/stream", f"/v1/listen?{PCM}", f"/v2/listen?{PCM}"])
-async def test_a_large_text_is_refused_unread(fake: Server, path: str) -> None:
+async def test_a_large_text_message_is_refused_unparsed(fake: Server, path: str) -> None:
     async with connected(fake, path=path) as peer:
         await peer.socket.send_str("[" + "1," * 200_000 + "1]")
         while (await peer.socket.receive(timeout=60)).type is WSMsgType.TEXT:
@@ -122,7 +122,7 @@ async def realtime_error(server: Server, text: str) -> str:
         return f"{error['error']['code']}: {error['error']['message']}"
 
 
-async def test_a_large_realtime_event_that_appends_no_audio_is_refused_unread(fake: Server) -> None:
+async def test_a_large_realtime_event_without_audio_is_refused_unparsed(fake: Server) -> None:
     many = "[" + "1," * 200_000 + "1]"
     assert "event_too_large" in await realtime_error(fake, f'{{"type": "session.update", "session": {many}}}')
     append = '{"type": "input_audio_buffer.append", "event_id": %s, "audio": ""}'
@@ -133,7 +133,7 @@ async def test_a_large_realtime_event_that_appends_no_audio_is_refused_unread(fa
     assert "no base64" in await realtime_error(fake, text % ("A" * 140_000 + "=" + "A" * 140_003))
 
 
-async def test_a_large_append_is_taken_whole_and_holds_nobody_up(fake: Server) -> None:
+async def test_a_large_append_is_accepted_and_does_not_block_the_loop(fake: Server) -> None:
     audio = base64.b64encode(b"\x01\xff" * 1_500_000).decode().replace("/", "\\/")
     async with connected(fake, path="/v1/realtime") as peer:
         await peer.until("session.created")
@@ -172,7 +172,7 @@ async def test_a_session_does_not_grow_with_each_change(fake: Server) -> None:
         ("&".join(f"tag=t{number}" for number in range(200)), "tag was given with 200 values; 100"),
     ],
 )
-async def test_lists_of_parameters_have_a_bound_that_is_named(fake: Server, query: str, said: str) -> None:
+async def test_lists_of_parameters_are_bounded(fake: Server, query: str, said: str) -> None:
     async with ClientSession() as session:
         async with session.post(f"{fake.url}/v1/listen?{query}", data=b"") as answer:
             assert answer.status == 400
@@ -182,7 +182,7 @@ async def test_lists_of_parameters_have_a_bound_that_is_named(fake: Server, quer
                 assert said in (await answer.json())["err_msg"]
 
 
-async def test_a_refusal_of_something_huge_is_short_and_arrives(fake: Server) -> None:
+async def test_the_refusal_of_a_huge_message_is_short_and_arrives(fake: Server) -> None:
     async with connected(fake) as peer:
         await peer.send({"type": "start", "x" * 60_000: 1})
         error = await peer.until("error")

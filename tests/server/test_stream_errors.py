@@ -1,4 +1,4 @@
-"""An error of the server's own in any part of one stream: its client is told, with no normal close, and the others go on."""
+"""Internal errors in any part of one stream: its client is told, the close is not normal, and other streams continue."""
 
 from __future__ import annotations
 
@@ -9,27 +9,30 @@ from faults import failing_once
 from peer import RAW, connected, eventually, listening
 from speakers import Speaker, names, phrases, running_fake
 
-from myna.server.websocket import connection
-from myna.server.websocket import live_stream as live
 from myna.media.source import RawSource
 from myna.server.dialects.native.dialect import NativeDialect
+from myna.server.websocket.client_socket import ClientSocket
+from myna.server.websocket.connection import Connection
+from myna.server.websocket.live_stream import LiveStream
+from myna.server.websocket.outbox import Outbox
+from myna.server.websocket.receiver import Receiver
 from myna.streaming.session.stream import Stream
 
 PARTS = {
-    "receiver": (connection.Connection, "_act"),
-    "writer": (connection, "_send"),
-    "writer's queue": (live.Outbox, "get"),
+    "receiver": (Receiver, "_act"),
+    "writer": (ClientSocket, "send"),
+    "writer's queue": (Outbox, "get"),
     "spool": (Stream, "push"),
     "decoder": (RawSource, "read"),
     "session": (Stream, "on_vad"),
-    "listener": (connection.Connection, "_listen"),
-    "last finals": (live.LiveStream, "end"),
-    "farewell": (connection.Connection, "_say_farewell"),
+    "listener": (Receiver, "answer_pings"),
+    "last finals": (LiveStream, "end"),
+    "farewell": (Connection, "_say_farewell"),
 }
 
 
 @pytest.mark.parametrize("part", PARTS)
-async def test_a_native_client_is_told_of_an_error_in_its_stream_and_others_go_on(part: str) -> None:
+async def test_an_internal_error_is_reported_to_a_native_client_and_other_streams_continue(part: str) -> None:
     async with running_fake() as server, Speaker(server) as other, connected(server) as victim:
         await victim.send(RAW)
         await victim.until("ready")
@@ -38,7 +41,7 @@ async def test_a_native_client_is_told_of_an_error_in_its_stream_and_others_go_o
             await victim.send({"type": "close"})
             said = await victim.rest()
         assert victim.socket.close_code == 1011
-        if part != "farewell":  # the code is all that is left
+        if part != "farewell":  # only the close code can tell
             assert [message["code"] for message in said if message["type"] == "error"] == ["internal_error"]
         await eventually(lambda: len(server.services.streams) == 1)
         await other.say(phrases([7, 8]))
@@ -47,7 +50,7 @@ async def test_a_native_client_is_told_of_an_error_in_its_stream_and_others_go_o
 
 
 @pytest.mark.parametrize("part", PARTS)
-async def test_a_client_of_deepgrams_is_not_told_that_all_is_well_when_its_stream_fails(part: str) -> None:
+async def test_an_internal_error_is_never_a_normal_close_for_a_deepgram_client(part: str) -> None:
     async with running_fake() as server, listening(server) as victim:
         with failing_once(*PARTS[part]):
             await victim.socket.send_bytes(phrases([1, 2, 3, 4, 5, 6]))
@@ -58,7 +61,7 @@ async def test_a_client_of_deepgrams_is_not_told_that_all_is_well_when_its_strea
 
 
 @pytest.mark.parametrize(("dialect", "method"), [(NativeDialect, "receive"), (NativeDialect, "emit")])
-async def test_an_error_in_a_dialect_ends_its_stream_alone(dialect: type, method: str) -> None:
+async def test_an_error_in_a_dialect_ends_only_its_stream(dialect: type, method: str) -> None:
     async with running_fake() as server, connected(server) as victim:
         await victim.send(RAW)
         await victim.until("ready")
@@ -69,7 +72,7 @@ async def test_an_error_in_a_dialect_ends_its_stream_alone(dialect: type, method
         assert said[-2]["code"] == "internal_error"
 
 
-async def test_what_fails_when_a_client_comes_back_is_told_over_its_new_connection() -> None:
+async def test_an_error_while_a_client_comes_back_is_reported_over_its_new_connection() -> None:
     async with running_fake() as server:
         async with connected(server) as peer:
             await peer.send({**RAW, "resume": True})
@@ -82,13 +85,13 @@ async def test_what_fails_when_a_client_comes_back_is_told_over_its_new_connecti
         await eventually(lambda: not server.services.streams)
 
 
-async def test_a_stream_whose_serving_is_broken_off_is_not_closed_as_if_its_client_had_left(
+async def test_a_cancelled_stream_is_not_closed_as_if_its_client_had_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def cancelled(*_: object) -> None:
         raise asyncio.CancelledError
 
-    monkeypatch.setattr(connection.Connection, "_until_over", cancelled)
+    monkeypatch.setattr(Connection, "_receive_all", cancelled)
     async with running_fake() as server:
         for path, query in (
             ("/v1/stream", ""),

@@ -1,4 +1,4 @@
-"""Workers that die, hang, or are killed again and again: nobody's words are lost or doubled, no client is closed."""
+"""Workers that die, hang or are killed: no words are lost or repeated, and no stream ends."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import pytest
 from peer import eventually
 from speakers import START, Speaker, names, phrases, running_fake
 
+from myna.inference.engines.fake.engine import CRASH, HANG
 from myna.server.app import Server
 from myna.wire import messages as wire
-from myna.inference.engines.fake.engine import CRASH, HANG
 
 APART_S = 2.5
-"""Between phrases: what follows sooner is decoded with what went before it, and whatever that does to an engine."""
+"""Seconds between phrases: words that follow sooner are decoded together with those before."""
 FAKE = {"lanes": 2, "final_target_ms": 0}
 
 
 async def talk(server: Server, codes: list[int], until: asyncio.Event, *, interim: bool) -> tuple[Speaker, list[int]]:
-    """Say these words again and again until told to end; return what was heard and what was said."""
+    """Say these words repeatedly until told to end; return what was heard and what was said."""
     said: list[int] = []
     async with Speaker(server, START.model_copy(update={"interim": interim})) as speaker:
         while not until.is_set():
@@ -32,7 +32,7 @@ async def talk(server: Server, codes: list[int], until: asyncio.Event, *, interi
     return speaker, said
 
 
-async def test_twenty_kills_under_load_lose_and_double_no_word_and_close_no_client() -> None:
+async def test_twenty_worker_kills_under_load_lose_or_repeat_no_word() -> None:
     kills, chance = 20, random.Random(7)
     over = asyncio.Event()
     async with running_fake(**FAKE) as server:
@@ -55,7 +55,7 @@ async def test_twenty_kills_under_load_lose_and_double_no_word_and_close_no_clie
         assert pool.open_jobs == 0
 
 
-async def test_a_hanging_worker_is_found_and_replaced_and_others_go_on_meanwhile() -> None:
+async def test_a_hanging_worker_is_replaced_while_others_continue() -> None:
     async with running_fake(**FAKE, stuck_after_s=1.0) as server, Speaker(server) as victim:
         (pool,) = server.models.pools
         await victim.say(phrases([1, 2, 3, 4, HANG, 6, 7, 8, 9, 10, 11, 12], pause_s=APART_S))
@@ -71,7 +71,7 @@ async def test_a_hanging_worker_is_found_and_replaced_and_others_go_on_meanwhile
         assert [error.code for error in errors] == ["decode_failed"]
 
 
-async def test_a_job_that_kills_its_worker_fails_by_itself_and_its_stream_goes_on() -> None:
+async def test_a_job_that_kills_its_worker_fails_alone_and_its_stream_continues() -> None:
     async with running_fake(**FAKE) as server, Speaker(server) as victim, Speaker(server) as other:
         (pool,) = server.models.pools
         await victim.say(phrases([1, 2, 3, CRASH, 5, 6, 7, 8], pause_s=APART_S))
@@ -87,7 +87,7 @@ async def test_a_job_that_kills_its_worker_fails_by_itself_and_its_stream_goes_o
         assert pool.restarts == 3
 
 
-async def test_a_file_that_kills_workers_is_refused_and_the_next_is_not() -> None:
+async def test_a_file_that_kills_workers_fails_and_the_next_does_not() -> None:
     from aiohttp import ClientSession
 
     async with running_fake(**FAKE) as server, ClientSession() as session:
@@ -100,7 +100,7 @@ async def test_a_file_that_kills_workers_is_refused_and_the_next_is_not() -> Non
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-async def test_each_worker_is_a_process_of_its_own_and_all_end_with_the_server(workers: int) -> None:
+async def test_each_worker_is_a_separate_process_that_ends_with_the_server(workers: int) -> None:
     import psutil
 
     async with running_fake(lanes=3, workers=workers) as server:

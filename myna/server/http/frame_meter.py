@@ -1,32 +1,32 @@
-"""Follows the frames of a WebSocket client (RFC 6455, 5.2), to know what its unfinished message takes."""
+"""Parses the frame headers of a WebSocket client (RFC 6455, 5.2) to know the memory of its unfinished message."""
 
 from __future__ import annotations
 
 _READ_BYTES = 64
-"""Memory that each read of an unfinished message takes besides its bytes."""
+"""Memory of each read of an unfinished message besides its bytes."""
 _LENGTHS = {126: 2, 127: 8}
-"""Bytes of the longer forms of a frame's length."""
+"""Bytes of the extended forms of a frame's length."""
 
 
 class FrameMeter:
-    """One socket's. `held` is the memory of the message that is not complete, in bytes; `pieces` its complete frames."""
+    """Follows one socket. `held` is the memory of its unfinished message in bytes, `pieces` the complete frames of it."""
 
     def __init__(self) -> None:
         self.held = 0
         self.pieces = 0
         self._head = b""
-        self._left = 0  # bytes of the frame's payload that have not come
+        self._left = 0  # bytes of the frame's payload that have not arrived
         self._in_frame = False
         self._is_data = False
         self._is_last = False
 
     @property
     def is_open(self) -> bool:
-        """Whether a frame or a message has begun and is not complete."""
+        """Whether a frame or a message is incomplete."""
         return bool(self.held or self.pieces or self._in_frame or self._head)
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes."""
+        """Process the next bytes."""
         at = 0
         while at < len(data):
             if not self._in_frame:
@@ -43,7 +43,7 @@ class FrameMeter:
             self.held += _READ_BYTES
 
     def _begin(self, data: bytes, at: int) -> int:
-        """Read a frame's head, or as much of it as there is; return where the rest begins."""
+        """Parse a frame's header, or buffer an incomplete one; return where the rest begins."""
         before = len(self._head)
         head = self._head + data[at : at + 14 - before]
         size = 2 if len(head) < 2 else 2 + _LENGTHS.get(head[1] & 0x7F, 0) + (4 if head[1] & 0x80 else 0)

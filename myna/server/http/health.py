@@ -95,7 +95,7 @@ class HealthHandlers:
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """Return every metric in Prometheus's text format."""
-        return web.Response(body=self._services.metrics.written(), headers={"Content-Type": CONTENT_TYPE})
+        return web.Response(body=self._services.metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
 
 
 DESCRIPTION = RouteDescriptions(

@@ -1,1 +1,1 @@
-"""What operators watch and limit: admission, metrics, the event loop."""
+"""Operations: admission control, metrics, the event loop, draining."""

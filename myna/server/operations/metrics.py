@@ -1,4 +1,4 @@
-"""What the server tells Prometheus: counters and histograms fed while it works, gauges looked up when they are asked for."""
+"""Prometheus metrics: counters and histograms, updated as events happen, and gauges, read at each scrape."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 Gauges = Callable[[], Iterable[Metric]]
 
 
-class _Looked(Collector):
+class _GaugeCollector(Collector):
     def __init__(self, gauges: Gauges) -> None:
         self._gauges = gauges
 
@@ -29,7 +29,7 @@ class _Looked(Collector):
 
 
 class Metrics:
-    """One server's."""
+    """The metrics of one server."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -37,71 +37,75 @@ class Metrics:
         PlatformCollector(registry=self._registry)
         GCCollector(registry=self._registry)
         self._streams = Counter(
-            "myna_streams_total", "Streams that ended, by their reason.", ["reason"], registry=self._registry
+            "myna_streams_total", "Streams that ended, by reason.", ["reason"], registry=self._registry
         )
-        self._audio = Counter("myna_audio_seconds_total", "Audio taken from live streams.", registry=self._registry)
+        self._audio = Counter("myna_audio_seconds_total", "Audio received from live streams.", registry=self._registry)
         self._refusals = Counter(
-            "myna_refusals_total", "Requests refused for want of room.", ["reason"], registry=self._registry
+            "myna_refusals_total", "Requests refused because a limit was reached.", ["reason"], registry=self._registry
         )
         self._dropped = Counter(
-            "myna_connections_dropped_total", "Connections, or their messages, given up.", ["reason"],
+            "myna_connections_dropped_total", "Connections or messages that were dropped.", ["reason"],
             registry=self._registry,
         )  # fmt: skip
-        self._dropped.labels("unauthenticated")  # is shown before there is one
+        self._dropped.labels("unauthenticated")  # makes the metric visible before the first one
         self._steps = Histogram(
-            "myna_step_seconds", "A batch on a lane.", ["model", "kind"], registry=self._registry, buckets=_DELAYS
+            "myna_step_seconds",
+            "Time of a batch on a lane.",
+            ["model", "kind"],
+            registry=self._registry,
+            buckets=_DELAYS,
         )
         self._batches = Histogram(
             "myna_batch_jobs", "Jobs in a batch.", ["model", "kind"], registry=self._registry, buckets=_BATCHES
         )
         self._decoded = Counter(
-            "myna_decoded_seconds_total", "Audio decoded, context and all.", ["model", "kind"], registry=self._registry
+            "myna_decoded_seconds_total", "Audio decoded, context included.", ["model", "kind"], registry=self._registry
         )
         self._waits = Histogram(
-            "myna_queue_seconds", "From when a batch's oldest job was due until a lane took it.", ["model", "kind"],
+            "myna_queue_seconds", "Time from when the oldest job of a batch was due until a lane took it.", ["model", "kind"],
             registry=self._registry, buckets=_DELAYS,
         )  # fmt: skip
         self._delays = Histogram(
             "myna_result_delay_seconds",
-            "From when a result was due to when it was there: of finals since their endpoint, of interims since their audio.",
+            "Time from when a result was due until it was ready: finals since their endpoint, interims since their audio.",
             ["model", "kind"], registry=self._registry, buckets=_DELAYS,
         )  # fmt: skip
         self._repeated = Counter(
-            "myna_speech_repeated_total", "Segments of sure speech that were not heard credibly at first.", ["result"],
+            "myna_speech_repeated_total", "Segments of certain speech whose first decode was not credible.", ["result"],
             registry=self._registry,
         )  # fmt: skip
         for result in ("words", "empty"):
-            self._repeated.labels(result)  # is shown before there is one
+            self._repeated.labels(result)  # makes the metric visible before the first one
         self._lag = Histogram(
-            "myna_loop_lag_seconds", "How late the event loop was.", registry=self._registry, buckets=_LAGS
+            "myna_loop_lag_seconds", "Delay of the event loop.", registry=self._registry, buckets=_LAGS
         )
 
     def stream_ended(self, reason: str) -> None:
-        """A stream was said farewell: `close`, or the code of an error."""
+        """Count a stream that ended: `close`, or the code of an error."""
         self._streams.labels(reason).inc()
 
     def audio_in(self, seconds: float) -> None:
-        """Live streams have sent so much audio."""
+        """Count audio received from live streams."""
         self._audio.inc(seconds)
 
     def refused(self, reason: str) -> None:
-        """A request was refused for want of room."""
+        """Count a request that was refused because a limit was reached."""
         self._refusals.labels(reason).inc()
 
     def connection_dropped(self, reason: str) -> None:
-        """A connection was closed, or its message given up, for what it cost."""
+        """Count a connection or message that was dropped because of its cost."""
         self._dropped.labels(reason).inc()
 
     def speech_repeated(self, *, heard: bool) -> None:
-        """Sure speech was decoded once more, if there was another window; `heard`: its final has words."""
+        """Count a segment of certain speech that was decoded again; `heard`: its final has words."""
         self._repeated.labels("words" if heard else "empty").inc()
 
     def lagged(self, seconds: float) -> None:
-        """The event loop came to a timer so late."""
+        """Record by how much the event loop was late for a timer."""
         self._lag.observe(seconds)
 
     def on_step(self, model: str) -> Callable[[Step], None]:
-        """Return what counts the steps of a model."""
+        """Return the function that records the steps of a model."""
 
         def count(step: Step) -> None:
             kind = step.kind.name.lower()
@@ -116,10 +120,10 @@ class Metrics:
 
         return count
 
-    def look_up(self, gauges: Gauges) -> None:
-        """Ask for these gauges, too, whenever metrics are read."""
-        self._registry.register(_Looked(gauges))
+    def add_gauges(self, gauges: Gauges) -> None:
+        """Read these gauges at each scrape."""
+        self._registry.register(_GaugeCollector(gauges))
 
-    def written(self) -> bytes:
-        """Return everything in Prometheus's text format."""
+    def exposition(self) -> bytes:
+        """Return all metrics in Prometheus's text format."""
         return generate_latest(self._registry)

@@ -1,4 +1,4 @@
-"""From an HTTP request to a live stream, the same way for every dialect: who asks, for what, and what can serve it."""
+"""The upgrade of an HTTP request to a live stream, for every dialect: authentication, model, admission."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ from dataclasses import dataclass, replace
 
 from aiohttp import web
 
-from myna.batch.addresses import network_of
 from myna.batch.address_gate import AddressGate
-from myna.server.operations.admission import Admission
-from myna.server.keys import Authentication, Identity, Scope, credential
+from myna.batch.addresses import network_of
 from myna.batch.callback import CallbackSender
-from myna.server.settings import Settings
-from myna.server.websocket.connection import Connection, Delivery
-from myna.server.http.connections import authenticated
-from myna.server.dialects.base import Entry, Resume
-from myna.runtime.errors import Refusal
-from myna.server.http.errors import refusal_response
-from myna.server.http.intake import share_of
 from myna.inference.models import Models
-from myna.server.services import Services
+from myna.runtime.errors import Refusal
+from myna.server.dialects.base import Entry, Resume
+from myna.server.http.connections import authenticated
+from myna.server.http.intake import share_of
+from myna.server.http.errors import refusal_response
 from myna.server.serving import engine_for
+from myna.server.keys import Authentication, Identity, Scope, credential
+from myna.server.operations.admission import Admission
+from myna.server.services import Services
+from myna.server.settings import Settings
+from myna.server.websocket.connection import Connection
+from myna.server.websocket.writer import Delivery
 
 
 @dataclass(frozen=True, slots=True)
 class Upgrade:
-    """Serves streams of one server."""
+    """Upgrades requests of one server."""
 
     settings: Settings
     services: Services
@@ -36,7 +37,7 @@ class Upgrade:
     gate: AddressGate
 
     async def serve(self, request: web.Request, entry: Entry) -> web.StreamResponse:
-        """Serve one stream to its end, or refuse it before the upgrade."""
+        """Serve a stream to its end, or refuse it before the upgrade."""
         try:
             return await self._serve(request, entry)
         except Refusal as refusal:
@@ -79,12 +80,12 @@ class Upgrade:
     async def _resume(self, request: web.Request, resume: Resume, identity: Identity) -> web.StreamResponse:
         stream = self.services.resumable.get(resume.token)
         if stream is None or stream.identity.id != identity.id:
-            raise Refusal(404, "unknown_stream", "No stream waits for this token: it has ended, or was given up.")
+            raise Refusal(404, "unknown_stream", "No stream has this token: it has ended, or was given up.")
         if not stream.can_resume(resume.after):
             raise Refusal(
                 410,
                 "too_late",
-                f"What was sent after message {resume.after} is not kept any more: begin another stream.",
+                f"The messages after number {resume.after} are no longer kept: start another stream.",
             )
         _check_upgrade(request)
         return await stream.resume(request, resume.after)
@@ -93,11 +94,11 @@ class Upgrade:
 def _check_upgrade(request: web.Request) -> None:
     try:
         ready = bool(web.WebSocketResponse().can_prepare(request))
-    except ValueError:  # a header that is no UTF-8, which aiohttp would quote
+    except ValueError:  # a header that is not UTF-8, which aiohttp would quote
         ready = False
     if not ready:
         raise Refusal(
             426,
             "upgrade_required",
-            "This address is a WebSocket: the request must have the headers of an upgrade.",
+            "This endpoint requires a WebSocket upgrade.",
         )

@@ -1,0 +1,65 @@
+"""The server as a process: its event loop, its signals, its exit."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+
+import structlog
+import uvloop
+
+from myna.runtime.descriptors import raise_descriptor_limit
+from myna.runtime.memory import keep_steady
+from myna.server import log as logs
+from myna.server.app import Server, running
+from myna.server.settings import Settings
+
+log = structlog.get_logger()
+
+_STOPPED_AT_ONCE = 130
+"""Exit status after a second stop signal: that of a program ended by SIGINT."""
+
+
+def serve(settings: Settings) -> None:
+    """Run a server until SIGINT, SIGTERM or SIGQUIT."""
+    os.umask(0o077)  # only the server's user may read what the server and its workers write
+    logs.configure(settings.log_level, settings.log_format)
+    keep_steady(trimming=False)
+    raise_descriptor_limit()
+    uvloop.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
+        loop.add_signal_handler(number, stop.set)
+    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):  # by default these end the process
+        loop.add_signal_handler(number, _on_other_signal, number, None)
+    async with running(settings) as server:
+        loop.add_signal_handler(signal.SIGHUP, _on_other_signal, signal.SIGHUP, server)
+        gc.collect()
+        gc.freeze()  # these objects live as long as the process: collecting them again would block the loop
+        await stop.wait()
+        stop.clear()
+        drained = asyncio.create_task(server.drain(), name="drain")
+        again = asyncio.create_task(stop.wait(), name="second signal")
+        await asyncio.wait([drained, again], return_when=asyncio.FIRST_COMPLETED)
+        if again.done():
+            log.warning("stopping at once: a second signal was received")
+            os._exit(_STOPPED_AT_ONCE)  # workers end when their sockets close; the jobs' database recovers by itself
+        again.cancel()
+        if (error := drained.exception()) is not None:
+            log.error("draining failed; streams end now", exc_info=error)
+        log.info("stopping")
+
+
+def _on_other_signal(number: signal.Signals, server: Server | None) -> None:
+    """Reload the keys at SIGHUP; ignore other signals."""
+    if server is None:
+        log.info("a signal was ignored; SIGTERM stops the server", signal=number.name)
+    else:
+        log.info("reloading the API keys", signal=number.name)
+        server.reload_keys()
