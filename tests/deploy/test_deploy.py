@@ -158,6 +158,19 @@ def test_the_installed_server_gets_ready_passes_its_health_check_and_ends_at_sig
     assert subprocess.run(check, env=settings, timeout=30, stderr=subprocess.DEVNULL).returncode != 0
 
 
+def test_the_program_of_the_readme_runs_in_the_installed_environment(
+    started: tuple[subprocess.Popen[bytes], dict[str, str]], installed: Path
+) -> None:
+    _, settings = started
+    (program,) = re.findall(r"```python\n(.+?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    url = f"http://127.0.0.1:{settings['MYNA_PORT']}"
+    call = 'StartMessage(encoding="linear16", sample_rate=16_000)'
+    assert call in program
+    command = [installed / "bin" / "python", "-I", "-c", program.replace(call, f"{call}, {url!r}")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.strip()) == (0, "0.0"), done.stderr
+
+
 def test_the_installed_package_runs_without_the_repository(installed: Path) -> None:
     command = [
         installed / "bin" / "python",
