@@ -12,7 +12,7 @@ from myna.cli import bench, clients, server
 from myna.cli.options import CANNOT_RUN, report
 from myna.clients.local_server import LocalServerError
 
-_EXTRAS = {"jiwer": "bench", "matplotlib": "bench", "psutil": "bench", "sherpa_onnx": "bench"}
+_EXTRAS = {"av": "files", "jiwer": "bench", "matplotlib": "bench", "psutil": "bench", "sherpa_onnx": "bench"}
 """The extra that installs a module, where it is not `server`."""
 
 app = typer.Typer(name="myna", help="Self-hosted real-time speech to text.", no_args_is_help=True, add_completion=False)
