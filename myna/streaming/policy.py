@@ -45,7 +45,7 @@ class TurnPolicy:
         if not 0 < self.end <= 1:
             raise ValueError(f"the end-of-turn threshold must be above 0 and at most 1, not {self.end}")
         if self.eager is not None and not 0 < self.eager <= self.end:
-            raise ValueError(f"the eager threshold must be above 0 and at most {self.end}, not {self.eager}")
+            raise ValueError(f"the eager threshold must be above 0 and at most the other, {self.end}, not {self.eager}")
         if self.timeout_ms <= 0:
             raise ValueError(f"timeout_ms of a turn must be positive, not {self.timeout_ms}")
         if self.longest_s <= 0 or self.most_words <= 0:

@@ -107,11 +107,11 @@ class Parts:
             if len(self._read_to(MOST_IDLE_BYTES)) < MOST_IDLE_BYTES:
                 return None
             raise AudioError(
-                f"the bytes after the end of the {self._last} stream begin no supported container ({SUPPORTED})"
+                f"the bytes after the end of the {self._last} stream begin no container that is supported ({SUPPORTED})"
             )
         if name is None:
             raise AudioError(
-                f"the audio begins with no supported container ({SUPPORTED}); for raw audio set encoding and"
+                f"the audio begins with no container that is supported ({SUPPORTED}); for raw audio set encoding and"
                 " sample_rate"
             )
         self._last = name
