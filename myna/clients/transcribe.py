@@ -127,17 +127,20 @@ async def _upload(
 ) -> httpx.Response:
     path = Path(source)
     try:
-        size = path.stat().st_size
-        file = path.open("rb")
+        file, size = await asyncio.to_thread(_opened, path)
     except OSError as error:
         raise TranscriptionError(f"cannot be read: {error.strerror}") from error
     if fields["response_format"] == "verbose_json":
         fields = {**fields, "timestamp_granularities[]": ["word", "segment"]}
     with file:
         progress.update(task, total=size, completed=0)
-        upload = cast(IO[bytes], _Upload(file, progress, task, source))
+        upload = cast("IO[bytes]", _Upload(file, progress, task, source))
         part = (path.name, upload, "application/octet-stream")
         return await session.post(url, data=fields, files={"file": part})
+
+
+def _opened(path: Path) -> tuple[IO[bytes], int]:
+    return path.open("rb"), path.stat().st_size
 
 
 class _Upload:

@@ -26,20 +26,20 @@ from myna.inference.workers.vad_worker import VadWorker
 from myna.media.pool import DecoderPool
 from myna.runtime.deadlines import CLOCK
 from myna.runtime.descriptors import descriptor_limit, descriptors_left
+from myna.runtime.errors import DialectError
 from myna.runtime.memory import TRIM_EVERY_S, give_back
 from myna.runtime.supervisor import Supervisor
 from myna.runtime.threads import on_thread
-from myna.runtime.errors import DialectError
+from myna.server.dialects import registry
 from myna.server.dialects.defaults import default_policy
 from myna.server.http import page
 from myna.server.http.connection_limits import ConnectionLimits, Connections
 from myna.server.http.connections import WatchedConnection
-from myna.server.dialects import registry
-from myna.server.http.errors import ERROR_FORMATS
-from myna.server.http.request_id import send_request_id
 from myna.server.http.cross_site import CrossSite
+from myna.server.http.errors import ERROR_FORMATS
 from myna.server.http.intake import Intake
 from myna.server.http.middlewares import Router, answered
+from myna.server.http.request_id import send_request_id
 from myna.server.http.wrong_addresses import ADDRESSES, Addresses
 from myna.server.keys import Authentication
 from myna.server.listener import listen
@@ -114,7 +114,17 @@ class Server:
         )
         intake = Intake(settings, services.metrics, self.jobs.taken, self.disk)
         registry.add_http_routes(
-            self.app, settings, services, models, transcriber, authentication, self.admission, gauges, gate, self.jobs, intake
+            self.app,
+            settings,
+            services,
+            models,
+            transcriber,
+            authentication,
+            self.admission,
+            gauges,
+            gate,
+            self.jobs,
+            intake,
         )
         page.add_to(self.app)
         for path, entry_of in registry.LIVE.items():

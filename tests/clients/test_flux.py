@@ -69,7 +69,9 @@ def check_turns(messages: list[Any]) -> str:
     return bare(" ".join(said))
 
 
-async def test_the_sync_client_gets_turns_and_configures_during_the_stream(server: Server, key: str, beckett: np.ndarray) -> None:
+async def test_the_sync_client_gets_turns_and_configures_during_the_stream(
+    server: Server, key: str, beckett: np.ndarray
+) -> None:
     await asyncio.to_thread(converse, server, key, beckett)
 
 

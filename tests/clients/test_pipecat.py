@@ -38,9 +38,7 @@ async def test_interims_and_a_finalized_transcript_when_the_user_stops(
     await eventually(lambda: not server.services.streams)
 
 
-async def test_a_stop_after_the_last_final_is_answered_too(
-    server: Server, key: str, beckett: np.ndarray
-) -> None:
+async def test_a_stop_after_the_last_final_is_answered_too(server: Server, key: str, beckett: np.ndarray) -> None:
     async with agent(server, key, settings=DeepgramSTTService.Settings(endpointing=300)) as talker:
         await talker.push(beckett)
         await eventually(lambda: "better" in talker.sink.said)

@@ -151,9 +151,7 @@ def service(server: Server, key: str, **how: Any) -> OpenAIRealtimeSTTService:
     return OpenAIRealtimeSTTService(api_key=key, base_url=server.url.replace("http", "ws") + "/v1/realtime", **how)
 
 
-async def test_pipecat_commits_by_its_own_voice_activity(
-    server: Server, key: str, beckett: np.ndarray
-) -> None:
+async def test_pipecat_commits_by_its_own_voice_activity(server: Server, key: str, beckett: np.ndarray) -> None:
     stt = service(server, key, settings=OpenAIRealtimeSTTService.Settings(noise_reduction="near_field"))
     async with Agent(stt) as talker:
         await eventually(lambda: stt._session_ready)

@@ -107,7 +107,9 @@ def test_other_names_do_not_stand_for_the_default(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["whisper-1", "gpt-4o-transcribe-diarize", "openai/whisper-large-v3", "turbo", "nova-3"]
 )
-async def test_a_name_that_stands_for_the_default_is_described_under_that_name(strict_server: Server, name: str) -> None:
+async def test_a_name_that_stands_for_the_default_is_described_under_that_name(
+    strict_server: Server, name: str
+) -> None:
     status, body, _ = await asked(strict_server, "GET", f"/v1/models/{name}")
     assert (status, body["id"], body["object"], body["name"]) == (200, name, "model", "fake")
 

@@ -11,8 +11,8 @@ from aiohttp import ClientSession, WSMsgType
 from peer import RAW, assert_tiles, connected, eventually, metric, settings
 from sounds import RATE, recording
 
-from myna.server.app import Server, running
 from myna.runtime.errors import DialectError
+from myna.server.app import Server, running
 from myna.wire import messages as wire
 
 pytestmark = pytest.mark.usefixtures("unharmed")

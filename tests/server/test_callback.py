@@ -10,8 +10,8 @@ from aiohttp import web
 from peer import served, settings, transcript
 from sounds import recording
 
-from myna.batch.address_gate import ForbiddenAddressError, AddressGate
 from myna.batch import callback as callbacks
+from myna.batch.address_gate import AddressGate, ForbiddenAddressError
 from myna.server.app import running
 
 RAW = "encoding=linear16&sample_rate=16000"
@@ -123,7 +123,10 @@ async def test_a_name_is_judged_by_what_it_resolves_to(hook: Hook) -> None:
         refused.value
     )
     assert hook.asked == 0
-    async with AddressGate(["127.0.0.0/8", "::1/128"]).session(5) as session, session.post(name, data=b"{}") as response:
+    async with (
+        AddressGate(["127.0.0.0/8", "::1/128"]).session(5) as session,
+        session.post(name, data=b"{}") as response,
+    ):
         assert response.status == 200
 
 

@@ -15,10 +15,10 @@ from peer import connected
 from sounds import contained
 from speakers import running_fake
 
-from myna.server.app import Server
-from myna.server.keys import Scope, add_key
-from myna.server.dialects.models import ModelHandlers
 from myna.inference.engines.fake.engine import spoken
+from myna.server.app import Server
+from myna.server.dialects.models import ModelHandlers
+from myna.server.keys import Scope, add_key
 
 PAGE, OTHER = "https://app.example", "https://other.example"
 SOUND = "/v1/audio/transcriptions"

@@ -9,10 +9,10 @@ import pytest
 from aiohttp import ClientSession, WSServerHandshakeError
 from peer import RAW, connected, settings
 
+from myna.runtime.errors import ConfigurationError
 from myna.server.app import Server, running
 from myna.server.keys import Scope, add_key
 from myna.server.settings import load
-from myna.runtime.errors import ConfigurationError
 
 SOCKETS = ["/v1/stream", "/v1/listen", "/v2/listen", "/v1/realtime"]
 
@@ -38,9 +38,7 @@ def own(server: Server) -> str:
              "x", "a" * 9000],
 )  # fmt: skip
 @pytest.mark.parametrize("path", ["/", "/health", "/metrics", "/v1/models", "/v1/stream", "/nowhere"])
-async def test_a_server_without_keys_refuses_other_host_names(
-    strict_server: Server, host: str, path: str
-) -> None:
+async def test_a_server_without_keys_refuses_other_host_names(strict_server: Server, host: str, path: str) -> None:
     assert await asked(strict_server, "GET", path, f"Host: {host}") in (400, 403)
 
 

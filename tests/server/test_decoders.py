@@ -15,9 +15,9 @@ from peer import Peer, connected, eventually
 from sounds import RATE, contained
 from speakers import running_fake
 
-from myna.server.app import Server
-from myna.media import pool
 from myna.inference.engines.fake.engine import silence, spoken
+from myna.media import pool
+from myna.server.app import Server
 
 WORDS = np.concatenate([silence(0.5), *[np.concatenate([spoken(n), silence(1)]) for n in range(8)]])
 KINDS = {

@@ -150,7 +150,9 @@ async def test_linear32_is_floating_point(server: Server, beckett: np.ndarray) -
     assert (await transcript(server, "encoding=linear32&sample_rate=16000", audio)).said == BECKETT
 
 
-async def test_two_channels_are_transcribed_separately_and_each_is_finalized(server: Server, beckett: np.ndarray) -> None:
+async def test_two_channels_are_transcribed_separately_and_each_is_finalized(
+    server: Server, beckett: np.ndarray
+) -> None:
     silent = np.zeros_like(beckett)
     audio = np.stack([silent, beckett], axis=1).tobytes()
     async with listening(server, f"{RAW}&channels=2&multichannel=true") as peer:
@@ -309,9 +311,7 @@ async def _close_of(peer: Peer) -> Any:
         ['{"type": null}', '"KeepAlive"', "7", "null", '{"type": {"type": "KeepAlive"}}'],
     ],
 )
-async def test_invalid_frames_get_only_the_documented_answer(
-    strict_server: Server, frames: list[str | bytes]
-) -> None:
+async def test_invalid_frames_get_only_the_documented_answer(strict_server: Server, frames: list[str | bytes]) -> None:
     async with listening(strict_server) as peer:
         for frame in frames:
             if isinstance(frame, str):

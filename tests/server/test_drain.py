@@ -14,8 +14,8 @@ from peer import RAW, connected, eventually, listening, until_metric
 from sounds import BECKETT, RATE, recording
 from speakers import Speaker, names, phrases, running_fake
 
-from myna.clients.local_server import LocalServer
 from myna.clients.live import StreamError
+from myna.clients.local_server import LocalServer
 
 
 async def test_a_draining_server_is_not_ready_and_refuses_new_streams_while_others_continue() -> None:

@@ -19,8 +19,8 @@ from peer import eventually
 from sounds import contained
 from speakers import phrases, running_fake
 
-from myna.server.dialects.openai import event_stream as eventstream
 from myna.server.app import Server
+from myna.server.dialects.openai import event_stream as eventstream
 from myna.streaming.events import Cause, Final, Span
 from myna.streaming.session.stream import Stream
 

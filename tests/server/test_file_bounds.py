@@ -22,14 +22,13 @@ from peer import eventually
 from sounds import contained
 from speakers import phrases, running_fake
 
-from myna.batch import pace
-from myna.batch.transcript import Channel, Segment, FileTranscript
+from myna.batch import fairness, pace
 from myna.batch.json_pieces import json_pieces
-from myna.batch import fairness
+from myna.batch.transcriber import Transcriber
+from myna.batch.transcript import Channel, FileTranscript, Segment
+from myna.inference.engines.fake.engine import silence
 from myna.server.app import Server
 from myna.server.keys import Scope, add_key
-from myna.batch.transcriber import Transcriber
-from myna.inference.engines.fake.engine import silence
 from myna.streaming.events import Word
 
 RAW = "/v1/listen?encoding=linear16&sample_rate=16000"

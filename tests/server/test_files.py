@@ -308,9 +308,7 @@ async def test_a_redirect_to_a_file_is_followed(files: Server, flac: bytes, web_
         ("/redirect?to=/redirect?to=/x", "redirects|HTTP 404"),
     ],
 )
-async def test_an_address_without_a_usable_file_is_refused(
-    files: Server, web_files: str, path: str, said: str
-) -> None:
+async def test_an_address_without_a_usable_file_is_refused(files: Server, web_files: str, path: str, said: str) -> None:
     status, body, _ = await post(files, "/v1/listen", json={"url": web_files + path})
     assert status in (400, 404)
     assert body["err_code"] == "REMOTE_CONTENT_ERROR"
@@ -437,7 +435,9 @@ async def test_an_upload_that_stalls_is_ended(files: Server, monkeypatch: pytest
         ([("model", "m" * 10_000)], "model"),
     ],
 )
-async def test_an_error_names_the_wrong_field(files: Server, flac: bytes, fields: list[tuple[str, str]], param: str) -> None:
+async def test_an_error_names_the_wrong_field(
+    files: Server, flac: bytes, fields: list[tuple[str, str]], param: str
+) -> None:
     status, body, headers = await post(files, SOUND, data=form(flac, *fields))
     assert (status, body["error"]["param"]) == (400, param)
     assert body["detail"] == body["error"]["message"]

@@ -12,12 +12,12 @@ from golden import FOLDER
 from peer import connected
 from speakers import phrases, running_fake
 
+from myna.inference.engines.fake.engine import FakeEngine
 from myna.server.app import Server
-from myna.server.settings import Settings
 from myna.server.dialects.base import Configure, Reply
 from myna.server.dialects.deepgram.flux import PATH, FluxDialect, parse
+from myna.server.settings import Settings
 from myna.streaming import events
-from myna.inference.engines.fake.engine import FakeEngine
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "flux.md").read_text()
 RAW = "encoding=linear16&sample_rate=16000"

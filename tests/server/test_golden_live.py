@@ -14,8 +14,8 @@ from peer import Peer, connected, metric, until_metric
 from sounds import RATE
 from speakers import running_fake
 
-from myna.server.app import Server
 from myna.runtime.errors import DialectError
+from myna.server.app import Server
 
 TIMED = ("flux_manual", "flux_open_turn", "flux_timeout", "flux_turns", "gap_in_noise")
 """Their answers depend on when an interim decode ends."""

@@ -20,18 +20,17 @@ from peer import eventually
 from sounds import contained
 from speakers import running_fake
 
-from myna.batch import pace
+from myna.batch import deliveries, pace
+from myna.batch import job_runner as jobrunner
 from myna.batch.job import Job, State
 from myna.batch.job_store import MOST_ATTEMPTS, JobStore
 from myna.batch.resolver import OF_ONE_SHARE
+from myna.batch.transcriber import Transcriber
 from myna.clients.local_server import LocalServer, local_server
-from myna.batch import deliveries
-from myna.batch import job_runner as jobrunner
-from myna.server.app import Server
-from myna.server.keys import Scope, add_key
 from myna.media.pool import DecoderPool
 from myna.media.source import DecoderLostError
-from myna.batch.transcriber import Transcriber
+from myna.server.app import Server
+from myna.server.keys import Scope, add_key
 
 RAW = "encoding=linear16&sample_rate=16000"
 QUERY = (("encoding", "linear16"), ("sample_rate", "16000"))

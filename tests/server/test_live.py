@@ -12,8 +12,8 @@ from peer import RAW, assert_tiles, connected, eventually, settings
 from sounds import BECKETT, RATE, contained, recording
 
 from myna.bench.accuracy import normalised
-from myna.clients.live import LiveClient, StreamError
 from myna.clients.blocking import SyncLiveClient
+from myna.clients.live import LiveClient, StreamError
 from myna.server.app import Server, running
 from myna.wire import messages as wire
 

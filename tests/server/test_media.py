@@ -15,8 +15,8 @@ from peer import Peer, connected, eventually, transcript
 from sounds import BECKETT, RATE, bare, contained, recording
 from speakers import running_fake
 
-from myna.server.app import Server
 from myna.inference.engines.fake.engine import silence, spoken
+from myna.server.app import Server
 
 RATES = [8_000, 11_025, 22_050, 24_000, 44_100, 48_000]
 WORDS = np.concatenate([silence(0.5), *[np.concatenate([spoken(n), silence(1)]) for n in range(4)]])

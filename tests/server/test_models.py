@@ -16,10 +16,10 @@ from peer import RAW, connected, eventually, settings
 
 from myna.clients.live import LiveClient, StreamError
 from myna.inference import models as loading
-from myna.server.app import Server, running
 from myna.runtime.errors import ConfigurationError
-from myna.wire import messages as wire
+from myna.server.app import Server, running
 from myna.streaming.errors import EngineUnavailableError
+from myna.wire import messages as wire
 
 TWO: dict[str, Any] = {"model": "fake", "workers": 1, "aliases": {"quick": "fake", "nova": "moonshine"}}
 

@@ -10,15 +10,15 @@ import structlog
 from aiohttp import ClientSession, WSMsgType
 from peer import RAW, connected, listening, settings
 
+from myna.runtime.errors import Refusal
 from myna.server.app import Server, running
+from myna.server.dialects.base import Frame, Reply
+from myna.server.dialects.deepgram import flux_request
 from myna.server.dialects.deepgram import listen_request as deepgram_request
 from myna.server.dialects.deepgram import rest as deepgram_rest
-from myna.server.dialects.deepgram import flux_request
-from myna.server.dialects.openai import rest as openai_rest
-from myna.server.dialects.base import Frame, Reply
-from myna.runtime.errors import Refusal
 from myna.server.dialects.deepgram.live import DeepgramDialect
 from myna.server.dialects.native.dialect import NativeEntry
+from myna.server.dialects.openai import rest as openai_rest
 
 REALTIME = "/v1/realtime"
 HALVES = ["\\ud800", "\\uDFFF", "a\\ud83d", "\\udc00\\ud800"]

@@ -15,10 +15,10 @@ from aiohttp import web
 from peer import settings
 
 from myna.server.app import Server, running
-from myna.server.keys import Scope, add_key
 from myna.server.dialects.deepgram.grant import GrantHandler
 from myna.server.dialects.deepgram.status import StatusHandlers
 from myna.server.dialects.openai.client_secrets import ClientSecrets
+from myna.server.keys import Scope, add_key
 
 ROUTES = [
     (b"GET", b"/v1/stream"), (b"GET", b"/v1/listen"), (b"GET", b"/v2/listen"), (b"GET", b"/v1/realtime"),
@@ -246,9 +246,7 @@ async def test_no_form_makes_the_server_fail(strict_server: Server, part: bytes,
      (b"Transfer-Encoding: chunked", b"zz\r\n"), (b"Transfer-Encoding: chunked", b"3\r\nabcd\r\n0\r\n\r\n"),
      (b"Content-Length: 5000000", b"x" * 5_000_000)],
 )  # fmt: skip
-async def test_a_broken_or_too_long_body_is_a_client_error(
-    strict_server: Server, coding: bytes, body: bytes
-) -> None:
+async def test_a_broken_or_too_long_body_is_a_client_error(strict_server: Server, coding: bytes, body: bytes) -> None:
     for method, path in ROUTES:
         if method != b"POST" or (len(body) > 1_000_000 and path == b"/v1/listen"):
             continue

@@ -2,9 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from myna.runtime.errors import LONGEST_MESSAGE, Refusal
+from myna.runtime.errors import LONGEST_MESSAGE, DialectError, Refusal
 from myna.server.dialects.base import Frame
-from myna.runtime.errors import DialectError
 from myna.server.websocket.outbox import LARGEST, Outbox, SlowReaderError
 
 

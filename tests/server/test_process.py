@@ -18,8 +18,8 @@ from peer import RAW, connected, listening
 from sounds import BECKETT, recording
 from speakers import START, Speaker, phrases
 
-from myna.clients.local_server import LocalServer, local_server
 from myna.clients.live import LiveClient
+from myna.clients.local_server import LocalServer, local_server
 from myna.server.keys import Authentication, Scope, add_key, credential
 
 OTHERS = [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE]

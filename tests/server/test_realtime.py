@@ -12,14 +12,14 @@ from aiohttp import ClientSession, WSMsgType
 from peer import Peer, connected
 from speakers import running_fake
 
+from myna.inference.engines.fake.engine import FakeEngine, silence, spoken
 from myna.server.app import Server
-from myna.server.keys import Scope, add_key
-from myna.server.settings import Settings
 from myna.server.dialects.base import Flush
 from myna.server.dialects.openai.realtime import RealtimeDialect
 from myna.server.dialects.openai.realtime_session import RealtimeSession
+from myna.server.keys import Scope, add_key
+from myna.server.settings import Settings
 from myna.streaming import events
-from myna.inference.engines.fake.engine import FakeEngine, silence, spoken
 
 PATH = "/v1/realtime"
 T = "conversation.item.input_audio_transcription."
@@ -226,7 +226,9 @@ async def test_semantic_detection_gives_the_same_turns(server: Server, eagerness
 
 
 def test_semantic_detection_waits_longer_with_lower_eagerness() -> None:
-    sessions = [RealtimeSession(turn_detection={"type": "semantic_vad", "eagerness": name}) for name in ("high", "auto", "low")]
+    sessions = [
+        RealtimeSession(turn_detection={"type": "semantic_vad", "eagerness": name}) for name in ("high", "auto", "low")
+    ]
     turns = [session.policy(Settings(), FakeEngine().info).turns for session in sessions]
     assert [turn.timeout_ms for turn in turns if turn] == [2000, 4000, 8000]
     ends = [turn.end for turn in turns if turn]

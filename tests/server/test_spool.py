@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from myna.server.dialects.base import Audio, End, Flush, Stalled
 from myna.runtime.errors import DialectError
+from myna.server.dialects.base import Audio, End, Flush, Stalled
 from myna.server.websocket.spool import Spool
 
 

@@ -157,7 +157,9 @@ class Connections:
 
     def _free_descriptors(self, new: LimitedConnection | None = None) -> None:
         """Drop the oldest connections that have not authenticated, then those idle longest; the new one if there are none."""
-        idle = [connection for connection in self._all if connection.is_idle and connection not in self._unauthenticated]
+        idle = [
+            connection for connection in self._all if connection.is_idle and connection not in self._unauthenticated
+        ]
         idle.sort(key=lambda connection: connection.idle_since)
         others = [connection for connection in (*self._unauthenticated, *idle) if connection is not new]
         for connection in others[: self.limits.reserve]:

@@ -16,8 +16,7 @@ import structlog
 
 from myna.inference.scheduling.claims import Claim
 from myna.inference.workers.pool import EnginePool
-from myna.runtime.errors import Refusal
-from myna.runtime.errors import DialectError
+from myna.runtime.errors import DialectError, Refusal
 from myna.server.keys import ANYBODY, Identity
 from myna.server.operations.loop_monitor import LoopMonitor
 from myna.server.operations.metrics import Metrics

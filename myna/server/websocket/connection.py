@@ -11,9 +11,9 @@ import structlog
 from aiohttp import WSCloseCode, web
 
 from myna.runtime.deadlines import timeout
+from myna.runtime.errors import DialectError
 from myna.runtime.tasks import cancel_and_wait
 from myna.server.dialects.base import Dialect, Farewell
-from myna.runtime.errors import DialectError
 from myna.server.http.connections import on_excess
 from myna.server.keys import Identity
 from myna.server.operations.admission import Place

@@ -12,9 +12,9 @@ import structlog
 from myna.inference.driver import StreamDriver
 from myna.media.source import DecoderLostError, RawSource, Source
 from myna.runtime.deadlines import timeout
+from myna.runtime.errors import DialectError
 from myna.runtime.tasks import cancel_and_wait
 from myna.server.dialects.base import Audio, Command, Configure, Discard, End, EndTurn, Flush, Open, Reformat, Stalled
-from myna.runtime.errors import DialectError
 from myna.server.services import Services
 from myna.server.websocket.spool import Spool
 from myna.streaming.audio.raw import STEP_BYTES, AudioError, RawFormat

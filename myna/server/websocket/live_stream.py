@@ -7,8 +7,8 @@ import asyncio
 import structlog
 
 from myna.inference.driver import StreamDriver
-from myna.server.dialects.base import Command, Dialect, KeepAlive, Open, Reply
 from myna.runtime.errors import DialectError
+from myna.server.dialects.base import Command, Dialect, KeepAlive, Open, Reply
 from myna.server.operations.admission import Place
 from myna.server.services import Services
 from myna.server.websocket.feeder import Feeder

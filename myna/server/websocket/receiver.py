@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 
 from aiohttp import WSMessage, WSMsgType
 
-from myna.server.dialects.base import Audio, Command, Configure, Dialect, End, Open, Stalled
 from myna.runtime.errors import DialectError
+from myna.server.dialects.base import Audio, Command, Configure, Dialect, End, Open, Stalled
 from myna.server.services import Services
 from myna.server.websocket.client_socket import CONTROL, DATA, ClientGone, ClientSocket
 from myna.server.websocket.live_stream import LiveStream

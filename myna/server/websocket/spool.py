@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 
-from myna.server.dialects.base import Audio, Command, End, Stalled
 from myna.runtime.errors import DialectError
+from myna.server.dialects.base import Audio, Command, End, Stalled
 
 _COMMAND_BYTES = 256
 """Memory of a command besides its audio."""

@@ -14,12 +14,12 @@ from myna.inference.models import Models
 from myna.runtime.errors import Refusal
 from myna.server.dialects.base import Entry, Resume
 from myna.server.http.connections import authenticated
-from myna.server.http.intake import share_of
 from myna.server.http.errors import refusal_response
-from myna.server.serving import engine_for
+from myna.server.http.intake import share_of
 from myna.server.keys import Authentication, Identity, Scope, credential
 from myna.server.operations.admission import Admission
 from myna.server.services import Services
+from myna.server.serving import engine_for
 from myna.server.settings import Settings
 from myna.server.websocket.connection import Connection
 from myna.server.websocket.writer import Delivery

@@ -14,8 +14,8 @@ from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
 from myna.batch.callback import Callback
-from myna.batch.job_runner import JobRunner
 from myna.batch.job import Job
+from myna.batch.job_runner import JobRunner
 from myna.batch.json_pieces import json_pieces
 from myna.batch.transcriber import Listener
 from myna.runtime.errors import Refusal
