@@ -41,11 +41,11 @@ async def server() -> AsyncIterator[Server]:
 
 
 def decoders(server: Server) -> list[psutil.Process]:
-    """The processes that the nursery has forked, those that are kept ready included."""
-    return nursery_of(server).children()
+    """The processes that the fork server has forked, those that are kept ready included."""
+    return fork_server_of(server).children()
 
 
-def nursery_of(server: Server) -> psutil.Process:
+def fork_server_of(server: Server) -> psutil.Process:
     assert server.services.decoders.pid is not None
     return psutil.Process(server.services.decoders.pid)
 
@@ -106,30 +106,30 @@ async def test_a_decoder_that_died_before_it_was_needed_costs_nobody_anything(se
     assert await heard(server, WAV) == WORDS_SAID
 
 
-async def test_the_nursery_is_replaced_when_it_dies_and_streams_go_on(server: Server) -> None:
+async def test_the_fork_server_is_replaced_when_it_dies_and_streams_go_on(server: Server) -> None:
     async with connected(server) as peer:
         await peer.send({"type": "start"})
         await send(peer, WAV[: len(WAV) // 2])
         await peer.until("final")
-        nursery = nursery_of(server)
-        nursery.kill()
+        fork_server = fork_server_of(server)
+        fork_server.kill()
         await send(peer, WAV[len(WAV) // 2 :])
         await peer.send({"type": "close"})
         await peer.rest()
         assert words(peer) == WORDS_SAID
     assert await heard(server, WAV) == WORDS_SAID
-    assert nursery != nursery_of(server)
+    assert fork_server != fork_server_of(server)
 
 
-async def test_a_nursery_that_hangs_is_found_when_a_process_is_wanted_and_replaced(
+async def test_a_fork_server_that_hangs_is_found_when_a_process_is_wanted_and_replaced(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool, "_FORK_S", 0.3)
-    nursery = nursery_of(server)
-    nursery.suspend()
+    fork_server = fork_server_of(server)
+    fork_server.suspend()
     for _ in range(pool.AHEAD):  # those that were ready
         assert await heard(server, WAV) == WORDS_SAID
-    await eventually(lambda: server.services.decoders.pid not in (None, nursery.pid))
+    await eventually(lambda: server.services.decoders.pid not in (None, fork_server.pid))
     assert await heard(server, WAV) == WORDS_SAID
 
 
@@ -187,8 +187,8 @@ async def test_a_client_that_leaves_at_any_moment_of_a_decode_leaves_nothing_beh
 
 async def test_readiness_says_that_decoders_cannot_be_started(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.executable", "/nonexistent/python")
-    nursery = nursery_of(server)
-    nursery.kill()
+    fork_server = fork_server_of(server)
+    fork_server.kill()
     await eventually(lambda: "decoders" in server.supervisor.failing)
     async with ClientSession() as session, session.get(f"{server.url}/health/ready") as response:
         assert response.status == 503
