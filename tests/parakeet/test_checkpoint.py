@@ -64,7 +64,7 @@ def test_an_archive_of_something_else_is_refused(tmp_path: Path) -> None:
         inspect(write(tmp_path / "x.nemo", {"readme.txt": b"hello"}))
     with pytest.raises(EngineUnavailableError, match=r"lacks model_weights\.ckpt"):
         inspect(write(tmp_path / "x.nemo", {"model_config.yaml": b"a: 1"}))
-    with pytest.raises(EngineUnavailableError, match="no YAML"):
+    with pytest.raises(EngineUnavailableError, match="not YAML"):
         inspect(write(tmp_path / "x.nemo", {"model_config.yaml": b"a: [", "model_weights.ckpt": b"1"}))
 
 
