@@ -173,7 +173,7 @@ async def test_a_stream_that_announces_more_channels_than_there_is_room_for_is_r
     async with running_fake(keys=keys) as server:
         status, headers, body = await refused(server, MANY, headers={"Authorization": "Token one"})
         assert (status, headers["Retry-After"], body["err_code"]) == (429, "5", "TOO_MANY_REQUESTS")
-        assert "asks for 20" in body["err_msg"]
+        assert "requests 20 more" in body["err_msg"]
         assert places(server) == 0
 
 
@@ -231,7 +231,7 @@ async def test_a_container_that_holds_more_channels_than_there_is_room_for_ends_
 @pytest.fixture
 def slow_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models are loaded while other programs use the cores: a second of audio costs five seconds."""
-    monkeypatch.setattr("myna.inference.workers.pool.Headroom", lambda lanes, cost: Capacity(lanes, 5.0 + cost))
+    monkeypatch.setattr("myna.inference.workers.pool.Capacity", lambda lanes, cost: Capacity(lanes, 5.0 + cost))
 
 
 async def open_streams(server: Server, count: int) -> None:
