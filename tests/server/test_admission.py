@@ -173,7 +173,7 @@ async def test_a_stream_that_announces_more_channels_than_there_is_room_for_is_r
     async with running_fake(keys=keys) as server:
         status, headers, body = await refused(server, MANY, headers={"Authorization": "Token one"})
         assert (status, headers["Retry-After"], body["err_code"]) == (429, "5", "TOO_MANY_REQUESTS")
-        assert "asks for 20" in body["err_msg"]
+        assert "requests 20 more" in body["err_msg"]
         assert places(server) == 0
 
 
