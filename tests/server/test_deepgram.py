@@ -24,7 +24,7 @@ def beckett() -> np.ndarray:
 
 
 async def refusal(server: Server, query: str, status: int = 400, **how: Any) -> str:
-    """Ask for what is refused; return the message, having looked at its shape."""
+    """Send a request that is refused, check the format of the error, and return its message."""
     async with ClientSession() as session, session.get(f"{server.url}/v1/listen?{query}", **how) as response:
         body = await response.json()
         assert (response.status, list(body)) == (status, ["err_code", "err_msg", "request_id"])

@@ -1,4 +1,4 @@
-"""The written conversations once more, over sockets: what `golden.py` plays without a server, a server answers too."""
+"""Plays the written conversations over sockets: a server gives the same answers as `golden.py` without one."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from myna.server.app import Server
 from myna.runtime.errors import DialectError
 
 TIMED = ("flux_manual", "flux_open_turn", "flux_timeout", "flux_turns", "gap_in_noise")
-"""What is told there depends on when an interim decode comes."""
+"""Conversations whose answers depend on the time of an interim decode."""
 SCRIPTS = [path for path in sorted(FOLDER.glob("*.txt")) if "\n!" not in path.read_text() and path.stem not in TIMED]
-"""Those that ask of the engine only what it can do."""
+"""Conversations that need no abilities of the engine beyond its defaults."""
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ async def server() -> AsyncIterator[Server]:
 
 
 def steps(script: str) -> list[tuple[str, list[str]]]:
-    """What is sent, each with what is answered."""
+    """Return the steps of a script: what the client sends, and the answers."""
     found: list[tuple[str, list[str]]] = []
     for line in script.splitlines():
         if line.startswith(">"):
@@ -41,7 +41,7 @@ def steps(script: str) -> list[tuple[str, list[str]]]:
 
 
 async def send(server: Server, peer: Peer, what: str, heard_s: float) -> None:
-    """Send it; a reason to end, once so much audio has been heard."""
+    """Send one step. An error code ends the stream once `heard_s` seconds of audio have been heard."""
     if what.startswith("bytes"):
         await peer.socket.send_bytes(bytes.fromhex(what.removeprefix("bytes")))
     elif what[0] in "0123456789_x":
@@ -57,7 +57,7 @@ async def send(server: Server, peer: Peer, what: str, heard_s: float) -> None:
 
 
 def comparable(message: dict[str, Any]) -> dict[str, Any] | None:
-    """The message without what differs from one connection to the next; None: when it comes depends on the machine."""
+    """Return a message without the fields that differ between connections; None: its time depends on the machine."""
     if message.get("is_final") is False or message.get("event") == "Update":
         return None
     told = {name: value for name, value in message.items() if name not in ("request_id", "created", "sequence_id")}
@@ -67,7 +67,7 @@ def comparable(message: dict[str, Any]) -> dict[str, Any] | None:
 
 
 async def next_told(peer: Peer) -> dict[str, Any] | None:
-    """The next message that can be compared; None: the server has closed."""
+    """Return the next comparable message; None: the server has closed."""
     while (message := await peer.socket.receive(timeout=30)).type is WSMsgType.TEXT:
         if (told := comparable(json.loads(message.data))) is not None:
             return told
