@@ -102,7 +102,7 @@ async def test_the_number_of_files_is_limited_in_all_and_for_each_client(tmp_pat
             for name in ("one", "one", "two", "two")
         ]
         await eventually(lambda: len(list(elsewhere.glob("*/upload-*"))) == 4)
-        for name, said in (("one", "A client may have 2 files"), ("three", "The server takes 4 files")):
+        for name, said in (("one", "A client may have 2 unfinished files"), ("three", "The server is at its limit of 4 unfinished files")):
             status, body, headers = await post(server, RAW, headers=shown[name])
             assert (status, said in body["err_msg"]) == (429, True), body
             assert int(headers["Retry-After"]) > 0
@@ -122,7 +122,7 @@ async def test_the_number_of_unfinished_jobs_is_limited(tmp_path: Path) -> None:
             assert (await post(server, f"{RAW}&callback={callback}"))[0] == 200
         status, body, headers = await post(server, f"{RAW}&callback={callback}")
         assert (status, body["err_code"]) == (429, "TOO_MANY_REQUESTS")
-        assert "A client may have 4 jobs" in body["err_msg"]
+        assert "A client may have 4 unfinished jobs" in body["err_msg"]
         assert int(headers["Retry-After"]) > 0
     listener.close()
 
