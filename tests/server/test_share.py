@@ -130,7 +130,7 @@ async def test_a_large_realtime_event_that_appends_no_audio_is_refused_unread(fa
     text = '{"type": "session.update", "audio": "%s"}' % ("A" * 200_000)
     assert "input_audio_buffer.append" in await realtime_error(fake, text)
     text = '{"type": "input_audio_buffer.append", "audio": "%s"}'
-    assert "no base64" in await realtime_error(fake, text % ("A" * 140_000 + "=" + "A" * 140_003))
+    assert "not valid base64" in await realtime_error(fake, text % ("A" * 140_000 + "=" + "A" * 140_003))
 
 
 async def test_a_large_append_is_taken_whole_and_holds_nobody_up(fake: Server) -> None:
