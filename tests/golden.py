@@ -1,16 +1,16 @@
-"""Plays written conversations with Deepgram's dialects: what a client sends (>), byte for byte what it is answered (<).
+"""Plays written conversations with Deepgram's dialects: the client's messages (>), and the answers byte for byte (<).
 
-Everything behind the dialect is real but the engine, which hears words in the level of the sound, and voice activity,
-which goes by it too; so that each answer follows from what was sent and from nothing else. `python tests/golden.py`
-writes the answers anew; read the difference before you commit it.
+The dialect is the one that the server has at the address. Everything behind it is real except the engine and voice activity
+detection, which read words and speech from the level of the sound, so that the answers depend only on the messages.
+`python tests/golden.py` writes the answers anew; read the difference before you commit it.
 
-    ? QUERY                  the address asks for this (first line); behind a path, if it is not /v1/listen
-    ! NAME=VALUE             what the engine can do: keyterms=true, languages=en,fr
+    ? QUERY                  the query of the address (first line); after a path if that is not /v1/listen
+    ! NAME=VALUE             an ability of the engine: keyterms=true, languages=en,fr
     > 1 2 _0.8 x             audio: words number 1 and 2, 0.8 s of silence, noise without words
     > 1|2                    audio of two channels side by side
     > {"type": …}            a text message, as it stands
     > bytes HEX              a binary frame
-    > idle | > shutdown …    the server's own reasons to end: an error code
+    > idle | > shutdown …    an error code of the server, which ends the stream
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from myna.streaming.session.stream import Stream
 FOLDER = Path(__file__).parent / "server" / "golden"
 REQUEST_ID = "2479c8c8-8185-40ac-9ac6-f0874419f793"
 FINALS_FIRST = ("idle", "overloaded", "shutting_down")
-"""The server's reasons to end a stream that come after its finals; a test over sockets holds this to the server."""
+"""Error codes that end a stream after its finals; a test over sockets compares this with the server."""
 CREATED = "2026-01-01T00:00:00.000Z"
 _CREATED = re.compile('"created":"[^"]*"')
 
@@ -67,7 +67,7 @@ def dialect(address: str, engine: FakeEngine) -> Dialect:
 
 
 class Conversation:
-    """One connection without a network: `send` commands of the script, read `answers`."""
+    """One connection without a network: `send` takes steps of the script, `answers` holds what was answered."""
 
     def __init__(self, query: str, engine: FakeEngine) -> None:
         self._engine = engine
@@ -153,7 +153,7 @@ class Conversation:
         self._settle()
 
     def _settle(self) -> None:
-        """Carry out what the core asks for, in order, until it asks for nothing more."""
+        """Carry out the core's requests in order until there are none."""
         assert self._stream
         while True:
             requests, events = self._stream.take()

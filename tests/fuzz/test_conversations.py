@@ -1,4 +1,4 @@
-"""Whole conversations with frames that no client should send: a stream ends for one of three reasons, and says which.
+"""Whole conversations with invalid frames: a stream ends for one of three reasons, and names it.
 
 A client's error has a code of its own; none is the server's; and only a stream in which nothing went wrong closes with 1000.
 """
@@ -33,7 +33,7 @@ END: dict[str, dict[str, Any]] = {
 }
 MESSAGES = {"/v1/stream": NATIVE, "/v1/listen": DEEPGRAM, "/v2/listen": FLUX, "/v1/realtime": REALTIME}
 FATAL = {"/v1/stream": "error", "/v2/listen": "Error"}
-"""What a client is told when its stream ends for an error, where that is told of nothing else."""
+"""The message that ends a stream with an error, where no other error has this type."""
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ async def server() -> AsyncIterator[Server]:
 
 
 async def converse(socket: ClientWebSocketResponse, path: str, mutator: Mutator) -> None:
-    """Send what may be wrong, some audio between, and the end."""
+    """Send frames that may be invalid, some audio between them, and the end."""
     if path == "/v1/stream" and mutator.random.random() < 0.8:
         await socket.send_json(NATIVE[0])
     for _ in range(mutator.random.randint(1, 8)):

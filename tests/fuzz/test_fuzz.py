@@ -1,4 +1,4 @@
-"""Frames that no client should send: every parser answers with its documented errors, and nothing else escapes.
+"""Invalid frames: every parser raises only its documented errors.
 
 `make test` tries some thousands; `make fuzz` a million (MYNA_FUZZ_FRAMES), each run with another seed, which is printed.
 """
@@ -241,7 +241,7 @@ TARGETS: dict[str, Callable[[Mutator], Callable[[], None]]] = {
     "raw audio": raw_audio,
 }
 SHARES = {"raw audio": 0.2}
-"""Of an equal share, where one try costs much more than elsewhere."""
+"""Share of the frames for a target whose tries cost much more than others."""
 
 
 @pytest.mark.parametrize("target", TARGETS)

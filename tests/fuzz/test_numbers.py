@@ -1,4 +1,4 @@
-"""Every numeric parameter at its edges, with each engine's limits: it is refused, or a stream runs with it to its end."""
+"""Every numeric parameter at its limits, with each engine's limits: it is refused, or a stream runs with it to its end."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def refused_or(work: Callable[[], Any]) -> Any:
 
 
 def as_json(value: str) -> Iterator[Any]:
-    """The text itself, and the number it is in JSON."""
+    """Return the text, and the number that JSON reads from it."""
     yield value
     try:
         yield json.loads(value, parse_constant=lambda constant: {"NaN": float("nan")}.get(constant))

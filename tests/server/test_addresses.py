@@ -1,4 +1,4 @@
-"""Addresses at which there is nothing, and names of models that others have: what a client meant is found out, or told."""
+"""Wrong addresses and unknown model names: errors name the right address, and well-known names stand for the default model."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ async def refusal(server: Server, *frames: str | bytes | dict, query: str = "") 
         ([{"type": "start", "encoding": "linear16"}], "unsupported_audio", "sample_rate", 1008),
         ([{"type": "start", "sample_rate": 8000}], "unsupported_audio", "encoding", 1008),
         ([{**RAW, "channels": 21}], "unsupported_audio", "21 channels", 1008),
-        ([{**RAW, "keyterms": ["Myna"]}], "unsupported_keyterms", "fake cannot", 1008),
+        ([{**RAW, "keyterms": ["Myna"]}], "unsupported_keyterms", "fake does not support keyterms", 1008),
         ([{**RAW, "language": "fr"}], "unsupported_language", "It supports: en", 1008),
         ([{**RAW, "endpointing_ms": -1}], "invalid_message", "endpointing_ms", 1007),
         ([{**RAW, "max_utterance_s": 1}], "invalid_message", "max_utterance_s", 1007),

@@ -1,4 +1,4 @@
-"""Pages of other origins, as a browser has them ask: beforehand without a key, and whether they may read each answer."""
+"""Requests of pages of other origins, as a browser sends them: preflights without a key, and CORS headers of each answer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROUTES = [
     ("GET", "/v1/jobs/x"), ("GET", "/v1/status"), ("GET", "/health"), ("GET", "/health/ready"), ("GET", "/web/myna.js"),
     ("GET", "/openapi.json"), ("GET", "/nowhere"), ("GET", "/v1/listen"), ("GET", "/v1/realtime"), ("PUT", "/v1/listen"),
 ]  # fmt: skip
-"""Also what is refused, and what is not there."""
+"""Requests, among them refused ones and unknown addresses."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""A server without keys, and the web pages of others that a browser on its machine shows."""
+"""A server without keys refuses requests from web pages of other sites."""
 
 from __future__ import annotations
 

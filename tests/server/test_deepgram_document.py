@@ -1,4 +1,4 @@
-"""docs/deepgram.md, line by line, asked of the code and of a running server."""
+"""Checks docs/deepgram.md line by line against the code and a running server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONVERSATIONS = "".join(path.read_text() for path in FOLDER.glob("*.txt") if not
 
 
 def table(heading: str) -> list[list[str]]:
-    """The rows of the first table behind a text."""
+    """Return the rows of the first table after a text."""
     rows = DOCUMENT.split(heading, 1)[1].split("\n|", 1)[1].split("\n\n", 1)[0].splitlines()[2:]
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
 

@@ -1,4 +1,4 @@
-"""A file's transcript as events: its headers come at once, and a comment while there is nothing to tell."""
+"""A file's transcript as server-sent events: the headers are sent at once, and comments during silence."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def events(text: str) -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def stopped(server: Server) -> Iterator[None]:
-    """Its workers do nothing meanwhile."""
+    """Stop the workers while the context lasts."""
     workers = [pid for pool in server.models.pools for pid in pool.pids]
     for worker in workers:
         os.kill(worker, signal.SIGSTOP)
@@ -78,7 +78,7 @@ async def test_headers_are_sent_while_the_engine_is_busy_and_comments_until_the_
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """Time passes as soon as there is nothing to do."""
+    """Let virtual time pass whenever the event loop is idle."""
 
     def __init__(self) -> None:
         super().__init__(Patience(self))

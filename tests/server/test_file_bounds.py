@@ -1,4 +1,4 @@
-"""Files within bounds: how many, how large, how long the event loop may be held, who goes first, what a number may be."""
+"""Limits on files: their number and size, the time they block the event loop, their order, the numbers in answers."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def slow_body(gate: asyncio.Event) -> AsyncIterator[bytes]:
 
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Iterator[Path]:
-    """Temporary files lie in a folder of the test's."""
+    """Keep temporary files in a folder of the test."""
     before, tempfile.tempdir = tempfile.tempdir, str(tmp_path / "tmp")
     yield tmp_path / "tmp"
     tempfile.tempdir = before
@@ -81,7 +81,7 @@ async def test_a_short_file_does_not_wait_for_the_long_ones_of_another_client(
         assert status == 200
         assert body["results"]["channels"][0]["alternatives"][0]["transcript"] == "w1 w2"
         assert not any(task.done() for task in begun)
-        for task in begun:  # what was interrupted loses nothing
+        for task in begun:  # an interrupted task loses nothing
             status, body, _ = await task
             assert (status, body["metadata"]["duration"]) == (200, 1200.0)
 
@@ -101,7 +101,10 @@ async def test_the_number_of_files_is_limited_in_all_and_for_each_client(tmp_pat
             for name in ("one", "one", "two", "two")
         ]
         await eventually(lambda: len(list(elsewhere.glob("*/upload-*"))) == 4)
-        for name, said in (("one", "A client may have 2 files"), ("three", "The server takes 4 files")):
+        for name, said in (
+            ("one", "A client may have 2 unfinished files"),
+            ("three", "The server is at its limit of 4 unfinished files"),
+        ):
             status, body, headers = await post(server, RAW, headers=shown[name])
             assert (status, said in body["err_msg"]) == (429, True), body
             assert int(headers["Retry-After"]) > 0
@@ -121,7 +124,7 @@ async def test_the_number_of_unfinished_jobs_is_limited(tmp_path: Path) -> None:
             assert (await post(server, f"{RAW}&callback={callback}"))[0] == 200
         status, body, headers = await post(server, f"{RAW}&callback={callback}")
         assert (status, body["err_code"]) == (429, "TOO_MANY_REQUESTS")
-        assert "A client may have 4 jobs" in body["err_msg"]
+        assert "A client may have 4 unfinished jobs" in body["err_msg"]
         assert int(headers["Retry-After"]) > 0
     listener.close()
 
@@ -152,7 +155,7 @@ async def test_the_storage_of_files_is_limited_in_all_and_for_each_client(tmp_pa
         status, body, _ = await post(server, RAW, bytes(6 << 20))
         assert (status, body["err_msg"]) == (507, "This client's files are at their limit of storage.")
         assert (await post(server, RAW, bytes(3 << 20)))[0] == 200
-        assert (await post(server, RAW, bytes(3 << 20)))[0] == 200  # the first has been let go
+        assert (await post(server, RAW, bytes(3 << 20)))[0] == 200  # the first no longer counts
 
 
 async def test_a_folder_that_cannot_be_written_gives_an_error_in_each_format(tmp_path: Path, elsewhere: Path) -> None:
@@ -197,7 +200,7 @@ async def test_a_body_that_arrives_too_slowly_is_ended(tmp_path: Path, monkeypat
 # Long answers
 
 WORDS = 100_000
-"""Of some eleven hours."""
+"""Words of about eleven hours of speech."""
 
 
 def long_transcript(words: int = WORDS, confidence: float = 0.9) -> FileTranscript:
@@ -208,7 +211,7 @@ def long_transcript(words: int = WORDS, confidence: float = 0.9) -> FileTranscri
 
 @pytest.fixture
 def hours_heard(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every file says what people say in eleven hours."""
+    """Make every file a transcript of eleven hours."""
     transcript = long_transcript()
 
     async def transcribe(*_: Any) -> FileTranscript:
@@ -234,7 +237,7 @@ async def test_the_answer_for_eleven_hours_does_not_block_the_event_loop(
         data = BytesIO(SHORT) if fields is None else form(**fields)
         async with Turns() as turns, session.post(server.url + path, data=data) as response:
             size = 0
-            while piece := await response.content.readany():  # as bytes: to decode them here would take the loop
+            while piece := await response.content.readany():  # as bytes: decoding them here would block the loop
                 size += len(piece)
         assert (response.status, size > 500_000) == (200, True)
         assert turns.longest_yards < 30
@@ -280,7 +283,7 @@ async def test_a_client_that_does_not_read_its_answer_is_disconnected(
     async with running_fake(data=tmp_path) as server:
         _, writer = await asyncio.open_connection(*server.url.removeprefix("http://").split(":"), limit=1024)
         request = f"POST {RAW}&utterances=true HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 4\r\n\r\nabcd"
-        for _ in range(20):  # the system keeps some megabytes for a reader
+        for _ in range(20):  # the system buffers some megabytes
             writer.write(request.encode())
 
         async def broken() -> None:

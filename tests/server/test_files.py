@@ -37,7 +37,7 @@ def flac(beckett: np.ndarray) -> bytes:
 
 @pytest.fixture(scope="module", autouse=True)
 def own_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Temporary files of these tests lie where nobody else's do."""
+    """Keep the temporary files of these tests in a folder of their own."""
     before, tempfile.tempdir = tempfile.tempdir, str(tmp_path_factory.mktemp("tmp"))
     yield
     tempfile.tempdir = before
@@ -45,7 +45,7 @@ def own_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 async def files(own_folder: None) -> AsyncIterator[Server]:
-    """A server with the real engine that may fetch from this machine."""
+    """Yield a server with the real engine that may fetch from this machine."""
     changes = {"allowed_networks": ["127.0.0.0/8"], "max_upload_mb": 64, "max_file_hours": 0.2}
     async with running(settings(**changes)) as started:
         yield started
@@ -53,7 +53,7 @@ async def files(own_folder: None) -> AsyncIterator[Server]:
 
 @pytest.fixture(autouse=True)
 async def tidy(files: Server) -> AsyncIterator[None]:
-    """After every request nothing is left: no file, no stream, no job."""
+    """Assert after every request that no file, stream or job is left."""
     before = folders()
     yield
     await eventually(lambda: folders() <= before)
@@ -62,7 +62,7 @@ async def tidy(files: Server) -> AsyncIterator[None]:
 
 
 def folders() -> set[Path]:
-    """What requests under way keep on the disk."""
+    """Return the files on the disk of unfinished requests."""
     return set(Path(tempfile.gettempdir()).glob("myna-*"))
 
 
@@ -264,7 +264,7 @@ async def test_the_host_names_of_reflectors_requests_can_be_configured(flac: byt
 
 @pytest.fixture(scope="module")
 async def web_files(flac: bytes) -> AsyncIterator[str]:
-    """A web server with a file, and with traps."""
+    """Yield a web server with a file and with addresses that misbehave."""
     app = web.Application()
 
     async def endless(request: web.Request) -> web.StreamResponse:
@@ -407,7 +407,7 @@ async def test_a_client_that_disconnects_while_it_waits_cancels_the_work(
     await eventually(lambda: bool(files.transcriber.active))
     writer.transport.abort()
     await eventually(lambda: not files.transcriber.active)
-    assert not [record for record in caplog.records if record.name.startswith("aiohttp")]  # nobody's fault
+    assert not [record for record in caplog.records if record.name.startswith("aiohttp")]  # not an error
 
 
 async def test_an_upload_that_stalls_is_ended(files: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,7 +76,7 @@ async def test_status_counts_the_streams(strict_server: Server) -> None:
 
 
 def greps(text: str) -> bool:
-    """Whether the readiness probe of Deepgram's chart and guide takes the answer: grep reads it line by line."""
+    """Return whether the readiness probe of Deepgram's chart and guide accepts the answer: grep reads it line by line."""
     probe = re.compile(r'^{"engine_connection_status":"Connected".*}$')
     return any(probe.search(line) for line in text.splitlines())
 

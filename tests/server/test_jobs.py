@@ -93,7 +93,7 @@ def test_old_results_and_stray_files_are_deleted(store: JobStore, clock: Clock) 
     for stray in strays:
         stray.write_bytes(b"")
     store.forget_old()
-    assert all(stray.exists() for stray in strays)  # they may be about to become a job's
+    assert all(stray.exists() for stray in strays)  # they may belong to a job that is being accepted
     for stray in strays:
         os.utime(stray, (0, 0))
     store.forget_old()
@@ -222,7 +222,7 @@ async def test_only_its_owner_can_read_a_job(hook: Hook, tmp_path: Path) -> None
 
 
 async def test_a_job_survives_the_death_of_its_server(hook: Hook, tmp_path: Path) -> None:
-    """The server is killed as soon as it has said yes; the next one answers."""
+    """Kill the server as soon as it has accepted the job; the next server delivers the result."""
     flac = contained([recording("beckett")], "flac", "flac")
     flags = ("--data", str(tmp_path), "--allowed-networks", "127.0.0.0/8", "--lanes", "1")
     with local_server(None, *flags) as first:

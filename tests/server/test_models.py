@@ -1,4 +1,4 @@
-"""Several models on one server: what is there, asking for one, loading on first use, making room."""
+"""Several models on one server: listing, choosing, loading on first use, unloading to free memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def listed(server: Server) -> dict[str, Any]:
 
 
 async def ask(server: Server, query: str) -> tuple[int, dict[str, Any], str | None]:
-    """Ask for a stream over plain HTTP: what is refused is refused before the upgrade."""
+    """Ask for a stream over plain HTTP: a refusal comes before the upgrade."""
     async with ClientSession() as session, session.get(server.url + wire.PATH + query) as response:
         return response.status, (await response.json())["error"], response.headers.get("Retry-After")
 

@@ -1,4 +1,4 @@
-"""Requests that no client should send, byte for byte: each gets an answer in its dialect's shape, and none a 500."""
+"""Invalid requests, byte for byte: each gets an answer in the error format of its address, and none a 500."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def request(method: bytes, target: bytes, *headers: bytes, body: bytes = b"") ->
 
 def judge(what: Any, status: int, headers: dict[str, str], body: bytes) -> None:
     assert status < 500, (what, status, body[:300])
-    # What never became a request is answered by the HTTP library, and so is what its files are asked for.
+    # The HTTP library itself answers malformed requests, and requests for static files.
     if status >= 400 and "dg-request-id" in headers and "content-security-policy" not in headers:
         assert "json" in headers["content-type"], (what, headers)
         assert json.loads(body)
@@ -298,5 +298,5 @@ async def test_five_hundred_random_requests_are_answered(strict_server: Server) 
         sent = request(method, path + b"?" + query, *headers, body=dice.choice(BODIES[:20]))
         with contextlib.suppress(
             asyncio.IncompleteReadError, ConnectionError
-        ):  # closed by the HTTP library, without a word
+        ):  # the HTTP library closed the connection without an answer
             judge((number, sent[:500]), *await answered(strict_server, sent))

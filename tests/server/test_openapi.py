@@ -1,4 +1,4 @@
-"""The handlers, held to the description: generated requests, good and bad, get what it says."""
+"""The handlers match the OpenAPI document: generated requests, valid and invalid, get the answers it describes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from myna.server.http.openapi import PATH
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 OPERATIONS = [(path, method) for path, operations in description()["paths"].items() for method in operations]
-"""Every route but the WebSockets and the page."""
+"""Every route except the WebSockets and the page."""
 
 
 @pytest.fixture(scope="module")

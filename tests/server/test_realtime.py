@@ -42,7 +42,7 @@ class Talker(Peer):
     """A client of the Realtime API."""
 
     async def session(self, **parts: Any) -> dict[str, Any]:
-        """Set parts of session.audio.input; 16 kHz, so that the words of the fake engine stay whole."""
+        """Set parts of session.audio.input. At 16 kHz audio is not resampled, which the fake engine needs."""
         whole = {"format": {"type": "audio/pcm", "rate": 16_000}, **parts}
         include = whole.pop("include", None)
         session = {"type": "transcription", "audio": {"input": whole}} | ({"include": include} if include else {})
@@ -63,7 +63,7 @@ class Talker(Peer):
 
     @property
     def items(self) -> list[list[dict[str, Any]]]:
-        """What was told of each item, in the order of their first events."""
+        """Return the events of each item, in the order of their first events."""
         found: dict[str, list[dict[str, Any]]] = {}
         for message in self.messages:
             item_id = message.get("item_id") or message.get("item", {}).get("id")

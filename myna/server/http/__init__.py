@@ -1,1 +1,1 @@
-"""HTTP for every vendor: health, uploads, file requests, errors, the OpenAPI document, the page, the connections below."""
+"""HTTP for every vendor: connections, health, uploads, file requests, errors, the OpenAPI document, the page."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from myna.inference.engines.catalogue import Model
@@ -28,19 +28,18 @@ from myna.server.dialects.base import (
     json_frame,
 )
 from myna.server.dialects.deepgram.errors import refused_stream
-from myna.server.dialects.deepgram.flux_request import MULTILINGUAL, FluxRequest, parse, texts_of, thresholds_of
-from myna.server.dialects.deepgram.listen_request import MULTIPLE, checked_keyterms, options_of, spoken
+from myna.server.dialects.deepgram.flux_request import FluxRequest, parse
+from myna.server.dialects.deepgram.flux_settings import FluxSettings
 from myna.server.dialects.deepgram.models import PUBLIC_MODELS
 from myna.server.dialects.defaults import default_policy
-from myna.server.dialects.parameters import refused
 from myna.server.serving import ModelWanted
 from myna.server.settings import Settings
 from myna.streaming import events
 from myna.streaming.events import Trigger, Word, samples, seconds
-from myna.streaming.policy import Options, Policy, TurnPolicy
+from myna.streaming.policy import Policy
 from myna.streaming.session.decode_window import fitted
 from myna.streaming.session.jobs import EngineInfo
-from myna.streaming.text.formatting import Formatting, formatted, text_of
+from myna.streaming.text.formatting import formatted, text_of
 from myna.wire import strictjson
 from myna.wire.quoting import quoted
 
@@ -78,16 +77,6 @@ class FluxEntry(PlainEntry):
         return refused_stream(refusal, self.name)
 
 
-@dataclass(frozen=True, slots=True)
-class _Settings:
-    """What `Configure` can change."""
-
-    turns: TurnPolicy
-    keyterms: tuple[str, ...]
-    language_hints: tuple[str, ...]
-    formatting: Formatting
-
-
 class FluxDialect(Unresumable):
     """One connection's translator."""
 
@@ -102,10 +91,8 @@ class FluxDialect(Unresumable):
             interim_every_s=INTERIM_S,
             progress_s=UPDATE_S,
         )
-        formatting = spoken(request.formatting, _only(request.language_hints), engine)
-        self._now = _Settings(request.turns, request.keyterms, request.language_hints, formatting)
-        self._pending: _Settings | None = None
-        self._options(self._now)  # raises for options that the engine lacks
+        self._now = FluxSettings.of(request, engine)
+        self._pending: FluxSettings | None = None
         self._sequence = 0
         self._turn = 0
         self._turn_start = 0
@@ -119,7 +106,7 @@ class FluxDialect(Unresumable):
 
     def begin(self) -> Sequence[Command]:
         """Return the command that opens the stream; the address has every option."""
-        return [Open(self._request.audio, mix=True, policy=self._policy(self._now), options=self._options(self._now))]
+        return [Open(self._request.audio, mix=True, policy=self._policy(self._now), options=self._now.options())]
 
     def receive(self, frame: str | bytes) -> Sequence[Command]:
         """Return the commands in a client's frame. Raises `DialectError`."""
@@ -176,7 +163,7 @@ class FluxDialect(Unresumable):
                 return self._update(confidence)
             case events.Configured() if self._pending is not None:
                 self._now, self._pending = self._pending, None
-                return [self._frame("ConfigureSuccess", self._configuration())]
+                return [self._frame("ConfigureSuccess", self._now.described())]
             case events.Ended() if self._in_turn:
                 self._state_sent, self._update_due = False, 0
                 return self._update(0.0)
@@ -191,12 +178,8 @@ class FluxDialect(Unresumable):
         frame = self._frame("Error", {"code": code, "description": error.message})
         return Farewell((frame,), CLOSE_CODES.get(error.code, POLICY_VIOLATION), error.message)
 
-    def _policy(self, now: _Settings) -> Policy:
+    def _policy(self, now: FluxSettings) -> Policy:
         return fitted(replace(self._defaults, turns=now.turns), self._engine)
-
-    def _options(self, now: _Settings) -> Options:
-        hints = now.language_hints
-        return options_of(self._engine, _only(hints), hints, now.keyterms)
 
     def _end_turn(self, event: events.TurnEnded) -> Sequence[Frame]:
         frames = []
@@ -244,7 +227,7 @@ class FluxDialect(Unresumable):
             "end_of_turn_confidence": round(confidence, 4),
             **more,
         }
-        if self._request.model == MULTILINGUAL:
+        if self._now.multilingual:
             if len(self._engine.languages) == 1:
                 message["languages"] = list(self._engine.languages)
             if self._now.language_hints:
@@ -255,55 +238,12 @@ class FluxDialect(Unresumable):
         if self._pending is not None:
             return [self._failure("CONFIGURE_ALREADY_PENDING", "Another Configure message is still pending.")]
         try:
-            wanted = self._changed(message)
-            options = self._options(wanted)
+            wanted = self._now.changed(message)
+            options = wanted.options()
         except Refusal as refusal:
             return [self._failure(f"CONFIGURE_{refusal.code.upper()}", refusal.message)]
         self._pending = wanted
         return [Configure(options, self._policy(wanted), token="configure")]  # noqa: S106 - no password
-
-    def _changed(self, message: Mapping[str, Any]) -> _Settings:
-        """Return the settings after a `Configure` message; absent and null fields change nothing. Raises `Refusal`."""
-        now = self._now
-        if (thresholds := message.get("thresholds")) is not None:
-            now = replace(now, turns=thresholds_of(thresholds, now.turns))
-        if (terms := message.get("keyterms")) is not None:
-            if terms and not self._engine.keyterms:
-                raise refused(f"The model {self._engine.name} does not support keyterms.", "keyterms_not_supported")
-            try:
-                now = replace(now, keyterms=checked_keyterms(texts_of("keyterms", terms)))
-            except Refusal as refusal:
-                code = "keyterm_limit_exceeded" if refusal.code == "keyterm_limit" else refusal.code
-                raise refused(refusal.message, code) from refusal
-        if (hints := message.get("language_hints")) is not None:
-            if self._request.model != MULTILINGUAL:
-                raise refused(f"language_hints require the model {MULTILINGUAL}.", "language_hints_not_supported")
-            hinted = texts_of("language_hints", hints)
-            formatting = spoken(now.formatting, _only(hinted), self._engine)
-            now = replace(now, language_hints=hinted, formatting=formatting)
-        if message.get("redact"):
-            raise refused("redact is a parameter of the address and cannot be changed later.", "redact_not_supported")
-        for name in ("numerals", "profanity_filter"):
-            if (value := message.get(name)) is None:
-                continue
-            if not isinstance(value, bool):
-                raise refused(f"{name} must be true or false, not {quoted(value)}.", f"invalid_{name}")
-            formatting = now.formatting
-            changed = (
-                replace(formatting, numerals=value) if name == "numerals" else replace(formatting, profanity=not value)
-            )
-            now = replace(now, formatting=changed)
-        return now
-
-    def _configuration(self) -> dict[str, object]:
-        turns = self._now.turns
-        thresholds = {"eot_threshold": turns.end, "eot_timeout_ms": turns.timeout_ms}
-        if turns.eager is not None:
-            thresholds["eager_eot_threshold"] = turns.eager
-        configuration: dict[str, object] = {"thresholds": thresholds, "keyterms": list(self._now.keyterms)}
-        if self._request.model == MULTILINGUAL:
-            configuration["language_hints"] = list(self._now.language_hints)
-        return {**configuration, "numerals": self._now.formatting.numerals}
 
     def _failure(self, code: str, description: str) -> Reply:
         failure = {"code": code, "error_code": code, "description": description}
@@ -320,11 +260,6 @@ class FluxDialect(Unresumable):
 
 def _unparsable(message: str) -> DialectError:
     return DialectError("invalid_message", message)
-
-
-def _only(hints: Sequence[str]) -> str | None:
-    """Return the only language hinted at, or that of a stream whose language changes if there are several."""
-    return hints[0] if len(hints) == 1 else MULTIPLE if hints else None
 
 
 def _word(word: Word) -> dict[str, object]:
