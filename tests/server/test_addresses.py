@@ -1,4 +1,4 @@
-"""Wrong addresses and unknown model names: errors name the right address, and well-known names stand for the default model."""
+"""Wrong addresses and unknown model names: errors name the right address; well-known names mean the default model."""
 
 from __future__ import annotations
 

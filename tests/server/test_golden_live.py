@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""The golden conversations over sockets: a server answers as `golden.py` does without one."""
-=======
 """Plays the written conversations over sockets: a server gives the same answers as `golden.py` without one."""
->>>>>>> web
 
 from __future__ import annotations
 
@@ -22,15 +18,9 @@ from myna.runtime.errors import DialectError
 from myna.server.app import Server
 
 TIMED = ("flux_manual", "flux_open_turn", "flux_timeout", "flux_turns", "gap_in_noise")
-<<<<<<< HEAD
-"""Their answers depend on when an interim decode ends."""
-SCRIPTS = [path for path in sorted(FOLDER.glob("*.txt")) if "\n!" not in path.read_text() and path.stem not in TIMED]
-"""The ones that need only what the engine can do."""
-=======
 """Conversations whose answers depend on the time of an interim decode."""
 SCRIPTS = [path for path in sorted(FOLDER.glob("*.txt")) if "\n!" not in path.read_text() and path.stem not in TIMED]
 """Conversations that need no abilities of the engine beyond its defaults."""
->>>>>>> web
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +30,7 @@ async def server() -> AsyncIterator[Server]:
 
 
 def steps(script: str) -> list[tuple[str, list[str]]]:
-<<<<<<< HEAD
-    """Return what the client sends, each with the answers."""
-=======
     """Return the steps of a script: what the client sends, and the answers."""
->>>>>>> web
     found: list[tuple[str, list[str]]] = []
     for line in script.splitlines():
         if line.startswith(">"):
@@ -55,11 +41,7 @@ def steps(script: str) -> list[tuple[str, list[str]]]:
 
 
 async def send(server: Server, peer: Peer, what: str, heard_s: float) -> None:
-<<<<<<< HEAD
-    """Send it. A reason to end is sent once the server has received `heard_s` seconds of audio in all its streams."""
-=======
     """Send one step. An error code ends the stream once `heard_s` seconds of audio have been heard."""
->>>>>>> web
     if what.startswith("bytes"):
         await peer.socket.send_bytes(bytes.fromhex(what.removeprefix("bytes")))
     elif what[0] in "0123456789_x":
@@ -75,11 +57,7 @@ async def send(server: Server, peer: Peer, what: str, heard_s: float) -> None:
 
 
 def comparable(message: dict[str, Any]) -> dict[str, Any] | None:
-<<<<<<< HEAD
-    """Return the message without what differs between connections; None if its time depends on the machine."""
-=======
     """Return a message without the fields that differ between connections; None: its time depends on the machine."""
->>>>>>> web
     if message.get("is_final") is False or message.get("event") == "Update":
         return None
     told = {name: value for name, value in message.items() if name not in ("request_id", "created", "sequence_id")}
@@ -89,11 +67,7 @@ def comparable(message: dict[str, Any]) -> dict[str, Any] | None:
 
 
 async def next_told(peer: Peer) -> dict[str, Any] | None:
-<<<<<<< HEAD
-    """Return the next message that can be compared; None if the server has closed."""
-=======
     """Return the next comparable message; None: the server has closed."""
->>>>>>> web
     while (message := await peer.socket.receive(timeout=30)).type is WSMsgType.TEXT:
         if (told := comparable(json.loads(message.data))) is not None:
             return told
