@@ -11,6 +11,7 @@ class Line:
     """A network between client and server that can be cut, and closed for a while."""
 
     def __init__(self, server: Server) -> None:
+        self.url = ""
         self._to = int(server.url.rsplit(":", 1)[1])
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
@@ -19,7 +20,8 @@ class Line:
 
     async def __aenter__(self) -> str:
         self._server = await asyncio.start_server(self._carry, "127.0.0.1", 0)
-        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self.url
 
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
@@ -36,7 +38,11 @@ class Line:
             writer.transport.abort()
             return
         self.connections += 1
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._to)
+        try:
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._to)
+        except OSError:  # the server is away
+            writer.transport.abort()
+            return
         self._writers |= {writer, far_writer}
         await asyncio.gather(self._pipe(reader, far_writer), self._pipe(far_reader, writer))
         self._writers -= {writer, far_writer}

@@ -167,5 +167,5 @@ async def test_with_keys_browsers_of_any_site_are_served(tmp_path: Path) -> None
     ["--allowed-hosts=http://x", "--allowed-hosts=x:80", "--allowed-origins=x.example", "--allowed-origins=http://x/y"],
 )
 def test_an_invalid_host_or_origin_setting_is_refused(flag: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"a host is|an origin is"):
+    with pytest.raises(ConfigurationError, match=r"a host must be|an origin must be"):
         load([flag])

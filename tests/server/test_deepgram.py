@@ -239,7 +239,7 @@ async def test_a_silent_client_is_closed_with_net_0001(strict_server: Server) ->
         ("punctuate=true&punctuate=false", "2 times"),
         ("language=" + "e" * 10_000, "not 10000"),
         ("search=" + "e" * 10_000, "not 10000"),
-        ("model=" + "é" * 1000, "there is no model"),
+        ("model=" + "é" * 1000, "unknown model"),
         ("sample_rate=" + "9" * 1000 + "&encoding=linear16", "sample_rate"),
         ("&".join(f"keyterm=t{i}" for i in range(101)), "not 101"),
     ],

@@ -302,7 +302,7 @@ async def test_a_redirect_to_a_file_is_followed(files: Server, flac: bytes, web_
     ("path", "said"),
     [
         ("/nowhere", "HTTP 404"),
-        ("/endless", "more than"),
+        ("/endless", "exceeds the limit"),
         ("/redirect?to=http://169.254.169.254/latest/meta-data", "not a public address"),
         ("/redirect?to=file:///etc/passwd", "no http or https address"),
         ("/redirect?to=/redirect?to=/x", "redirects|HTTP 404"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from line import Line
 from peer import settings
 from playwright.async_api import Browser, Page, async_playwright, expect
 from sounds import BECKETT, RATE, contained, recording
@@ -88,7 +90,7 @@ class Visitor:
         return Path(await (await coming.value).path()).read_text()
 
 
-async def visit(browser: Browser, server: Server, **how: Any) -> Visitor:
+async def visit(browser: Browser, server: Server | Line, **how: Any) -> Visitor:
     context = await browser.new_context(permissions=["microphone"], accept_downloads=True, **how)
     visitor = Visitor(await context.new_page())
     await visitor.page.goto(server.url)
@@ -180,16 +182,19 @@ async def test_a_wrong_key_shows_an_error_and_the_right_key_starts_a_stream(brow
 
 
 async def test_the_page_continues_its_transcript_after_the_server_restarts(browser: Browser) -> None:
-    async with running(settings()) as first:
-        port = int(first.url.rsplit(":", 1)[1])
-        visitor = await visit(browser, first)
-        await visitor.page.get_by_role("button", name="Start microphone").click()
-        await visitor.page.locator(".word.final").first.wait_for()
-        before = await visitor.text()
-        for stream in list(first.services.streams.values()):
-            stream._seat.abort()  # type: ignore[attr-defined]
-    await expect(visitor.page.get_by_role("status")).to_contain_text("reconnecting")
-    async with running(settings(port=port)):
+    async with contextlib.AsyncExitStack() as stack:
+        async with running(settings()) as first:
+            port, line = int(first.url.rsplit(":", 1)[1]), Line(first)
+            await stack.enter_async_context(line)
+            visitor = await visit(browser, line)
+            await visitor.page.get_by_role("button", name="Start microphone").click()
+            await visitor.page.locator(".word.final").first.wait_for()
+            before = await visitor.text()
+            line.open = False
+            line.cut()
+        await expect(visitor.page.get_by_role("status")).to_contain_text("reconnecting")
+        await stack.enter_async_context(running(settings(port=port)))
+        line.open = True
         await expect(visitor.page.get_by_role("status")).to_contain_text("restarted")
         await visitor.says(BECKETT)
         assert BECKETT.startswith(before)
