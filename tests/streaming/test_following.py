@@ -78,7 +78,7 @@ def test_an_abandoned_session_releases_its_utterance() -> None:
     assert all(isinstance(request, Cancel | ReleaseUtterance) for request in requests)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 40), st.floats(0.02, 1.5)), min_size=1, max_size=4),
     st.integers(0, 2**32),
