@@ -7,95 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from media_zoo import Made, heard_by_ffmpeg, made, wav_said
-from sounds import RATE, recording
+from media_zoo import FRAGMENTED, JOINED, LYING, ONE, PARTS, PCM, SPEECH, Made, heard_by_ffmpeg, made, of, wav_said
+from sounds import RATE
 
 from myna.media.files import decode_file
 from myna.streaming.audio.container import decode_container
 from myna.streaming.audio.raw import AudioError, Coded
 from myna.streaming.audio.timestamps import Stamps
-
-SPEECH = (recording("beckett").astype(np.float32) / 32768)[:, None]
-PARTS = [SPEECH[: 3 * RATE], SPEECH[3 * RATE : 6 * RATE], SPEECH[6 * RATE :]]
-PCM = recording("beckett")
-HOLES = ((2.0, 3.5),)
-LAST: dict[str, str] = {}
-FIRST = {"movflags": "faststart"}
-FRAGMENTED = {"movflags": "frag_keyframe+empty_moov", "frag_duration": "500000"}
-
-ONE = {
-    "mp4, sound late": Made("mp4", "aac", 48_000, picture="mpeg4", late=4.9, options=FIRST),
-    "mp4, fragmented, sound late": Made("mp4", "aac", 48_000, picture="mpeg4", late=4.9, options=FRAGMENTED),
-    "mp4, holes": Made("mp4", "aac", 48_000, holes=HOLES),
-    "mp4, index last": Made("mp4", "aac", 44_100),
-    "mp4, alac": Made("mp4", "alac", 44_100),
-    "mov, pcm late": Made("mov", "pcm_s16le", 44_100, picture="mjpeg", late=1.3),
-    "matroska, sound late": Made("matroska", "aac", 48_000, picture="mpeg4", late=4.9),
-    "matroska, ac3, late and holes": Made("matroska", "ac3", 48_000, "stereo", "mpeg4", late=1.0, holes=HOLES),
-    "webm, sound late": Made("webm", "libopus", 48_000, picture="libvpx", late=4.9),
-    "webm, holes": Made("webm", "libopus", 48_000, holes=HOLES),
-    "webm, stamps from an hour on": Made("webm", "libopus", 48_000, from_=4000),
-    "mpegts": Made("mpegts", "aac", 48_000),
-    "mpegts, sound late": Made("mpegts", "aac", 48_000, picture="mpeg2video", late=4.9),
-    "mpegts, stamps wrap": Made("mpegts", "aac", 48_000, from_=2**33 / 90_000 - 5),
-    "mpegts, mp2, holes": Made("mpegts", "mp2", 48_000, holes=HOLES),
-    "mpegts, ac3, stamps from an hour on": Made("mpegts", "ac3", 48_000, from_=5000, picture="mpeg2video", late=2),
-    "ogg, opus": Made("ogg", "libopus", 48_000),
-    "ogg, flac": Made("ogg", "flac", 48_000),
-    "ogg, opus, holes": Made("ogg", "libopus", 48_000, holes=HOLES),
-    "flac": Made("flac", "flac", 44_100),
-    "mp3": Made("mp3", "libmp3lame", 48_000),
-    "mp3, stereo": Made("mp3", "libmp3lame", 24_000, "stereo"),
-    "adts": Made("adts", "aac", 44_100),
-    "avi": Made("avi", "libmp3lame", 48_000, picture="mpeg4"),
-    "aiff": Made("aiff", "pcm_s16be", 44_100),
-    "au": Made("au", "pcm_mulaw", 8_000),
-    "caf": Made("caf", "pcm_s16le", 22_050),
-    "w64": Made("w64", "pcm_s24le", 48_000),
-    "wav, adpcm": Made("wav", "adpcm_ima_wav", 16_000),
-    "wav, mulaw": Made("wav", "pcm_mulaw", 8_000),
-    "wav, alaw": Made("wav", "pcm_alaw", 8_000),
-    "wav, 8 bit": Made("wav", "pcm_u8", 16_000),
-    "wav, 24 bit stereo": Made("wav", "pcm_s24le", 48_000, "stereo"),
-    "wav, 32 bit": Made("wav", "pcm_s32le", 11_025),
-    "wav, double": Made("wav", "pcm_f64le", 96_000),
-    "3gp, amr": Made("3gp", "libopencore_amrnb", 8_000),
-}
-MP3, STEREO_MP3 = Made("mp3", "libmp3lame", 48_000), Made("mp3", "libmp3lame", 24_000, "stereo")
-OPUS, STEREO_OPUS = Made("ogg", "libopus", 48_000), Made("ogg", "libopus", 48_000, "stereo")
-JOINED = {
-    "mp3, 48 and 24 kHz": [MP3, STEREO_MP3, MP3],
-    "mp3, 44.1 and 16 kHz": [Made("mp3", "libmp3lame", rate) for rate in (44_100, 16_000, 44_100)],
-    "adts, 44.1 and 16 kHz": [Made("adts", "aac", rate) for rate in (44_100, 16_000, 44_100)],
-    "mpegts, 48 and 24 kHz": [Made("mpegts", "aac", 48_000), Made("mpegts", "aac", 24_000, "stereo")],
-    "mpegts, other tracks": [Made("mpegts", "aac", 48_000), Made("mpegts", "aac", 48_000, picture="mpeg2video")],
-    "mpegts, other codecs": [Made("mpegts", codec, 48_000) for codec in ("aac", "mp2", "ac3")],
-    "ogg, stereo and mono": [STEREO_OPUS, OPUS, STEREO_OPUS],
-    "ogg, mono and stereo": [OPUS, STEREO_OPUS, OPUS],
-    "ogg, other codecs": [OPUS, Made("ogg", "flac", 16_000), OPUS],
-    "flac": [Made("flac", "flac", 48_000), Made("flac", "flac", 16_000, "stereo"), Made("flac", "flac", 44_100)],
-    "wav": [
-        Made("wav", "pcm_s16le", 48_000),
-        Made("wav", "pcm_s24le", RATE, "stereo"),
-        Made("wav", "pcm_mulaw", 8_000),
-    ],
-    "webm": [Made("webm", "libopus", 48_000), Made("webm", "libopus", 48_000, "stereo")],
-    "mp4, fragmented": [Made("mp4", "aac", rate, options=FRAGMENTED) for rate in (48_000, 16_000, 44_100)],
-    "mp4, index last": [Made("mp4", "aac", rate) for rate in (48_000, 16_000, 44_100)],
-    "wav, mp4, webm": [Made("wav", "pcm_s16le"), Made("mp4", "aac", 48_000), Made("webm", "libopus", 48_000)],
-    "ogg, flac, wav": [OPUS, Made("flac", "flac"), Made("wav", "pcm_s16le", 8_000)],
-}
-LYING = {
-    "a header for three seconds": wav_said(PCM, RATE, 6 * RATE),
-    "a header for nothing": wav_said(PCM, RATE, 0),
-    "a header for four gigabytes": wav_said(PCM, RATE, 0xFFFFFFFF),
-    "a header for more than there is": wav_said(PCM, RATE, 40 * len(PCM)),
-    "chunks after the sound": wav_said(PCM, RATE, 2 * len(PCM), after=b"odd \x03\0\0\0abc\0LIST\x04\0\0\0INFO"),
-    "pieces that are whole files": b"".join(
-        wav_said(PCM[at : at + 3200], RATE, 6400) for at in range(0, len(PCM), 3200)
-    ),
-    "pieces without a length": b"".join(wav_said(PCM[at : at + 3200], RATE, 0) for at in range(0, len(PCM), 3200)),
-}
 
 
 class Pieces:
@@ -137,10 +55,6 @@ def file(data: bytes, folder: Path, *, mix: bool = True) -> list[np.ndarray]:
 
 WAYS = pytest.mark.parametrize("way", [live, file])
 Way = Callable[..., list[np.ndarray]]
-
-
-def of(sound: np.ndarray, how: Made) -> np.ndarray:
-    return np.repeat(sound, 2, axis=1) if how.layout == "stereo" else sound
 
 
 def assert_alike(heard: np.ndarray, expected: np.ndarray, shift_s: float = 0.002) -> None:
