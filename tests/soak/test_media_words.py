@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from io import BytesIO
 from statistics import median
 
 from aiohttp import ClientSession, FormData
@@ -23,7 +24,7 @@ async def uploaded(server: Server, data: bytes) -> Words:
     form = FormData()
     form.add_field("response_format", "verbose_json")
     form.add_field("timestamp_granularities[]", "word")
-    form.add_field("file", data, filename="sound")
+    form.add_field("file", BytesIO(data), filename="sound")
     async with (
         ClientSession() as session,
         session.post(f"{server.url}/v1/audio/transcriptions", data=form) as response,
