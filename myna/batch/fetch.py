@@ -61,7 +61,7 @@ async def fetch(url: str, path: Path, gate: AddressGate, limits: FetchLimits) ->
             return await _follow(session, url, path, gate, limits)
     except TimeoutError:
         raise FetchError(
-            f"the file was not received within {limits.within_s:g} s, or its server stopped sending"
+            f"the file was not received within {limits.within_s:g} s, or the server that has it stopped sending"
         ) from None
 
 
@@ -82,7 +82,7 @@ async def _follow(session: ClientSession, url: str, path: Path, gate: AddressGat
                 url = _joined(address, response.headers["Location"])
                 continue
             if response.status != 200:
-                raise FetchError(f"its server answered with HTTP {response.status}", response.status)
+                raise FetchError(f"the file's server answered with HTTP {response.status}", response.status)
             if (response.content_length or 0) > limits.most_bytes:
                 raise FetchError(
                     f"the file has {response.content_length} bytes; at most {limits.most_bytes} are possible"
@@ -97,7 +97,7 @@ async def _stored(response: ClientResponse, path: Path, limits: FetchLimits) -> 
     async with FileWriter(path, limits.grow, limits.least_free) as file:
         while data := await _next(response):
             if pace.is_slow(file.size + len(data)):
-                raise FetchError(f"its server is too slow: it sends {TOO_SLOW}")
+                raise FetchError(f"the file's server is too slow: it sends {TOO_SLOW}")
             if file.size + len(data) > limits.most_bytes:
                 raise FetchError(f"the file exceeds the limit of {limits.most_bytes} bytes")
             await file.write(data)
@@ -118,4 +118,4 @@ def _joined(address: URL, location: str) -> str:
     try:
         return str(address.with_user(None).join(URL(location)))
     except ValueError as error:
-        raise FetchError(f"its server redirects to {quoted(location)}, which is not a valid address") from error
+        raise FetchError(f"the file's server redirects to {quoted(location)}, which is not a valid address") from error

@@ -303,6 +303,8 @@ def load(flags: list[str] | None = None) -> Settings:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise ConfigurationError(f"unknown setting {name}") from error
         raise ConfigurationError(f"setting {name}: {first['msg']}, not {first['input']!r}") from error
     except (SettingsError, ValueError, OSError) as error:
         raise ConfigurationError(f"the configuration cannot be read: {error}") from error

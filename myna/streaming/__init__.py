@@ -1,1 +1,1 @@
-"""The core: one live stream from bytes to events, and the engines. No sockets, no HTTP."""
+"""The core: one live stream from samples to events. Pure: no socket, event loop, thread or clock."""

@@ -298,6 +298,8 @@ def _validated(adapter: TypeAdapter[_Message], parsed: Any) -> _Message:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = shortened(".".join(str(part) for part in first["loc"])) or "message"
+        if first["type"] == "extra_forbidden":
+            raise WireError(f"unknown field {where}") from error
         given = (
             ""
             if first["type"] in ("missing", "union_tag_invalid", "union_tag_not_found")

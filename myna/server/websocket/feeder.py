@@ -33,7 +33,7 @@ _READ_BETWEEN_HALTS = 256 * 1024
 
 
 class Feeder:
-    """One open stream's.
+    """Feeds the audio of one open stream to the core.
 
     Audio that arrives faster than it can be decoded waits in the spool, as it was sent, with all later commands behind it.
     While the spool is in use the client is read from slowly, so that its sends block.

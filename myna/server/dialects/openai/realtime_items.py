@@ -1,4 +1,4 @@
-"""The items of a Realtime conversation: stretches of speech, each on its way to its transcript."""
+"""The items of a Realtime conversation: stretches of speech, each with its transcript so far."""
 
 from __future__ import annotations
 
