@@ -144,7 +144,7 @@ def test_bench_load_speaks_both_dialects_and_draws_what_it_found(tmp_path: Path)
         "--manifest",
         str(manifest),
         "--seconds",
-        "10",
+        "15",
         "--target-ms",
         "60000",
         "--json",
