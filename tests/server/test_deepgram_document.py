@@ -55,7 +55,7 @@ def test_the_table_names_every_parameter(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_every_message_is_documented_and_part_of_a_conversation() -> None:
-    sent = {row[0].strip("`") for row in table("What it is sent, and nothing else:")}
+    sent = {row[0].strip("`") for row in table("What a client receives, and nothing else:")}
     assert sent == set(re.findall(r'^< \{"type":"(\w+)"', CONVERSATIONS, re.MULTILINE))
     for row in table("What a client may send:")[1:]:
         kind = re.search(r'"type":"(\w+)"', row[0])
