@@ -42,7 +42,7 @@ from myna.server.dialects.registry import LIVE
 from myna.server.http.request_id import REQUEST_ID as REQUEST_ID_KEY
 from myna.server.keys import Authentication
 from myna.server.settings import Settings
-from myna.streaming.audio.container import sniff
+from myna.streaming.audio.parts import sniff
 from myna.streaming.audio.raw import AudioError, RawDecoder, RawFormat
 from myna.streaming.events import SAMPLE_RATE
 from myna.streaming.session.requests import Detect, Submit

@@ -25,6 +25,7 @@ from myna.batch.store_access import StoreAccess
 from myna.batch.transcriber import Listener
 from myna.runtime.errors import Refusal
 from myna.runtime.supervisor import Supervisor
+from myna.runtime.tasks import cancel_and_wait
 from myna.runtime.threads import on_thread
 from myna.streaming.events import Final, seconds
 
@@ -97,8 +98,7 @@ class JobRunner:
             timer.cancel()
         await self._access.stop_probing()
         if self._serving is not None:
-            self._serving.cancel()
-            await asyncio.wait([self._serving])
+            await cancel_and_wait(self._serving)
         await self._fetching.close()
         await self._running.close()
         await self._deliveries.close()

@@ -13,6 +13,7 @@ from pathlib import Path
 from myna.batch.disk import check_free, is_shortage
 from myna.runtime.errors import Refusal
 from myna.runtime.supervisor import Supervisor
+from myna.runtime.tasks import cancel_and_wait
 
 UPLOADS = "myna-upload-"
 """Prefix of the folders in the system's temporary folder that hold the uploads of running requests."""
@@ -60,8 +61,7 @@ class Doubt:
     async def close(self) -> None:
         """Stop probing."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+            await cancel_and_wait(self._task)
 
     async def _until_it_works(self, pause_s: float) -> None:
         while True:

@@ -21,6 +21,7 @@ from myna.inference.workers.process import WorkerProcess
 from myna.runtime.deadlines import Clock
 from myna.runtime.errors import ConfigurationError
 from myna.runtime.supervisor import Supervisor
+from myna.runtime.tasks import cancel_and_wait
 from myna.streaming.errors import EngineUnavailableError
 
 log = structlog.get_logger()
@@ -153,8 +154,7 @@ class Models:
     async def close(self) -> None:
         """End every worker."""
         for task in list(self._loading.values()):
-            task.cancel()
-            await asyncio.wait([task])
+            await cancel_and_wait(task)
         for loaded in list(self._loaded.values()):
             await loaded.pool.close()
         self._loaded.clear()

@@ -18,22 +18,22 @@ class Refusal(Exception):  # noqa: N818 - an answer, not an internal error
     def __init__(
         self, status: int, code: str, message: str, *, retry_after_s: int | None = None, param: str | None = None
     ) -> None:
-        super().__init__(shortened(message, LONGEST_MESSAGE))
+        self.message = shortened(message, LONGEST_MESSAGE)
+        super().__init__(self.message)
         self.status = status
         self.code = code
-        self.message = shortened(message, LONGEST_MESSAGE)
         self.retry_after_s = retry_after_s
         self.param = param
 
 
 class DialectError(Exception):
-    """The stream cannot go on: a machine's `code`, a message for a person. Each dialect has its own words for the codes.
+    """The stream cannot continue: machine-readable `code`, message for a person. Each dialect maps the code to its own.
 
-    `finals_first`: what was heard so far is made final and sent before.
+    `finals_first`: the server sends the finals of the audio received so far before it ends the stream.
     """
 
     def __init__(self, code: str, message: str, *, finals_first: bool = False) -> None:
-        super().__init__(shortened(message, LONGEST_MESSAGE))
-        self.code = code
         self.message = shortened(message, LONGEST_MESSAGE)
+        super().__init__(self.message)
+        self.code = code
         self.finals_first = finals_first

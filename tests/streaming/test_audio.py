@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sounds import RATE, contained, recording
 
-from myna.streaming.audio.container import decode_container, sniff
+from myna.streaming.audio.container import decode_container
 from myna.streaming.audio.opus import decode_opus
+from myna.streaming.audio.parts import sniff
 from myna.streaming.audio.raw import AudioError, Codec, Coded, Encoding, RawDecoder, RawFormat
 
 CONTAINERS = {

@@ -13,11 +13,9 @@ import av
 
 from myna.streaming.audio.frames import FrameConverter
 from myna.streaming.audio.mp4 import Boxes
-from myna.streaming.audio.parts import MOST_IDLE_BYTES, SUPPORTED, Feed, Part, Parts, Readable, sniff
+from myna.streaming.audio.parts import MOST_IDLE_BYTES, Feed, Part, Parts, Readable
 from myna.streaming.audio.raw import AudioError, Codec
 from myna.streaming.audio.wav import Riff
-
-__all__ = ["PROBING", "SUPPORTED", "Feed", "decode_container", "decode_media", "decode_parts", "sniff"]
 
 MOST_MP4_BYTES = 64 * 1024 * 1024
 """The largest MP4 whose index lies after its audio. It can only be decoded once all of it has arrived."""

@@ -180,7 +180,8 @@ class _Form:
         self.positions = positions if known else ("",) * frame.layout.nb_channels
         self._plain = _PLAIN.get(frame.format.packed.name) if len(positions) <= _MOST_PLANES else None
         self._planar = frame.format.is_planar
-        self._to_float = av.AudioResampler(format="flt", layout=frame.layout, rate=frame.sample_rate)
+        if self._plain is None:
+            self._to_float = av.AudioResampler(format="flt", layout=frame.layout, rate=frame.sample_rate)
 
     def samples(self, frame: av.AudioFrame) -> np.ndarray:
         """Return a frame's samples, shape [samples, channels]."""
