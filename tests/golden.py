@@ -22,8 +22,8 @@ import numpy as np
 from aiohttp.test_utils import make_mocked_request
 from drive import amplitude_voice
 
-from myna.inference.engines.catalogue import Model
 from myna.inference.engines.fake.engine import FakeEngine, FakeSettings, silence, spoken
+from myna.inference.engines.kind import Model
 from myna.runtime.errors import DialectError
 from myna.server.dialects.base import (
     Audio,

@@ -8,7 +8,8 @@ import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from myna.inference.engines.catalogue import Model, UnknownModelError
+from myna.inference.engines.catalogue import UnknownModelError
+from myna.inference.engines.kind import Model
 from myna.inference.models import ModelBusyError, Models
 from myna.inference.workers.pool import EnginePool
 from myna.runtime.errors import Refusal

@@ -113,5 +113,12 @@ class Options:
     """The client's options for the engine. Every job carries its own."""
 
     language: str | None = None
+    """The language spoken; None: the engine finds it in each decode, if it can."""
     keyterms: tuple[str, ...] = ()
     """Words and phrases that the engine boosts."""
+    hints: tuple[str, ...] = ()
+    """The languages among which the engine finds the one spoken; empty: all that it knows."""
+    translate: bool = False
+    """Whether the engine writes the speech in English, whatever its language."""
+    prompt: str = ""
+    """Text that precedes the speech, for engines that use one."""

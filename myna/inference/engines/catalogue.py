@@ -1,53 +1,24 @@
-"""Finds the models: those bundled with engines, the .nemo files of a folder, and those named in the configuration.
+"""Finds the models: those bundled with engines, those of a folder, and those named in the configuration.
 
-A lookup lists the folder once and reads a file again only if it has changed. The catalogue loads no model.
+A lookup lists the folder once and reads a model again only if it has changed. The catalogue loads no model, and knows no
+engine: each engine kind recognises its own files and folders.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from importlib.util import find_spec
+from dataclasses import replace
 from pathlib import Path
 
 from myna.inference.engines import registry
+from myna.inference.engines.kind import EngineKind, Model
 from myna.streaming.errors import EngineUnavailableError
 from myna.wire.quoting import quoted
 
-MOONSHINE = registry.MOONSHINE.name
-_OWN = {engine: kind.own for engine, kind in registry.ENGINES.items() if kind.own is not None}
-"""Engine → its bundled model, which can be requested by its own name or by the engine's."""
-_PUBLISHED = {
-    "parakeet-tdt-0.6b-v2": ("en",),
-    "parakeet-tdt-1.1b": ("en",),
-    "parakeet-rnnt-0.6b": ("en",),
-    "parakeet-rnnt-1.1b": ("en",),
-    "parakeet-tdt_ctc-110m": ("en",),
-    "parakeet-tdt_ctc-1.1b": ("en",),
-    "parakeet-tdt-0.6b-v3": (
-        "bg", "hr", "cs", "da", "nl", "en", "et", "fi", "fr", "de", "el", "hu", "it", "lv", "lt", "mt", "pl", "pt", "ro",
-        "sk", "sl", "es", "sv", "ru", "uk",
-    ),
-}  # fmt: skip
-"""Languages of NVIDIA's published models, from their model cards; the files do not declare them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A model that can be loaded. `source` is a file or a hub name. Empty `languages` are unknown before loading."""
-
-    name: str
-    engine: str
-    source: str = ""
-    languages: tuple[str, ...] = ()
-    version: str = ""
-    mode: str = "offline"
-    uuid: str = ""
-    size: int = 0
-    """Bytes on disk; 0 if unknown."""
-    created: int = 0
-    """Modification time of its file, in seconds since 1970; 0 if unknown."""
+_Stamp = tuple[tuple[str, int, int], ...]
+_MOST_FILES = 4096
+"""Limit on the files of a model folder that are looked at for changes."""
 
 
 class UnknownModelError(Exception):
@@ -57,8 +28,8 @@ class UnknownModelError(Exception):
 class Catalogue:
     """The models of one server. Safe to use from any thread.
 
-    `default` and the values of `aliases` are names, paths of .nemo files, or hub names (owner/name). Clients request a
-    name or an alias. `languages` gives the languages of models whose files do not declare them.
+    `default` and the values of `aliases` are names, paths, or hub names (owner/name). Clients request a name or an alias.
+    `languages` gives the languages of models whose files do not declare them.
     """
 
     def __init__(
@@ -68,7 +39,7 @@ class Catalogue:
         self._default = default
         self._aliases = dict(aliases)
         self._languages = languages
-        self._read: dict[Path, tuple[tuple[int, int], Model | str]] = {}
+        self._read: dict[Path, tuple[_Stamp, Model | str]] = {}
         self._lock = threading.Lock()
 
     @property
@@ -86,10 +57,10 @@ class Catalogue:
         usable: dict[str, Model] = {}
         broken: dict[str, str] = {}
         with self._lock:
-            if find_spec("moonshine_voice") is not None:
-                usable[MOONSHINE] = _own("moonshine")
-            files = sorted(self._folder.glob("*.nemo")) if self._folder.is_dir() else []
-            for target in [*map(str, files), self._default, *self._aliases.values()]:
+            for kind in registry.kinds().values():
+                if kind.bundled and kind.listed and not kind.missing:
+                    usable[kind.bundled.name] = kind.bundled
+            for target in [*self._files(), self._default, *self._aliases.values()]:
                 name = _name_of(target)
                 if name in usable or name in broken:
                     continue
@@ -116,63 +87,88 @@ class Catalogue:
         there = ", ".join(sorted({*usable, *(alias for alias, target in self.aliases.items() if target in usable)}))
         raise UnknownModelError(f"unknown model {quoted(name or self._default)}; available: {there or 'none'}")
 
+    def _files(self) -> list[str]:
+        """Return the files and folders of the models' folder that an engine claims."""
+        try:
+            inside = sorted(self._folder.iterdir())
+        except OSError:
+            return []
+        return [str(path) for path in inside if not path.name.startswith(".") and _claiming(path)]
+
     def _model(self, name: str, target: str) -> Model | None:
         """Return the model that a name, path or hub name refers to, or None. Raises `EngineUnavailableError`."""
-        for engine, own in _OWN.items():
-            if target in (engine, own.name):
-                registry.check(engine)
-                return _own(engine)
-        if target.endswith(".nemo"):
-            return self._spoken(self._file(name, Path(target)))
-        if "/" in target:
-            registry.check("parakeet")
-            return self._spoken(Model(name, "parakeet", target))
-        return None
+        for kind in registry.kinds().values():
+            if kind.bundled and target in (kind.name, kind.bundled.name):
+                kind.check()
+                return kind.bundled
+        path = Path(target)
+        if path.suffix in _suffixes() or target.startswith((".", "/")) or ("/" in target and path.exists()):
+            return self._spoken(self._described(name, path))
+        if "/" not in target:
+            return None
+        for kind in registry.kinds().values():
+            if found := kind.hub(target):
+                kind.check()
+                return self._spoken(replace(found, name=name))
+        raise EngineUnavailableError(f"no engine loads {target} from a model hub")
 
-    def _file(self, name: str, path: Path) -> Model:
-        from myna.inference.engines.parakeet.checkpoint import inspect
-
+    def _described(self, name: str, path: Path) -> Model:
+        if not path.exists():
+            raise EngineUnavailableError(f"{path} does not exist")
+        kind = _the_claiming(path)
+        kind.check()
         try:
-            state = path.stat()
+            stamp = _stamp(path)
         except OSError as error:
             raise EngineUnavailableError(f"{path} cannot be read: {error.strerror}") from error
-        registry.check("parakeet")
-        stamp = (state.st_mtime_ns, state.st_size)
-        known, found = self._read.get(path, (None, ""))
+        known, found = self._read.get(path, ((), ""))
         if known != stamp:
             try:
-                seen = inspect(path)
-                mode = "streaming" if seen.streaming else "offline"
-                found = Model(
-                    name,
-                    "parakeet",
-                    str(path),
-                    seen.languages,
-                    seen.version,
-                    mode,
-                    seen.uuid,
-                    seen.size,
-                    int(state.st_mtime),
-                )
+                found = replace(kind.describe(path), name=name)
             except EngineUnavailableError as error:
                 found = str(error)
+            except OSError as error:
+                found = f"{path} cannot be read: {error.strerror or error}"
             self._read[path] = (stamp, found)
         if isinstance(found, str):
             raise EngineUnavailableError(found)
         return found
 
     def _spoken(self, model: Model) -> Model:
-        """Add languages from the configuration or, failing that, from NVIDIA's model card."""
-        languages = tuple(self._languages.get(model.name, ())) or model.languages or _PUBLISHED.get(model.name, ())
-        return replace(model, languages=languages)
+        """Replace the languages by those of the configuration, if it names the model."""
+        return replace(model, languages=tuple(self._languages.get(model.name, ())) or model.languages)
 
 
-def _own(engine: str) -> Model:
-    own = _OWN[engine]
-    return Model(own.name, engine, languages=own.languages, version=own.version, uuid=own.uuid)
+def _claiming(path: Path) -> list[EngineKind]:
+    return [kind for kind in registry.kinds().values() if kind.claims(path)]
+
+
+def _the_claiming(path: Path) -> EngineKind:
+    claiming = _claiming(path)
+    if not claiming:
+        known = ", ".join(sorted(kind.name for kind in registry.kinds().values() if kind.listed))
+        raise EngineUnavailableError(f"{path} is no model of the engines {known}")
+    if len(claiming) > 1:
+        names = " and ".join(kind.name for kind in claiming)
+        raise EngineUnavailableError(f"{path} has the files of several engines: {names}; keep one model in a folder")
+    return claiming[0]
+
+
+def _suffixes() -> set[str]:
+    return {suffix for kind in registry.kinds().values() for suffix in kind.suffixes}
+
+
+def _stamp(path: Path) -> _Stamp:
+    """Return what changes when a model's file, or a file of its folder, is replaced."""
+    files = sorted(path.iterdir())[:_MOST_FILES] if path.is_dir() else [path]
+    states = [(file.name, file.stat()) for file in files]
+    return tuple((name, state.st_mtime_ns, state.st_size) for name, state in states)
 
 
 def _name_of(target: str) -> str:
-    if target in _OWN:
-        return _OWN[target].name
-    return target.rsplit("/", 1)[-1].removesuffix(".nemo")
+    kind = registry.kinds().get(target)
+    if kind is not None and kind.bundled is not None:
+        return kind.bundled.name
+    name = target.rstrip("/").rsplit("/", 1)[-1]
+    suffix = Path(name).suffix
+    return name.removesuffix(suffix) if suffix in _suffixes() else name

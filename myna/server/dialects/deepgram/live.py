@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from myna.batch.callback import Callback
-from myna.inference.engines.catalogue import Model
+from myna.inference.engines.kind import Model
 from myna.runtime.errors import DialectError, Refusal
 from myna.server.dialects.base import (
     Audio,

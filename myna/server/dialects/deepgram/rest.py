@@ -9,7 +9,7 @@ from typing import Any
 
 from myna.batch.callback import Callback
 from myna.batch.transcript import UTTERANCE_GAP_S, Channel, FileTranscript, paragraphs, utterances
-from myna.inference.engines.catalogue import Model
+from myna.inference.engines.kind import Model
 from myna.server.dialects.deepgram.listen_request import (
     UNSERVED,
     audio_of,

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Literal, cast
 
-from myna.inference.engines.catalogue import Model
+from myna.inference.engines.kind import Model
 from myna.runtime.errors import DialectError, Refusal
 from myna.server.dialects.base import (
     CLOSE_CODES,

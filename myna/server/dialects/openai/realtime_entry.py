@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from myna.inference.engines.catalogue import Model
+from myna.inference.engines.kind import Model
 from myna.runtime.errors import Refusal
 from myna.server.dialects.base import PlainEntry, Refused
 from myna.server.dialects.openai.errors import error_body, refused
