@@ -104,6 +104,8 @@ class EngineKind:
     Called only where the engine's packages are installed."""
     hub: Callable[[str], Model | None] = _not_on_hub
     """Return the model of a name `owner/name` of a model hub, or None if this engine cannot load it."""
+    any_hub_name: bool = False
+    """Whether `hub` takes every name: a hub does not tell what a model is. The other kinds are asked first."""
     offers: tuple[Offer, ...] = ()
 
     @property

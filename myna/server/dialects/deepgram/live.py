@@ -79,7 +79,7 @@ class DeepgramEntry(PlainEntry):
     def read(self, query: Collection[tuple[str, str]]) -> ModelWanted:
         """Parse the request's parameters; return the model it asks for. Raises `Refusal`."""
         self._request = parse(query, refuse_speakers=self._settings.without_diarizer == "refuse")
-        return ModelWanted.of(self._request.model, PUBLIC_MODELS)
+        return ModelWanted.of(self._request.model, PUBLIC_MODELS, self._request.language)
 
     def dialect(self, model: Model, engine: EngineInfo) -> DeepgramDialect:
         """Return the translator. Raises `Refusal` for options that the model lacks."""

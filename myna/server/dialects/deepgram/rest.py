@@ -87,10 +87,11 @@ def parse(query: Collection[tuple[str, str]], *, refuse_speakers: bool = False) 
     check_speakers(given, refuse=refuse_speakers)
     language = given.text("language")
     formatting = formatting_of(given, language)
+    detect = any(value.lower() not in ("false", "0") for value in given.texts("detect_language"))
     return FileRequest(
-        model=ModelWanted.of(given.text("model"), PUBLIC_MODELS),
+        model=ModelWanted.of(given.text("model"), PUBLIC_MODELS, None if detect else language),
         language=language,
-        detect_language=any(value.lower() not in ("false", "0") for value in given.texts("detect_language")),
+        detect_language=detect,
         detectable=tuple(v for v in given.texts("detect_language") if v.lower() not in ("true", "false", "1", "0")),
         audio=audio_of(given),
         multichannel=given.flag("multichannel"),

@@ -71,7 +71,7 @@ class NativeEntry(PlainEntry):
                 message = f"after must be the number of the last message received, not {quoted(after)}"
                 raise Refusal(400, "bad_after", message)
             self._resume = Resume(token, number)
-        return ModelWanted(parameters.get("model"))
+        return ModelWanted(parameters.get("model"), language=spoken_language(parameters.get("language")))
 
     def dialect(self, model: Model, engine: EngineInfo) -> NativeDialect:
         """Return the translator. Options that the model lacks are refused at the `start` message."""

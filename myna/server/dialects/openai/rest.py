@@ -91,7 +91,7 @@ def parse(
     given.fraction("temperature", 0, 1)  # checked only: decoding has no temperature
     languages = _languages(given)
     return TranscriptionRequest(
-        model=ModelWanted.of(given.text("model"), PUBLIC_MODELS),
+        model=ModelWanted.of(given.text("model"), PUBLIC_MODELS, languages[0] if len(languages) == 1 else None),
         language=languages[0] if len(languages) == 1 else None,
         languages=languages if len(languages) > 1 else (),
         prompt=(given.text("prompt", longest=LONGEST_PROMPT) or "")[-PROMPT_END:],
