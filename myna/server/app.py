@@ -21,6 +21,7 @@ from myna.batch.job_runner import JobRunner
 from myna.batch.storage import STRAY_S, UPLOADS, Doubt, probe_uploads
 from myna.batch.transcriber import Hearing, Transcriber
 from myna.inference.engines.catalogue import Catalogue
+from myna.inference.engines.survey import advice, survey
 from myna.inference.models import Models, ModelSettings
 from myna.inference.workers.vad_worker import VadWorker
 from myna.media.pool import DecoderPool
@@ -210,6 +211,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         listening = await asyncio.get_running_loop().create_server(protocol, sock=listener)
         stack.callback(listening.close)
         log.info("listening", url=server.url, model=catalogue.default, version=__version__)
+        log.info(await asyncio.to_thread(lambda: advice(survey(catalogue), catalogue.default)))
         if settings.keys is None:
             log.info(
                 "no API keys: any client that reaches this address may transcribe; `myna keys add NAME` makes a key"

@@ -108,6 +108,18 @@ class EngineKind:
     """Whether `hub` takes every name: a hub does not tell what a model is. The other kinds are asked first."""
     offers: tuple[Offer, ...] = ()
 
+    def processes(self, cores: int) -> tuple[int, int]:
+        """Return the default number of worker processes on this many cores, and of lanes in each."""
+        return {"one": (1, 1), "threads": (1, cores), "process": (cores, 1)}[self.lanes]
+
+    def memory(self, size: int, workers: int, lanes: int) -> int:
+        """Return the assumed memory, in bytes, of workers with these lanes each for weights of this size on disk."""
+        return workers * (int(size * self.weight_factor) + self.process_bytes + lanes * self.lane_bytes)
+
+    def expected_memory(self, size: int, cores: int) -> int:
+        """Return the same for the default number of workers on this many cores."""
+        return self.memory(size, *self.processes(cores))
+
     @property
     def missing(self) -> list[str]:
         """Return the packages that the engine needs and that are not installed."""
