@@ -141,9 +141,9 @@ def test_the_default_may_be_a_path_from_the_current_folder(
 @pytest.mark.usefixtures("bird")
 def test_a_model_that_can_be_fetched_is_refused_with_the_command_that_fetches_it(tmp_path: Path) -> None:
     nest = Offer("nest", ("en",), 1, "MIT", (), {}, {})
-    with mock.patch.dict(registry.kinds(), {"bird": replace(BIRD, offers=(nest,))}):
-        with pytest.raises(UnknownModelError, match="model 'nest' is not here; to fetch it: myna models add nest"):
-            catalogue(tmp_path, "nest").find()
+    refused = pytest.raises(UnknownModelError, match="model 'nest' is not here; to fetch it: myna models add nest")
+    with mock.patch.dict(registry.kinds(), {"bird": replace(BIRD, offers=(nest,))}), refused:
+        catalogue(tmp_path, "nest").find()
 
 
 @pytest.mark.usefixtures("bird")
