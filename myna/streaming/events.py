@@ -52,7 +52,8 @@ class SpokenLanguage:
 class Word:
     """One recognised word: its text as the engine writes it, its times in seconds, and a confidence between 0 and 1.
 
-    `language` is None if the engine does not report languages.
+    `language` is None if the engine does not report languages, `speaker` if nobody asked for speakers or none is known;
+    speakers are numbered from 0 as they first speak.
     """
 
     text: str
@@ -60,6 +61,8 @@ class Word:
     end: float
     confidence: float
     language: SpokenLanguage | None = None
+    speaker: int | None = None
+    speaker_confidence: float = 0.0
 
     @property
     def bare(self) -> str:
@@ -78,7 +81,7 @@ class Word:
         """Return one word in place of several, with this text, their outer punctuation, their span and mean confidence."""
         confidence = sum(word.confidence for word in words) / len(words)
         written = words[0].parts[0] + text + words[-1].parts[2]
-        return Word(written, words[0].start, words[-1].end, confidence, words[0].language)
+        return replace(words[0], text=written, end=words[-1].end, confidence=confidence)
 
     def shifted(self, offset_s: float) -> Word:
         """Return the same word `offset_s` seconds later."""

@@ -1,0 +1,1 @@
+"""Speaker segmentation and embedding on onnxruntime."""

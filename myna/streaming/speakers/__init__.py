@@ -1,0 +1,1 @@
+"""Who spoke: runs of one voice, their clustering, and labels that stay over time. Pure."""
