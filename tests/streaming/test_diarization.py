@@ -45,7 +45,7 @@ def said(
     return [
         Run(
             Span(at * 2 * length, at * 2 * length + length), length,
-            Track(at, 0), voice(speaker, rng, spread), length,
+            Track(at, 0), voice(speaker, rng, spread).tobytes(), length,
         )
         for at, speaker in enumerate(speakers)
     ]  # fmt: skip

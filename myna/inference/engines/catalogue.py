@@ -72,7 +72,7 @@ class Catalogue:
         broken: dict[str, str] = {}
         with self._lock:
             for kind in registry.kinds().values():
-                if kind.bundled and kind.listed and not kind.missing:
+                if kind.bundled and kind.listed and kind.answers == "words" and not kind.missing:
                     usable[kind.bundled.name] = kind.bundled
             for target in [*self._files(), self._default, *self._aliases.values(), *self._by_language.values()]:
                 name = _name_of(target)
@@ -104,6 +104,15 @@ class Catalogue:
             raise UnknownModelError(f"model {quoted(wanted)} is not here; to fetch it: myna models add {offer.name}")
         there = ", ".join(sorted({*usable, *(alias for alias, target in self.aliases.items() if target in usable)}))
         raise UnknownModelError(f"unknown model {quoted(name or self._default)}; available: {there or 'none'}")
+
+    def diarizer(self) -> Model:
+        """Return the model that tells speakers apart. Raises `UnknownModelError`."""
+        kinds = [kind for kind in registry.kinds().values() if kind.answers == "voices"]
+        for kind in kinds:
+            if kind.bundled and not kind.missing:
+                return kind.bundled
+        how = " or ".join(kind.install for kind in kinds)
+        raise UnknownModelError(f"no model that tells speakers apart is installed; to install one: {how}")
 
     def _of_language(self, language: str | None, usable: dict[str, Model], broken: dict[str, str]) -> Model:
         """Return the model that serves a language: the configured one, else the first that supports it."""

@@ -15,6 +15,10 @@ Lanes = Literal["process", "threads", "one"]
 core, all with the same weights. `one`: one thread owns the model and uses all cores or a GPU."""
 
 
+Answers = Literal["words", "voices"]
+"""What a kind's engine returns for a job: a transcript, or the runs of each voice."""
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """A model to load. `source` is a file, a folder or a hub name. Empty `languages` are unknown before loading."""
@@ -85,6 +89,7 @@ class EngineKind:
     """Importable packages without which the engine cannot run."""
     install: str = ""
     """The command that installs them."""
+    answers: Answers = "words"
     lanes: Lanes = "process"
     process_bytes: int = 0
     lane_bytes: int = 0

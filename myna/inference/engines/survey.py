@@ -43,7 +43,7 @@ def survey(catalogue: Catalogue) -> Survey:
         memory = kinds[model.engine].expected_memory(model.size, cores)
         found.here.append(Listed(model.name, model.engine, model.languages, memory))
     for kind in kinds.values():
-        if not kind.listed:
+        if not kind.listed or kind.answers != "words":
             continue
         install = (kind.install,) if kind.missing else ()
         for offer in kind.offers:

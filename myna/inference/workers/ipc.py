@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import msgspec
 
 from myna.streaming.session.jobs import EngineInfo, InferenceJob, JobError, Missing, Outcome, Transcript
+from myna.streaming.speakers.runs import Voices
 
 _LENGTH = struct.Struct("<I")
 STATUS_EVERY_S = 0.5
@@ -64,6 +65,14 @@ class MissingResult(msgspec.Struct, frozen=True, array_like=True, tag="missing")
     step_s: float
 
 
+class VoicesResult(msgspec.Struct, frozen=True, array_like=True, tag="voices"):
+    """Worker → front: the voices of a job's window."""
+
+    job_id: str
+    outcome: Voices
+    step_s: float
+
+
 class ErrorResult(msgspec.Struct, frozen=True, array_like=True, tag="error"):
     """Worker → front: the engine failed on this job."""
 
@@ -78,7 +87,7 @@ class Status(msgspec.Struct, frozen=True, array_like=True, tag="status"):
     busy_s: tuple[float, ...]
 
 
-Result = TranscriptResult | MissingResult | ErrorResult
+Result = TranscriptResult | MissingResult | VoicesResult | ErrorResult
 Message = Hello | Unavailable | Batch | Release | Result | Status
 
 
@@ -89,6 +98,8 @@ def result(job_id: str, outcome: Outcome, step_s: float) -> Result:
             return TranscriptResult(job_id, outcome, step_s)
         case Missing():
             return MissingResult(job_id, outcome, step_s)
+        case Voices():
+            return VoicesResult(job_id, outcome, step_s)
         case JobError():
             return ErrorResult(job_id, outcome, step_s)
 

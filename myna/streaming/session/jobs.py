@@ -7,6 +7,7 @@ from enum import IntEnum
 
 from myna.streaming.events import Word
 from myna.streaming.policy import Options
+from myna.streaming.speakers.runs import Voices, WindowPart
 
 
 class JobKind(IntEnum):
@@ -36,6 +37,8 @@ class InferenceJob:
     options: Options = field(default_factory=Options)
     utterance: int = 0
     held: int = 0
+    window: WindowPart | None = None
+    """For a job whose answer is `Voices`: which part of its audio counts."""
 
     @property
     def length(self) -> int:
@@ -68,7 +71,7 @@ class Missing:
     held: int
 
 
-Outcome = Transcript | JobError | Missing
+Outcome = Transcript | JobError | Missing | Voices
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,8 @@ class EngineInfo:
     """Whether the engine takes a text that precedes the speech."""
     flushed_finals: bool = False
     """Whether the final of a followed utterance is a step that flushes it; no second decode is needed."""
+    voice_distances: tuple[float, float] = (0.0, 0.0)
+    """Of an engine whose answers are `Voices`: cosine distances that part speakers, in wideband and narrowband speech."""
     version: str = ""
     mode: str = "offline"
     """`offline`: the model was trained on whole utterances; `streaming`: on a limited view of the future."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from myna.streaming.events import Span, samples, seconds
 from myna.streaming.speakers.clustering import clustered, unit
-from myna.streaming.speakers.runs import Run, Track
+from myna.streaming.speakers.runs import Run, Track, vectors
 
 LEAST_OWN = samples(1.0)
 """Own speech that a run needs to take part in the clustering."""
@@ -73,7 +73,7 @@ def label_all(runs: Sequence[Run], distances: Distances, limits: SpeakerLimits) 
     large = [run for run in embedded if run.own >= LEAST_OWN] or embedded
     if not large:
         return joined_turns([SpeakerTurn(run.span, 0, 0.5) for run in runs])
-    voices = np.stack([run.embedding for run in large if run.embedding is not None])
+    voices = vectors(large)
     weights = np.array([run.own + 1 for run in large], np.float32)
     tree = clustered(voices)
     number = limits.number
@@ -101,8 +101,8 @@ def assigned(runs: Sequence[Run], centroids: np.ndarray, names: Sequence[int]) -
     of_track: dict[Track, dict[int, float]] = {}
     for index in sorted(range(len(runs)), key=lambda index: -runs[index].heard):
         run = runs[index]
-        voice = run.embedding
-        similar = centroids @ voice if voice is not None else np.zeros(len(names), np.float32)
+        known_voice = run.embedding is not None
+        similar = centroids @ vectors([run])[0] if known_voice else np.zeros(len(names), np.float32)
         known = of_track.setdefault(run.track, {})
         total, heard_s = sum(known.values()), max(seconds(run.heard), 0.3)
         leaning = np.array(
@@ -111,9 +111,7 @@ def assigned(runs: Sequence[Run], centroids: np.ndarray, names: Sequence[int]) -
         score = similar + leaning
         best = int(score.argmax())
         margin = float(score[best] - np.delete(score, best).max()) if len(names) > 1 else math.inf
-        labels[index] = Label(
-            names[best], 1 - 0.5 * math.exp(-max(margin, 0.0) / _MARGIN) if voice is not None else 0.5
-        )
+        labels[index] = Label(names[best], 1 - 0.5 * math.exp(-max(margin, 0.0) / _MARGIN) if known_voice else 0.5)
         known[names[best]] = known.get(names[best], 0.0) + heard_s
     return [labels[index] for index in range(len(runs))]
 

@@ -21,7 +21,7 @@ from myna.streaming.speakers.labelling import (
     assigned,
     centroid,
 )
-from myna.streaming.speakers.runs import Run
+from myna.streaming.speakers.runs import Run, vectors
 
 NEW_SPEAKER = samples(1.5)
 """Speech from which a voice without a label gets a new one. The first voice gets its label at once."""
@@ -64,7 +64,7 @@ class SpeakerMemory:
 
     def _clusters(self, runs: Sequence[Run]) -> tuple[list[int], np.ndarray]:
         """Cluster the runs, the known ones first; return the labels of the clusters and their centroids [clusters, D]."""
-        voices = np.stack([run.embedding for run in runs if run.embedding is not None])
+        voices = vectors(runs)
         own = np.array([run.own for run in runs], np.float32)
         tree = clustered(voices)
         groups = tree.below(self._distances.of(runs))

@@ -8,6 +8,7 @@ follows is a *run*, an unbroken stretch of one local voice, and each run has an 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -58,18 +59,42 @@ class LocalRun:
 class Run:
     """A stretch of one voice. `span` counts samples from the start of the channel.
 
-    `embedding` is float32 [D] of length 1; None if the run is too short to embed.
+    `embedding` holds the float32 values of a vector of length 1, in native byte order; None if the run is too short to embed.
     """
 
     span: Span
     own: int
     """Samples in which nobody else speaks."""
     track: Track
-    embedding: np.ndarray | None
+    embedding: bytes | None
     heard: int = 0
     """Samples that the embedding was made of."""
     tilt: float = 0.0
     """Mean log energy of 4.3 to 7.6 kHz minus that of 0.5 to 3 kHz: about 0 in wideband speech, -9 on the telephone."""
+
+
+@dataclass(frozen=True, slots=True)
+class WindowPart:
+    """What a job for voices asks: the runs of the samples `wanted` of a window that begins at sample `start` of its channel.
+
+    `number` tells the windows of a channel apart.
+    """
+
+    number: int
+    start: int
+    wanted: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Voices:
+    """The answer to a job for voices: the runs of its window, in order of time."""
+
+    runs: tuple[Run, ...]
+
+
+def vectors(runs: Sequence[Run]) -> np.ndarray:
+    """Return the embeddings float32 [n, D] of runs that have one."""
+    return np.stack([np.frombuffer(run.embedding, np.float32) for run in runs if run.embedding is not None])
 
 
 def local_runs(active: np.ndarray, wanted: Span) -> list[LocalRun]:
