@@ -10,6 +10,7 @@ from pathlib import Path
 
 import structlog
 
+from myna.batch.file_speakers import WINDOWS_AHEAD, FileSpeakers
 from myna.batch.transcript import Channel, FileTranscript, Segment
 from myna.inference.driver import StreamDriver
 from myna.inference.workers.pool import EnginePool
@@ -21,6 +22,7 @@ from myna.streaming.policy import Options, Policy
 from myna.streaming.session.decode_window import fitted
 from myna.streaming.session.jobs import EngineInfo
 from myna.streaming.session.stream import Stream
+from myna.streaming.speakers.labelling import SpeakerLimits
 
 log = structlog.get_logger()
 
@@ -44,6 +46,8 @@ class SoundFile:
     audio: RawFormat | Coded
     mix: bool
     longest_s: float
+    speakers: SpeakerLimits | None = None
+    """How many speakers to tell apart; None: none."""
 
 
 class DecodeFailedError(Exception):
@@ -77,12 +81,26 @@ class Transcriber:
         self.active = 0
         """Number of files being transcribed now."""
 
+    @property
+    def decoders(self) -> DecoderPool:
+        """The decoders of files."""
+        return self._hearing.decoders
+
     async def transcribe(
-        self, sound: SoundFile, engine: EnginePool, options: Options, listener: Listener, pause: Pause
+        self,
+        sound: SoundFile,
+        engine: EnginePool,
+        options: Options,
+        listener: Listener,
+        pause: Pause,
+        diarizer: EnginePool | None = None,
     ) -> FileTranscript:
-        """Transcribe a file. Raises `AudioError` for an unusable file, `DecodeFailedError` if the engine fails."""
+        """Transcribe a file. Raises `AudioError` for an unusable file, `DecodeFailedError` if the engine fails.
+
+        With a `diarizer` and a sound whose speakers are wanted, each word has its speaker.
+        """
         self.active += 1
-        task = _Task(sound, engine, options, self._hearing, listener, pause)
+        task = _Task(sound, engine, options, self._hearing, listener, pause, diarizer)
         try:
             return await task.run()
         finally:
@@ -99,13 +117,20 @@ class _Task:
         hearing: Hearing,
         listener: Listener,
         pause: Pause,
+        diarizer: EnginePool | None,
     ) -> None:
         self._sound = sound
         self._pause = pause
         policy = batch_policy(hearing.policy_of(engine.info), engine.info)
         self._decoder = hearing.decoders.file(sound.path, sound.audio, mix=sound.mix)
-        stream = Stream(f"file-{secrets.token_hex(8)}", policy, options, engine.info)
+        name = f"file-{secrets.token_hex(8)}"
+        stream = Stream(name, policy, options, engine.info)
         self._driver = StreamDriver(stream, engine, hearing.vad, self._tell, self._fail)
+        self._speakers: FileSpeakers | None = None
+        self._most_windows = 0
+        if diarizer is not None and sound.speakers is not None:
+            self._speakers = FileSpeakers(name, diarizer, sound.speakers, self._driver.changed.set)
+            self._most_windows = WINDOWS_AHEAD * diarizer.lanes
         self._on_repeated = hearing.on_repeated
         batch_s = engine.info.largest_batch * engine.lanes * policy.hard_s
         self._most_ahead_s = max(_LEAST_AHEAD_S, _AHEAD * batch_s)
@@ -119,12 +144,15 @@ class _Task:
         stream = self._driver.stream
         while channels := await self._decoder.read():
             stream.push(channels, time.monotonic())
+            if self._speakers:
+                self._speakers.push(channels)
             self._driver.run()
             if seconds(stream.received) > self._sound.longest_s:
                 raise AudioError(
                     f"the file is longer than {self._sound.longest_s / 3600:g} h, the limit of this server"
                 )
             await self._until(lambda: stream.backlog_s <= self._most_ahead_s)
+            await self._heard_up_to(self._most_windows)
             await self._pause()
         if not stream.received:
             raise AudioError("the file contains no audio: its length is 0 s")
@@ -134,11 +162,27 @@ class _Task:
         if self._failed and not any(s.words for segments in self._segments.values() for s in segments):
             raise DecodeFailedError(self._failed[0])
         heard = tuple(Channel(tuple(self._segments.get(n, ()))) for n in range(stream.channels))
-        return FileTranscript(seconds(stream.received), heard, tuple(self._failed))
+        if self._speakers:
+            heard = await self._with_speakers(self._speakers, heard)
+        diarizer = self._speakers.model_uuid if self._speakers else ""
+        return FileTranscript(seconds(stream.received), heard, tuple(self._failed), diarizer)
+
+    async def _with_speakers(self, speakers: FileSpeakers, channels: tuple[Channel, ...]) -> tuple[Channel, ...]:
+        speakers.end()
+        await self._heard_up_to(0)
+        turns = await speakers.turns()
+        return tuple(channel.spoken_by(some) for channel, some in zip(channels, turns, strict=True))
+
+    async def _heard_up_to(self, windows: int) -> None:
+        """Wait until at most this many windows have not been heard for speakers."""
+        if speakers := self._speakers:
+            await self._until(lambda: speakers.waiting <= windows)
 
     async def close(self) -> None:
         await self._decoder.close()
         self._driver.close()
+        if self._speakers:
+            self._speakers.close()
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         while not condition():

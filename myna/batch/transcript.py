@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from myna.streaming.events import Word
+from myna.streaming.speakers.attribution import with_speakers
+from myna.streaming.speakers.labelling import SpeakerTurn
 from myna.streaming.text.joining import written_text
 
 UTTERANCE_GAP_S = 0.8
@@ -53,9 +55,10 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """One channel of a file. Each segment has words; segments are in order."""
+    """One channel of a file. Each segment has words; segments are in order. `turns` are those of its speakers, if wanted."""
 
     segments: tuple[Segment, ...] = ()
+    turns: tuple[SpeakerTurn, ...] = ()
 
     @property
     def words(self) -> tuple[Word, ...]:
@@ -64,7 +67,13 @@ class Channel:
 
     def written(self, write: Callable[[Sequence[Word]], tuple[Word, ...]]) -> Channel:
         """Return the channel with `write` applied to the words of each segment."""
-        return Channel(tuple(Segment(s.start, s.end, write(s.words)) for s in self.segments))
+        return replace(self, segments=tuple(Segment(s.start, s.end, write(s.words)) for s in self.segments))
+
+    def spoken_by(self, turns: Sequence[SpeakerTurn]) -> Channel:
+        """Return the channel with these turns, and in each word its speaker."""
+        told = iter(with_speakers(self.words, turns))
+        segments = tuple(replace(s, words=tuple(next(told) for _ in s.words)) for s in self.segments)
+        return Channel(segments, tuple(turns))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +83,8 @@ class FileTranscript:
     duration_s: float
     channels: tuple[Channel, ...]
     failed: tuple[str, ...] = field(default=())
+    diarizer: str = ""
+    """The uuid of the model that told the speakers apart; empty if none did."""
 
     @property
     def text(self) -> str:
@@ -90,30 +101,40 @@ Words = tuple[Word, ...]
 
 
 def utterances(words: Sequence[Word], gap_s: float = UTTERANCE_GAP_S) -> Iterator[Words]:
-    """Yield the words between silences of at least this length."""
-    return _parted(words, lambda before, word: word.start - before.end >= gap_s)
+    """Yield the words of one speaker between silences of at least this length."""
+    return _parted(words, lambda before, word: word.start - before.end >= gap_s or another_speaks(before, word))
 
 
 def sentences(words: Sequence[Word]) -> Iterator[Words]:
-    """Yield sentences: they end with a punctuation mark or, without one, before a long silence."""
-    return _parted(
-        words, lambda before, word: ends_sentence(before, word) or word.start - before.end >= _SENTENCE_GAP_S
-    )
+    """Yield sentences: they end with a punctuation mark or, without one, before a long silence or another speaker."""
+
+    def ends(before: Word, word: Word) -> bool:
+        long = word.start - before.end >= _SENTENCE_GAP_S
+        return ends_sentence(before, word) or long or another_speaks(before, word)
+
+    return _parted(words, ends)
 
 
 def paragraphs(words: Sequence[Word]) -> Iterator[tuple[Words, ...]]:
-    """Yield paragraphs of sentences: a new one starts after a long silence or when the last one is long."""
+    """Yield paragraphs of sentences: one starts after a long silence, with another speaker, or when the last is long."""
     open_paragraph: list[Words] = []
     for sentence in sentences(words):
         size = sum(map(len, open_paragraph))
         if open_paragraph and (
-            sentence[0].start - open_paragraph[-1][-1].end >= _PARAGRAPH_GAP_S or size >= _LONGEST_PARAGRAPH
+            sentence[0].start - open_paragraph[-1][-1].end >= _PARAGRAPH_GAP_S
+            or size >= _LONGEST_PARAGRAPH
+            or another_speaks(open_paragraph[-1][-1], sentence[0])
         ):
             yield tuple(open_paragraph)
             open_paragraph = []
         open_paragraph.append(sentence)
     if open_paragraph:
         yield tuple(open_paragraph)
+
+
+def another_speaks(before: Word, word: Word) -> bool:
+    """Return whether a word has another speaker than the one before it."""
+    return None not in (before.speaker, word.speaker) and before.speaker != word.speaker
 
 
 def ends_sentence(word: Word, following: Word | None = None) -> bool:

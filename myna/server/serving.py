@@ -17,6 +17,9 @@ from myna.runtime.errors import Refusal
 from myna.server.language_tags import spoken_language
 from myna.streaming.errors import EngineUnavailableError
 
+NO_DIARIZER = "no_diarizer"
+"""The error code where no model tells speakers apart."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelWanted:
@@ -50,5 +53,18 @@ async def engine_for(
         raise Refusal(400, unknown, str(error), param="model") from error
     except EngineUnavailableError as error:
         raise Refusal(400, "unusable_model", str(error), param="model") from error
+    except ModelBusyError as error:
+        raise Refusal(503, "model_busy", str(error), retry_after_s=error.retry_s) from error
+
+
+@contextlib.asynccontextmanager
+async def diarizer_of(models: Models) -> AsyncIterator[EnginePool]:
+    """Yield the engine that tells speakers apart, which stays loaded while the context lasts. Raises `Refusal`."""
+    try:
+        model = await asyncio.to_thread(models.catalogue.diarizer)
+        async with models.serving(model) as engine:
+            yield engine
+    except (UnknownModelError, EngineUnavailableError) as error:
+        raise Refusal(400, NO_DIARIZER, str(error)) from error
     except ModelBusyError as error:
         raise Refusal(503, "model_busy", str(error), retry_after_s=error.retry_s) from error

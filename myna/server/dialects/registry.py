@@ -29,6 +29,7 @@ from myna.server.dialects.openai.errors import openai_response
 from myna.server.dialects.openai.transcriptions import Transcriptions
 from myna.server.dialects.reflector import description as reflector_description
 from myna.server.dialects.reflector import requests as reflector
+from myna.server.dialects.reflector.diarize import Diarize
 from myna.server.dialects.reflector.from_url import FromUrl
 from myna.server.dialects.shared_errors import shared_response
 from myna.server.http import health, openapi
@@ -115,8 +116,7 @@ def add_http_routes(
     """Add the routes of every vendor that are not live streams, and let the job runner work for them."""
     requests = FileRequests(settings, authentication, admission, intake, jobs.unfinished)
     work = FileWork(settings, models, transcriber, gate, intake)
-    refuse_speakers = settings.without_diarizer == "refuse"
-    jobs.work = DeepgramJobs(work, intake, refuse_speakers=refuse_speakers)
+    jobs.work = DeepgramJobs(work, intake)
 
     def is_reflectors(request: web.Request) -> bool:
         return reflector.is_theirs(request.path, request.headers.get("Host", ""), settings.reflector_hosts)
@@ -129,10 +129,11 @@ def add_http_routes(
         GrantHandler(authentication),
         ClientSecrets(authentication),
         work,
-        Prerecorded(requests, work, jobs, gate, intake, refuse_speakers=refuse_speakers),
+        Prerecorded(requests, work, jobs, gate, intake),
         JobStatus(requests, jobs),
         transcriptions,
         FromUrl(requests, work, transcriptions),
+        Diarize(requests, work),
     ):
         handlers.add_to(app)
     app.router.add_get(openapi.PATH, openapi.handler(description()))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,21 +11,24 @@ import structlog
 from aiohttp import web
 
 from myna.batch.address_gate import AddressGate
+from myna.batch.diarization import Diarization, diarize
 from myna.batch.fairness import FairTurns
 from myna.batch.fetch import Fetched, FetchError, FetchLimits, fetch
 from myna.batch.transcriber import DecodeFailedError, Listener, SoundFile, Transcriber
 from myna.batch.transcript import FileTranscript
 from myna.inference.engines.kind import Model
 from myna.inference.models import Models
+from myna.inference.workers.pool import EnginePool
 from myna.media.source import DecoderLostError
 from myna.runtime.errors import Refusal
 from myna.server.http.answers import Answers
 from myna.server.http.intake import RETRY_S, Intake
-from myna.server.serving import ModelWanted, engine_for
+from myna.server.serving import NO_DIARIZER, ModelWanted, diarizer_of, engine_for
 from myna.server.settings import Settings
 from myna.streaming.audio.raw import AudioError, Coded, RawFormat
 from myna.streaming.policy import Options
 from myna.streaming.session.jobs import EngineInfo
+from myna.streaming.speakers.labelling import SpeakerLimits
 
 log = structlog.get_logger()
 
@@ -83,23 +87,55 @@ class FileWork:
         share: str,
         listener: Listener = lambda _: None,
         begin: Callable[[], Awaitable[None]] | None = None,
+        speakers: SpeakerLimits | None = None,
+        needs_speakers: bool = False,
     ) -> Done:
-        """Return the file's transcript when its share's turn comes; `begin` is awaited at the start of that turn."""
-        sound = SoundFile(path, audio, mix, self._settings.max_file_hours * 3600)
-        try:
-            async with engine_for(self._models, wanted, unknown="model_not_found") as (model, engine):
+        """Return the file's transcript when its share's turn comes; `begin` is awaited at the start of that turn.
+
+        With `speakers`, each word has its speaker. Without a model that tells them apart, the words have none unless
+        `needs_speakers`, or the setting `without_diarizer`, refuses such a request.
+        """
+        sound = SoundFile(path, audio, mix, self._settings.max_file_hours * 3600, speakers)
+        with _refusals():
+            async with contextlib.AsyncExitStack() as stack:
+                model, engine = await stack.enter_async_context(
+                    engine_for(self._models, wanted, unknown="model_not_found")
+                )
                 options = options_of(engine.info)
+                diarizer = await self._diarizer(stack, needed=needs_speakers) if speakers else None
                 async with self._turns.turn(share) as pause:
                     if begin is not None:
                         await begin()
-                    transcript = await self._transcriber.transcribe(sound, engine, options, listener, pause)
+                    transcript = await self._transcriber.transcribe(sound, engine, options, listener, pause, diarizer)
                 return Done(transcript, model, engine.info)
-        except AudioError as error:
-            raise Refusal(400, "bad_audio", f"failed to process audio: {error}", param="file") from error
-        except DecoderLostError as error:
-            log.error("the process that decodes a file ended", reason=str(error))
-            message = "The process that decodes this audio ended or cannot be started."
-            raise Refusal(503, "decoder_lost", message, retry_after_s=RETRY_S) from error
-        except DecodeFailedError as error:
-            log.error("a file could not be decoded", reason=str(error))
-            raise Refusal(500, "decode_failed", "The model failed on this file.") from error
+
+    async def diarize(self, path: Path, *, share: str) -> Diarization:
+        """Return who spoke when in a file, when its share's turn comes."""
+        sound = SoundFile(path, Coded(), mix=True, longest_s=self._settings.max_file_hours * 3600)
+        with _refusals():
+            async with diarizer_of(self._models) as diarizer, self._turns.turn(share) as pause:
+                return await diarize(self._transcriber.decoders, sound, diarizer, pause)
+
+    async def _diarizer(self, stack: contextlib.AsyncExitStack, *, needed: bool) -> EnginePool | None:
+        try:
+            return await stack.enter_async_context(diarizer_of(self._models))
+        except Refusal as refusal:
+            if refusal.code != NO_DIARIZER or needed or self._settings.without_diarizer == "refuse":
+                raise
+            return None
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """Turn the errors of a file's work into refusals."""
+    try:
+        yield
+    except AudioError as error:
+        raise Refusal(400, "bad_audio", f"failed to process audio: {error}", param="file") from error
+    except DecoderLostError as error:
+        log.error("the process that decodes a file ended", reason=str(error))
+        message = "The process that decodes this audio ended or cannot be started."
+        raise Refusal(503, "decoder_lost", message, retry_after_s=RETRY_S) from error
+    except DecodeFailedError as error:
+        log.error("a file could not be decoded", reason=str(error))
+        raise Refusal(500, "decode_failed", "The model failed on this file.") from error

@@ -45,10 +45,9 @@ class JobAnswer(TypedDict):
 class DeepgramJobs:
     """Carries out the jobs of one server for its `JobRunner`."""
 
-    def __init__(self, work: FileWork, intake: Intake, *, refuse_speakers: bool) -> None:
+    def __init__(self, work: FileWork, intake: Intake) -> None:
         self._work = work
         self._intake = intake
-        self._refuse_speakers = refuse_speakers
 
     async def fetch_job(self, job: Job, path: Path) -> Job:
         """Fetch the job's audio; return the job with its hash and size. Raises `Refusal`."""
@@ -60,7 +59,7 @@ class DeepgramJobs:
         self, job: Job, path: Path, listener: Listener, begin: Callable[[], Awaitable[None]]
     ) -> Callable[[], Iterable[bytes]]:
         """Transcribe the job's audio; return what makes its answer in pieces. Raises `Refusal`."""
-        asked = rest.parse(job.query, refuse_speakers=self._refuse_speakers)
+        asked = rest.parse(job.query)
         done = await self._work.transcribe(
             path,
             asked.model,
@@ -70,6 +69,7 @@ class DeepgramJobs:
             share=job.share,
             listener=listener,
             begin=begin,
+            speakers=asked.speakers,
         )
         return partial(answer_pieces, done, asked, job.id, job.sha256 or "")
 

@@ -47,7 +47,8 @@ _CODED = {
     "flac": None, "ogg-opus": None, "opus": Codec.OPUS, "amr-nb": Codec.AMR_NB, "amr-wb": Codec.AMR_WB, "g729": Codec.G729,
 }  # fmt: skip
 UNSERVED = {"detect_entities": "this server has no model that detects entities"}
-_DIARIZERS = ("latest", "v1", "v2")
+DIARIZERS = ("latest", "v1", "v2")
+"""Versions of Deepgram's diarizer. All stand for the one here."""
 _REDACTIONS = {"true": Redaction.NUMBERS, **{kind.value: kind for kind in Redaction}}
 _METHODS = ("POST", "PUT")
 """HTTP methods of a callback. Any other would let a client use this server's address for actions on another server."""
@@ -124,9 +125,11 @@ def parse(query: Collection[tuple[str, str]], *, refuse_speakers: bool = False) 
     for name, reason in UNSERVED.items():
         if given.flag(name):
             raise refused(f"{name} is not supported: {reason}.", "unsupported_feature")
-    check_speakers(given, refuse=refuse_speakers)
-    if given.text("diarize_model") == "v2":
+    diarizer = diarizer_of(given)
+    if diarizer == "v2":
         raise refused("diarize_model=v2 is for files; live streams accept v1 or latest.")
+    if diarizer and refuse_speakers:
+        raise refused("diarize is not supported in live streams.", "unsupported_feature")
     given.flag("no_delay")  # results are never delayed
     language = given.text("language")
     return ListenRequest(
@@ -146,17 +149,12 @@ def parse(query: Collection[tuple[str, str]], *, refuse_speakers: bool = False) 
     )
 
 
-def check_speakers(given: Parameters, *, refuse: bool) -> None:
-    """Check the parameters about speakers. Like Deepgram without a diarizer, the server answers without speakers.
-
-    Raises `Refusal` for an invalid parameter, and with `refuse` for every request for speakers.
-    """
-    wanted, model = given.flag("diarize"), given.choice("diarize_model", _DIARIZERS)
+def diarizer_of(given: Parameters) -> str | None:
+    """Return the version of the diarizer that a request asks for; None: it asks for no speakers. Raises `Refusal`."""
+    wanted, model = given.flag("diarize"), given.choice("diarize_model", DIARIZERS)
     if wanted and model:
         raise refused("diarize and diarize_model cannot be combined.")
-    if refuse and (wanted or model):
-        name = "diarize" if wanted else "diarize_model"
-        raise refused(f"{name} is not supported: this server has no speaker diarization.", "unsupported_feature")
+    return model or (DIARIZERS[0] if wanted else None)
 
 
 def audio_of(given: Parameters) -> RawFormat | Coded:

@@ -34,15 +34,12 @@ class Prerecorded:
         jobs: JobRunner,
         gate: AddressGate,
         intake: Intake,
-        *,
-        refuse_speakers: bool,
     ) -> None:
         self._requests = requests
         self._work = work
         self._jobs = jobs
         self._gate = gate
         self._intake = intake
-        self._refuse_speakers = refuse_speakers
 
     def add_to(self, app: web.Application) -> None:
         """Add the route."""
@@ -55,7 +52,7 @@ class Prerecorded:
     async def _listen(self, request: web.Request) -> web.StreamResponse:
         async with self._requests.admit(request) as admitted:
             query = tuple(request.query.items())
-            asked = rest.parse(query, refuse_speakers=self._refuse_speakers)
+            asked = rest.parse(query)
             if asked.callback is not None:
                 return await self._accept(request, query, asked.callback.url, admitted)
             async with temporary_folder() as folder:
@@ -105,7 +102,13 @@ class Prerecorded:
         self, asked: rest.FileRequest, path: Path, sha256: str, folder: Path, share: str, request_id: str
     ) -> Answer:
         done = await self._work.transcribe(
-            path, asked.model, asked.options, asked.audio, mix=not asked.multichannel, share=share
+            path,
+            asked.model,
+            asked.options,
+            asked.audio,
+            mix=not asked.multichannel,
+            share=share,
+            speakers=asked.speakers,
         )
         return await self._work.answers.made(partial(answer_pieces, done, asked, request_id, sha256), folder)
 

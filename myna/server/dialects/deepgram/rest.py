@@ -14,7 +14,7 @@ from myna.server.dialects.deepgram.listen_request import (
     UNSERVED,
     audio_of,
     callback_of,
-    check_speakers,
+    diarizer_of,
     formatting_of,
     keyterms_of,
     options_of,
@@ -29,6 +29,7 @@ from myna.streaming.audio.raw import Coded, RawFormat
 from myna.streaming.events import SpokenLanguage, Word
 from myna.streaming.policy import MULTIPLE, Options
 from myna.streaming.session.jobs import EngineInfo
+from myna.streaming.speakers.labelling import SpeakerLimits
 from myna.streaming.text.formatting import Formatting, formatted, text_of
 from myna.streaming.text.joining import joined
 from myna.streaming.text.languages import languages_of, main_language
@@ -56,6 +57,13 @@ class FileRequest:
     keyterms: tuple[str, ...]
     tags: tuple[str, ...]
     callback: Callback | None
+    diarizer: str | None
+    """The version of the diarizer that the client asks for; None: it wants no speakers."""
+
+    @property
+    def speakers(self) -> SpeakerLimits | None:
+        """How many speakers to tell apart; None: none."""
+        return SpeakerLimits() if self.diarizer else None
 
     def options(self, engine: EngineInfo) -> Options:
         """Return the engine's options. Raises `Refusal` for options that the engine lacks."""
@@ -73,8 +81,8 @@ class FileRequest:
         return None if self.detect_language else self.language
 
 
-def parse(query: Collection[tuple[str, str]], *, refuse_speakers: bool = False) -> FileRequest:
-    """Parse the parameters. Raises `Refusal`, with `refuse_speakers` also for a request for speakers."""
+def parse(query: Collection[tuple[str, str]]) -> FileRequest:
+    """Parse the parameters. Raises `Refusal`."""
     given = Parameters(query)
     for name, reason in UNSERVED.items():
         if given.flag(name):
@@ -84,7 +92,6 @@ def parse(query: Collection[tuple[str, str]], *, refuse_speakers: bool = False) 
             raise refused(
                 f"{name} is not supported: this server has no model that analyses text.", "unsupported_feature"
             )
-    check_speakers(given, refuse=refuse_speakers)
     language = given.text("language")
     formatting = formatting_of(given, language)
     detect = any(value.lower() not in ("false", "0") for value in given.texts("detect_language"))
@@ -103,6 +110,7 @@ def parse(query: Collection[tuple[str, str]], *, refuse_speakers: bool = False) 
         keyterms=keyterms_of(given),
         tags=given.texts("tag"),
         callback=callback_of(given),
+        diarizer=diarizer_of(given),
     )
 
 
@@ -122,6 +130,9 @@ def answer(
         "channels": len(channels),
         **models_used(model_metadata(model, engine)),
     }
+    if request.diarizer and transcript.diarizer:
+        arch = "v2" if request.diarizer == "latest" else request.diarizer
+        metadata["diarize_info"] = {"model_uuid": transcript.diarizer, "arch": arch}
     if request.tags:
         metadata["tags"] = list(request.tags)
     results: dict[str, Any] = {
@@ -174,6 +185,7 @@ def _paragraphs(words: Sequence[Word], *, punctuated: bool) -> dict[str, Any]:
                 "num_words": sum(map(len, paragraph)),
                 "start": sentences[0]["start"],
                 "end": sentences[-1]["end"],
+                **_speaker(paragraph[0]),
             }
         )
     return {"transcript": "\n" + "\n\n".join(texts) if texts else "", "paragraphs": found}
@@ -188,7 +200,14 @@ def _utterance(channel: int, words: Sequence[Word], *, punctuated: bool) -> dict
         "channel": channel,
         "transcript": text_of(words, punctuated=punctuated),
         "words": (word_of(word, punctuated=punctuated) for word in words),
+        **_speaker(words),
     }
+
+
+def _speaker(words: Sequence[Word]) -> dict[str, Any]:
+    """Return the speaker of the words as Deepgram writes it; nothing if it is not known."""
+    known = next((word.speaker for word in words if word.speaker is not None), None)
+    return {} if known is None else {"speaker": known}
 
 
 def _seconds(given: Parameters, name: str, default: float) -> float:

@@ -30,6 +30,8 @@ def word_of(word: Word, *, punctuated: bool, with_language: bool = False) -> dic
     }
     if punctuated:
         described["punctuated_word"] = word.text.strip()
+    if word.speaker is not None:
+        described |= {"speaker": word.speaker, "speaker_confidence": round(word.speaker_confidence, 4)}
     if with_language and word.language:
         described["language"] = word.language.code
     return described

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,9 @@ async def _send_events(
                 await response.write(b"".join(_event(rest.delta(final.words, before))))
                 before = final.words[-1].text
         last = await _last(working, asked)
-        await (await answers.made(lambda: _event(last), folder)).send_into(request, response)
+        await (await answers.made(lambda: itertools.chain.from_iterable(map(_event, last)), folder)).send_into(
+            request, response
+        )
         await response.write_eof()
     except (ConnectionError, asyncio.CancelledError):
         if not _is_gone(request):
@@ -117,16 +120,18 @@ async def _send_events(
     return response
 
 
-async def _last(working: asyncio.Future[Done], asked: rest.TranscriptionRequest) -> dict[str, Any]:
-    """Return the last event: the whole text, or the error."""
+async def _last(working: asyncio.Future[Done], asked: rest.TranscriptionRequest) -> Iterable[dict[str, Any]]:
+    """Return the last events: the speakers' segments, if wanted, and the whole text; or the error."""
     try:
-        return rest.done((await working).transcript, asked)
+        transcript = (await working).transcript
+        segments = rest.speaker_segments(transcript) if asked.speakers else ()
+        return itertools.chain(segments, [rest.done(transcript, asked)])
     except Refusal as refusal:
-        return {"type": "error", **error_body(refusal)}
+        return [{"type": "error", **error_body(refusal)}]
     except Exception:
         log.exception("a file failed after its answer had begun")
         failure = Refusal(500, "internal_error", "The server failed on this file.")
-        return {"type": "error", **error_body(failure)}
+        return [{"type": "error", **error_body(failure)}]
 
 
 def _is_gone(request: web.Request) -> bool:

@@ -20,11 +20,13 @@ from myna.server.serving import ModelWanted
 from myna.streaming.events import Word
 from myna.streaming.policy import Options
 from myna.streaming.session.jobs import EngineInfo
+from myna.streaming.speakers.labelling import SpeakerLimits
 from myna.streaming.text.joining import separator, written_text
 from myna.streaming.text.languages import languages_of, main_language
 from myna.wire.quoting import quoted
 
-FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
+DIARIZED = "diarized_json"
+FORMATS = ("json", "text", "srt", "verbose_json", "vtt", DIARIZED)
 GRANULARITIES = ("word", "segment")
 LONGEST_PROMPT = 1 << 20
 """Characters of a prompt."""
@@ -53,6 +55,11 @@ class TranscriptionRequest:
     spaced: bool = False
     """An extension: each word carries the space behind it, in every format that has words."""
 
+    @property
+    def speakers(self) -> SpeakerLimits | None:
+        """How many speakers to tell apart; None: none."""
+        return SpeakerLimits() if self.response_format == DIARIZED else None
+
     def options(self, engine: EngineInfo) -> Options:
         """Return the engine's options. Raises `Refusal` for options that the engine lacks."""
         if unknown := unknown_language(engine, (self.language, *self.languages)):
@@ -79,8 +86,6 @@ def parse(
 ) -> TranscriptionRequest:
     """Parse a form's fields, of a request to `translate` or to transcribe. Raises `Refusal`."""
     given = Parameters([(name.removesuffix("[]"), value) for name, value in fields], "invalid_value")
-    if given.text("response_format") == "diarized_json":
-        raise refused("This server has no speaker diarization: choose another response_format.", "response_format")
     response_format = given.choice("response_format", FORMATS)
     granularities = frozenset(given.texts("timestamp_granularities"))
     if unknown := granularities - set(GRANULARITIES):
@@ -121,6 +126,14 @@ def answer(
             return vtt(words)
         case "verbose_json":
             return _verbose(transcript, words, request, engine)
+        case "diarized_json":
+            return {
+                "task": "transcribe",
+                "duration": round(transcript.duration_s, 3),
+                "text": transcript.text,
+                "segments": speaker_segments(transcript),
+                "usage": _usage(transcript),
+            }
     body: dict[str, Any] = {"text": transcript.text, "usage": _usage(transcript), **heard_languages(words)}
     if request.logprobs:
         body["logprobs"] = _logprobs(words)
@@ -188,6 +201,32 @@ def _verbose(
     if "segment" in request.granularities or not request.granularities:
         body["segments"] = (_segment(number, part) for number, part in enumerate(sentences(words)))
     return body | {"usage": _usage(transcript)}
+
+
+def speaker_segments(transcript: FileTranscript) -> Iterator[dict[str, object]]:
+    """Yield the sentences of a transcript with their speakers, as OpenAI's events and `diarized_json` have them."""
+    number = 0
+    for channel in transcript.channels:
+        for words in sentences(channel.words):
+            speaker = next((word.speaker for word in words if word.speaker is not None), 0)
+            yield {
+                "type": "transcript.text.segment",
+                "id": f"seg_{number}",
+                "start": round(words[0].start, 3),
+                "end": round(words[-1].end, 3),
+                "text": f" {written_text(words)}",
+                "speaker": letters(speaker),
+            }
+            number += 1
+
+
+def letters(number: int) -> str:
+    """Return the name of a speaker: A to Z, then AA."""
+    name = ""
+    while number >= 0:
+        number, letter = divmod(number, 26)
+        name, number = chr(ord("A") + letter) + name, number - 1
+    return name
 
 
 def _segment(number: int, words: Sequence[Word]) -> dict[str, object]:

@@ -91,8 +91,9 @@ class Transcriptions:
             return found
 
         return await self._work.transcribe(
-            upload.path, asked.model, options, Coded(), mix=True, share=share, listener=listener
-        )
+            upload.path, asked.model, options, Coded(), mix=True, share=share, listener=listener, speakers=asked.speakers,
+            needs_speakers=True,
+        )  # fmt: skip
 
 
 def content_type(asked: rest.TranscriptionRequest) -> str:

@@ -1,0 +1,86 @@
+"""Hears the speakers of a file while its words are decoded, and labels them at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import structlog
+
+from myna.inference.workers.pool import EnginePool
+from myna.runtime.threads import on_thread
+from myna.streaming.session.jobs import InferenceJob, JobError, JobKind, Outcome
+from myna.streaming.speakers.labelling import Distances, SpeakerLimits, SpeakerTurn
+from myna.streaming.speakers.recording import Recording, SpeakerWindow
+from myna.streaming.speakers.runs import Voices
+
+log = structlog.get_logger()
+
+WINDOWS_AHEAD = 4
+"""Windows for each lane of the diarizer that may wait to be heard."""
+
+
+class FileSpeakers:
+    """The speakers of one file, each channel by itself. `changed` is called when a window has been heard."""
+
+    def __init__(self, name: str, diarizer: EnginePool, limits: SpeakerLimits, changed: Callable[[], None]) -> None:
+        self._name = name
+        self._diarizer = diarizer
+        self._limits = limits
+        self._changed = changed
+        self._channels: list[Recording] = []
+        self._open: set[str] = set()
+        self._failed = 0
+
+    @property
+    def model_uuid(self) -> str:
+        """The uuid of the model that hears the speakers."""
+        return self._diarizer.info.uuid
+
+    @property
+    def waiting(self) -> int:
+        """Windows that have not been heard yet."""
+        return len(self._open)
+
+    def push(self, channels: Sequence[bytes]) -> None:
+        """Take the next int16 samples of each channel."""
+        while len(self._channels) < len(channels):
+            self._channels.append(Recording())
+        for number, pcm in enumerate(channels):
+            self._hear(number, self._channels[number].push(pcm))
+
+    def end(self) -> None:
+        """Take note that no audio follows."""
+        for number, recording in enumerate(self._channels):
+            self._hear(number, recording.end())
+
+    async def turns(self) -> list[list[SpeakerTurn]]:
+        """Return who spoke when, for each channel, once every window has been heard."""
+        if self._failed:
+            log.error("windows of a file could not be heard for speakers", failed=self._failed)
+        distances = Distances(*self._diarizer.info.voice_distances)
+        return [await on_thread(partial(channel.turns, distances, self._limits)) for channel in self._channels]
+
+    def close(self) -> None:
+        """Cancel what has not been heard."""
+        for job_id in self._open:
+            self._diarizer.cancel(job_id)
+        self._open.clear()
+
+    def _hear(self, channel: int, windows: Sequence[SpeakerWindow]) -> None:
+        for window in windows:
+            job_id = f"{self._name}/voices/{channel}/{window.part.number}"
+            self._open.add(job_id)
+            job = InferenceJob(job_id, job_id, JobKind.FILE, window.pcm, time.monotonic(), window=window.part)
+            self._diarizer.submit(job, partial(self._heard, channel))
+
+    def _heard(self, channel: int, job_id: str, outcome: Outcome) -> None:
+        self._open.discard(job_id)
+        if isinstance(outcome, Voices):
+            self._channels[channel].hear(outcome.runs)
+        else:
+            self._failed += 1
+            reason = outcome.reason if isinstance(outcome, JobError) else type(outcome).__name__
+            log.warning("a window could not be heard for speakers", job=job_id, reason=reason)
+        self._changed()

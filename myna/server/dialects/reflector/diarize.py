@@ -1,0 +1,73 @@
+"""Handles Reflector's `/diarize`: who spoke when in the file at an address."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from aiohttp import web
+
+from myna.batch.diarization import Diarization
+from myna.batch.json_pieces import json_pieces
+from myna.runtime.errors import Refusal
+from myna.server.dialects.openai.errors import openai_response
+from myna.server.dialects.reflector.requests import LARGEST_OFFSET_S, PREFIX
+from myna.server.http.answers import Answer
+from myna.server.http.file_requests import Admitted, FileRequests, temporary_folder, unless_gone
+from myna.server.http.file_work import FileWork
+from myna.streaming.events import seconds
+from myna.wire.quoting import quoted
+
+PATH = "/diarize"
+
+
+class Diarize:
+    """The handler of one server."""
+
+    def __init__(self, requests: FileRequests, work: FileWork) -> None:
+        self._requests = requests
+        self._work = work
+
+    def add_to(self, app: web.Application) -> None:
+        """Add the routes."""
+        app.router.add_post(PATH, self.diarize)
+        app.router.add_post(f"{PREFIX}{PATH}", self.diarize)
+
+    async def diarize(self, request: web.Request) -> web.StreamResponse:
+        """Return the turns of the speakers."""
+        return await self._requests.answered(self._diarize(request), openai_response)
+
+    async def _diarize(self, request: web.Request) -> web.StreamResponse:
+        async with self._requests.admit(request) as admitted, temporary_folder() as folder:
+            url, offset_s = request.query.get("audio_file_url"), _offset(request.query.get("timestamp", "0"))
+            if not url:
+                raise Refusal(422, "missing_field", "audio_file_url is required.", param="audio_file_url")
+            return await (await unless_gone(request, self._answer(url, offset_s, folder, admitted))).send(request)
+
+    async def _answer(self, url: str, offset_s: float, folder: Path, admitted: Admitted) -> Answer:
+        fetched = await self._work.fetched(url, folder / "fetched", admitted.grow, admitted.share)
+        found = await self._work.diarize(fetched.path, share=admitted.share)
+        return await self._work.answers.made(
+            lambda: json_pieces({"diarization": _turns(found, offset_s)}), folder, "application/json"
+        )
+
+
+def _turns(found: Diarization, offset_s: float) -> Iterator[dict[str, object]]:
+    for turn in found.turns:
+        start, end = (
+            round(min(seconds(at), found.duration_s) + offset_s, 3) for at in (turn.span.start, turn.span.end)
+        )
+        if start < end:
+            yield {"start": start, "end": end, "speaker": turn.speaker}
+
+
+def _offset(given: str) -> float:
+    try:
+        offset_s = float(given)
+    except ValueError as error:
+        message = f"timestamp must be a number of seconds, not {quoted(given)}."
+        raise Refusal(422, "wrong_type", message, param="timestamp") from error
+    if not abs(offset_s) <= LARGEST_OFFSET_S:  # also refuses NaN
+        message = f"timestamp must be from -{LARGEST_OFFSET_S} to {LARGEST_OFFSET_S} seconds, not {quoted(given)}."
+        raise Refusal(400, "invalid_value", message, param="timestamp")
+    return offset_s
