@@ -9,7 +9,16 @@ from myna.inference.workers.pool import EnginePool
 from myna.inference.workers.vad_worker import VadWorker
 from myna.streaming.events import Event
 from myna.streaming.session.jobs import Outcome
-from myna.streaming.session.requests import Cancel, Detect, ReleaseUtterance, Request, Submit
+from myna.streaming.session.requests import (
+    Cancel,
+    CancelVoices,
+    Detect,
+    ReleaseUtterance,
+    Remind,
+    Request,
+    Submit,
+    SubmitVoices,
+)
 from myna.streaming.session.stream import Stream
 from myna.streaming.speech.silero import VadMemory
 
@@ -24,9 +33,12 @@ class StreamDriver:
         vad: VadWorker,
         on_event: Callable[[Event], None],
         on_error: Callable[[Exception], None],
+        diarizer: EnginePool | None = None,
     ) -> None:
         self.stream = stream
         self.engine = engine
+        self._diarizer = diarizer
+        self._reminders: set[asyncio.TimerHandle] = set()
         self.changed = asyncio.Event()
         self._vad = vad
         self._on_event = on_event
@@ -47,6 +59,9 @@ class StreamDriver:
         if not self._closed:
             self._closed = True
             self._carry_out(self.stream.abandon())
+            for reminder in self._reminders:
+                reminder.cancel()
+            self._reminders.clear()
             self._memories.clear()
 
     def _carry_out(self, requests: list[Request]) -> None:
@@ -61,6 +76,22 @@ class StreamDriver:
                     self.engine.cancel(job_id)
                 case ReleaseUtterance(source):
                     self.engine.release(source)
+                case SubmitVoices(job):
+                    assert self._diarizer is not None
+                    self._diarizer.submit(job, self._on_result)
+                case CancelVoices(job_id):
+                    assert self._diarizer is not None
+                    self._diarizer.cancel(job_id)
+                case Remind(channel, number, after_s):
+                    self._remind(channel, number, after_s)
+
+    def _remind(self, channel: int, number: int, after_s: float) -> None:
+        def remind() -> None:
+            self._reminders.discard(reminder)
+            self._step(lambda stream: stream.on_reminder(channel, number))
+
+        reminder = asyncio.get_running_loop().call_later(after_s, remind)
+        self._reminders.add(reminder)
 
     def _vad_answer(self, channel: int, start: int) -> Callable[[list[float]], None]:
         def answer(probabilities: list[float]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from myna.streaming.speakers.labelling import SpeakerLimits
+
 
 @dataclass(frozen=True, slots=True)
 class PlausibilityGate:
@@ -85,6 +87,10 @@ class Policy:
     interim_window_s: float = 6.0
     """The longest interim decode; older words of the segment stay as the last decode that covered them had them."""
     gate: PlausibilityGate = field(default_factory=PlausibilityGate)
+    speakers: SpeakerLimits | None = None
+    """How many speakers to tell apart; None: words have no speakers."""
+    speakers_within_s: float = 0.3
+    """How long a Final waits for the speakers of its words, in seconds of wall time."""
 
     def __post_init__(self) -> None:
         if self.endpoint_ms is not None and self.endpoint_ms <= 0:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from myna.streaming.events import Cause, Span, Trigger, Word
 from myna.streaming.policy import Options, Policy
 from myna.streaming.session.jobs import JobKind, Outcome
+from myna.streaming.speakers.runs import Run
 from myna.streaming.speech.segmenter import ClosedSegment
 
 
@@ -50,11 +51,31 @@ class Decode:
 
 
 @dataclass(slots=True)
+class PendingVoices:
+    """The voices of a closed segment: `open` are the jobs that have not been answered."""
+
+    number: int
+    open: set[str]
+    runs: list[Run] = field(default_factory=list)
+    given_up: bool = False
+    """Whether the segment's words wait for the voices no longer."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether nothing more is waited for."""
+        return self.given_up or not self.open
+
+
+@dataclass(slots=True)
 class Waiting:
-    """A closed segment whose Final is not emitted yet. Without a decode the Final is empty."""
+    """A closed segment whose Final is not emitted yet. Without a decode the Final is empty.
+
+    With `voices`, its words are labelled with their speakers.
+    """
 
     closed: ClosedSegment
     decode: Decode | None
+    voices: PendingVoices | None = None
 
 
 @dataclass(frozen=True, slots=True)

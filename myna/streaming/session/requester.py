@@ -8,7 +8,8 @@ from myna.streaming.policy import Options
 from myna.streaming.session.jobs import InferenceJob, JobKind
 from myna.streaming.session.languages import ChannelLanguage
 from myna.streaming.session.pending import Decode
-from myna.streaming.session.requests import Cancel, Detect, Request, Submit
+from myna.streaming.session.requests import Cancel, CancelVoices, Detect, Remind, Request, Submit, SubmitVoices
+from myna.streaming.speakers.runs import WindowPart
 
 
 class Requester:
@@ -43,6 +44,22 @@ class Requester:
         """Request the next step of an utterance that the engine follows: it holds `held` samples and lacks `fresh`."""
         job_id = self._submit(fresh, JobKind.INTERIM, self.due, utterance=utterance, held=held)
         return Decode(Span(fresh.start - held, fresh.end), job_id, JobKind.INTERIM)
+
+    def voices(self, audio: Span, part: WindowPart) -> str:
+        """Request the voices of `audio`; return the job's id."""
+        self._jobs += 1
+        job_id = f"{self._name}/{self._jobs}"
+        kind, pcm = JobKind.FINAL, self._buffer.cut(audio)
+        self._requests.append(SubmitVoices(InferenceJob(job_id, job_id, kind, pcm, self.due, window=part)))
+        return job_id
+
+    def cancel_voices(self, job_id: str) -> None:
+        """Cancel a job for voices."""
+        self._requests.append(CancelVoices(job_id))
+
+    def remind(self, channel: int, number: int, after_s: float) -> None:
+        """Request a reminder that a segment's words wait for its voices no longer."""
+        self._requests.append(Remind(channel, number, after_s))
 
     def repeat(self, decode: Decode, *, after_s: float = 0.0) -> None:
         """Request a decode once more, in its other window."""

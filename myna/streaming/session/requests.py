@@ -37,4 +37,27 @@ class ReleaseUtterance:
     source: str
 
 
-Request = Detect | Submit | Cancel | ReleaseUtterance
+@dataclass(frozen=True, slots=True)
+class SubmitVoices:
+    """Hear the voices of the job's audio."""
+
+    job: InferenceJob
+
+
+@dataclass(frozen=True, slots=True)
+class CancelVoices:
+    """Cancel this job for voices."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Remind:
+    """Call `on_reminder` with this number after `after_s` seconds: the words of a segment wait for its voices no longer."""
+
+    channel: int
+    number: int
+    after_s: float
+
+
+Request = Detect | Submit | Cancel | ReleaseUtterance | SubmitVoices | CancelVoices | Remind

@@ -32,10 +32,12 @@ from myna.streaming.session.jobs import EngineInfo, JobKind, Outcome, Transcript
 from myna.streaming.session.languages import ChannelLanguage
 from myna.streaming.session.pending import Barrier, Change, Decode, Waiting
 from myna.streaming.session.requester import Requester
-from myna.streaming.session.requests import Cancel, ReleaseUtterance, Request
+from myna.streaming.session.requests import Cancel, CancelVoices, ReleaseUtterance, Request
 from myna.streaming.session.speculation import Speculation
 from myna.streaming.session.timeline import Timeline
 from myna.streaming.session.turn_control import TurnControl
+from myna.streaming.session.voices import REACH, ChannelSpeakers
+from myna.streaming.speakers.labelling import Distances
 from myna.streaming.speech.segmenter import WINDOW, ClosedSegment, Decision, Gap, Onset, Pause, Resumed, Segmenter
 from myna.streaming.speech.turns import Over
 
@@ -46,7 +48,16 @@ _KEPT = 2 * WINDOW
 class Session:
     """One channel. `name` must be unique among the live sessions, since job ids are derived from it."""
 
-    def __init__(self, name: str, policy: Policy, options: Options, engine: EngineInfo, *, channel: int = 0) -> None:
+    def __init__(
+        self,
+        name: str,
+        policy: Policy,
+        options: Options,
+        engine: EngineInfo,
+        *,
+        channel: int = 0,
+        distances: Distances | None = None,
+    ) -> None:
         self._name = name
         self._channel = channel
         self._engine = engine
@@ -63,6 +74,11 @@ class Session:
         self._interim_text = InterimText(channel, self._segmenter)
         self._speculation = Speculation(policy.gate, self._requester, self._segmenter, self._timeline)
         self._turns = TurnControl(policy, channel, self._segmenter, self._timeline, self._speculation)
+        self._speakers: ChannelSpeakers | None = None
+        if policy.speakers and distances:
+            self._speakers = ChannelSpeakers(self._requester, distances, policy.speakers)
+            self._timeline.speakers = self._speakers
+        self._reminded = -1  # the last segment for whose voices a reminder has been requested
         self._barriers: deque[Barrier | Change] = deque()
         self._detected = 0  # the samples whose speech probabilities have been requested
         self._progress_at = 0
@@ -139,6 +155,9 @@ class Session:
     def on_result(self, job_id: str, outcome: Outcome) -> None:
         """Take a decode's outcome, in any order. The outcome of a cancelled decode is ignored."""
         interim = None
+        if self._speakers and self._speakers.answer(job_id, outcome):
+            self._drain()
+            return
         if isinstance(outcome, Transcript):
             outcome = self._language.stamped(outcome)
         if self._interims.awaits(job_id):
@@ -154,6 +173,12 @@ class Session:
             self._consider_turn()
             self._drain()
 
+    def on_reminder(self, number: int) -> None:
+        """Take note that the words of a segment wait for its voices no longer (see `Remind`)."""
+        if self._speakers:
+            self._speakers.give_up(number)
+            self._drain()
+
     def take(self) -> tuple[list[Request], list[Event]]:
         """Return the requests and events since the last call."""
         events, self._events = self._events, []
@@ -164,6 +189,7 @@ class Session:
         decodes = [*self._timeline.decodes, self._speculation.decode, *self._interims.awaited]
         awaited = [decode for decode in decodes if decode and decode.outcome is None]
         cancels: list[Request] = [Cancel(decode.job_id) for decode in awaited]
+        cancels += map(CancelVoices, self._speakers.abandon() if self._speakers else ())
         return [*cancels, ReleaseUtterance(self._name)] if self._interims.has_followed else cancels
 
     def _set_barrier(self, barrier: Barrier) -> None:
@@ -246,7 +272,12 @@ class Session:
             decode = self._speculation.promote(audio) or self._decode_final(closed.speech, audio)
             self._window.last_speech_end = closed.speech.end
         self._speculation.drop()
-        self._timeline.append(Waiting(closed, decode))
+        voices = (
+            self._speakers.request(closed.speech, self.received)
+            if self._speakers and closed.speech and decode
+            else None
+        )
+        self._timeline.append(Waiting(closed, decode, voices))
         if end := self._turns.end_if_too_long(closed):
             self._timeline.append(end)
 
@@ -284,6 +315,8 @@ class Session:
         if interim is None:
             self._interims.retry_soon(audio.end)
             return
+        if self._speakers:
+            interim = replace(interim, words=self._speakers.provisional(interim.words))
         self._events.append(interim)
         if self._turns.enabled:
             self._events += self._timeline.begin_turn(interim.words)
@@ -305,13 +338,17 @@ class Session:
         self._events += events
         if self._timeline.to_repeat is not None:
             self._requester.repeat(self._timeline.to_repeat)
+        held = self._timeline.held
+        if held and held.number > self._reminded:
+            self._reminded = held.number
+            self._requester.remind(self._channel, held.number, self._policy.speakers_within_s)
         self._forget()
 
     def _forget(self) -> None:
         """Drop the audio and the words that no later decode can cover."""
         speech_start = self._segmenter.speech_start
         needed = self._segmenter.position if speech_start is None else speech_start
-        needed -= self._window.reach + _KEPT
+        needed -= max(self._window.reach, REACH if self._speakers else 0) + _KEPT
         for decode in [*self._timeline.decodes, self._speculation.decode]:
             if decode:
                 needed = min(needed, decode.earliest)

@@ -10,16 +10,21 @@ from myna.streaming.policy import Options, Policy
 from myna.streaming.session.jobs import EngineInfo, Outcome
 from myna.streaming.session.requests import Request
 from myna.streaming.session.session import Session
+from myna.streaming.speakers.labelling import Distances
 
 
 class Stream:
     """A live stream, sans-I/O: samples, voice activity and results in, requests and numbered events out.
 
-    `name` must be unique among the live streams.
+    `name` must be unique among the live streams. `distances` are those of the engine that hears
+    voices; without them, words have no speakers.
     """
 
-    def __init__(self, name: str, policy: Policy, options: Options, engine: EngineInfo) -> None:
+    def __init__(
+        self, name: str, policy: Policy, options: Options, engine: EngineInfo, distances: Distances | None = None
+    ) -> None:
         self.name = name
+        self._distances = distances
         self._policy, self._options, self._engine = policy, options, engine
         self._sessions: list[Session] = []
         self._open_tokens: dict[str, int] = {}  # token → channels that have not acknowledged it
@@ -54,7 +59,14 @@ class Stream:
             self._early.append(Opened(channels=len(channels)))
         while len(self._sessions) < len(channels):
             channel = len(self._sessions)
-            session = Session(f"{self.name}/{channel}", self._policy, self._options, self._engine, channel=channel)
+            session = Session(
+                f"{self.name}/{channel}",
+                self._policy,
+                self._options,
+                self._engine,
+                channel=channel,
+                distances=self._distances,
+            )
             self._sessions.append(session)
         # Audio sent faster than real time falls due at no more than twice real time, so that its sender cannot crowd out
         # live streams (docs/architecture.md).
@@ -117,6 +129,10 @@ class Stream:
         """Take a decode's outcome."""
         channel = int(job_id.rsplit("/", 2)[1])
         self._sessions[channel].on_result(job_id, outcome)
+
+    def on_reminder(self, channel: int, number: int) -> None:
+        """Take note that the time of a `Remind` is over."""
+        self._sessions[channel].on_reminder(number)
 
     def abandon(self) -> list[Request]:
         """Return the requests that cancel everything outstanding, since the client has left."""

@@ -23,7 +23,8 @@ from myna.streaming.events import (
 from myna.streaming.policy import PlausibilityGate
 from myna.streaming.session.credibility import is_sure, needs_repeat, words_of
 from myna.streaming.session.jobs import JobError, Missing, Outcome, Transcript
-from myna.streaming.session.pending import Barrier, Decode, TurnEnd, Waiting
+from myna.streaming.session.pending import Barrier, Decode, PendingVoices, TurnEnd, Waiting
+from myna.streaming.session.voices import ChannelSpeakers
 from myna.streaming.speech.segmenter import Gap
 
 
@@ -32,6 +33,10 @@ class Timeline:
 
     def __init__(self, channel: int) -> None:
         self._channel = channel
+        self.speakers: ChannelSpeakers | None = None
+        """Labels the words of segments; None: nobody asked for speakers."""
+        self.held: PendingVoices | None = None
+        """The voices for which the oldest segment waits, although its words are known."""
         self._items: deque[Waiting | Barrier | TurnEnd | Gap] = deque()
         self.words: deque[Word] = deque()
         """The final words, as far back as a later decode may cover them."""
@@ -82,7 +87,7 @@ class Timeline:
     def drain(self, gate: PlausibilityGate, *, turns: bool) -> list[Event]:
         """Return the events that are ready. `gate` judges the decodes; `turns` says whether turns are reported."""
         events: list[Event] = []
-        self.to_repeat = None
+        self.to_repeat = self.held = None
         while self._items:
             match self._items[0]:
                 case Waiting(decode=Decode(outcome=None)):
@@ -91,6 +96,9 @@ class Timeline:
                     words = self.words_of(segment, gate)
                     if segment.decode and needs_repeat(segment.closed, segment.decode, words, gate):
                         self.to_repeat = segment.decode
+                        break
+                    if segment.voices and words and not segment.voices.ready:
+                        self.held = segment.voices
                         break
                     events += self._finish(segment, words, gate, turns=turns)
                 case Gap():
@@ -132,6 +140,8 @@ class Timeline:
         lost = decode and isinstance(decode.outcome, Transcript) and is_sure(closed, gate) and not words
         if decode and (decode.first_attempt or lost):
             events.append(Repeated(channel=self._channel, span=closed.span, heard=bool(words)))
+        if segment.voices and self.speakers:
+            words = self.speakers.labelled(segment.voices, words)
         self.words.extend(words)
         self._uttered = self._uttered or bool(words)
         events.append(Final(channel=self._channel, span=closed.span, words=words, cause=closed.cause))
