@@ -116,6 +116,8 @@ class WordEntry(BaseModel):
     start: float
     end: float
     confidence: float
+    speaker: int | None = None
+    """The number of the speaker, from 0 as they first speak; None: not known, or not wanted."""
 
 
 class ReadyMessage(_ServerMessage):

@@ -194,6 +194,11 @@ class Entry(Protocol):
         ...
 
     @property
+    def speakers(self) -> bool:
+        """Whether the client wants the speakers of words."""
+        ...
+
+    @property
     def resume(self) -> Resume | None:
         """The stream that the client resumes, if any."""
         ...
@@ -253,6 +258,11 @@ class PlainEntry:
     def channels(self) -> int:
         """Channels that the request announces: one, unless the client tells later."""
         return 1
+
+    @property
+    def speakers(self) -> bool:
+        """No: words have no speakers."""
+        return False
 
     @property
     def resume(self) -> Resume | None:

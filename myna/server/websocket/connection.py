@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 from aiohttp import WSCloseCode, web
 
+from myna.inference.workers.pool import EnginePool
 from myna.runtime.deadlines import timeout
 from myna.runtime.errors import DialectError
 from myna.runtime.tasks import cancel_and_wait
@@ -57,6 +58,7 @@ class Connection:
         *,
         subprotocol: str | None = None,
         delivery: Delivery | None = None,
+        diarizer: EnginePool | None = None,
     ) -> None:
         self.identity = identity
         self.path = ""
@@ -66,7 +68,7 @@ class Connection:
         self._place = place
         self._subprotocol = subprotocol
         self._delivery = delivery
-        self._live = LiveStream(name, dialect, place, services)
+        self._live = LiveStream(name, dialect, place, services, diarizer)
         silence = SilenceTimer(settings.start_timeout_s, dialect.idle_timeout_s, services.clock)
         self._receiver = Receiver(self._live, dialect, silence, services, self._allow_resumption)
         self._resumption = Resumption(services.clock)

@@ -7,6 +7,7 @@ import asyncio
 import structlog
 
 from myna.inference.driver import StreamDriver
+from myna.inference.workers.pool import EnginePool
 from myna.runtime.errors import DialectError
 from myna.server.dialects.base import Command, Dialect, KeepAlive, Open, Reply
 from myna.server.operations.admission import Place
@@ -15,6 +16,7 @@ from myna.server.websocket.feeder import Feeder
 from myna.server.websocket.outbox import Outbox, SlowReaderError
 from myna.streaming.events import SAMPLE_RATE, Ended, Event, Opened, Repeated, seconds
 from myna.streaming.session.stream import Stream
+from myna.streaming.speakers.labelling import Distances
 
 log = structlog.get_logger()
 
@@ -22,7 +24,9 @@ log = structlog.get_logger()
 class LiveStream:
     """One connection's stream. `outbox` fills with frames; `broken` is done when the stream cannot go on."""
 
-    def __init__(self, name: str, dialect: Dialect, place: Place, services: Services) -> None:
+    def __init__(
+        self, name: str, dialect: Dialect, place: Place, services: Services, diarizer: EnginePool | None = None
+    ) -> None:
         self.name = name
         self.engine = place.pool
         self.outbox = Outbox()
@@ -30,6 +34,7 @@ class LiveStream:
         self._place = place
         self._dialect = dialect
         self._services = services
+        self._diarizer = diarizer
         self._driver: StreamDriver | None = None
         self._feeder: Feeder | None = None
         self._heard_s = 0.0
@@ -112,8 +117,9 @@ class LiveStream:
 
     def _open(self, command: Open) -> None:
         self._place.resize(command.channels)
-        stream = Stream(self.name, command.policy, command.options, self.engine.info)
-        driver = StreamDriver(stream, self.engine, self._services.vad, self._emit, self.fail)
+        distances = Distances(*self._diarizer.info.voice_distances) if self._diarizer else None
+        stream = Stream(self.name, command.policy, command.options, self.engine.info, distances)
+        driver = StreamDriver(stream, self.engine, self._services.vad, self._emit, self.fail, self._diarizer)
         self._feeder = Feeder(
             self.name, command, driver, self._services, self.broken, self._count, self.fail, self.abort
         )

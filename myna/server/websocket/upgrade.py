@@ -11,6 +11,7 @@ from myna.batch.address_gate import AddressGate
 from myna.batch.addresses import network_of
 from myna.batch.callback import CallbackSender
 from myna.inference.models import Models
+from myna.inference.workers.pool import EnginePool
 from myna.runtime.errors import Refusal
 from myna.server.dialects.base import Entry, Resume
 from myna.server.http.connections import authenticated
@@ -19,7 +20,7 @@ from myna.server.http.intake import share_of
 from myna.server.keys import Authentication, Identity, Scope, credential
 from myna.server.operations.admission import Admission
 from myna.server.services import Services
-from myna.server.serving import engine_for
+from myna.server.serving import NO_DIARIZER, diarizer_of, engine_for
 from myna.server.settings import Settings
 from myna.server.websocket.connection import Connection
 from myna.server.websocket.writer import Delivery
@@ -64,6 +65,7 @@ class Upgrade:
             place = await stack.enter_async_context(
                 self.admission.stream(entry.name, identity, network_of(request.remote or ""), engine, entry.channels)
             )
+            diarizer = await self._diarizer(stack) if entry.speakers else None
             connection = Connection(
                 entry.name,
                 identity,
@@ -73,9 +75,19 @@ class Upgrade:
                 self.settings,
                 subprotocol=shown.subprotocol if shown else None,
                 delivery=delivery,
+                diarizer=diarizer,
             )
             _check_upgrade(request)
             return await connection.run(request)
+
+    async def _diarizer(self, stack: contextlib.AsyncExitStack) -> EnginePool | None:
+        """Return the engine that tells speakers apart; None if there is none and the settings allow an answer without."""
+        try:
+            return await stack.enter_async_context(diarizer_of(self.models))
+        except Refusal as refusal:
+            if refusal.code != NO_DIARIZER or self.settings.without_diarizer == "refuse":
+                raise
+            return None
 
     async def _resume(self, request: web.Request, resume: Resume, identity: Identity) -> web.StreamResponse:
         stream = self.services.resumable.get(resume.token)

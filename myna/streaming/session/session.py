@@ -246,6 +246,8 @@ class Session:
                 case Pause(speech) if self._policy.live:
                     audio = self._window.of_final(speech)
                     self._speculation.decode = self._decode_final(speech, audio, after_s=self._segmenter.ahead_s)
+                    if self._speakers:
+                        self._speakers.request_ahead(speech, self.received)
                 case Resumed():
                     self._on_resumed()
                 case ClosedSegment():
@@ -255,6 +257,8 @@ class Session:
 
     def _on_resumed(self) -> None:
         self._events += self._turns.resume()
+        if self._speakers:
+            self._speakers.drop_ahead()
         decode = self._speculation.decode
         if decode and self._interims.adopt_decode(decode):
             self._speculation.release()

@@ -28,17 +28,34 @@ class ChannelSpeakers:
         self._segments = 0
         self._windows = 0
         self._last: SpeakerTurn | None = None
+        self._ahead: tuple[Span, PendingVoices] | None = None  # requested at a pause that may not last
+
+    def request_ahead(self, speech: Span, received: int) -> None:
+        """Request the voices of the open segment's speech at a pause, as if the pause will last."""
+        self.drop_ahead()
+        self._ahead = speech, self._requested(speech, received)
+
+    def drop_ahead(self) -> None:
+        """Cancel what was requested at a pause: speech has resumed."""
+        if self._ahead is None:
+            return
+        _, pending = self._ahead
+        self._ahead = None
+        for job_id in pending.open:
+            del self._pending[job_id]
+            self._requester.cancel_voices(job_id)
 
     def request(self, speech: Span, received: int) -> PendingVoices:
-        """Request the voices of a closed segment's speech; `received` samples have been received."""
-        pending = PendingVoices(self._segments, set())
-        self._segments += 1
-        for window, wanted in live_windows(speech, received):
-            job_id = self._requester.voices(window, WindowPart(self._windows, window.start, wanted))
-            self._windows += 1
-            pending.open.add(job_id)
-            self._pending[job_id] = pending
-        return pending
+        """Return the voices of a closed segment's speech, requested unless they were at its pause.
+
+        `received` samples have been received.
+        """
+        if self._ahead is not None and self._ahead[0] == speech:
+            _, pending = self._ahead
+            self._ahead = None
+            return pending
+        self.drop_ahead()
+        return self._requested(speech, received)
 
     def answer(self, job_id: str, outcome: Outcome) -> bool:
         """Take the outcome of a job; return whether it was one for voices. A window that failed has no runs."""
@@ -75,7 +92,18 @@ class ChannelSpeakers:
         """Return the jobs that have not been answered, and forget them."""
         jobs = list(self._pending)
         self._pending.clear()
+        self._ahead = None
         return jobs
+
+    def _requested(self, speech: Span, received: int) -> PendingVoices:
+        pending = PendingVoices(self._segments, set())
+        self._segments += 1
+        for window, wanted in live_windows(speech, received):
+            job_id = self._requester.voices(window, WindowPart(self._windows, window.start, wanted))
+            self._windows += 1
+            pending.open.add(job_id)
+            self._pending[job_id] = pending
+        return pending
 
     def _remember(self, pending: PendingVoices) -> list[SpeakerTurn]:
         turns = self._memory.label(pending.runs)

@@ -17,6 +17,7 @@ from myna.streaming.events import bare_words
 from myna.streaming.policy import MULTIPLE, Options, Policy
 from myna.streaming.session.decode_window import fitted
 from myna.streaming.session.jobs import EngineInfo
+from myna.streaming.speakers.labelling import SpeakerLimits
 from myna.streaming.text.formatting import Formatting
 from myna.streaming.text.numerals import LANGUAGES as NUMBER_LANGUAGES
 from myna.streaming.text.redaction import Redaction
@@ -71,6 +72,8 @@ class ListenRequest:
     search: tuple[str, ...]
     keyterms: tuple[str, ...]
     callback: Callback | None
+    diarizer: str | None
+    """The version of the diarizer that the client asks for; None: it wants no speakers."""
 
     @property
     def channels(self) -> int | None:
@@ -86,6 +89,7 @@ class ListenRequest:
             endpoint_ms=self.endpointing_ms,
             gap_ms=self.utterance_end_ms,
             silence_s=SILENCE_S,
+            speakers=SpeakerLimits() if self.diarizer else None,
         )
         if not self.interim_results:
             policy = replace(policy, interim_every_s=None)
@@ -119,8 +123,8 @@ def options_of(engine: EngineInfo, language: str | None, hints: tuple[str, ...],
     return Options(spoken_language(language), keyterms, tuple(map(primary, hints)))
 
 
-def parse(query: Collection[tuple[str, str]], *, refuse_speakers: bool = False) -> ListenRequest:
-    """Parse the parameters. Raises `Refusal`, with `refuse_speakers` also for a request for speakers."""
+def parse(query: Collection[tuple[str, str]]) -> ListenRequest:
+    """Parse the parameters. Raises `Refusal`."""
     given = Parameters(query)
     for name, reason in UNSERVED.items():
         if given.flag(name):
@@ -128,8 +132,6 @@ def parse(query: Collection[tuple[str, str]], *, refuse_speakers: bool = False) 
     diarizer = diarizer_of(given)
     if diarizer == "v2":
         raise refused("diarize_model=v2 is for files; live streams accept v1 or latest.")
-    if diarizer and refuse_speakers:
-        raise refused("diarize is not supported in live streams.", "unsupported_feature")
     given.flag("no_delay")  # results are never delayed
     language = given.text("language")
     return ListenRequest(
@@ -146,6 +148,7 @@ def parse(query: Collection[tuple[str, str]], *, refuse_speakers: bool = False) 
         search=searches_of(given),
         keyterms=keyterms_of(given),
         callback=callback_of(given),
+        diarizer=diarizer,
     )
 
 

@@ -78,7 +78,7 @@ class DeepgramEntry(PlainEntry):
 
     def read(self, query: Collection[tuple[str, str]]) -> ModelWanted:
         """Parse the request's parameters; return the model it asks for. Raises `Refusal`."""
-        self._request = parse(query, refuse_speakers=self._settings.without_diarizer == "refuse")
+        self._request = parse(query)
         return ModelWanted.of(self._request.model, PUBLIC_MODELS, self._request.language)
 
     def dialect(self, model: Model, engine: EngineInfo) -> DeepgramDialect:
@@ -90,6 +90,11 @@ class DeepgramEntry(PlainEntry):
     def callback(self) -> Callback | None:
         """The address that results are sent to instead of the socket."""
         return None if self._request is None else self._request.callback
+
+    @property
+    def speakers(self) -> bool:
+        """Whether the client wants the speakers of words."""
+        return self._request is not None and self._request.diarizer is not None
 
     @property
     def channels(self) -> int:
@@ -300,7 +305,9 @@ class DeepgramDialect(Unresumable):
             alternative["languages"] = found
         if changing and self._request.language_hints:
             alternative["languages_hinted"] = list(self._request.language_hints)
-        alternative["words"] = [word_of(word, punctuated=punctuated, with_language=changing) for word in shown]
+        alternative["words"] = [
+            word_of(word, punctuated=punctuated, with_language=changing, live=True) for word in shown
+        ]
         transcript: dict[str, object] = {"alternatives": [alternative]}
         if self._request.search:
             transcript["search"] = search_results(shown, self._request.search)
@@ -312,10 +319,16 @@ class DeepgramDialect(Unresumable):
             "is_final": is_final,
             "speech_final": cause is events.Cause.ENDPOINT,
             "channel": transcript,
-            "metadata": self._metadata,
+            "metadata": self._metadata | self._diarized(shown),
             "from_finalize": cause is events.Cause.FLUSH,
         }
         return json_frame(message, replaces=None if is_final else f"interim {channel}")
+
+    def _diarized(self, words: Sequence[Word]) -> dict[str, object]:
+        """Return what the metadata of a result whose words have speakers has besides."""
+        if all(word.speaker is None for word in words):
+            return {}
+        return {"diarize_info": {"model_uuid": self._metadata["model_uuid"], "arch": "v1"}}
 
 
 def _seconds(sample: int) -> float:

@@ -20,8 +20,11 @@ def confidence_of(words: Sequence[Word]) -> float:
     return round(sum(word.confidence for word in words) / len(words), 4) if words else 0.0
 
 
-def word_of(word: Word, *, punctuated: bool, with_language: bool = False) -> dict[str, object]:
-    """Return a word as Deepgram writes it, with its language if that is wanted and known."""
+def word_of(word: Word, *, punctuated: bool, with_language: bool = False, live: bool = False) -> dict[str, object]:
+    """Return a word as Deepgram writes it, with its language if that is wanted and known, and its speaker if it is known.
+
+    A live word has no confidence of its speaker.
+    """
     described: dict[str, object] = {
         "word": word.bare,
         "start": round(word.start, 3),
@@ -31,7 +34,9 @@ def word_of(word: Word, *, punctuated: bool, with_language: bool = False) -> dic
     if punctuated:
         described["punctuated_word"] = word.text.strip()
     if word.speaker is not None:
-        described |= {"speaker": word.speaker, "speaker_confidence": round(word.speaker_confidence, 4)}
+        described["speaker"] = word.speaker
+    if word.speaker is not None and not live:
+        described["speaker_confidence"] = round(word.speaker_confidence, 4)
     if with_language and word.language:
         described["language"] = word.language.code
     return described

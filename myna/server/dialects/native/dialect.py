@@ -36,6 +36,7 @@ from myna.streaming.events import seconds
 from myna.streaming.policy import MULTIPLE, Options, Policy
 from myna.streaming.session.decode_window import fitted
 from myna.streaming.session.jobs import EngineInfo
+from myna.streaming.speakers.labelling import SpeakerLimits
 from myna.streaming.text.joining import written_text
 from myna.streaming.text.languages import main_language
 from myna.wire import messages as wire
@@ -55,6 +56,7 @@ class NativeEntry(PlainEntry):
         self._settings = settings
         self._form = wire.Format.JSON
         self._resume: Resume | None = None
+        self._speakers = False
 
     def read(self, query: Collection[tuple[str, str]]) -> ModelWanted:
         """Parse the request's parameters; return the model it asks for. Raises `Refusal`."""
@@ -71,12 +73,21 @@ class NativeEntry(PlainEntry):
                 message = f"after must be the number of the last message received, not {quoted(after)}"
                 raise Refusal(400, "bad_after", message)
             self._resume = Resume(token, number)
+        diarize = parameters.get("diarize", "false").lower()
+        if diarize not in ("true", "false"):
+            raise Refusal(400, "bad_diarize", f"diarize must be true or false, not {quoted(diarize)}")
+        self._speakers = diarize == "true"
         return ModelWanted(parameters.get("model"), language=spoken_language(parameters.get("language")))
 
     def dialect(self, model: Model, engine: EngineInfo) -> NativeDialect:
         """Return the translator. Options that the model lacks are refused at the `start` message."""
         del model
-        return NativeDialect(self._form, self._settings, engine)
+        return NativeDialect(self._form, self._settings, engine, speakers=self._speakers)
+
+    @property
+    def speakers(self) -> bool:
+        """Whether the client wants the speakers of words."""
+        return self._speakers
 
     @property
     def resume(self) -> Resume | None:
@@ -91,7 +102,7 @@ class NativeEntry(PlainEntry):
 class NativeDialect:
     """One connection's translator."""
 
-    def __init__(self, form: wire.Format, settings: Settings, engine: EngineInfo) -> None:
+    def __init__(self, form: wire.Format, settings: Settings, engine: EngineInfo, *, speakers: bool = False) -> None:
         self.idle_timeout_s = settings.idle_timeout_s
         self.resume_token: str | None = None
         self._resume_s = settings.resume_s
@@ -101,7 +112,7 @@ class NativeDialect:
         self._unacknowledged_bytes = 0
         self._stream = ""
         self._form = form
-        self._defaults = default_policy(settings, engine)
+        self._defaults = replace(default_policy(settings, engine), speakers=SpeakerLimits() if speakers else None)
         self._engine = engine
         self._policy: Policy | None = None
         self._language = engine.languages[0] if len(engine.languages) == 1 else "und"
@@ -296,6 +307,7 @@ def _words(words: Sequence[events.Word]) -> tuple[wire.WordEntry, ...]:
             start=_round(word.start),
             end=_round(word.end),
             confidence=_round(word.confidence),
+            speaker=word.speaker,
         )
         for word in words
     )
