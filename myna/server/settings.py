@@ -180,9 +180,15 @@ class Settings(BaseSettings):
     allowed_networks: list[str] = Field(
         [], description="Private networks that callbacks and fetched files may reach, such as `10.0.0.0/8`."
     )
+    speakers_within_ms: int = Field(
+        300,
+        ge=0,
+        le=60_000,
+        description="How long a live final waits for the speakers of its words; then it goes without.",
+    )
     without_diarizer: Literal["answer", "refuse"] = Field(
         "answer",
-        description="Reaction to `diarize`: `answer` without speakers, as Deepgram's own servers do, or `refuse` with 400.",
+        description="Reaction to `diarize` where no model tells speakers apart: `answer` without them, or `refuse` with 400.",
     )
     data: Path = Field(Path("data"), description="Folder for data that must survive a restart: jobs and their results.")
     max_upload_mb: int = Field(

@@ -418,6 +418,8 @@ ROUTES = {
     ("GET", "/v1/jobs/{id}"): TRANSCRIBE,
     ("POST", "/v1/audio/transcriptions"): TRANSCRIBE,
     ("POST", "/v1/audio/translations"): TRANSCRIBE,
+    ("POST", "/diarize"): TRANSCRIBE,
+    ("POST", "/reflector/diarize"): TRANSCRIBE,
     ("POST", "/v1/audio/transcriptions-from-url"): TRANSCRIBE,
     ("POST", "/reflector/v1/audio/transcriptions"): TRANSCRIBE,
     ("POST", "/reflector/v1/audio/transcriptions-from-url"): TRANSCRIBE,

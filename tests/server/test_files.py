@@ -422,7 +422,6 @@ async def test_an_upload_that_stalls_is_ended(files: Server, monkeypatch: pytest
     ("fields", "param"),
     [
         ([("response_format", "yaml")], "response_format"),
-        ([("response_format", "diarized_json")], "response_format"),
         ([("language", "fr")], "language"),
         ([("keywords[]", "Myna")], "keywords"),
         ([("temperature", "hot")], "temperature"),

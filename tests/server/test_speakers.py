@@ -1,32 +1,220 @@
-"""Requests for speakers, whom nothing here tells apart: Deepgram's own answer, or a refusal where the operator wants one."""
+"""Speakers in every dialect, told apart by the real models in a recorded dialogue; and servers without such models."""
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from io import BytesIO
+from itertools import pairwise
 from typing import Any
+from unittest import mock
 
 import pytest
-from aiohttp import ClientSession
-from peer import listening
+from aiohttp import ClientSession, FormData, web
+from peer import connected, listening, served, settings
+from sounds import contained, recording
 from speakers import phrases, running_fake
 
-from myna.server.app import Server
+from myna.inference.engines import registry
+from myna.server.app import Server, running
 
 RAW = "encoding=linear16&sample_rate=16000"
 ASKING = ["diarize=true", "diarize_model=latest", "diarize_model=v1", "diarize=true&punctuate=true"]
+DIALOGUE = recording("endgame_nagg_nell")
+"""28 s of two speakers in turns."""
 
 
-async def posted(server: Server, query: str) -> tuple[int, dict[str, Any]]:
+@pytest.fixture(scope="module")
+async def server() -> AsyncIterator[Server]:
+    async with running(settings(speakers_within_ms=60_000, allowed_networks=["127.0.0.0/8"])) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def flac() -> bytes:
+    return contained([DIALOGUE], "flac", "flac")
+
+
+@pytest.fixture
+def without_diarizer() -> Iterator[None]:
+    kinds = registry.kinds()
+    lacking = {
+        name: replace(kind, needs=("no_such_package",)) for name, kind in kinds.items() if kind.answers == "voices"
+    }
+    with mock.patch.dict(kinds, lacking):
+        yield
+
+
+async def posted(server: Server, query: str, body: Any = None) -> tuple[int, dict[str, Any]]:
     async with (
         ClientSession() as session,
-        session.post(f"{server.url}/v1/listen?{RAW}&{query}", data=phrases([1, 2])) as response,
+        session.post(f"{server.url}/v1/listen?{query}", data=phrases([1, 2]) if body is None else body) as response,
     ):
         return response.status, await response.json()
 
 
+def alternating(speakers: list[Any]) -> bool:
+    changes = sum(before != after for before, after in pairwise(speakers))
+    return len(set(speakers)) == 2 and changes >= 6
+
+
+async def test_deepgrams_words_utterances_and_paragraphs_of_a_file_have_speakers(server: Server, flac: bytes) -> None:
+    status, body = await posted(server, "diarize=true&utterances=true&paragraphs=true&punctuate=true", flac)
+    assert status == 200
+    assert body["metadata"]["diarize_info"].keys() == {"model_uuid", "arch"}
+    (channel,) = body["results"]["channels"]
+    words = channel["alternatives"][0]["words"]
+    assert alternating([word["speaker"] for word in words])
+    assert words[0]["speaker"] == 0
+    assert all(0.5 <= word["speaker_confidence"] <= 1 for word in words)
+    utterances = body["results"]["utterances"]
+    assert alternating([utterance["speaker"] for utterance in utterances])
+    assert all(word["speaker"] == utterance["speaker"] for utterance in utterances for word in utterance["words"])
+    assert alternating([part["speaker"] for part in channel["alternatives"][0]["paragraphs"]["paragraphs"]])
+
+
+async def test_a_file_whose_speakers_nobody_asks_for_has_none(server: Server, flac: bytes) -> None:
+    _, body = await posted(server, "diarize=false&utterances=true", flac)
+    assert "diarize_info" not in body["metadata"]
+    assert "speaker" not in json.dumps(body)
+
+
+async def test_a_recording_of_one_speaker_has_one(server: Server) -> None:
+    _, body = await posted(server, "diarize=true", contained([recording("two_cities")], "flac", "flac"))
+    words = body["results"]["channels"][0]["alternatives"][0]["words"]
+    assert {word["speaker"] for word in words} == {0}
+
+
+async def test_each_channel_of_a_file_numbers_its_own_speakers(server: Server) -> None:
+    two = contained([recording("two_cities"), recording("two_cities")], "flac", "flac")
+    _, body = await posted(server, "diarize=true&multichannel=true", two)
+    for channel in body["results"]["channels"]:
+        assert {word["speaker"] for word in channel["alternatives"][0]["words"]} == {0}
+
+
+@pytest.mark.parametrize("length_s", [0.1, 0.5])
+async def test_a_file_too_short_for_a_voice_has_at_most_one_speaker(server: Server, length_s: float) -> None:
+    short = contained([recording("beckett")[8000 : 8000 + int(16_000 * length_s)]], "flac", "flac")
+    status, body = await posted(server, "diarize=true", short)
+    assert status == 200
+    words = body["results"]["channels"][0]["alternatives"][0]["words"]
+    assert {word.get("speaker", 0) for word in words} <= {0}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_openais_segments_have_speakers(server: Server, flac: bytes, stream: bool) -> None:
+    form = FormData({"response_format": "diarized_json", "chunking_strategy": "auto", "stream": str(stream).lower()})
+    form.add_field("file", BytesIO(flac), filename="dialogue.flac")
+    async with (
+        ClientSession() as session,
+        session.post(f"{server.url}/v1/audio/transcriptions", data=form) as response,
+    ):
+        assert response.status == 200
+        if stream:
+            events = [
+                json.loads(line[6:]) for line in (await response.text()).splitlines() if line.startswith("data: ")
+            ]
+            segments = [event for event in events if event["type"] == "transcript.text.segment"]
+            text = events[-1]["text"]
+        else:
+            body = await response.json()
+            assert (body["task"], round(body["duration"])) == ("transcribe", 28)
+            segments, text = body["segments"], body["text"]
+    assert alternating([segment["speaker"] for segment in segments])
+    assert segments[0]["speaker"] == "A"
+    assert [segment["id"] for segment in segments] == [f"seg_{number}" for number in range(len(segments))]
+    assert "".join(segment["text"] for segment in segments).strip() == text
+
+
+async def test_reflectors_diarization_has_turns_and_shifts_them(server: Server, flac: bytes) -> None:
+    async def sound(_request: web.Request) -> web.Response:
+        return web.Response(body=flac)
+
+    app = web.Application()
+    app.router.add_get("/dialogue.flac", sound)
+    found = []
+    async with served(app) as url, ClientSession() as session:
+        for path in ("/diarize", "/reflector/diarize"):
+            for timestamp in ("0", "10"):
+                asked = {"audio_file_url": f"{url}/dialogue.flac", "timestamp": timestamp}
+                async with session.post(server.url + path, params=asked) as response:
+                    assert response.status == 200
+                    found.append((await response.json())["diarization"])
+    plain, later, *_ = found
+    assert found[2:] == found[:2]
+    assert alternating([turn["speaker"] for turn in plain])
+    assert [turn["start"] for turn in plain] == sorted(turn["start"] for turn in plain)
+    assert all(0 <= turn["start"] < turn["end"] <= 29 for turn in plain)
+    for name in ("start", "end"):
+        assert [turn[name] for turn in later] == pytest.approx([turn[name] + 10 for turn in plain], abs=0.0011)
+
+
+@pytest.mark.parametrize(
+    ("query", "status"), [("", 422), ("audio_file_url=http://127.0.0.1:1/x&timestamp=x", 422),
+                          ("audio_file_url=http://127.0.0.1:1/x&timestamp=nan", 400), ("audio_file_url=x", 400)],
+)  # fmt: skip
+async def test_reflectors_diarization_refuses_invalid_parameters(server: Server, query: str, status: int) -> None:
+    async with ClientSession() as session, session.post(f"{server.url}/diarize?{query}") as response:
+        assert response.status == status
+        assert (await response.json())["detail"]
+
+
+async def test_deepgrams_live_words_have_speakers(server: Server) -> None:
+    async with listening(server, f"{RAW}&diarize=true") as peer:
+        await peer.socket.send_bytes(DIALOGUE.tobytes())
+        await peer.send({"type": "CloseStream"})
+        await peer.rest()
+    finals = [final for final in peer.finals if final["channel"]["alternatives"][0]["words"]]
+    words = [word for final in finals for word in final["channel"]["alternatives"][0]["words"]]
+    assert all("speaker_confidence" not in word for word in words)
+    told = [word["speaker"] for word in words if "speaker" in word]
+    assert len(told) > 0.9 * len(words)
+    assert 2 <= len(set(told)) <= 3
+    assert finals[-1]["metadata"]["diarize_info"]["arch"] == "v1"
+
+
+async def test_native_words_have_speakers(server: Server) -> None:
+    async with connected(server, "?diarize=true") as peer:
+        await peer.send({"type": "start", "encoding": "linear16", "sample_rate": 16_000})
+        await peer.socket.send_bytes(DIALOGUE[: 16_000 * 12].tobytes())
+        await peer.send({"type": "close"})
+        await peer.rest()
+    finals = [message for message in peer.messages if message["type"] == "final"]
+    assert {word["speaker"] for final in finals for word in final["words"]} >= {0, 1}
+
+
+async def test_a_killed_worker_changes_no_label(server: Server) -> None:
+    async with listening(server, f"{RAW}&diarize=true") as peer:
+        half = len(DIALOGUE) // 2
+        await peer.socket.send_bytes(DIALOGUE[:half].tobytes())
+        pool = server.models.pools_by_name["speakers"]
+        for process in pool.pids:
+            os.kill(process, signal.SIGKILL)
+        await peer.socket.send_bytes(DIALOGUE[half:].tobytes())
+        await peer.send({"type": "CloseStream"})
+        await peer.rest()
+    async with listening(server, f"{RAW}&diarize=true") as calm:
+        await calm.socket.send_bytes(DIALOGUE.tobytes())
+        await calm.send({"type": "CloseStream"})
+        await calm.rest()
+
+    def told(finals: list[dict[str, Any]]) -> list[Any]:
+        return [
+            (word["word"], word.get("speaker")) for final in finals
+            for word in final["channel"]["alternatives"][0]["words"]
+        ]  # fmt: skip
+
+    assert told(peer.finals) == told(calm.finals)
+
+
+@pytest.mark.usefixtures("without_diarizer")
 @pytest.mark.parametrize("query", [*ASKING, "diarize_model=v2"])
-async def test_a_file_whose_speakers_are_asked_for_is_answered_without_them(query: str) -> None:
+async def test_without_a_diarizer_a_file_is_answered_without_speakers(query: str) -> None:
     async with running_fake() as server:
-        status, body = await posted(server, query)
+        status, body = await posted(server, f"{RAW}&{query}")
     assert status == 200
     (channel,) = body["results"]["channels"]
     words = channel["alternatives"][0]["words"]
@@ -35,8 +223,9 @@ async def test_a_file_whose_speakers_are_asked_for_is_answered_without_them(quer
     assert "diarize_info" not in body["metadata"]
 
 
+@pytest.mark.usefixtures("without_diarizer")
 @pytest.mark.parametrize("query", ASKING)
-async def test_a_stream_whose_speakers_are_asked_for_is_answered_without_them(query: str) -> None:
+async def test_without_a_diarizer_a_stream_is_answered_without_speakers(query: str) -> None:
     async with running_fake() as server, listening(server, f"{RAW}&{query}") as peer:
         await peer.socket.send_bytes(phrases([1, 2]))
         await peer.send({"type": "CloseStream"})
@@ -48,14 +237,25 @@ async def test_a_stream_whose_speakers_are_asked_for_is_answered_without_them(qu
         )
 
 
+@pytest.mark.usefixtures("without_diarizer")
 @pytest.mark.parametrize("query", ASKING)
-async def test_an_operator_can_have_requests_for_speakers_refused(query: str) -> None:
+async def test_an_operator_can_have_requests_for_speakers_refused_that_no_model_tells_apart(query: str) -> None:
     async with running_fake(without_diarizer="refuse") as server:
-        status, body = await posted(server, query)
+        status, body = await posted(server, f"{RAW}&{query}")
         assert (status, body["err_code"]) == (400, "Bad Request")
-        assert "speaker diarization" in body["err_msg"]
+        assert "tells speakers apart" in body["err_msg"]
         async with ClientSession() as session, session.get(f"{server.url}/v1/listen?{RAW}&{query}") as response:
             assert response.status == 400
-            assert "speaker diarization" in response.headers["dg-error"]
-        status, _ = await posted(server, "diarize=false")
+            assert "tells speakers apart" in response.headers["dg-error"]
+        status, _ = await posted(server, f"{RAW}&diarize=false")
         assert status == 200
+
+
+@pytest.mark.usefixtures("without_diarizer")
+async def test_without_a_diarizer_openai_and_reflector_are_refused() -> None:
+    async with running_fake() as server, ClientSession() as session:
+        form = FormData({"response_format": "diarized_json"})
+        form.add_field("file", BytesIO(contained([DIALOGUE[:16_000]], "flac", "flac")), filename="a.flac")
+        async with session.post(f"{server.url}/v1/audio/transcriptions", data=form) as response:
+            assert response.status == 400
+            assert "tells speakers apart" in (await response.json())["error"]["message"]

@@ -19,4 +19,5 @@ def default_policy(settings: Settings, engine: EngineInfo) -> Policy:
         soft_s=longest_s * SOFT_SHARE,
         context_s=settings.context_s,
         interim_every_s=settings.interim_every_s,
+        speakers_within_s=settings.speakers_within_ms / 1000,
     )

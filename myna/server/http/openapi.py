@@ -123,9 +123,9 @@ def path_parameter(name: str) -> Schema:
     return {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
 
 
-def query_parameter(name: str, schema: Schema) -> Schema:
+def query_parameter(name: str, schema: Schema, *, required: bool = False) -> Schema:
     """Return a parameter in the address's query."""
-    return {"name": name, "in": "query", "required": False, "schema": schema}
+    return {"name": name, "in": "query", "required": required, "schema": schema}
 
 
 def _name(component: Any) -> str:

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from typing_extensions import TypedDict
+
 from myna.server.dialects.openai.description import OPENAI_ERROR, OpenAITranscript, transcriptions
 from myna.server.dialects.openai.rest import FORMATS
 from myna.server.dialects.openai.transcriptions import PATH
+from myna.server.dialects.reflector.diarize import PATH as DIARIZE
 from myna.server.dialects.reflector.from_url import FROM_URL
 from myna.server.dialects.reflector.requests import PREFIX
-from myna.server.http.openapi import TEXT, RouteDescriptions, Schema, json_body, object_of, operation, schema_of
+from myna.server.http.openapi import (
+    TEXT,
+    RouteDescriptions,
+    Schema,
+    json_body,
+    object_of,
+    operation,
+    query_parameter,
+    reference,
+    schema_of,
+)
 
 
 def _from_url() -> Schema:
@@ -33,10 +46,41 @@ def _from_url() -> Schema:
     )
 
 
+class ReflectorTurn(TypedDict):
+    """A stretch of one speaker, in seconds. Speakers are numbered from 0."""
+
+    start: float
+    end: float
+    speaker: int
+
+
+class ReflectorDiarization(TypedDict):
+    """Who spoke when in a file."""
+
+    diarization: list[ReflectorTurn]
+
+
+def _diarize() -> Schema:
+    errors = dict.fromkeys(("400", "404", "408", "413", "415", "422", "500", "503", "507"), OPENAI_ERROR)
+    return operation(
+        "Tell who speaks when in the file at an address, as Reflector does.",
+        {"200": reference(ReflectorDiarization), **errors},
+        error=OPENAI_ERROR,
+        parameters=[
+            query_parameter("audio_file_url", {"type": "string", "format": "uri"}, required=True),
+            query_parameter("timestamp", {"type": "number", "default": 0}),
+        ],
+        takes_files=True,
+    )
+
+
 DESCRIPTION = RouteDescriptions(
     paths={
+        DIARIZE: {"post": _diarize()},
+        f"{PREFIX}{DIARIZE}": {"post": _diarize()},
         FROM_URL: {"post": _from_url()},
         f"{PREFIX}{FROM_URL}": {"post": _from_url()},
         f"{PREFIX}{PATH}": {"post": transcriptions()},
-    }
+    },
+    components=(ReflectorDiarization,),
 )
