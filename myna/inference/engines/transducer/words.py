@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -30,6 +31,9 @@ class Tokens:
             self.probabilities + other.probabilities,
         )
 
+    def __getitem__(self, part: slice) -> Tokens:
+        return Tokens(self.ids[part], self.frames[part], self.durations[part], self.probabilities[part])
+
     def mean_log_probability(self) -> float:
         """Return the mean over the tokens; 0 if there are none, which passes every plausibility gate."""
         if not self.ids:
@@ -45,6 +49,17 @@ class Vocabulary:
         self._unspoken = [piece != "" and unicodedata.category(piece[0]).startswith("P") for piece in pieces]
         self._spell = spell
         self._spelt: dict[tuple[int, ...], str] = {}
+
+    def between(self, tokens: Tokens, start: float, end: float) -> Tokens:
+        """Return the tokens of the words that begin in encoder frames from `start` on and before `end`."""
+        first, last = (self._word_from(tokens, bisect_left(tokens.frames, frame)) for frame in (start, end))
+        return tokens if (first, last) == (0, len(tokens.ids)) else tokens[first:last]
+
+    def _word_from(self, tokens: Tokens, index: int) -> int:
+        """Return the index of the first token from `index` on that begins a word."""
+        while 0 < index < len(tokens.ids) and not self._begins[tokens.ids[index]]:
+            index += 1
+        return index
 
     def words(self, tokens: Tokens, frame_s: float) -> tuple[Word, ...]:
         """Return the words, as written, with times in seconds from frame 0. An encoder frame lasts `frame_s`.
