@@ -23,7 +23,7 @@ from myna.bench.local_engine import local_engine
 from myna.clients import files
 from myna.clients.live import LiveClient, StreamError
 from myna.clients.local_server import LocalServerError, local_server
-from myna.inference.engines.catalogue import MOONSHINE
+from myna.inference.engines.moonshine.kind import MODEL as MOONSHINE
 from myna.streaming.errors import EngineUnavailableError
 from myna.streaming.session.jobs import InferenceJob, JobKind, Transcript
 from myna.wire import messages as wire
@@ -175,7 +175,7 @@ def start_errors(aligned: Sequence[tuple[str, float, float]], words: Sequence[tu
 
 def _whole(model: str | None):  # type: ignore[no-untyped-def]
     build = local_engine(model)
-    own_model = model in (None, "moonshine", MOONSHINE)
+    own_model = model in (None, MOONSHINE.name, MOONSHINE.engine)
     loaded = build(longest_segment_s=WHOLE_FILE_S) if own_model else build()
 
     def decode(recording: Recording) -> HeardRecording | None:

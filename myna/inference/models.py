@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 import structlog
 
 from myna.inference.engines import registry
-from myna.inference.engines.catalogue import Catalogue, Model, UnknownModelError
+from myna.inference.engines.catalogue import Catalogue, UnknownModelError
+from myna.inference.engines.kind import EngineKind, Model
 from myna.inference.engines.port import ModelOptions
-from myna.inference.engines.registry import EngineKind
 from myna.inference.workers.batches import Step
 from myna.inference.workers.pool import EnginePool
 from myna.inference.workers.port import Worker
@@ -38,10 +38,6 @@ _COMPILING_S = 600.0
 _FRONT_CORES = 1
 """Cores left to the front by an engine whose threads would use all cores. Measured with 64 real-time streams on two cores:
 finals came 0.13 s after the endpoint (median) with one thread, and 5.9 s with two."""
-_PROCESS_BYTES = {"parakeet": 900 << 20, "moonshine": 120 << 20}
-_LANE_BYTES = {"moonshine": 110 << 20}
-"""Assumed memory of a worker process and of each lane besides the weights, until the worker reports its own. NeMo's import
-alone takes 670 MB."""
 
 
 OnStep = Callable[[str], Callable[[Step], None]]
@@ -81,12 +77,15 @@ class _Shape:
     threads: int
 
 
-def _shape(settings: ModelSettings, engine: EngineKind) -> _Shape:
+def _shape(settings: ModelSettings, kind: EngineKind) -> _Shape:
     cores = os.cpu_count() or 1
-    if engine.one_lane:
+    if kind.lanes == "one":
         workers = settings.workers or 1
         return _Shape(workers, 1, max(1, (settings.lanes or cores - _FRONT_CORES) // workers))
     lanes = settings.lanes or cores
+    if kind.lanes == "threads":
+        workers = min(settings.workers or 1, lanes)
+        return _Shape(workers, -(-lanes // workers), 1)
     # One process per lane: threads of one process wait for each other at every token (0.0108 s per second of audio on two
     # cores, instead of 0.0095), and a process that dies does not affect the others.
     workers = min(settings.workers or lanes, lanes)
@@ -207,15 +206,15 @@ class Models:
         self._failed[key] = (reason, asyncio.get_running_loop().time())
 
     async def _load(self, model: Model) -> _Loaded:
-        settings, engine = self._settings, registry.ENGINES[model.engine]
-        shape = _shape(settings, engine)
+        settings, kind = self._settings, registry.kinds()[model.engine]
+        shape = _shape(settings, kind)
         options = ModelOptions(
             source=model.source, name=model.name, languages=model.languages, device=settings.device,
             precision=settings.precision, cuda_graphs=settings.cuda_graphs, compile=settings.torch_compile,
             largest_batch=settings.largest_batch, threads=shape.threads,
         )  # fmt: skip
         async with self._room:  # one at a time: each load must see the memory that the others take
-            await self._make_room(model, shape)
+            await self._make_room(model, kind, shape)
             patience_s = max(settings.stuck_after_s, _COMPILING_S if settings.torch_compile else 0.0)
 
             def worker(number: int) -> Worker:
@@ -242,10 +241,8 @@ class Models:
     def _used(self) -> int:
         return sum(loaded.pool.memory for loaded in self._loaded.values())
 
-    async def _make_room(self, model: Model, shape: _Shape) -> None:
-        engine = model.engine
-        lanes = shape.lanes * _LANE_BYTES.get(engine, 0)
-        expected = shape.workers * (model.size + _PROCESS_BYTES.get(engine, 0) + lanes)
+    async def _make_room(self, model: Model, kind: EngineKind, shape: _Shape) -> None:
+        expected = kind.memory(model.size, shape.workers, shape.lanes)
         await self._unload_down_to(self._limit() - expected)
         if self._used() + expected > self._limit():
             in_use = ", ".join(loaded.model.name for loaded in self._loaded.values()) or "none"

@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mutations import DEEPGRAM, FIELDS, FLUX, NATIVE, QUERIES, REALTIME, Mutator
 
-from myna.inference.engines.catalogue import Model
 from myna.inference.engines.fake.engine import FakeEngine
+from myna.inference.engines.kind import Model
 from myna.inference.workers.ipc import Batch, Release, Unpacker, encode
 from myna.runtime.errors import DialectError, Refusal
 from myna.server.dialects.base import Command, Configure, Discard, End, Flush, Reply

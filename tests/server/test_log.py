@@ -12,8 +12,9 @@ from myna.server.log import LONGEST_TRACE, LONGEST_VALUE, REPEATED_S, Repeats, b
 
 @pytest.fixture(autouse=True)
 def afterwards():
+    before = structlog.get_config()
     yield
-    structlog.reset_defaults()
+    structlog.configure(**before)
 
 
 @pytest.mark.parametrize("form", ["json", "console"])

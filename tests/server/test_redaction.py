@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from unittest import mock
 
 import numpy as np
@@ -11,8 +12,8 @@ from aiohttp import ClientSession
 from peer import connected, listening
 from speakers import running_fake
 
+from myna.inference.engines import registry
 from myna.inference.engines.fake.engine import silence, spoken
-from myna.inference.engines.registry import OwnModel
 from myna.server.app import Server
 
 RAW = "encoding=linear16&sample_rate=16000"
@@ -21,8 +22,10 @@ KNOWN = "da, de, en, es, fr, it, nl, pt"
 
 @pytest.fixture(scope="module")
 async def server() -> AsyncIterator[Server]:
-    fake = {"fake": OwnModel("fake", ("en", "de", "pl"))}
-    with mock.patch.dict("myna.inference.engines.catalogue._OWN", fake):
+    fake = registry.kinds()["fake"]
+    assert fake.bundled is not None
+    speaking = replace(fake, bundled=replace(fake.bundled, languages=("en", "de", "pl")))
+    with mock.patch.dict(registry.kinds(), {"fake": speaking}):
         async with running_fake() as started:
             yield started
 

@@ -1,53 +1,31 @@
-"""Finds the models: those bundled with engines, the .nemo files of a folder, and those named in the configuration.
+"""Finds the models: those bundled with engines, those of a folder, and those named in the configuration.
 
-A lookup lists the folder once and reads a file again only if it has changed. The catalogue loads no model.
+A lookup lists the folder once and reads a model again only if it has changed. The catalogue loads no model, and knows no
+engine: each engine kind recognises its own files and folders.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from importlib.util import find_spec
+from dataclasses import replace
 from pathlib import Path
 
 from myna.inference.engines import registry
+from myna.inference.engines.kind import EngineKind, Model
 from myna.streaming.errors import EngineUnavailableError
+from myna.streaming.policy import MULTIPLE
 from myna.wire.quoting import quoted
 
-MOONSHINE = registry.MOONSHINE.name
-_OWN = {engine: kind.own for engine, kind in registry.ENGINES.items() if kind.own is not None}
-"""Engine → its bundled model, which can be requested by its own name or by the engine's."""
-_PUBLISHED = {
-    "parakeet-tdt-0.6b-v2": ("en",),
-    "parakeet-tdt-1.1b": ("en",),
-    "parakeet-rnnt-0.6b": ("en",),
-    "parakeet-rnnt-1.1b": ("en",),
-    "parakeet-tdt_ctc-110m": ("en",),
-    "parakeet-tdt_ctc-1.1b": ("en",),
-    "parakeet-tdt-0.6b-v3": (
-        "bg", "hr", "cs", "da", "nl", "en", "et", "fi", "fr", "de", "el", "hu", "it", "lv", "lt", "mt", "pl", "pt", "ro",
-        "sk", "sl", "es", "sv", "ru", "uk",
-    ),
-}  # fmt: skip
-"""Languages of NVIDIA's published models, from their model cards; the files do not declare them."""
+_Stamp = tuple[tuple[str, int, int], ...]
+_MOST_FILES = 4096
+"""Limit on the files of a model folder that are looked at for changes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A model that can be loaded. `source` is a file or a hub name. Empty `languages` are unknown before loading."""
-
-    name: str
-    engine: str
-    source: str = ""
-    languages: tuple[str, ...] = ()
-    version: str = ""
-    mode: str = "offline"
-    uuid: str = ""
-    size: int = 0
-    """Bytes on disk; 0 if unknown."""
-    created: int = 0
-    """Modification time of its file, in seconds since 1970; 0 if unknown."""
+AUTO = "auto"
+"""The name that stands for the model of the language spoken."""
+ANY = "*"
+"""The key, in the models by language, of the model for every other language and for clients that name none."""
 
 
 class UnknownModelError(Exception):
@@ -57,18 +35,25 @@ class UnknownModelError(Exception):
 class Catalogue:
     """The models of one server. Safe to use from any thread.
 
-    `default` and the values of `aliases` are names, paths of .nemo files, or hub names (owner/name). Clients request a
-    name or an alias. `languages` gives the languages of models whose files do not declare them.
+    `default` and the values of `aliases` are names, paths, or hub names (owner/name). Clients request a name or an alias.
+    `languages` gives the languages of models whose files do not declare them; `by_language`, the model that `auto` stands for
+    in each language.
     """
 
     def __init__(
-        self, folder: Path, default: str, aliases: Mapping[str, str], languages: Mapping[str, Sequence[str]]
+        self,
+        folder: Path,
+        default: str,
+        aliases: Mapping[str, str],
+        languages: Mapping[str, Sequence[str]],
+        by_language: Mapping[str, str] | None = None,
     ) -> None:
         self._folder = folder
         self._default = default
         self._aliases = dict(aliases)
         self._languages = languages
-        self._read: dict[Path, tuple[tuple[int, int], Model | str]] = {}
+        self._by_language = dict(by_language or {})
+        self._read: dict[Path, tuple[_Stamp, Model | str]] = {}
         self._lock = threading.Lock()
 
     @property
@@ -78,7 +63,7 @@ class Catalogue:
 
     @property
     def default(self) -> str:
-        """Return the name of the model for clients that request none."""
+        """Return the name of the model for clients that request none; `auto`: it depends on the language."""
         return _name_of(self._aliases.get(self._default, self._default))
 
     def models(self) -> tuple[dict[str, Model], dict[str, str]]:
@@ -86,10 +71,10 @@ class Catalogue:
         usable: dict[str, Model] = {}
         broken: dict[str, str] = {}
         with self._lock:
-            if find_spec("moonshine_voice") is not None:
-                usable[MOONSHINE] = _own("moonshine")
-            files = sorted(self._folder.glob("*.nemo")) if self._folder.is_dir() else []
-            for target in [*map(str, files), self._default, *self._aliases.values()]:
+            for kind in registry.kinds().values():
+                if kind.bundled and kind.listed and not kind.missing:
+                    usable[kind.bundled.name] = kind.bundled
+            for target in [*self._files(), self._default, *self._aliases.values(), *self._by_language.values()]:
                 name = _name_of(target)
                 if name in usable or name in broken:
                     continue
@@ -100,79 +85,127 @@ class Catalogue:
                     broken[name] = str(error)
         return usable, broken
 
-    def find(self, name: str | None = None, *, or_default: bool = False) -> Model:
+    def find(self, name: str | None = None, *, or_default: bool = False, language: str | None = None) -> Model:
         """Return the model of this name or alias; without a name, the default. Raises `UnknownModelError`.
 
-        With `or_default`, an unknown name returns the default.
+        With `or_default`, an unknown name returns the default. `language` chooses the model where the name is `auto`.
         """
         wanted = _name_of(self._aliases.get(name, name)) if name else self.default
         usable, broken = self.models()
+        if wanted == AUTO and AUTO not in usable:
+            return self._of_language(language, usable, broken)
         if wanted in usable:
             return usable[wanted]
         if wanted in broken:
             raise UnknownModelError(f"model {quoted(wanted)} cannot be used: {broken[wanted]}")
         if or_default:
-            return self.find()
+            return self.find(language=language)
+        if offer := next((o for kind in registry.kinds().values() for o in kind.offers if o.name == wanted), None):
+            raise UnknownModelError(f"model {quoted(wanted)} is not here; to fetch it: myna models add {offer.name}")
         there = ", ".join(sorted({*usable, *(alias for alias, target in self.aliases.items() if target in usable)}))
         raise UnknownModelError(f"unknown model {quoted(name or self._default)}; available: {there or 'none'}")
 
+    def _of_language(self, language: str | None, usable: dict[str, Model], broken: dict[str, str]) -> Model:
+        """Return the model that serves a language: the configured one, else the first that supports it."""
+        if target := self._by_language.get(language or ANY) or self._by_language.get(ANY):
+            name = _name_of(self._aliases.get(target, target))
+            if name in usable:
+                return usable[name]
+            reason = broken.get(name, "there is no such model")
+            raise UnknownModelError(
+                f"model {quoted(name)}, chosen for the language {language or ANY}, cannot be used: {reason}"
+            )
+        several = language == MULTIPLE
+        for model in usable.values():
+            if language is None or (len(model.languages) > 1 if several else language in model.languages):
+                return model
+        known = ", ".join(sorted({code for model in usable.values() for code in model.languages}))
+        asked = "speech whose language changes" if several else f"the language {quoted(language or '')}"
+        raise UnknownModelError(f"no model supports {asked}; the models support: {known or 'none'}")
+
+    def _files(self) -> list[str]:
+        """Return the files and folders of the models' folder that an engine claims."""
+        try:
+            inside = sorted(self._folder.iterdir())
+        except OSError:
+            return []
+        return [str(path) for path in inside if not path.name.startswith(".") and _claiming(path)]
+
     def _model(self, name: str, target: str) -> Model | None:
         """Return the model that a name, path or hub name refers to, or None. Raises `EngineUnavailableError`."""
-        for engine, own in _OWN.items():
-            if target in (engine, own.name):
-                registry.check(engine)
-                return _own(engine)
-        if target.endswith(".nemo"):
-            return self._spoken(self._file(name, Path(target)))
-        if "/" in target:
-            registry.check("parakeet")
-            return self._spoken(Model(name, "parakeet", target))
-        return None
+        for kind in registry.kinds().values():
+            if kind.bundled and target in (kind.name, kind.bundled.name):
+                kind.check()
+                return kind.bundled
+        path = Path(target)
+        named = path.suffix in _suffixes() or target.startswith((".", "/"))
+        if named or (path.exists() and ("/" in target or _claiming(path))):
+            return self._spoken(self._described(name, path))
+        if "/" not in target:
+            return None
+        for kind in sorted(registry.kinds().values(), key=lambda kind: kind.any_hub_name):
+            if found := kind.hub(target):
+                kind.check()
+                return self._spoken(replace(found, name=name))
+        raise EngineUnavailableError(f"no engine loads {target} from a model hub")
 
-    def _file(self, name: str, path: Path) -> Model:
-        from myna.inference.engines.parakeet.checkpoint import inspect
-
+    def _described(self, name: str, path: Path) -> Model:
+        if not path.exists():
+            raise EngineUnavailableError(f"{path} does not exist")
+        kind = _the_claiming(path)
+        kind.check()
         try:
-            state = path.stat()
+            stamp = _stamp(path)
         except OSError as error:
             raise EngineUnavailableError(f"{path} cannot be read: {error.strerror}") from error
-        registry.check("parakeet")
-        stamp = (state.st_mtime_ns, state.st_size)
-        known, found = self._read.get(path, (None, ""))
+        known, found = self._read.get(path, ((), ""))
         if known != stamp:
             try:
-                seen = inspect(path)
-                mode = "streaming" if seen.streaming else "offline"
-                found = Model(
-                    name,
-                    "parakeet",
-                    str(path),
-                    seen.languages,
-                    seen.version,
-                    mode,
-                    seen.uuid,
-                    seen.size,
-                    int(state.st_mtime),
-                )
+                found = replace(kind.describe(path), name=name)
             except EngineUnavailableError as error:
                 found = str(error)
+            except OSError as error:
+                found = f"{path} cannot be read: {error.strerror or error}"
             self._read[path] = (stamp, found)
         if isinstance(found, str):
             raise EngineUnavailableError(found)
         return found
 
     def _spoken(self, model: Model) -> Model:
-        """Add languages from the configuration or, failing that, from NVIDIA's model card."""
-        languages = tuple(self._languages.get(model.name, ())) or model.languages or _PUBLISHED.get(model.name, ())
-        return replace(model, languages=languages)
+        """Replace the languages by those of the configuration, if it names the model."""
+        return replace(model, languages=tuple(self._languages.get(model.name, ())) or model.languages)
 
 
-def _own(engine: str) -> Model:
-    own = _OWN[engine]
-    return Model(own.name, engine, languages=own.languages, version=own.version, uuid=own.uuid)
+def _claiming(path: Path) -> list[EngineKind]:
+    return [kind for kind in registry.kinds().values() if kind.claims(path)]
+
+
+def _the_claiming(path: Path) -> EngineKind:
+    claiming = _claiming(path)
+    if not claiming:
+        known = ", ".join(sorted(kind.name for kind in registry.kinds().values() if kind.listed))
+        raise EngineUnavailableError(f"{path} is no model of the engines {known}")
+    if len(claiming) > 1:
+        names = " and ".join(kind.name for kind in claiming)
+        raise EngineUnavailableError(f"{path} has the files of several engines: {names}; keep one model in a folder")
+    return claiming[0]
+
+
+def _suffixes() -> set[str]:
+    return {suffix for kind in registry.kinds().values() for suffix in kind.suffixes}
+
+
+def _stamp(path: Path) -> _Stamp:
+    """Return what changes when a model's file, or a file of its folder, is replaced."""
+    files = sorted(path.iterdir())[:_MOST_FILES] if path.is_dir() else [path]
+    states = [(file.name, file.stat()) for file in files]
+    return tuple((name, state.st_mtime_ns, state.st_size) for name, state in states)
 
 
 def _name_of(target: str) -> str:
-    if target in _OWN:
-        return _OWN[target].name
-    return target.rsplit("/", 1)[-1].removesuffix(".nemo")
+    kind = registry.kinds().get(target)
+    if kind is not None and kind.bundled is not None:
+        return kind.bundled.name
+    name = target.rstrip("/").rsplit("/", 1)[-1]
+    suffix = Path(name).suffix
+    return name.removesuffix(suffix) if suffix in _suffixes() else name

@@ -14,7 +14,7 @@ class ModelOptions:
     """How to load a model. An engine ignores the options that do not apply to it."""
 
     source: str = ""
-    """A .nemo file or a hub name, for an engine without a bundled model."""
+    """A file, a folder or a hub name, for an engine without a bundled model."""
     name: str = ""
     """The model's name in the catalogue."""
     languages: tuple[str, ...] = ()

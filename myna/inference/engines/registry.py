@@ -1,78 +1,57 @@
-"""The engines that exist. Finding them imports none; the heavy import happens when an engine is built."""
+"""Finds the engine kinds: the folders beside this module, and what other packages register as entry points.
+
+A package adds an engine with an entry point of the group `myna.engines` that names its `EngineKind`. Finding kinds imports no
+engine; the heavy import happens when an engine is built.
+"""
 
 from __future__ import annotations
 
+import functools
+import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
+from importlib.metadata import entry_points
+from pathlib import Path
 
+import structlog
+
+from myna.inference.engines.kind import EngineKind
 from myna.inference.engines.port import Engine, ModelOptions
-from myna.streaming.errors import EngineUnavailableError
+
+log = structlog.get_logger()
+
+GROUP = "myna.engines"
+_PACKAGE = __name__.rpartition(".")[0]
 
 
-@dataclass(frozen=True, slots=True)
-class OwnModel:
-    """The model that is bundled with an engine."""
-
-    name: str
-    languages: tuple[str, ...]
-    version: str = ""
-    uuid: str = ""
-
-
-MOONSHINE = OwnModel(
-    "moonshine-tiny-en",
-    ("en",),
-    version="0.1.0",  # of the wheel that ships the weights
-    uuid="22595085-db37-5f6a-9d7e-311964686bc1",
-)
+@functools.cache
+def kinds() -> dict[str, EngineKind]:
+    """Return the engine kinds by name."""
+    found: dict[str, EngineKind] = {}
+    folder = Path(__file__).parent
+    for each in pkgutil.iter_modules([str(folder)]):
+        if each.ispkg and (folder / each.name / "kind.py").is_file():
+            _add(found, import_module(f"{_PACKAGE}.{each.name}.kind").KIND)
+    for entry in entry_points(group=GROUP):
+        try:
+            _add(found, entry.load())
+        except Exception as error:  # another package's code: the server serves its other models
+            log.error("engine cannot be registered", entry=f"{entry.name} = {entry.value}", reason=str(error))
+    return found
 
 
-@dataclass(frozen=True, slots=True)
-class EngineKind:
-    """An engine: where its class is, the packages it needs, and how to install them."""
-
-    module: str
-    class_name: str
-    needs: tuple[str, ...] = ()
-    hint: str = ""
-    one_lane: bool = False
-    """Whether one thread owns the model and uses all cores; otherwise each core has a model."""
-    own: OwnModel | None = None
-
-
-ENGINES = {
-    "moonshine": EngineKind(
-        "myna.inference.engines.moonshine.engine",
-        "MoonshineEngine",
-        needs=("onnxruntime", "onnx", "moonshine_voice"),
-        hint="pip install moonshine-voice==0.1.0",
-        own=MOONSHINE,
-    ),
-    "parakeet": EngineKind(
-        "myna.inference.engines.parakeet.engine",
-        "ParakeetEngine",
-        needs=("torch", "nemo"),
-        hint="pip install 'myna[parakeet]'",
-        one_lane=True,
-    ),
-    "fake": EngineKind("myna.inference.engines.fake.engine", "FakeEngine", own=OwnModel("fake", ("en",))),
-}
-
-
-def check(name: str) -> None:
-    """Raise `EngineUnavailableError` if a package that the engine needs is not installed."""
-    kind = ENGINES[name]
-    missing = [package for package in kind.needs if find_spec(package) is None]
-    if missing:
-        raise EngineUnavailableError(
-            f"The engine {name!r} needs {', '.join(missing)}, which is not installed: {kind.hint}"
-        )
+def _add(found: dict[str, EngineKind], kind: EngineKind) -> None:
+    if not isinstance(kind, EngineKind):
+        raise TypeError(f"it is a {type(kind).__name__}, not an EngineKind")
+    if kind.name in found:
+        raise ValueError(f"there is already an engine {kind.name!r}")
+    found[kind.name] = kind
 
 
 def builder(name: str) -> Callable[[ModelOptions], Engine]:
     """Import the engine and return its constructor. Raises `EngineUnavailableError`."""
-    check(name)
-    build: Callable[[ModelOptions], Engine] = getattr(import_module(ENGINES[name].module), ENGINES[name].class_name)
+    kind = kinds()[name]
+    kind.check()
+    module, _, class_name = kind.engine.partition(":")
+    build: Callable[[ModelOptions], Engine] = getattr(import_module(module), class_name)
     return build

@@ -231,7 +231,7 @@ def main() -> None:
     threading.excepthook = _end_process
     for number in (signal.SIGINT, signal.SIGHUP):  # the front handles signals to the process group
         signal.signal(number, signal.SIG_IGN)
-    if not registry.ENGINES[arguments.engine].one_lane:
+    if registry.kinds()[arguments.engine].lanes != "one":
         os.nice(_NICENESS)
     gone = contextlib.suppress(BrokenPipeError, ConnectionResetError)  # the front is gone
     with gone, socket.socket(fileno=arguments.fd) as connection:

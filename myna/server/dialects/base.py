@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from myna.batch.callback import Callback
-from myna.inference.engines.catalogue import Model
+from myna.inference.engines.kind import Model
 from myna.runtime.errors import DialectError, Refusal
 from myna.server.serving import ModelWanted
 from myna.streaming.audio.raw import Coded, RawFormat

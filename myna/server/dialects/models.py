@@ -9,7 +9,8 @@ from aiohttp import web
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
-from myna.inference.engines.catalogue import Model, UnknownModelError
+from myna.inference.engines.catalogue import UnknownModelError
+from myna.inference.engines.kind import Model
 from myna.inference.models import Models
 from myna.runtime.errors import Refusal
 from myna.server.dialects.deepgram import models as deepgram_models

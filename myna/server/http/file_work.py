@@ -14,7 +14,7 @@ from myna.batch.fairness import FairTurns
 from myna.batch.fetch import Fetched, FetchError, FetchLimits, fetch
 from myna.batch.transcriber import DecodeFailedError, Listener, SoundFile, Transcriber
 from myna.batch.transcript import FileTranscript
-from myna.inference.engines.catalogue import Model
+from myna.inference.engines.kind import Model
 from myna.inference.models import Models
 from myna.media.source import DecoderLostError
 from myna.runtime.errors import Refusal

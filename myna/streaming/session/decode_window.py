@@ -124,12 +124,15 @@ class DecodeWindow:
         )
 
     def is_close(self, at: int) -> bool:
-        """Return whether speech at this sample would have the speech before it as context."""
+        """Return whether speech at this sample would be decoded with the speech before it."""
+        return self._context >= LEAST_CONTEXT and self._is_near(at)
+
+    def _is_near(self, at: int) -> bool:
         return self.last_speech_end is not None and at - self.last_speech_end < self._context_gap
 
     def _start(self, speech_start: int, end: int, context: int) -> int:
         earliest = max(self._buffer.start, end - self._longest, self.not_before)
         context = min(context, max(SURE_CONTEXT, ENOUGH - (end - speech_start)), speech_start - earliest)
-        if self.is_close(speech_start) and context >= LEAST_CONTEXT:
+        if self._is_near(speech_start) and context >= LEAST_CONTEXT:
             return self._segmenter.quietest(speech_start - context, speech_start - context // 2)
         return max(speech_start - self._lead, earliest)

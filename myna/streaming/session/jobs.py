@@ -60,6 +60,9 @@ class Transcript:
 
     words: tuple[Word, ...]
     log_probability: float
+    language: str = ""
+    """The ISO 639-1 code of the language that was heard; empty: the engine does not know."""
+    language_probability: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,12 @@ class EngineInfo:
     gives the same words as a decode of the whole utterance. Implies `incremental`."""
     keyterms: bool = False
     """Whether the engine can boost words and phrases for one stream."""
+    detects_language: bool = False
+    """Whether the engine reports the language of each decode, and finds it where the job names none."""
+    translates: bool = False
+    """Whether the engine can translate speech into English."""
+    prompts: bool = False
+    """Whether the engine takes a text that precedes the speech."""
     version: str = ""
     mode: str = "offline"
     """`offline`: the model was trained on whole utterances; `streaming`: on a limited view of the future."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -59,6 +60,8 @@ class FakeSettings:
     forget_every: int = 0
     """Every this many steps of followed utterances, the engine drops their state first."""
     keyterms: bool = False
+    detects_language: bool = False
+    """Whether the engine reports languages: of each hundred words in turn, another of its languages."""
 
 
 class FakeEngine:
@@ -86,6 +89,7 @@ class FakeEngine:
             incremental=self._settings.incremental or self._settings.flushed_finals,
             flushed_finals=self._settings.flushed_finals,
             keyterms=self._settings.keyterms,
+            detects_language=self._settings.detects_language,
         )
 
     @property
@@ -119,7 +123,7 @@ class FakeEngine:
             return JobError("the fake engine is set to fail")
         if not job.utterance:
             self.encoded += job.length
-            return Transcript(tuple(heard(np.frombuffer(job.pcm, np.int16))), -0.1)
+            return self._transcript(heard(np.frombuffer(job.pcm, np.int16)))
         self._steps += 1
         if self._settings.forget_every and self._steps % self._settings.forget_every == 0:
             self._followed.clear()
@@ -145,7 +149,13 @@ class FakeEngine:
             else:
                 end = complete
         words = [word for word in heard(pcm[:end]) if word.start >= seconds(job.since)]
-        return Transcript(tuple(word.shifted(-seconds(job.since)) for word in words), -0.1)
+        return self._transcript([word.shifted(-seconds(job.since)) for word in words])
+
+    def _transcript(self, words: Sequence[Word]) -> Transcript:
+        if not (words and self._settings.detects_language):
+            return Transcript(tuple(words), -0.1)
+        codes = Counter(self._languages[int(word.text[1:]) // 100 % len(self._languages)] for word in words)
+        return Transcript(tuple(words), -0.1, codes.most_common(1)[0][0], 0.9)
 
 
 def heard(pcm: np.ndarray) -> list[Word]:

@@ -15,20 +15,20 @@ import numpy as np
 import onnxruntime
 
 from myna.inference.engines.moonshine.graph import LAYERS, decoder_graphs
+from myna.inference.engines.moonshine.kind import MODEL
 from myna.inference.engines.port import ModelOptions
-from myna.inference.engines.registry import MOONSHINE
 from myna.runtime.memory import keep_steady
 from myna.streaming.errors import EngineUnavailableError
 from myna.streaming.events import SAMPLE_RATE, Word
 from myna.streaming.session.jobs import EngineInfo, InferenceJob, JobError, JobKind, Outcome, Transcript
 
 INFO = EngineInfo(
-    name=MOONSHINE.name,
-    languages=MOONSHINE.languages,
+    name=MODEL.name,
+    languages=MODEL.languages,
     longest_segment_s=15.0,
     smallest_endpoint_ms=100,
-    version=MOONSHINE.version,
-    uuid=MOONSHINE.uuid,
+    version=MODEL.version,
+    uuid=MODEL.uuid,
 )
 BEGIN, END = 1, 2
 TOKENS_PER_SECOND = 6.5

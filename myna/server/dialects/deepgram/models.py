@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from myna.inference.engines.catalogue import Model
+from myna.inference.engines.kind import Model
 from myna.streaming.session.jobs import EngineInfo
 
 PUBLIC_MODELS = re.compile(r"(nova(-[23])?|enhanced|base|whisper|custom|flux)(-[a-z0-9-]+)?")

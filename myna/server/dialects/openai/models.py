@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from myna.inference.engines.catalogue import Catalogue, Model
+from myna.inference.engines.catalogue import Catalogue
+from myna.inference.engines.kind import Model
 
 _SIZE = r"(tiny|base|small|medium|large|turbo)(-v\d(\.\d)?)?(-turbo)?"
 _VARIANT = r"([.-](en|multi|ct2|mlx|onnx|ggml|gguf|int8|fp16|float16|q\d\w*|\dbit|latest))*"
