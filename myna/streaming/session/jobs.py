@@ -63,6 +63,9 @@ class Transcript:
     language: str = ""
     """The ISO 639-1 code of the language that was heard; empty: the engine does not know."""
     language_probability: float = 0.0
+    end_of_utterance_s: float | None = None
+    """Where the engine heard that the speaker has finished, in seconds like the words; None: it did not, a word follows, or
+    the engine cannot tell."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,8 @@ WORD = 4800
 _LOUDEST_CODE = 16_000
 _BASE = 1_000
 _STEP = 10
+SAYS_END = 1496
+"""The word after which the engine reports the end of the utterance."""
 CHUNK = 8960
 """Samples of a chunk of an engine that flushes finals (560 ms)."""
 CRASH, HANG, EXIT = 1499, 1498, 1497
@@ -152,10 +154,12 @@ class FakeEngine:
         return self._transcript([word.shifted(-seconds(job.since)) for word in words])
 
     def _transcript(self, words: Sequence[Word]) -> Transcript:
-        if not (words and self._settings.detects_language):
-            return Transcript(tuple(words), -0.1)
-        codes = Counter(self._languages[int(word.text[1:]) // 100 % len(self._languages)] for word in words)
-        return Transcript(tuple(words), -0.1, codes.most_common(1)[0][0], 0.9)
+        language, probability = "", 0.0
+        if words and self._settings.detects_language:
+            codes = Counter(self._languages[int(word.text[1:]) // 100 % len(self._languages)] for word in words)
+            language, probability = codes.most_common(1)[0][0], 0.9
+        ended_s = words[-1].end if words and words[-1].text == f"w{SAYS_END}" else None
+        return Transcript(tuple(words), -0.1, language, probability, ended_s)
 
 
 def heard(pcm: np.ndarray) -> list[Word]:

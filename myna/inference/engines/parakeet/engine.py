@@ -21,7 +21,7 @@ from myna.inference.engines.transducer.caches import CacheFollower
 from myna.inference.engines.transducer.windows import WindowFollower
 from myna.streaming.errors import EngineUnavailableError
 from myna.streaming.events import SAMPLE_RATE, samples, seconds
-from myna.streaming.session.jobs import EngineInfo, InferenceJob, JobError, JobKind, Outcome, Transcript
+from myna.streaming.session.jobs import EngineInfo, InferenceJob, JobError, JobKind, Outcome
 
 LONGEST_S = 40.0
 """Longest job: the maximum length of Parakeet's training utterances (NVIDIA's model cards filter at 40 s)."""
@@ -92,10 +92,7 @@ class ParakeetEngine:
     def _offline(self, jobs: Sequence[InferenceJob]) -> list[Outcome]:
         encoded = self._model.encode([np.frombuffer(job.pcm, np.int16) for job in jobs])
         found, _ = self._model.decode(encoded, keyterms=[job.options.keyterms for job in jobs])
-        return [
-            Transcript(self._model.vocabulary.words(tokens, self._model.frame_s), tokens.mean_log_probability())
-            for tokens in found
-        ]
+        return [self._model.vocabulary.transcript(tokens, self._model.frame_s) for tokens in found]
 
     def _afforded(
         self, jobs: Sequence[InferenceJob], run: Callable[[Sequence[InferenceJob]], list[Outcome]]

@@ -117,9 +117,7 @@ class Follower(ABC, Generic[ModelT, UtteranceT]):
         """
         model = self._model
         asked = model.vocabulary.between(tokens, job.since / model.frame, job.length / model.frame + 1)
-        words = model.vocabulary.words(asked, model.frame_s)
-        log_probability = asked.mean_log_probability()
-        return Transcript(tuple(word.shifted(-seconds(job.since)) for word in words), log_probability)
+        return model.vocabulary.transcript(asked, model.frame_s, seconds(job.since))
 
     def _take(self, job: InferenceJob) -> UtteranceT | Missing:
         state = self._followed.pop(job.source, None)
