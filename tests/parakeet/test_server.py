@@ -175,6 +175,7 @@ async def test_a_file_dropped_into_the_folder_is_served_without_a_restart(
         shutil.copy(TINY_STREAMING, tmp_path / "birds.nemo")
         (changed,) = [model for model in (await listed(server))["data"] if model["id"] == "birds"]
         assert (changed["mode"], changed["loaded"]) == ("streaming", False)
+        assert (changed["look_ahead_ms"], changed["look_aheads_ms"]) == (480, [480])
         assert changed["uuid"] != loaded["uuid"]
         (tmp_path / "birds.nemo").unlink()
         assert "birds" not in [model["id"] for model in (await listed(server))["data"]]

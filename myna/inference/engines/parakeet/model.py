@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from myna.inference.engines.kind import nearest
 from myna.inference.engines.parakeet.checkpoint import Checkpoint
 from myna.inference.engines.parakeet.durations import durations
 from myna.inference.engines.parakeet.loading import PRECISIONS, device_of, precision_of, restored
@@ -63,7 +64,10 @@ class ParakeetModel:
         over_utterance = preprocessor.get("normalize") in ("per_feature", "all_features")
         self.cached = checkpoint.streaming and not over_utterance
         """Whether each frame can be encoded once. Features normalised over the utterance change as it grows."""
-        if self.cached:
+        if checkpoint.contexts:
+            chosen = checkpoint.contexts[nearest(checkpoint.look_aheads_ms, options.look_ahead_ms)]
+            self._model.encoder.set_default_att_context_size(list(chosen))
+        elif self.cached:
             self._model.encoder.setup_streaming_params()
         if options.compile:  # per layer: compiling the whole encoder with dynamic shapes does not finish
             for layer in self._model.encoder.layers:
