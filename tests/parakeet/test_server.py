@@ -60,15 +60,20 @@ def timed(message: dict[str, Any]) -> list[Any]:
 
 
 class Decoded:
-    """Records the audio of each channel's final jobs."""
+    """Records the audio of each channel's final jobs: of a step, the utterance up to its end."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.audio: dict[str, list[np.ndarray]] = defaultdict(list)
         submit = EnginePool.submit
+        utterances: dict[tuple[str, int], bytes] = {}
 
         def heard(pool: EnginePool, job: InferenceJob, on_result: OnResult) -> None:
+            pcm = job.pcm
+            if job.utterance:
+                before = utterances.get((job.source, job.utterance), b"")
+                pcm = utterances[job.source, job.utterance] = before[: 2 * job.held] + job.pcm
             if job.kind is JobKind.FINAL:
-                self.audio[job.source].append(np.frombuffer(job.pcm, np.int16))
+                self.audio[job.source].append(np.frombuffer(pcm, np.int16))
             submit(pool, job, on_result)
 
         monkeypatch.setattr(EnginePool, "submit", heard)
