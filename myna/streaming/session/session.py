@@ -26,17 +26,19 @@ from myna.streaming.events import (
 )
 from myna.streaming.policy import MULTIPLE, Options, Policy
 from myna.streaming.session.decode_window import DecodeWindow, fitted
+from myna.streaming.session.final_decodes import FinalDecodes
+from myna.streaming.session.following import Following
 from myna.streaming.session.interim_text import InterimText
 from myna.streaming.session.interims import InterimScheduler
-from myna.streaming.session.jobs import EngineInfo, JobKind, Outcome, Transcript
+from myna.streaming.session.jobs import EngineInfo, Outcome, Transcript
 from myna.streaming.session.languages import ChannelLanguage
-from myna.streaming.session.pending import Barrier, Change, Decode, Waiting
+from myna.streaming.session.pending import Barrier, Change, Waiting
 from myna.streaming.session.requester import Requester
-from myna.streaming.session.requests import Cancel, CancelVoices, ReleaseUtterance, Request
+from myna.streaming.session.requests import Cancel, ReleaseUtterance, Request
 from myna.streaming.session.speculation import Speculation
 from myna.streaming.session.timeline import Timeline
 from myna.streaming.session.turn_control import TurnControl
-from myna.streaming.session.voices import REACH, ChannelSpeakers
+from myna.streaming.session.voices import ChannelSpeakers
 from myna.streaming.speakers.labelling import Distances
 from myna.streaming.speech.segmenter import WINDOW, ClosedSegment, Decision, Gap, Onset, Pause, Resumed, Segmenter
 from myna.streaming.speech.turns import Over
@@ -64,21 +66,19 @@ class Session:
         self._policy = policy = _fitted(policy, options, engine)
         self._buffer = AudioBuffer()
         self._segmenter = Segmenter(policy)
-        self._timeline = Timeline(channel)
         self._language = ChannelLanguage()
         self._requester = Requester(name, self._buffer, options, self._language)
+        self._speakers = ChannelSpeakers(self._requester, channel, distances, policy)
+        self._timeline = Timeline(channel, self._speakers)
         self._window = DecodeWindow(policy, samples(engine.longest_segment_s), self._segmenter, self._buffer)
-        self._interims = InterimScheduler(
-            policy, self._requester, self._window, self._segmenter, incremental=engine.incremental
-        )
+        self._following: Following | None = None
+        if engine.incremental:
+            self._following = Following(self._requester, self._window, self._segmenter, engine)
+        self._interims = InterimScheduler(policy, self._requester, self._window, self._segmenter, self._following)
         self._interim_text = InterimText(channel, self._segmenter)
+        self._finals = FinalDecodes(self._requester, self._window, self._following, live=policy.live)
         self._speculation = Speculation(policy.gate, self._requester, self._segmenter, self._timeline)
         self._turns = TurnControl(policy, channel, self._segmenter, self._timeline, self._speculation)
-        self._speakers: ChannelSpeakers | None = None
-        if policy.speakers and distances:
-            self._speakers = ChannelSpeakers(self._requester, distances, policy.speakers)
-            self._timeline.speakers = self._speakers
-        self._reminded = -1  # the last segment for whose voices a reminder has been requested
         self._barriers: deque[Barrier | Change] = deque()
         self._detected = 0  # the samples whose speech probabilities have been requested
         self._progress_at = 0
@@ -155,17 +155,15 @@ class Session:
     def on_result(self, job_id: str, outcome: Outcome) -> None:
         """Take a decode's outcome, in any order. The outcome of a cancelled decode is ignored."""
         interim = None
-        if self._speakers and self._speakers.answer(job_id, outcome):
+        if self._speakers.answer(job_id, outcome):
             self._drain()
             return
         if isinstance(outcome, Transcript):
             outcome = self._language.stamped(outcome)
         if self._interims.awaits(job_id):
             interim = self._interims.answer(job_id, outcome, may_repeat=not self._timeline.behind)
-        elif self._speculation.awaits(job_id):
-            interim = self._speculation.answer(outcome)
         else:
-            self._timeline.answer(job_id, outcome)
+            interim = self._on_final_decode(job_id, outcome)
         if interim:
             self._emit_interim(*interim)
         self._drain()
@@ -175,9 +173,8 @@ class Session:
 
     def on_reminder(self, number: int) -> None:
         """Take note that the words of a segment wait for its voices no longer (see `Remind`)."""
-        if self._speakers:
-            self._speakers.give_up(number)
-            self._drain()
+        self._speakers.give_up(number)
+        self._drain()
 
     def take(self) -> tuple[list[Request], list[Event]]:
         """Return the requests and events since the last call."""
@@ -189,8 +186,20 @@ class Session:
         decodes = [*self._timeline.decodes, self._speculation.decode, *self._interims.awaited]
         awaited = [decode for decode in decodes if decode and decode.outcome is None]
         cancels: list[Request] = [Cancel(decode.job_id) for decode in awaited]
-        cancels += map(CancelVoices, self._speakers.abandon() if self._speakers else ())
-        return [*cancels, ReleaseUtterance(self._name)] if self._interims.has_followed else cancels
+        cancels += self._speakers.abandon()
+        followed = self._following is not None and self._following.has_followed
+        return [*cancels, ReleaseUtterance(self._name)] if followed else cancels
+
+    def _on_final_decode(self, job_id: str, outcome: Outcome) -> tuple[Span, Transcript] | None:
+        """Take the outcome of a final decode; return the audio and the transcript to emit as an interim, if there are any."""
+        speculative = self._speculation.awaits(job_id)
+        decode = self._speculation.decode if speculative else self._timeline.decode_of(job_id)
+        if decode is None or (self._following is not None and self._following.answer(decode, outcome)):
+            return None
+        if speculative:
+            return self._speculation.answer(outcome)
+        decode.outcome = outcome
+        return None
 
     def _set_barrier(self, barrier: Barrier) -> None:
         self._barriers.append(barrier)
@@ -213,6 +222,7 @@ class Session:
             self._leave_utterance()
             self._window.not_before = barrier.at
             self._turns.forget()
+            self._end_followed()
         ends_turn = barrier.cause is Cause.ENDPOINT
         self._timeline.append(self._turns.end_at(barrier) if ends_turn else barrier)
 
@@ -220,10 +230,15 @@ class Session:
         """Make the next speech begin another utterance."""
         self._segmenter.in_utterance = self._speaking = False
 
+    def _end_followed(self) -> None:
+        """Make the engine follow another utterance from the next step on."""
+        if self._following is not None:
+            self._following.end()
+
     def _adopt(self, change: Change) -> None:
         if change.options != self._requester.options:
             self._requester.options = change.options
-            self._interims.restart_utterance()  # the engine followed the utterance with the old options
+            self._end_followed()  # the engine followed the utterance with the old options
         policy = _fitted(change.policy, change.options, self._engine)
         if policy != self._policy:
             endless = self._policy.patience_s == 0
@@ -244,10 +259,9 @@ class Session:
                     self._speaking = True
                     self._events.append(SpeechStarted(channel=self._channel, at=at))
                 case Pause(speech) if self._policy.live:
-                    audio = self._window.of_final(speech)
-                    self._speculation.decode = self._decode_final(speech, audio, after_s=self._segmenter.ahead_s)
-                    if self._speakers:
-                        self._speakers.request_ahead(speech, self.received)
+                    audio = self._finals.window(speech)
+                    self._speculation.decode = self._finals.request(speech, audio, after_s=self._segmenter.ahead_s)
+                    self._speakers.request_ahead(speech, self.received)
                 case Resumed():
                     self._on_resumed()
                 case ClosedSegment():
@@ -257,8 +271,7 @@ class Session:
 
     def _on_resumed(self) -> None:
         self._events += self._turns.resume()
-        if self._speakers:
-            self._speakers.drop_ahead()
+        self._speakers.drop_ahead()
         decode = self._speculation.decode
         if decode and self._interims.adopt_decode(decode):
             self._speculation.release()
@@ -272,22 +285,16 @@ class Session:
             self._events.append(SpeechStopped(channel=self._channel, at=closed.span.end))
         decode = None
         if closed.speech and closed.cause is not Cause.DISCARD:
-            audio = self._window.of_final(closed.speech)
-            decode = self._speculation.promote(audio) or self._decode_final(closed.speech, audio)
+            audio = self._finals.window(closed.speech)
+            decode = self._speculation.promote(audio) or self._finals.request(closed.speech, audio)
             self._window.last_speech_end = closed.speech.end
+        if self._following is not None:
+            self._following.close_segment()
         self._speculation.drop()
-        voices = (
-            self._speakers.request(closed.speech, self.received)
-            if self._speakers and closed.speech and decode
-            else None
-        )
+        voices = self._speakers.request(closed.speech, self.received) if closed.speech and decode else None
         self._timeline.append(Waiting(closed, decode, voices))
         if end := self._turns.end_if_too_long(closed):
             self._timeline.append(end)
-
-    def _decode_final(self, speech: Span, audio: Span, *, after_s: float = 0.0) -> Decode:
-        kind = JobKind.FINAL if self._policy.live else JobKind.FILE
-        return self._requester.decode(audio, kind, after_s=after_s, other_window=self._window.of_repeat(speech, audio))
 
     def _consider_turn(self) -> None:
         """End the turn, or emit that it may be over, if the silence is long enough for the words so far."""
@@ -319,9 +326,7 @@ class Session:
         if interim is None:
             self._interims.retry_soon(audio.end)
             return
-        if self._speakers:
-            interim = replace(interim, words=self._speakers.provisional(interim.words))
-        self._events.append(interim)
+        self._events.append(self._speakers.provisional(interim))
         if self._turns.enabled:
             self._events += self._timeline.begin_turn(interim.words)
         gap_ms = self._policy.gap_ms
@@ -342,22 +347,20 @@ class Session:
         self._events += events
         if self._timeline.to_repeat is not None:
             self._requester.repeat(self._timeline.to_repeat)
-        held = self._timeline.held
-        if held and held.number > self._reminded:
-            self._reminded = held.number
-            self._requester.remind(self._channel, held.number, self._policy.speakers_within_s)
+        self._speakers.remind(self._timeline.held)
         self._forget()
 
     def _forget(self) -> None:
         """Drop the audio and the words that no later decode can cover."""
         speech_start = self._segmenter.speech_start
         needed = self._segmenter.position if speech_start is None else speech_start
-        needed -= max(self._window.reach, REACH if self._speakers else 0) + _KEPT
+        needed -= max(self._window.reach, self._speakers.reach) + _KEPT
         for decode in [*self._timeline.decodes, self._speculation.decode]:
             if decode:
                 needed = min(needed, decode.earliest)
-        if self._interims.utterance_start is not None:
-            needed = min(needed, self._interims.utterance_start)
+        followed = self._following.retained_from() if self._following is not None else None
+        if followed is not None:
+            needed = min(needed, followed)
         self._buffer.drop_before(needed)
         self._timeline.forget(self._buffer.start)
 

@@ -22,7 +22,7 @@ from myna.streaming.events import (
 )
 from myna.streaming.policy import PlausibilityGate
 from myna.streaming.session.credibility import is_sure, needs_repeat, words_of
-from myna.streaming.session.jobs import JobError, Missing, Outcome, Transcript
+from myna.streaming.session.jobs import JobError, Missing, Transcript
 from myna.streaming.session.pending import Barrier, Decode, PendingVoices, TurnEnd, Waiting
 from myna.streaming.session.voices import ChannelSpeakers
 from myna.streaming.speech.segmenter import Gap
@@ -31,10 +31,9 @@ from myna.streaming.speech.segmenter import Gap
 class Timeline:
     """One channel's timeline. An item's events are emitted once every decode before it is answered."""
 
-    def __init__(self, channel: int) -> None:
+    def __init__(self, channel: int, speakers: ChannelSpeakers) -> None:
         self._channel = channel
-        self.speakers: ChannelSpeakers | None = None
-        """Labels the words of segments; None: nobody asked for speakers."""
+        self._speakers = speakers
         self.held: PendingVoices | None = None
         """The voices for which the oldest segment waits, although its words are known."""
         self._items: deque[Waiting | Barrier | TurnEnd | Gap] = deque()
@@ -71,11 +70,9 @@ class Timeline:
         """Add the next item."""
         self._items.append(item)
 
-    def answer(self, job_id: str, outcome: Outcome) -> None:
-        """Take a decode's outcome; ignore it if no segment waits for it."""
-        for decode in self.decodes:
-            if decode.job_id == job_id:
-                decode.outcome = outcome
+    def decode_of(self, job_id: str) -> Decode | None:
+        """Return the decode with this job for which a segment waits; None: no segment does."""
+        return next((decode for decode in self.decodes if decode.job_id == job_id), None)
 
     def begin_turn(self, words: Sequence[Word]) -> list[Event]:
         """Return a `TurnStarted` if these words are the first of a turn."""
@@ -136,12 +133,12 @@ class Timeline:
             case JobError(reason) if not words:
                 events.append(Failed(channel=self._channel, span=closed.span, reason=reason))
             case Missing():
-                raise AssertionError("a final decode is not a step of an utterance that the engine follows")
+                raise AssertionError("a final decode needs audio that is not in memory")
         lost = decode and isinstance(decode.outcome, Transcript) and is_sure(closed, gate) and not words
         if decode and (decode.first_attempt or lost):
             events.append(Repeated(channel=self._channel, span=closed.span, heard=bool(words)))
-        if segment.voices and self.speakers:
-            words = self.speakers.labelled(segment.voices, words)
+        if segment.voices:
+            words = self._speakers.labelled(segment.voices, words)
         self.words.extend(words)
         self._uttered = self._uttered or bool(words)
         events.append(Final(channel=self._channel, span=closed.span, words=words, cause=closed.cause))

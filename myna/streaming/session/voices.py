@@ -5,35 +5,46 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from myna.streaming.events import Span, Word
+from myna.streaming.events import Interim, Span, Word
+from myna.streaming.policy import Policy
 from myna.streaming.session.jobs import Outcome
 from myna.streaming.session.pending import PendingVoices
 from myna.streaming.session.requester import Requester
+from myna.streaming.session.requests import CancelVoices, Request
 from myna.streaming.speakers.attribution import with_speakers
-from myna.streaming.speakers.labelling import Distances, SpeakerLimits, SpeakerTurn
+from myna.streaming.speakers.labelling import Distances, SpeakerTurn
 from myna.streaming.speakers.memory import SpeakerMemory
 from myna.streaming.speakers.runs import WINDOW, Voices, WindowPart, live_windows
 
-REACH = WINDOW
-"""Audio before the end of a segment's speech that is heard with it, in samples."""
-
 
 class ChannelSpeakers:
-    """Requests the voices of each segment, and labels its words in the order of the segments. A label never changes."""
+    """Requests the voices of each segment, and labels its words in the order of the segments. A label never changes.
 
-    def __init__(self, requester: Requester, distances: Distances, limits: SpeakerLimits) -> None:
+    Without `distances`, or limits in the policy, it does nothing and words have no speakers.
+    """
+
+    def __init__(self, requester: Requester, channel: int, distances: Distances | None, policy: Policy) -> None:
         self._requester = requester
-        self._memory = SpeakerMemory(distances, limits)
+        self._channel = channel
+        self._within_s = policy.speakers_within_s
+        self._memory = SpeakerMemory(distances, policy.speakers) if distances and policy.speakers else None
+        self._reminded = -1  # the last segment for whose voices a reminder has been requested
         self._pending: dict[str, PendingVoices] = {}  # by job
         self._segments = 0
         self._windows = 0
         self._last: SpeakerTurn | None = None
         self._ahead: tuple[Span, PendingVoices] | None = None  # requested at a pause that may not last
 
+    @property
+    def reach(self) -> int:
+        """The audio before the end of a segment's speech that is heard with it, in samples."""
+        return WINDOW if self._memory else 0
+
     def request_ahead(self, speech: Span, received: int) -> None:
         """Request the voices of the open segment's speech at a pause, as if the pause will last."""
         self.drop_ahead()
-        self._ahead = speech, self._requested(speech, received)
+        if self._memory:
+            self._ahead = speech, self._requested(speech, received)
 
     def drop_ahead(self) -> None:
         """Cancel what was requested at a pause: speech has resumed."""
@@ -45,7 +56,7 @@ class ChannelSpeakers:
             del self._pending[job_id]
             self._requester.cancel_voices(job_id)
 
-    def request(self, speech: Span, received: int) -> PendingVoices:
+    def request(self, speech: Span, received: int) -> PendingVoices | None:
         """Return the voices of a closed segment's speech, requested unless they were at its pause.
 
         `received` samples have been received.
@@ -55,7 +66,13 @@ class ChannelSpeakers:
             self._ahead = None
             return pending
         self.drop_ahead()
-        return self._requested(speech, received)
+        return self._requested(speech, received) if self._memory else None
+
+    def remind(self, pending: PendingVoices | None) -> None:
+        """Have the segment that waits for these voices only be reminded to wait no longer; once for each segment."""
+        if pending is not None and pending.number > self._reminded:
+            self._reminded = pending.number
+            self._requester.remind(self._channel, pending.number, self._within_s)
 
     def answer(self, job_id: str, outcome: Outcome) -> bool:
         """Take the outcome of a job; return whether it was one for voices. A window that failed has no runs."""
@@ -81,19 +98,20 @@ class ChannelSpeakers:
             return tuple(words)
         return with_speakers(words, self._remember(pending))
 
-    def provisional(self, words: Sequence[Word]) -> tuple[Word, ...]:
-        """Return the words of an interim with the last label."""
+    def provisional(self, interim: Interim) -> Interim:
+        """Return an interim whose words have the last label."""
         if self._last is None:
-            return tuple(words)
-        last = self._last
-        return tuple(replace(w, speaker=last.speaker, speaker_confidence=last.confidence / 2) for w in words)
+            return interim
+        speaker, sure = self._last.speaker, self._last.confidence / 2
+        words = (replace(word, speaker=speaker, speaker_confidence=sure) for word in interim.words)
+        return replace(interim, words=tuple(words))
 
-    def abandon(self) -> list[str]:
-        """Return the jobs that have not been answered, and forget them."""
+    def abandon(self) -> list[Request]:
+        """Return the requests that cancel what has not been answered, and forget it."""
         jobs = list(self._pending)
         self._pending.clear()
         self._ahead = None
-        return jobs
+        return [CancelVoices(job_id) for job_id in jobs]
 
     def _requested(self, speech: Span, received: int) -> PendingVoices:
         pending = PendingVoices(self._segments, set())
@@ -106,6 +124,7 @@ class ChannelSpeakers:
         return pending
 
     def _remember(self, pending: PendingVoices) -> list[SpeakerTurn]:
+        assert self._memory is not None
         turns = self._memory.label(pending.runs)
         if turns:
             self._last = max(turns, key=lambda turn: turn.span.end)
