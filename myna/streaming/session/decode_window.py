@@ -33,7 +33,7 @@ INTERIM_OVERLAP = samples(1.0)
 
 
 def fitted(policy: Policy, engine: EngineInfo) -> Policy:
-    """Return the policy, its durations limited to what the engine supports."""
+    """Return the policy with the engine's gate, its durations limited to what the engine supports."""
     lead_s = min(policy.lead_s, engine.longest_segment_s * _LEAD_SHARE)
     hard_s = min(policy.hard_s, engine.longest_segment_s - lead_s - seconds(BEYOND))
     endpoint_ms = policy.endpoint_ms and max(policy.endpoint_ms, engine.smallest_endpoint_ms)
@@ -45,6 +45,7 @@ def fitted(policy: Policy, engine: EngineInfo) -> Policy:
         endpoint_ms=endpoint_ms,
         gap_ms=policy.gap_ms and max(policy.gap_ms, engine.smallest_endpoint_ms),
         context_s=min(policy.context_s, engine.context_s),
+        gate=engine.gate,
     )
 
 

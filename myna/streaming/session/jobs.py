@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from myna.streaming.events import Word
-from myna.streaming.policy import Options
+from myna.streaming.policy import Options, PlausibilityGate
 
 
 class JobKind(IntEnum):
@@ -117,6 +117,8 @@ class EngineInfo:
     """Whether the engine can translate speech into English."""
     prompts: bool = False
     """Whether the engine takes a text that precedes the speech."""
+    gate: PlausibilityGate = field(default_factory=PlausibilityGate)
+    """The limits within which the engine's transcripts are plausible."""
     version: str = ""
     mode: str = "offline"
     """`offline`: the model was trained on whole utterances; `streaming`: on a limited view of the future."""
