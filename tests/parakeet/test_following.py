@@ -5,42 +5,12 @@ from __future__ import annotations
 import jiwer
 import numpy as np
 import pytest
-from tiny import TINY_STREAMING, Sentence, final, plain, text
+from tiny import STEP, TINY_STREAMING, Sentence, final, follow, joined, plain, step, text
 
 from myna.inference.engines.parakeet.engine import ParakeetEngine
-from myna.inference.engines.parakeet.following import LEFT, RIGHT, WHOLE
 from myna.inference.engines.port import ModelOptions
-from myna.streaming.session.jobs import InferenceJob, JobKind, Missing, Outcome, Transcript
-
-STEP = 12_800  # 0.8 s
-
-
-def step(source: str, pcm: np.ndarray, held: int, end: int, utterance: int = 1) -> InferenceJob:
-    return InferenceJob(
-        f"{source} {end}", source, JobKind.INTERIM, pcm[held:end].tobytes(), 0.0, utterance=utterance, held=held
-    )
-
-
-def follow(engine: ParakeetEngine, source: str, pcm: np.ndarray, size: int = STEP) -> list[Outcome]:
-    """Pass the utterance in steps; return the outcome of each."""
-    ends = [*range(size, len(pcm), size), len(pcm)]
-    outcomes = [
-        engine.transcribe([step(source, pcm, held, end)])[0] for held, end in zip([0, *ends], ends, strict=False)
-    ]
-    engine.release(source)
-    return outcomes
-
-
-def joined(sentences: list[Sentence], seconds: float) -> tuple[np.ndarray, str]:
-    """Return speech of at least this length without a long pause, and its text."""
-    parts, texts, length = list[np.ndarray](), list[str](), 0
-    for sentence in sentences:
-        parts.append(sentence.pcm)
-        texts.append(sentence.text)
-        length += len(sentence.pcm)
-        if length >= seconds * 16_000:
-            break
-    return np.concatenate(parts), " ".join(texts)
+from myna.inference.engines.transducer.windows import LEFT, RIGHT, WHOLE
+from myna.streaming.session.jobs import InferenceJob, JobKind, Missing, Transcript
 
 
 def test_the_last_step_of_a_short_utterance_equals_the_offline_pass(
@@ -98,8 +68,7 @@ def test_long_speech_keeps_only_the_audio_that_a_window_needs(engine: ParakeetEn
         engine.transcribe(
             [InferenceJob(str(number), "s", JobKind.INTERIM, second.tobytes(), 0.0, utterance=1, held=16_000 * number)]
         )
-    (state,) = engine._follower._followed.values()
-    assert len(state.pcm) // 2 <= WHOLE + LEFT + RIGHT
+    assert 0 < engine._follower.audio_held <= WHOLE + LEFT + RIGHT
     engine.release("s")
     assert not len(engine._follower)
 

@@ -17,6 +17,7 @@ from myna.streaming.session.jobs import InferenceJob, JobKind, Outcome, Transcri
 
 HERE = Path(__file__).parent
 TINY, TINY_STREAMING = HERE / "tiny-parakeet.nemo", HERE / "tiny-parakeet-streaming.nemo"
+STEP = 12_800  # 0.8 s
 MODELS = {"full": TINY, "cache-aware": TINY_STREAMING}
 
 
@@ -51,6 +52,39 @@ def decode(engine: ParakeetEngine, audio: list[np.ndarray]) -> list[Outcome]:
 def text(outcome: Outcome) -> str:
     assert isinstance(outcome, Transcript), outcome
     return " ".join(word.text for word in outcome.words)
+
+
+def times(outcome: Outcome) -> list[tuple[str, float, float]]:
+    assert isinstance(outcome, Transcript), outcome
+    return [(word.text, word.start, word.end) for word in outcome.words]
+
+
+def step(source: str, pcm: np.ndarray, held: int, end: int, utterance: int = 1) -> InferenceJob:
+    return InferenceJob(
+        f"{source} {end}", source, JobKind.INTERIM, pcm[held:end].tobytes(), 0.0, utterance=utterance, held=held
+    )
+
+
+def follow(engine: ParakeetEngine, source: str, pcm: np.ndarray, size: int = STEP) -> list[Outcome]:
+    """Pass the utterance in steps; return the outcome of each."""
+    ends = [*range(size, len(pcm), size), len(pcm)]
+    outcomes = [
+        engine.transcribe([step(source, pcm, held, end)])[0] for held, end in zip([0, *ends], ends, strict=False)
+    ]
+    engine.release(source)
+    return outcomes
+
+
+def joined(sentences: list[Sentence], seconds: float) -> tuple[np.ndarray, str]:
+    """Return speech of at least this length without a long pause, and its text."""
+    parts, texts, length = list[np.ndarray](), list[str](), 0
+    for sentence in sentences:
+        parts.append(sentence.pcm)
+        texts.append(sentence.text)
+        length += len(sentence.pcm)
+        if length >= seconds * 16_000:
+            break
+    return np.concatenate(parts), " ".join(texts)
 
 
 def spaced(written: str) -> str:

@@ -1,7 +1,7 @@
 """NVIDIA Parakeet through NeMo, in batches: FastConformer transducers (TDT, RNN-T, hybrids with CTC, cache-aware models).
 
-Finals are one offline pass over their audio; interims follow the utterance (see `following`). A batch that does not fit
-into the device's memory is split in two and run again, and later batches are limited to the smaller size.
+Finals are one offline pass over their audio; interims follow the utterance (see `transducer.following`). A batch that does
+not fit into the device's memory is split in two and run again, and later batches are limited to the smaller size.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import numpy as np
 import torch
 
 from myna.inference.engines.parakeet.checkpoint import Checkpoint, inspect
-from myna.inference.engines.parakeet.following import CacheFollower, WindowFollower
 from myna.inference.engines.parakeet.model import ParakeetModel
 from myna.inference.engines.port import ModelOptions
+from myna.inference.engines.transducer.caches import CacheFollower
+from myna.inference.engines.transducer.windows import WindowFollower
 from myna.streaming.errors import EngineUnavailableError
 from myna.streaming.events import SAMPLE_RATE, samples, seconds
 from myna.streaming.session.jobs import EngineInfo, InferenceJob, JobError, JobKind, Outcome, Transcript

@@ -5,11 +5,9 @@ This module knows neither jobs nor streams. All of it runs on the thread that ow
 
 from __future__ import annotations
 
-import logging
-import warnings
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +15,13 @@ import torch
 
 from myna.inference.engines.parakeet.checkpoint import Checkpoint
 from myna.inference.engines.parakeet.durations import durations
-from myna.inference.engines.parakeet.words import Tokens, Vocabulary
+from myna.inference.engines.parakeet.loading import PRECISIONS, device_of, precision_of, restored
 from myna.inference.engines.port import ModelOptions
+from myna.inference.engines.transducer.model import Chunking
+from myna.inference.engines.transducer.words import Tokens, Vocabulary
 from myna.streaming.errors import EngineUnavailableError
 from myna.streaming.events import SAMPLE_RATE, samples
 
-_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _LEAST = samples(0.1)
 BOOST = 1.0
 """Weight of the boosting tree."""
@@ -37,20 +36,28 @@ class Encoded:
     frames: torch.Tensor
     lengths: torch.Tensor
 
+    def counts(self) -> list[int]:
+        """Return the number of valid frames of each row."""
+        return [int(length) for length in self.lengths.tolist()]
+
+
+Caches = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""A row's encoder caches: of attention [layers, 1, frames, D] and convolution [layers, 1, D, frames]; valid frames [1]."""
+
 
 class ParakeetModel:
     """A restored checkpoint on its device. Raises `EngineUnavailableError` if it cannot be loaded."""
 
     def __init__(self, checkpoint: Checkpoint, options: ModelOptions) -> None:
-        self.device = _device(options.device, options.worker)
-        precision = _precision(options.precision, self.device)
+        self.device = device_of(options.device, options.worker)
+        precision = precision_of(options.precision, self.device)
         if self.device.type == "cpu" and options.threads:
             torch.set_num_threads(options.threads)
-        self._model = _restore(checkpoint.path, self.device)
+        self._model = restored(checkpoint.path, self.device)
         self._check(checkpoint)
         self._model.preprocessor.featurizer.dither = 0.0  # the same audio gives the same words
         self._model.preprocessor.featurizer.pad_to = 0
-        self.dtype = _PRECISIONS[precision]
+        self.dtype = PRECISIONS[precision]
         self._model.encoder.to(self.dtype)
         preprocessor = self._model.cfg.preprocessor
         over_utterance = preprocessor.get("normalize") in ("per_feature", "all_features")
@@ -78,38 +85,68 @@ class ParakeetModel:
         """Samples covered by the checkpoint's positional encoding."""
 
     @property
-    def encoder(self) -> Any:
-        """NeMo's encoder, for its cache-aware steps."""
-        return self._model.encoder
-
-    @property
     def frame_s(self) -> float:
         """Seconds between two encoder frames."""
         return float(self.frame / SAMPLE_RATE)
 
-    def features(self, audio: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the features [B, F, T] of int16 utterances and the number of their valid frames [B].
-
-        Audio too short for an encoder frame is padded with silence.
-        """
-        lengths = torch.tensor([max(len(utterance), _LEAST) for utterance in audio])
-        signal = torch.zeros(len(audio), int(lengths.max()))
-        for row, utterance in zip(signal, audio, strict=True):
-            row[: len(utterance)] = torch.from_numpy(utterance.astype(np.float32) / 32768)
-        features: tuple[torch.Tensor, torch.Tensor] = self._model.preprocessor(
-            input_signal=signal.to(self.device), length=lengths.to(self.device)
+    @property
+    def chunking(self) -> Chunking:
+        """The sizes of the chunks, if the encoder is cache-aware."""
+        sizes = self._model.encoder.streaming_cfg
+        return Chunking(
+            chunks=_pair(sizes.chunk_size),
+            shifts=_pair(sizes.shift_size),
+            before=_pair(sizes.pre_encode_cache_size),
+            hop=self.hop,
+            reach=self.window // 2,
         )
-        return features
+
+    def features(self, audio: Sequence[np.ndarray]) -> list[torch.Tensor]:
+        """Return the features [F, T] of each int16 utterance. All rows have the length of the longest."""
+        return list(self._features(audio)[0])
 
     def encode(self, audio: Sequence[np.ndarray]) -> Encoded:
         """Run the encoder over int16 utterances."""
-        features, lengths = self.features(audio)
-        frames, lengths = self._model.encoder(audio_signal=features.to(self.dtype), length=lengths)
-        return self.encoded(frames, lengths)
+        features, lengths = self._features(audio)
+        return self._encoded(*self._model.encoder(audio_signal=features.to(self.dtype), length=lengths))
 
-    def encoded(self, frames: torch.Tensor, lengths: torch.Tensor) -> Encoded:
-        """Convert the encoder's output [B, D, T] to the decoder's input: frames first, full precision."""
-        return Encoded(frames.transpose(1, 2).float(), lengths)
+    def advance(
+        self,
+        features: Sequence[torch.Tensor],
+        spans: Sequence[tuple[int, int]],
+        caches: Sequence[Caches | None],
+        *,
+        first: bool,
+        last: bool = False,
+    ) -> tuple[Encoded, list[Caches]]:
+        """Run one step of a cache-aware encoder over each row's span of features; return the frames and the rows' caches."""
+        encoder = self._model.encoder
+        sizes = [end - start for start, end in spans]
+        signal = torch.zeros(len(spans), features[0].shape[0], max(sizes), device=self.device, dtype=self.dtype)
+        for row, frames, (start, end), size in zip(signal, features, spans, sizes, strict=True):
+            row[:, max(0, -start) : size] = frames[:, max(0, start) : end]
+        blank = encoder.get_initial_cache_state(batch_size=1, dtype=self.dtype, device=self.device)
+        channels, times, filled = zip(*(cache or blank for cache in caches), strict=True)
+        encoded, lengths, channel, time, fill = encoder.cache_aware_stream_step(
+            processed_signal=signal,
+            processed_signal_length=torch.tensor(sizes, device=self.device),
+            cache_last_channel=torch.cat(channels, dim=1),
+            cache_last_time=torch.cat(times, dim=1),
+            cache_last_channel_len=torch.cat(filled),
+            keep_all_outputs=last,
+            drop_extra_pre_encoded=0 if first else int(encoder.streaming_cfg.drop_extra_pre_encoded),
+        )
+        rows = [slice(row, row + 1) for row in range(len(sizes))]
+        # copies: views would keep the caches of the whole batch in memory as long as the stream lasts
+        after = [(channel[:, row].clone(), time[:, row].clone(), fill[row].clone()) for row in rows]
+        return self._encoded(encoded, lengths), after
+
+    def cut(self, encoded: Encoded, starts: Sequence[int], counts: Sequence[int]) -> Encoded:
+        """Return `counts` frames of each row, from `starts` on."""
+        rows = torch.zeros(len(starts), max(1, *counts), encoded.frames.shape[2], device=encoded.frames.device)
+        for row, source, start, count in zip(rows, encoded.frames, starts, counts, strict=True):
+            row[:count] = source[start : start + count]
+        return Encoded(rows, torch.tensor(list(counts), device=encoded.lengths.device))
 
     def decode(
         self,
@@ -143,6 +180,24 @@ class ParakeetModel:
             for row, token, state in zip(chosen, found, left, strict=True):
                 tokens[row], after[row] = token, state
         return tokens, after
+
+    def _features(self, audio: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the features [B, F, T] of int16 utterances and the number of their valid frames [B].
+
+        Audio too short for an encoder frame is padded with silence.
+        """
+        lengths = torch.tensor([max(len(utterance), _LEAST) for utterance in audio])
+        signal = torch.zeros(len(audio), int(lengths.max()))
+        for row, utterance in zip(signal, audio, strict=True):
+            row[: len(utterance)] = torch.from_numpy(utterance.astype(np.float32) / 32768)
+        features: tuple[torch.Tensor, torch.Tensor] = self._model.preprocessor(
+            input_signal=signal.to(self.device), length=lengths.to(self.device)
+        )
+        return features
+
+    def _encoded(self, frames: torch.Tensor, lengths: torch.Tensor) -> Encoded:
+        """Convert the encoder's output [B, D, T] to the decoder's input: frames first, full precision."""
+        return Encoded(frames.transpose(1, 2).float(), lengths)
 
     def _run(
         self, computer: Any, encoded: Encoded, states: list[Any], boosts: dict[str, torch.Tensor], goes_on: bool
@@ -263,45 +318,6 @@ def _tokens(found: Any, rows: int) -> list[Tokens]:
     ]
 
 
-def _device(wanted: str, worker: int) -> torch.device:
-    """Return the device. If no GPU number is given, workers are distributed over the GPUs by their number."""
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(wanted)
-    except RuntimeError as error:
-        raise EngineUnavailableError(f"unknown device {wanted!r}; use auto, cpu, cuda, cuda:0 …") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise EngineUnavailableError(f"device {wanted!r} is not available: torch finds no CUDA device")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise EngineUnavailableError(
-            f"device {wanted!r} is not available: torch finds {torch.cuda.device_count()} CUDA devices"
-        )
-    if device.type == "cuda" and device.index is None:
-        return torch.device("cuda", worker % torch.cuda.device_count())
-    return device
-
-
-def _precision(wanted: str, device: torch.device) -> str:
-    if wanted == "auto":
-        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-    if wanted not in _PRECISIONS:
-        raise EngineUnavailableError(f"unknown precision {wanted!r}; use auto, {', '.join(_PRECISIONS)}")
-    return wanted
-
-
-def _restore(path: Path, device: torch.device) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from nemo.collections.asr.models import ASRModel
-        from nemo.utils import logging as nemo_logging
-
-        nemo_logging.setLevel(logging.ERROR)
-        try:
-            model = ASRModel.restore_from(str(path), map_location=device)
-        except (RuntimeError, KeyError, ValueError, TypeError, EOFError, OSError) as error:
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
-            raise EngineUnavailableError(f"{path.name} cannot be loaded: {reason}") from error
-    model.eval()
-    model.requires_grad_(requires_grad=False)
-    return model
+def _pair(value: int | Sequence[int]) -> tuple[int, int]:
+    first, later = itertools.repeat(value, 2) if isinstance(value, int) else value
+    return int(first), int(later)
