@@ -256,6 +256,7 @@ def _transducer(
     if outputs < pieces + 1:
         raise EngineUnavailableError(
             f"{folder.name}: {layout.vocabulary} has {pieces} pieces and a blank, but {parts[-1].name} knows {outputs}"
+            " outputs"
         )
     return "rnnt" if outputs == pieces + 1 else "tdt"
 

@@ -1,0 +1,158 @@
+"""Unsigned weights of quantised graphs stored signed: only where the results are the same, once, and in the cache folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import QuantType, quantize_dynamic
+
+from myna.inference.engines.parakeet_onnx import signing
+from myna.streaming.speech import graph_cache
+
+INPUT = np.random.default_rng(1).standard_normal((1, 20, 256)).astype(np.float32)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The only folder for caches."""
+    place = tmp_path / "cache"
+    monkeypatch.setattr(signing, "places", lambda: iter([place]))
+    return place
+
+
+@pytest.fixture
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor that passes the first trial: the comparison of the graphs decides."""
+    monkeypatch.setattr(signing, "multiplies_signed_exactly", lambda: True)
+
+
+def graph(path: Path, largest: float, *, external: bool = False) -> Path:
+    """Write two products with weights from -largest to largest, quantised to unsigned numbers from -1 to 1.
+
+    If all weights are small, sums of two products stay within 16 bits: no kernel saturates.
+    """
+    generator = np.random.default_rng(2)
+    weights = [generator.uniform(-largest, largest, (256, 256)).astype(np.float32) for _ in range(2)]
+    for matrix in weights:
+        matrix[0, 0], matrix[1, 0] = 1.0, -1.0  # the range of the quantisation
+    nodes = [helper.make_node("MatMul", ["in", "w0"], ["h"]), helper.make_node("MatMul", ["h", "w1"], ["out"])]
+    made = helper.make_graph(
+        nodes, "products", [helper.make_tensor_value_info("in", TensorProto.FLOAT, [1, "n", 256])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, "n", 256])],
+        [numpy_helper.from_array(matrix, f"w{n}") for n, matrix in enumerate(weights)],
+    )  # fmt: skip
+    plain = path.with_name("plain.onnx")
+    onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), plain)
+    quantize_dynamic(plain, path, weight_type=QuantType.QUInt8)
+    if external:
+        onnx.save(onnx.load(path), path, save_as_external_data=True, location="weights", size_threshold=100)
+    return path
+
+
+class Opened:
+    """Opens graphs and records which."""
+
+    def __init__(self) -> None:
+        self.paths: list[Path] = []
+
+    def __call__(self, path: Path) -> Any:
+        self.paths.append(path)
+        return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+def run(session: Any) -> list[np.ndarray]:
+    return list(session.run(None, {"in": INPUT}))
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_a_signed_graph_with_the_same_results_is_used_and_kept(
+    tmp_path: Path, cache: Path, exact: None, external: bool
+) -> None:
+    path = graph(tmp_path / "small.int8.onnx", 0.4, external=external)
+    first, again = Opened(), Opened()
+    expected = run(Opened()(path))
+    assert np.array_equal(run(signing.opened(path, first, run)), expected)
+    assert first.paths[0] == path
+    assert cache in first.paths[1].parents
+    session = signing.opened(path, again, run)
+    assert len(again.paths) == 1
+    assert cache in again.paths[0].parents
+    assert np.array_equal(run(session), expected)
+    types = {tensor.name: tensor.data_type for tensor in onnx.load(again.paths[0]).graph.initializer}
+    assert types["w0_quantized"] == types["w1_zero_point"] == TensorProto.INT8
+
+
+def test_a_signed_graph_with_other_results_is_dropped_once_and_for_all(
+    tmp_path: Path, cache: Path, exact: None
+) -> None:
+    path = graph(tmp_path / "large.int8.onnx", 1.0)
+    trials: list[Any] = []
+
+    def saturating(session: Any) -> list[np.ndarray]:
+        """Return other outputs for the second session, as a processor without VNNI does."""
+        trials.append(session)
+        return [output + len(trials) for output in run(session)]
+
+    first, again = Opened(), Opened()
+    signing.opened(path, first, saturating)
+    assert [each == path for each in first.paths] == [True, False, True]
+    assert not list(cache.rglob("*.onnx*"))
+    signing.opened(path, again, saturating)
+    assert again.paths == [path]
+    assert len(trials) == 2
+
+
+def test_the_signed_graph_of_a_replaced_file_replaces_the_old_one(tmp_path: Path, cache: Path, exact: None) -> None:
+    for largest in (0.4, 0.3):
+        path = graph(tmp_path / "small.int8.onnx", largest)
+        expected = run(Opened()(path))
+        assert np.array_equal(run(signing.opened(path, Opened(), run)), expected)
+    assert len(list(cache.rglob("small.int8.onnx"))) == 1
+
+
+def test_a_graph_without_unsigned_products_is_used_as_it_is(tmp_path: Path, cache: Path, exact: None) -> None:
+    path = graph(tmp_path / "small.int8.onnx", 0.4).with_name("plain.onnx")
+    opened = Opened()
+    signing.opened(path, opened, run)
+    assert opened.paths == [path]
+
+
+def test_a_processor_that_saturates_writes_nothing(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signing, "multiplies_signed_exactly", lambda: False)
+    path = graph(tmp_path / "small.int8.onnx", 0.4)
+    opened = Opened()
+    signing.opened(path, opened, run)
+    assert opened.paths == [path]
+    assert not cache.exists()
+
+
+def test_the_first_trial_agrees_with_a_graph_of_large_weights(tmp_path: Path) -> None:
+    """Whatever this processor is: a graph that saturates one that saturates differs, and on the others it is the same."""
+    path, signed = graph(tmp_path / "large.int8.onnx", 1.0), tmp_path / "signed.onnx"
+    assert signing.write_signed(path, signed)
+    extreme = np.where(np.arange(20 * 256).reshape(1, 20, 256) % 3 == 0, -0.01, 1.0).astype(np.float32)
+    outputs = [Opened()(each).run(None, {"in": extreme})[0] for each in (path, signed)]
+    assert np.array_equal(*outputs) == signing.multiplies_signed_exactly()
+
+
+def test_without_a_writable_cache_the_graph_is_used_as_it_is(
+    tmp_path: Path, exact: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(signing, "places", lambda: iter([tmp_path / "file"]))
+    path = graph(tmp_path / "small.int8.onnx", 0.4)
+    opened = Opened()
+    signing.opened(path, opened, run)
+    assert opened.paths == [path]
+
+
+def test_the_places_of_the_cache_begin_with_the_users_folder() -> None:
+    assert next(graph_cache.places()).name == "myna"
