@@ -5,7 +5,7 @@ detection, which read words and speech from the level of the sound, so that the 
 `python tests/golden.py` writes the answers anew; read the difference before you commit it.
 
     ? QUERY                  the query of the address (first line); after a path if that is not /v1/listen
-    ! NAME=VALUE             an ability of the engine: keyterms=true, languages=en,fr
+    ! NAME=VALUE             an ability of the engine: keyterms=true, languages=en,fr, detects_language=true
     > 1 2 _0.8 x             audio: words number 1 and 2, 0.8 s of silence, noise without words
     > 1|2                    audio of two channels side by side
     > {"type": …}            a text message, as it stands
@@ -201,7 +201,8 @@ def played(script: str) -> str:
     """Return the script with the answers as they are now."""
     lines = [line for line in script.splitlines() if not line.startswith("<")]
     abilities = dict(line[1:].strip().split("=") for line in lines if line.startswith("!"))
-    engine = FakeEngine(settings=FakeSettings(keyterms=abilities.get("keyterms") == "true"))
+    able = {name: abilities.get(name) == "true" for name in ("keyterms", "detects_language")}
+    engine = FakeEngine(settings=FakeSettings(**able))
     if languages := abilities.get("languages"):
         engine._languages = tuple(languages.split(","))
     query = next(line[1:].strip() for line in lines if line.startswith("?"))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from myna.batch.transcript import ends_sentence
 from myna.streaming.events import Word
+from myna.streaming.text.joining import joined, separator
 
 LINE = 42
 """Characters per line: about the figure of both the BBC's and Netflix's subtitle guidelines."""
@@ -68,7 +69,7 @@ def _parts(words: Sequence[Word]) -> Iterator[list[Word]]:
 
 
 def _full(part: Sequence[Word], word: Word) -> bool:
-    length = sum(len(w.text) + 1 for w in part)
+    length = sum(len(w.text) + len(separator(w.text, word.text)) for w in part)
     return (
         length + len(word.text) > 2 * LINE
         or word.end - part[0].start > LONGEST_S
@@ -79,11 +80,11 @@ def _full(part: Sequence[Word], word: Word) -> bool:
 
 def _lines(texts: list[str]) -> tuple[str, ...]:
     """Return the words in one line or, if they do not fit, in two lines of similar length."""
-    text = " ".join(texts)
+    text = joined(texts)
     if len(text) <= LINE or len(texts) == 1:
         return (text,)
-    best = min(range(1, len(texts)), key=lambda i: abs(len(" ".join(texts[:i])) - len(" ".join(texts[i:]))))
-    return " ".join(texts[:best]), " ".join(texts[best:])
+    best = min(range(1, len(texts)), key=lambda i: abs(len(joined(texts[:i])) - len(joined(texts[i:]))))
+    return joined(texts[:best]), joined(texts[best:])
 
 
 def _clock(seconds: float, mark: str) -> str:

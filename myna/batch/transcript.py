@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from myna.streaming.events import Word
+from myna.streaming.text.joining import written_text
 
 UTTERANCE_GAP_S = 0.8
 """Default silence between two utterances, as in Deepgram."""
@@ -77,7 +78,7 @@ class FileTranscript:
     @property
     def text(self) -> str:
         """The words of all channels, channel after channel."""
-        return " ".join(word.text for word in self.words)
+        return written_text(self.words)
 
     @property
     def words(self) -> tuple[Word, ...]:

@@ -8,7 +8,7 @@ import sys
 import typer
 
 from myna import __version__
-from myna.cli import bench, clients, server
+from myna.cli import bench, clients, models, server
 from myna.cli.options import CANNOT_RUN, report
 from myna.clients.local_server import LocalServerError
 
@@ -24,6 +24,7 @@ app.command()(clients.transcribe)
 app.command()(clients.mic)
 app.add_typer(bench.app, name="bench")
 app.add_typer(server.keys, name="keys")
+app.add_typer(models.app, name="models")
 
 
 @app.command()

@@ -38,6 +38,24 @@ def accuracy(
 
 @app.command()
 def engine(
+    models: Annotated[list[str], typer.Argument(help="Models to compare: names, paths or hub names.")],
+    manifest: Annotated[Path, typer.Option(help="JSON lines with audio, text and group; see docs/accuracy.md.")],
+    group: Annotated[list[str] | None, typer.Option(help="Measure only this group; may be repeated.")] = None,
+    live_s: Annotated[float, typer.Option(min=0, help="Seconds of live streams, in real time; 0: none.")] = 60.0,
+    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Compare models: word error rate, CPU time, memory, and how many live streams this machine holds."""
+    from myna.bench.accuracy import AccuracyError
+    from myna.bench.comparison import compare
+
+    try:
+        compare(models, manifest, group or [], live_s, as_json=json)
+    except AccuracyError as error:
+        fail(str(error))
+
+
+@app.command()
+def overhead(
     model: Annotated[str | None, typer.Option(help="Model: a name, a .nemo file or a hub name.")] = None,
     batch: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1,4,16,64",
     manifest: Annotated[
@@ -48,7 +66,7 @@ def engine(
 ) -> None:
     """Measure the overhead of scheduler and engine over the bare model."""
     from myna.bench.accuracy import AccuracyError
-    from myna.bench.engine import measure
+    from myna.bench.overhead import measure
     from myna.streaming.errors import EngineUnavailableError
 
     sizes = numbers("--batch", batch)

@@ -242,8 +242,7 @@ class Models:
         return sum(loaded.pool.memory for loaded in self._loaded.values())
 
     async def _make_room(self, model: Model, kind: EngineKind, shape: _Shape) -> None:
-        weights = int(model.size * kind.weight_factor)
-        expected = shape.workers * (weights + kind.process_bytes + shape.lanes * kind.lane_bytes)
+        expected = kind.memory(model.size, shape.workers, shape.lanes)
         await self._unload_down_to(self._limit() - expected)
         if self._used() + expected > self._limit():
             in_use = ", ".join(loaded.model.name for loaded in self._loaded.values()) or "none"

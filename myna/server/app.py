@@ -21,6 +21,7 @@ from myna.batch.job_runner import JobRunner
 from myna.batch.storage import STRAY_S, UPLOADS, Doubt, probe_uploads
 from myna.batch.transcriber import Hearing, Transcriber
 from myna.inference.engines.catalogue import Catalogue
+from myna.inference.engines.survey import advice, survey
 from myna.inference.models import Models, ModelSettings
 from myna.inference.workers.vad_worker import VadWorker
 from myna.media.pool import DecoderPool
@@ -174,7 +175,9 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         vad = VadWorker(SileroVad(), supervisor, loop_monitor.awake)
         stack.push_async_callback(vad.close)
         services = Services(vad, metrics, decoders, settings.max_backlog_s, settings.spool_mb << 20, loop_monitor.awake)
-        catalogue = Catalogue(settings.models, settings.model, settings.aliases, settings.languages)
+        catalogue = Catalogue(
+            settings.models, settings.model, settings.aliases, settings.languages, settings.models_by_language
+        )
         wanted = ModelSettings(**{field.name: getattr(settings, field.name) for field in fields(ModelSettings)})
         models = Models(catalogue, wanted, metrics.on_step, supervisor, loop_monitor.awake)
         stack.push_async_callback(models.close)
@@ -208,6 +211,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         listening = await asyncio.get_running_loop().create_server(protocol, sock=listener)
         stack.callback(listening.close)
         log.info("listening", url=server.url, model=catalogue.default, version=__version__)
+        log.info(await asyncio.to_thread(lambda: advice(survey(catalogue), catalogue.default)))
         if settings.keys is None:
             log.info(
                 "no API keys: any client that reaches this address may transcribe; `myna keys add NAME` makes a key"

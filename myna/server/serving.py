@@ -7,12 +7,14 @@ import contextlib
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 
 from myna.inference.engines.catalogue import UnknownModelError
 from myna.inference.engines.kind import Model
 from myna.inference.models import ModelBusyError, Models
 from myna.inference.workers.pool import EnginePool
 from myna.runtime.errors import Refusal
+from myna.server.dialects.options import spoken_language
 from myna.streaming.errors import EngineUnavailableError
 
 
@@ -22,11 +24,13 @@ class ModelWanted:
 
     name: str | None = None
     or_default: bool = False
+    language: str | None = None
+    """The language that the client names, as in `Options`; it chooses the model where the name is `auto`."""
 
     @classmethod
-    def of(cls, name: str | None, public: re.Pattern[str]) -> ModelWanted:
-        """Return the request for this name. A vendor's `public` name stands for the default model."""
-        return cls(name, or_default=name is not None and public.fullmatch(name) is not None)
+    def of(cls, name: str | None, public: re.Pattern[str], language: str | None = None) -> ModelWanted:
+        """Return the request for this name and language tag. A vendor's `public` name stands for the default model."""
+        return cls(name, name is not None and public.fullmatch(name) is not None, spoken_language(language))
 
 
 @contextlib.asynccontextmanager
@@ -38,7 +42,8 @@ async def engine_for(
     `unknown` is the dialect's error code for a model that does not exist.
     """
     try:
-        model = await asyncio.to_thread(models.catalogue.find, wanted.name, or_default=wanted.or_default)
+        find = partial(models.catalogue.find, wanted.name, or_default=wanted.or_default, language=wanted.language)
+        model = await asyncio.to_thread(find)
         async with models.serving(model) as engine:
             yield model, engine
     except UnknownModelError as error:

@@ -46,12 +46,16 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes any free one.")
     model: str = Field(
         "moonshine-tiny-en",
-        description="Default model: a name, a `.nemo` file, or a hub name such as `owner/name`.",
+        description="Default model: a name, a path, a hub name such as `owner/name`, or `auto`: by language.",
     )
-    models: Path = Field(Path("models"), description="Folder whose `.nemo` files are models.")
+    models: Path = Field(Path("models"), description="Folder whose files and folders are models.")
     aliases: dict[str, str] = Field({}, description="Other names for models, each with the model it stands for.")
     languages: dict[str, list[str]] = Field(
         {}, description="Languages of models, by model name, where their files do not state them."
+    )
+    models_by_language: dict[str, str] = Field(
+        {},
+        description="The model that `auto` stands for, by language code; `multi`: changing languages; `*`: all others.",
     )
     preload: list[str] = Field(
         [], description="Models loaded at start besides the default; others are loaded at first use."

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 
@@ -41,13 +41,25 @@ _PHRASES_KNOWN = 1024
 
 
 @dataclass(frozen=True, slots=True)
+class SpokenLanguage:
+    """The language that an engine heard: its ISO 639-1 code, and the probability that it was this one."""
+
+    code: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
 class Word:
-    """One recognised word: its text as the engine writes it, its times in seconds, and a confidence between 0 and 1."""
+    """One recognised word: its text as the engine writes it, its times in seconds, and a confidence between 0 and 1.
+
+    `language` is None if the engine does not report languages.
+    """
 
     text: str
     start: float
     end: float
     confidence: float
+    language: SpokenLanguage | None = None
 
     @property
     def bare(self) -> str:
@@ -66,11 +78,11 @@ class Word:
         """Return one word in place of several, with this text, their outer punctuation, their span and mean confidence."""
         confidence = sum(word.confidence for word in words) / len(words)
         written = words[0].parts[0] + text + words[-1].parts[2]
-        return Word(written, words[0].start, words[-1].end, confidence)
+        return Word(written, words[0].start, words[-1].end, confidence, words[0].language)
 
     def shifted(self, offset_s: float) -> Word:
         """Return the same word `offset_s` seconds later."""
-        return Word(self.text, self.start + offset_s, self.end + offset_s, self.confidence)
+        return replace(self, start=self.start + offset_s, end=self.end + offset_s)
 
     @property
     def middle(self) -> float:

@@ -108,16 +108,22 @@ class Policy:
         return (self.turns.timeout_ms if self.turns else self.endpoint_ms or 0) / 1000
 
 
+MULTIPLE = "multi"
+"""The language of a stream in which languages change. No job carries it: the engine finds the language of each."""
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """The client's options for the engine. Every job carries its own."""
 
     language: str | None = None
-    """The language spoken; None: the engine finds it in each decode, if it can."""
+    """The ISO 639-1 code of the language; None: the engine finds it, if it can; `MULTIPLE`: it may change at any time."""
     keyterms: tuple[str, ...] = ()
     """Words and phrases that the engine boosts."""
     hints: tuple[str, ...] = ()
     """The languages among which the engine finds the one spoken; empty: all that it knows."""
+    expected: str = ""
+    """The language that the engine hears unless another is sure; empty: it expects none."""
     translate: bool = False
     """Whether the engine writes the speech in English, whatever its language."""
     prompt: str = ""

@@ -162,6 +162,8 @@ class FinalMessage(_ServerMessage):
     end: float
     text: str
     words: tuple[WordEntry, ...]
+    language: str | None = None
+    """The language in which most of the words were heard; None: the model does not report it, or there is no word."""
     cause: Literal["endpoint", "length", "finalize", "close"]
 
 

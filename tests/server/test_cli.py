@@ -123,15 +123,54 @@ def test_accuracy_is_measured_through_a_server_and_on_whole_files(tmp_path: Path
     assert_one_clear_line(myna("bench", "accuracy", "--manifest", str(tmp_path / "none")), "none")
 
 
-def test_bench_engine_compares_the_scheduler_with_the_bare_model() -> None:
-    done = myna("bench", "engine", "--model", "fake", "--batch", "1,4", "--utterances", "12", "--json")
+def test_bench_overhead_compares_the_scheduler_with_the_bare_model() -> None:
+    done = myna("bench", "overhead", "--model", "fake", "--batch", "1,4", "--utterances", "12", "--json")
     assert done.returncode == 0, done.stderr
     one, four = json.loads(done.stdout)
     assert (one["batch"], one["padding"]) == (1, 0.0)
     assert four["batch"] == 4
     assert four["ratio"] > 0
-    assert_one_clear_line(myna("bench", "engine", "--batch", "1,x"), "1,x")
-    assert_one_clear_line(myna("bench", "engine", "--model", "whisper"), "whisper")
+    assert_one_clear_line(myna("bench", "overhead", "--batch", "1,x"), "1,x")
+    assert_one_clear_line(myna("bench", "overhead", "--model", "parrot"), "parrot")
+
+
+def test_bench_engine_compares_models_on_the_same_recordings(tmp_path: Path) -> None:
+    write_wav(tmp_path / "speech.wav", recording("beckett"))
+    manifest = tmp_path / "manifest.jsonl"
+    manifest.write_text(json.dumps({"audio": "speech.wav", "text": BECKETT}) + "\n")
+    done = myna("bench", "engine", "moonshine", "fake", "--manifest", str(manifest), "--live-s", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    ours, fake = json.loads(done.stdout)
+    assert ours["wer_percent"] <= 20 < fake["wer_percent"] == 100
+    for figures in (ours, fake):
+        assert figures["words"] == 12
+        assert min(figures[name] for name in ("file_cost", "live_cost", "finals_cost", "memory_mb", "streams")) > 0
+    assert_one_clear_line(myna("bench", "engine", "parrot", "--manifest", str(manifest)), "parrot")
+
+
+def test_models_are_listed_with_what_each_costs_and_what_is_wrong_with_others(tmp_path: Path) -> None:
+    (tmp_path / "broken.nemo").write_bytes(b"no archive")
+    done = myna("models", "--folder", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if "moonshine-tiny-en" in line]
+    assert "(default)" in line
+    assert " MB" in line
+    assert "broken cannot be used: " in done.stdout
+    listed = json.loads(myna("models", "--folder", str(tmp_path), "--json").stdout)
+    assert listed["default"] == "moonshine-tiny-en"
+    assert [model["name"] for model in listed["here"]] == ["moonshine-tiny-en"]
+    assert "broken" in listed["unusable"]
+
+
+def test_a_server_says_which_models_it_has_and_how_to_get_others() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "myna", "serve", "--model", "fake", "--port", "0"], stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        said = next(line for line in process.stderr if "`myna models`" in line)
+        process.terminate()
+    assert "fake" in said
+    assert "moonshine-tiny-en" in said
 
 
 def test_bench_load_speaks_both_dialects_and_draws_what_it_found(tmp_path: Path) -> None:

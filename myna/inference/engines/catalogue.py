@@ -14,11 +14,18 @@ from pathlib import Path
 from myna.inference.engines import registry
 from myna.inference.engines.kind import EngineKind, Model
 from myna.streaming.errors import EngineUnavailableError
+from myna.streaming.policy import MULTIPLE
 from myna.wire.quoting import quoted
 
 _Stamp = tuple[tuple[str, int, int], ...]
 _MOST_FILES = 4096
 """Limit on the files of a model folder that are looked at for changes."""
+
+
+AUTO = "auto"
+"""The name that stands for the model of the language spoken."""
+ANY = "*"
+"""The key, in the models by language, of the model for every other language and for clients that name none."""
 
 
 class UnknownModelError(Exception):
@@ -29,16 +36,23 @@ class Catalogue:
     """The models of one server. Safe to use from any thread.
 
     `default` and the values of `aliases` are names, paths, or hub names (owner/name). Clients request a name or an alias.
-    `languages` gives the languages of models whose files do not declare them.
+    `languages` gives the languages of models whose files do not declare them; `by_language`, the model that `auto` stands for
+    in each language.
     """
 
     def __init__(
-        self, folder: Path, default: str, aliases: Mapping[str, str], languages: Mapping[str, Sequence[str]]
+        self,
+        folder: Path,
+        default: str,
+        aliases: Mapping[str, str],
+        languages: Mapping[str, Sequence[str]],
+        by_language: Mapping[str, str] | None = None,
     ) -> None:
         self._folder = folder
         self._default = default
         self._aliases = dict(aliases)
         self._languages = languages
+        self._by_language = dict(by_language or {})
         self._read: dict[Path, tuple[_Stamp, Model | str]] = {}
         self._lock = threading.Lock()
 
@@ -49,7 +63,7 @@ class Catalogue:
 
     @property
     def default(self) -> str:
-        """Return the name of the model for clients that request none."""
+        """Return the name of the model for clients that request none; `auto`: it depends on the language."""
         return _name_of(self._aliases.get(self._default, self._default))
 
     def models(self) -> tuple[dict[str, Model], dict[str, str]]:
@@ -60,7 +74,7 @@ class Catalogue:
             for kind in registry.kinds().values():
                 if kind.bundled and kind.listed and not kind.missing:
                     usable[kind.bundled.name] = kind.bundled
-            for target in [*self._files(), self._default, *self._aliases.values()]:
+            for target in [*self._files(), self._default, *self._aliases.values(), *self._by_language.values()]:
                 name = _name_of(target)
                 if name in usable or name in broken:
                     continue
@@ -71,21 +85,41 @@ class Catalogue:
                     broken[name] = str(error)
         return usable, broken
 
-    def find(self, name: str | None = None, *, or_default: bool = False) -> Model:
+    def find(self, name: str | None = None, *, or_default: bool = False, language: str | None = None) -> Model:
         """Return the model of this name or alias; without a name, the default. Raises `UnknownModelError`.
 
-        With `or_default`, an unknown name returns the default.
+        With `or_default`, an unknown name returns the default. `language` chooses the model where the name is `auto`.
         """
         wanted = _name_of(self._aliases.get(name, name)) if name else self.default
         usable, broken = self.models()
+        if wanted == AUTO and AUTO not in usable:
+            return self._of_language(language, usable, broken)
         if wanted in usable:
             return usable[wanted]
         if wanted in broken:
             raise UnknownModelError(f"model {quoted(wanted)} cannot be used: {broken[wanted]}")
         if or_default:
-            return self.find()
+            return self.find(language=language)
         there = ", ".join(sorted({*usable, *(alias for alias, target in self.aliases.items() if target in usable)}))
         raise UnknownModelError(f"unknown model {quoted(name or self._default)}; available: {there or 'none'}")
+
+    def _of_language(self, language: str | None, usable: dict[str, Model], broken: dict[str, str]) -> Model:
+        """Return the model that serves a language: the configured one, else the first that supports it."""
+        if target := self._by_language.get(language or ANY) or self._by_language.get(ANY):
+            name = _name_of(self._aliases.get(target, target))
+            if name in usable:
+                return usable[name]
+            reason = broken.get(name, "there is no such model")
+            raise UnknownModelError(
+                f"model {quoted(name)}, chosen for the language {language or ANY}, cannot be used: {reason}"
+            )
+        several = language == MULTIPLE
+        for model in usable.values():
+            if language is None or (len(model.languages) > 1 if several else language in model.languages):
+                return model
+        known = ", ".join(sorted({code for model in usable.values() for code in model.languages}))
+        asked = "speech whose language changes" if several else f"the language {quoted(language or '')}"
+        raise UnknownModelError(f"no model supports {asked}; the models support: {known or 'none'}")
 
     def _files(self) -> list[str]:
         """Return the files and folders of the models' folder that an engine claims."""
@@ -106,7 +140,7 @@ class Catalogue:
             return self._spoken(self._described(name, path))
         if "/" not in target:
             return None
-        for kind in registry.kinds().values():
+        for kind in sorted(registry.kinds().values(), key=lambda kind: kind.any_hub_name):
             if found := kind.hub(target):
                 kind.check()
                 return self._spoken(replace(found, name=name))

@@ -104,7 +104,21 @@ class EngineKind:
     Called only where the engine's packages are installed."""
     hub: Callable[[str], Model | None] = _not_on_hub
     """Return the model of a name `owner/name` of a model hub, or None if this engine cannot load it."""
+    any_hub_name: bool = False
+    """Whether `hub` takes every name: a hub does not tell what a model is. The other kinds are asked first."""
     offers: tuple[Offer, ...] = ()
+
+    def processes(self, cores: int) -> tuple[int, int]:
+        """Return the default number of worker processes on this many cores, and of lanes in each."""
+        return {"one": (1, 1), "threads": (1, cores), "process": (cores, 1)}[self.lanes]
+
+    def memory(self, size: int, workers: int, lanes: int) -> int:
+        """Return the assumed memory, in bytes, of workers with these lanes each for weights of this size on disk."""
+        return workers * (int(size * self.weight_factor) + self.process_bytes + lanes * self.lane_bytes)
+
+    def expected_memory(self, size: int, cores: int) -> int:
+        """Return the same for the default number of workers on this many cores."""
+        return self.memory(size, *self.processes(cores))
 
     @property
     def missing(self) -> list[str]:

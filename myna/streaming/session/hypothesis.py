@@ -98,7 +98,7 @@ def in_order(words: Sequence[Word], earliest_s: float, latest_s: float) -> tuple
     floor = earliest_s
     for word in words:
         start = min(max(word.start, floor), latest_s)
-        ordered.append(Word(word.text, start, min(max(word.end, start), latest_s), word.confidence))
+        ordered.append(replace(word, start=start, end=min(max(word.end, start), latest_s)))
         floor = start
     return tuple(ordered)
 

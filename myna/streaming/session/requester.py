@@ -6,6 +6,7 @@ from myna.streaming.audio.buffer import AudioBuffer
 from myna.streaming.events import Span
 from myna.streaming.policy import Options
 from myna.streaming.session.jobs import InferenceJob, JobKind
+from myna.streaming.session.languages import ChannelLanguage
 from myna.streaming.session.pending import Decode
 from myna.streaming.session.requests import Cancel, Detect, Request, Submit
 
@@ -16,9 +17,10 @@ class Requester:
     `name` is the channel's; job ids are made of it, so it must differ from every other live channel's.
     """
 
-    def __init__(self, name: str, buffer: AudioBuffer, options: Options) -> None:
+    def __init__(self, name: str, buffer: AudioBuffer, options: Options, language: ChannelLanguage) -> None:
         self.options = options
-        """The options that every job from here on carries."""
+        """The client's options for every job from here on."""
+        self._language = language
         self.due = 0.0
         """The wall time at which the newest audio should be decoded (see `InferenceJob.due`)."""
         self._name = name
@@ -61,5 +63,6 @@ class Requester:
         self._jobs += 1
         job_id = f"{self._name}/{self._jobs}"
         pcm = self._buffer.cut(audio)
-        self._requests.append(Submit(InferenceJob(job_id, self._name, kind, pcm, due, self.options, utterance, held)))
+        options = self._language.options(self.options)
+        self._requests.append(Submit(InferenceJob(job_id, self._name, kind, pcm, due, options, utterance, held)))
         return job_id

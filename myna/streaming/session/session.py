@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 
 from myna.streaming.audio.buffer import AudioBuffer
 from myna.streaming.events import (
@@ -23,11 +24,12 @@ from myna.streaming.events import (
     TurnEager,
     samples,
 )
-from myna.streaming.policy import Options, Policy
+from myna.streaming.policy import MULTIPLE, Options, Policy
 from myna.streaming.session.decode_window import DecodeWindow, fitted
 from myna.streaming.session.interim_text import InterimText
 from myna.streaming.session.interims import InterimScheduler
 from myna.streaming.session.jobs import EngineInfo, JobKind, Outcome, Transcript
+from myna.streaming.session.languages import ChannelLanguage
 from myna.streaming.session.pending import Barrier, Change, Decode, Waiting
 from myna.streaming.session.requester import Requester
 from myna.streaming.session.requests import Cancel, ReleaseUtterance, Request
@@ -48,11 +50,12 @@ class Session:
         self._name = name
         self._channel = channel
         self._engine = engine
-        self._policy = policy = fitted(policy, engine)
+        self._policy = policy = _fitted(policy, options, engine)
         self._buffer = AudioBuffer()
         self._segmenter = Segmenter(policy)
         self._timeline = Timeline(channel)
-        self._requester = Requester(name, self._buffer, options)
+        self._language = ChannelLanguage()
+        self._requester = Requester(name, self._buffer, options, self._language)
         self._window = DecodeWindow(policy, samples(engine.longest_segment_s), self._segmenter, self._buffer)
         self._interims = InterimScheduler(
             policy, self._requester, self._window, self._segmenter, incremental=engine.incremental
@@ -136,6 +139,8 @@ class Session:
     def on_result(self, job_id: str, outcome: Outcome) -> None:
         """Take a decode's outcome, in any order. The outcome of a cancelled decode is ignored."""
         interim = None
+        if isinstance(outcome, Transcript):
+            outcome = self._language.stamped(outcome)
         if self._interims.awaits(job_id):
             interim = self._interims.answer(job_id, outcome, may_repeat=not self._timeline.behind)
         elif self._speculation.awaits(job_id):
@@ -193,7 +198,7 @@ class Session:
         if change.options != self._requester.options:
             self._requester.options = change.options
             self._interims.restart_utterance()  # the engine followed the utterance with the old options
-        policy = fitted(change.policy, self._engine)
+        policy = _fitted(change.policy, change.options, self._engine)
         if policy != self._policy:
             endless = self._policy.patience_s == 0
             if endless and policy.patience_s and self._segmenter.speech_start is None:
@@ -294,6 +299,8 @@ class Session:
         finals = [event for event in events if isinstance(event, Final)]
         if finals:
             self._interim_text.clear()
+        for final in finals:
+            self._language.learn(final.words)
         self._turns.count(finals)
         self._events += events
         if self._timeline.to_repeat is not None:
@@ -312,3 +319,11 @@ class Session:
             needed = min(needed, self._interims.utterance_start)
         self._buffer.drop_before(needed)
         self._timeline.forget(self._buffer.start)
+
+
+def _fitted(policy: Policy, options: Options, engine: EngineInfo) -> Policy:
+    """Return the policy within the engine's limits. An engine that finds the language of each decode finds one in it: where
+    the language changes, a segment is decoded without the speech before it."""
+    if options.language == MULTIPLE and engine.detects_language:
+        policy = replace(policy, context_s=0.0)
+    return fitted(policy, engine)

@@ -72,7 +72,7 @@ def confidence(silence: int, words: Sequence[Word], rest: int = 0) -> float:
     if silence <= 0 or not words:
         return 0.0
     last = words[-1]
-    ends = last.bare not in _DANGLING
+    ends = last.bare not in _DANGLING or not (last.language is None or last.language.code == "en")
     said = 1
     for word in reversed(words[:-1]):
         if said == _WORDS or word.text[-1:] in _MARKS:

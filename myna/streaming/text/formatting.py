@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 
 from myna.streaming.events import Word, bare_words
 from myna.streaming.text import profanity
+from myna.streaming.text.joining import joined
+from myna.streaming.text.languages import runs
 from myna.streaming.text.numerals import numbers
 from myna.streaming.text.redaction import Redaction, redacted
 from myna.streaming.text.written import written
@@ -64,7 +66,21 @@ class Formatting:
 
 
 def formatted(words: Sequence[Word], wanted: Formatting, *, open_ended: bool = False) -> tuple[Word, ...]:
-    """Return the formatted words; `open_ended`: more words of the same segment may follow (an interim)."""
+    """Return the formatted words; `open_ended`: more words of the same segment may follow (an interim).
+
+    If the language of the formatting is unknown, each run of words is formatted by the language in which it was heard.
+    """
+    if wanted.language or not any(word.language for word in words):
+        return _formatted(words, wanted, open_ended=open_ended)
+    result: list[Word] = []
+    for code, run in runs(words):
+        rules = replace(wanted, language=code, fillers=wanted.fillers or code != "en")
+        goes_on = open_ended or len(result) + len(run) < len(words)
+        result += _formatted(run, rules, open_ended=goes_on)
+    return tuple(result)
+
+
+def _formatted(words: Sequence[Word], wanted: Formatting, *, open_ended: bool) -> tuple[Word, ...]:
     result = list(words)
     english = wanted.language in ("en", "")
     if not wanted.fillers:
@@ -85,8 +101,8 @@ def formatted(words: Sequence[Word], wanted: Formatting, *, open_ended: bool = F
 
 def text_of(words: Sequence[Word], *, punctuated: bool) -> str:
     """Return the words as one text; without punctuation it is in lower case."""
-    joined = " ".join(word.text if punctuated else word.bare for word in words)
-    return re.sub(r"(\n+) ", r"\1", joined)
+    text = joined(word.text if punctuated else word.bare for word in words)
+    return re.sub(r"(\n+) ", r"\1", text)
 
 
 def _masked(word: Word) -> Word:

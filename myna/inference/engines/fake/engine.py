@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -54,6 +55,8 @@ class FakeSettings:
     forget_every: int = 0
     """Every this many steps of followed utterances, the engine drops their state first."""
     keyterms: bool = False
+    detects_language: bool = False
+    """Whether the engine reports languages: of each hundred words in turn, another of its languages."""
 
 
 class FakeEngine:
@@ -78,6 +81,7 @@ class FakeEngine:
             largest_batch=self._settings.largest_batch,
             incremental=self._settings.incremental,
             keyterms=self._settings.keyterms,
+            detects_language=self._settings.detects_language,
         )
 
     @property
@@ -110,7 +114,7 @@ class FakeEngine:
         if self._settings.fail_every and self._jobs % self._settings.fail_every == 0:
             return JobError("the fake engine is set to fail")
         if not job.utterance:
-            return Transcript(tuple(heard(np.frombuffer(job.pcm, np.int16))), -0.1)
+            return self._transcript(job.pcm)
         self._steps += 1
         if self._settings.forget_every and self._steps % self._settings.forget_every == 0:
             self._followed.clear()
@@ -121,7 +125,14 @@ class FakeEngine:
             return Missing(len(pcm) // 2)
         pcm += job.pcm[len(pcm) - 2 * job.held :]
         self._followed[job.source] = (job.utterance, pcm)
-        return Transcript(tuple(heard(np.frombuffer(pcm, np.int16))), -0.1)
+        return self._transcript(pcm)
+
+    def _transcript(self, pcm: bytes) -> Transcript:
+        words = tuple(heard(np.frombuffer(pcm, np.int16)))
+        if not (words and self._settings.detects_language):
+            return Transcript(words, -0.1)
+        codes = Counter(self._languages[int(word.text[1:]) // 100 % len(self._languages)] for word in words)
+        return Transcript(words, -0.1, codes.most_common(1)[0][0], 0.9)
 
 
 def heard(pcm: np.ndarray) -> list[Word]:

@@ -46,4 +46,5 @@ KIND = EngineKind(
     claims=_claims,
     describe=_describe,
     hub=_hub,
+    any_hub_name=True,
 )

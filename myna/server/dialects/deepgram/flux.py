@@ -40,6 +40,7 @@ from myna.streaming.policy import Policy
 from myna.streaming.session.decode_window import fitted
 from myna.streaming.session.jobs import EngineInfo
 from myna.streaming.text.formatting import formatted, text_of
+from myna.streaming.text.languages import languages_of
 from myna.wire import strictjson
 from myna.wire.quoting import quoted
 
@@ -64,7 +65,7 @@ class FluxEntry(PlainEntry):
     def read(self, query: Collection[tuple[str, str]]) -> ModelWanted:
         """Parse the request's parameters; return the model it asks for. Raises `Refusal`."""
         self._request = parse(query)
-        return ModelWanted.of(self._request.model, PUBLIC_MODELS)
+        return ModelWanted.of(self._request.model, PUBLIC_MODELS, self._request.language)
 
     def dialect(self, model: Model, engine: EngineInfo) -> FluxDialect:
         """Return the translator. Raises `Refusal` for options that the model lacks."""
@@ -228,8 +229,9 @@ class FluxDialect(Unresumable):
             **more,
         }
         if self._now.multilingual:
-            if len(self._engine.languages) == 1:
-                message["languages"] = list(self._engine.languages)
+            found = list(self._engine.languages) if len(self._engine.languages) == 1 else languages_of(words)
+            if found:
+                message["languages"] = found
             if self._now.language_hints:
                 message["languages_hinted"] = list(self._now.language_hints)
         return self._frame("TurnInfo", message)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from myna.server.dialects.deepgram.listen_request import MOST_GIVEN, audio_of, checked_keyterms
 from myna.server.dialects.parameters import LONGEST, MOST_VALUES, Parameters, refused
 from myna.streaming.audio.raw import Coded, RawFormat
-from myna.streaming.policy import TurnPolicy
+from myna.streaming.policy import MULTIPLE, TurnPolicy
 from myna.streaming.text.formatting import Formatting
 from myna.streaming.text.redaction import Redaction
 from myna.wire.quoting import quoted, shortened
@@ -18,6 +18,8 @@ _END = (0.5, 1.0)
 _TIMEOUT_MS = (500, 60_000)
 MULTILINGUAL = "flux-general-multi"
 """The model whose messages name languages."""
+ENGLISH = "en"
+"""The language of the other models."""
 _REDACTIONS = {"numbers": Redaction.NUMBERS, "aggressive_numbers": Redaction.AGGRESSIVE_NUMBERS}
 
 
@@ -31,6 +33,12 @@ class FluxRequest:
     keyterms: tuple[str, ...]
     language_hints: tuple[str, ...]
     formatting: Formatting
+
+    @property
+    def language(self) -> str:
+        """The language tag of the stream; `MULTIPLE`: its language may change."""
+        hints = self.language_hints
+        return ENGLISH if self.model != MULTILINGUAL else hints[0] if len(hints) == 1 else MULTIPLE
 
 
 def parse(query: Collection[tuple[str, str]]) -> FluxRequest:

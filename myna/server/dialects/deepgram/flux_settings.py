@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from myna.runtime.errors import Refusal
-from myna.server.dialects.deepgram.flux_request import MULTILINGUAL, FluxRequest, texts_of, thresholds_of
-from myna.server.dialects.deepgram.listen_request import MULTIPLE, checked_keyterms, options_of, spoken
+from myna.server.dialects.deepgram.flux_request import ENGLISH, MULTILINGUAL, FluxRequest, texts_of, thresholds_of
+from myna.server.dialects.deepgram.listen_request import checked_keyterms, options_of, spoken
 from myna.server.dialects.parameters import refused
-from myna.streaming.policy import Options, TurnPolicy
+from myna.streaming.policy import MULTIPLE, Options, TurnPolicy
 from myna.streaming.session.jobs import EngineInfo
 from myna.streaming.text.formatting import Formatting
 from myna.wire.quoting import quoted
@@ -38,7 +38,10 @@ class FluxSettings:
 
     def options(self) -> Options:
         """Return the engine's options. Raises `Refusal` for options that the engine lacks."""
-        return options_of(self.engine, _only(self.language_hints), self.language_hints, self.keyterms)
+        language = _only(self.language_hints)
+        if language is None and self.engine.detects_language:
+            language = MULTIPLE if self.multilingual else ENGLISH
+        return options_of(self.engine, language, self.language_hints, self.keyterms)
 
     def changed(self, message: Mapping[str, Any]) -> FluxSettings:
         """Return the settings after a `Configure` message; absent and null fields change nothing. Raises `Refusal`."""

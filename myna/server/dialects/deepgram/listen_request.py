@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from myna.batch.callback import Callback
 from myna.runtime.errors import Refusal
 from myna.server.dialects.defaults import default_policy
-from myna.server.dialects.options import LONGEST_KEYTERM, MOST_KEYTERMS, primary
+from myna.server.dialects.options import LONGEST_KEYTERM, MOST_KEYTERMS, primary, spoken_language, unknown_language
 from myna.server.dialects.parameters import Parameters, decimal, refused
 from myna.server.settings import Settings
 from myna.streaming.audio.raw import AudioError, Codec, Coded, Encoding, RawFormat
 from myna.streaming.events import bare_words
-from myna.streaming.policy import Options, Policy
+from myna.streaming.policy import MULTIPLE, Options, Policy
 from myna.streaming.session.decode_window import fitted
 from myna.streaming.session.jobs import EngineInfo
 from myna.streaming.text.formatting import Formatting
@@ -38,8 +38,6 @@ MOST_REPLACEMENTS = 200
 LONGEST_REPLACEMENT = 200
 """Characters of either side. Replacements repeat, and make answers long."""
 LONGEST_URL = 2048
-MULTIPLE = "multi"
-"""The language of a stream in which languages change."""
 
 _RAW = {
     "linear16": Encoding.LINEAR16, "linear32": Encoding.FLOAT32, "mulaw": Encoding.MULAW, "alaw": Encoding.ALAW,
@@ -99,13 +97,12 @@ class ListenRequest:
 def options_of(engine: EngineInfo, language: str | None, hints: tuple[str, ...], keyterms: tuple[str, ...]) -> Options:
     """Return the engine's options. Raises `Refusal` for options that the engine lacks."""
     known = ", ".join(engine.languages)
-    for code in (language, *hints):
-        if code not in (None, MULTIPLE) and engine.languages and primary(code) not in engine.languages:
-            raise refused(
-                f"No such model/language combination found: {engine.name} does not support the language {quoted(code)}; "
-                f"it supports {known}.",
-                "unsupported_language",
-            )
+    if unknown := unknown_language(engine, (language, *hints)):
+        raise refused(
+            f"No such model/language combination found: {engine.name} does not support the language {quoted(unknown)}; "
+            f"it supports {known}.",
+            "unsupported_language",
+        )
     if language == MULTIPLE and len(engine.languages) == 1:
         raise refused(
             f"No such model/language combination found: {engine.name} supports one language, {known}, "
@@ -117,7 +114,7 @@ def options_of(engine: EngineInfo, language: str | None, hints: tuple[str, ...],
             f"The model {engine.name} does not support keyterm and keywords.",
             "unsupported_keyterms",
         )
-    return Options(None if language == MULTIPLE else language, keyterms)
+    return Options(spoken_language(language), keyterms, tuple(map(primary, hints)))
 
 
 def parse(query: Collection[tuple[str, str]], *, refuse_speakers: bool = False) -> ListenRequest:
@@ -239,8 +236,9 @@ def _redactions(given: Parameters) -> frozenset[Redaction]:
 def spoken(formatting: Formatting, language: str | None, engine: EngineInfo) -> Formatting:
     """Return the formatting for the spoken language: the client's, or the engine's if it has only one.
 
-    Fillers stay unless the language is known to be English: "um" is a word in German and Portuguese. Raises `Refusal` if
-    numbers are to be redacted and the language is unknown, or is one whose spoken numbers are not recognised.
+    The language stays unknown if the engine finds it in each decode. Fillers stay unless the language is known to be English:
+    "um" is a word in German and Portuguese. Raises `Refusal` if numbers are to be redacted and the language is unknown, or is
+    one whose spoken numbers are not recognised.
     """
     certain = engine.languages[0] if language is None and len(engine.languages) == 1 else language
     code = None if certain in (None, MULTIPLE) else primary(certain)
@@ -250,8 +248,9 @@ def spoken(formatting: Formatting, language: str | None, engine: EngineInfo) -> 
             f"redact is not supported {spoken_in}: spoken numbers are only recognised in {', '.join(NUMBER_LANGUAGES)}.",
             "unsupported_feature",
         )
-    fillers = formatting.fillers or code != "en"
-    return replace(formatting, language=code or formatting.language, fillers=fillers)
+    found = code is None and engine.detects_language
+    fillers = formatting.fillers or not (found or code == "en")
+    return replace(formatting, language="" if found else code or formatting.language, fillers=fillers)
 
 
 def keyterms_of(given: Parameters) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ from myna.server.dialects.base import (
     json_frame,
 )
 from myna.server.dialects.deepgram.errors import refused_stream
-from myna.server.dialects.deepgram.listen_request import MULTIPLE, ListenRequest, checked_keyterms, parse, spoken
+from myna.server.dialects.deepgram.listen_request import ListenRequest, checked_keyterms, parse, spoken
 from myna.server.dialects.deepgram.models import PUBLIC_MODELS, model_metadata, models_used
 from myna.server.dialects.deepgram.results import confidence_of, now, search_results, word_of
 from myna.server.serving import ModelWanted
@@ -36,8 +36,10 @@ from myna.server.settings import Settings
 from myna.streaming import events
 from myna.streaming.audio.raw import RawFormat
 from myna.streaming.events import Word, seconds
+from myna.streaming.policy import MULTIPLE
 from myna.streaming.session.jobs import EngineInfo
 from myna.streaming.text.formatting import formatted, text_of
+from myna.streaming.text.languages import languages_of
 from myna.wire import strictjson
 from myna.wire.quoting import quoted
 
@@ -77,7 +79,7 @@ class DeepgramEntry(PlainEntry):
     def read(self, query: Collection[tuple[str, str]]) -> ModelWanted:
         """Parse the request's parameters; return the model it asks for. Raises `Refusal`."""
         self._request = parse(query, refuse_speakers=self._settings.without_diarizer == "refuse")
-        return ModelWanted.of(self._request.model, PUBLIC_MODELS)
+        return ModelWanted.of(self._request.model, PUBLIC_MODELS, self._request.language)
 
     def dialect(self, model: Model, engine: EngineInfo) -> DeepgramDialect:
         """Return the translator. Raises `Refusal` for options that the model lacks."""
@@ -293,9 +295,12 @@ class DeepgramDialect(Unresumable):
             "transcript": text_of(shown, punctuated=punctuated),
             "confidence": confidence_of(shown),
         }
-        if self._request.language == MULTIPLE and self._request.language_hints:
+        changing = self._request.language == MULTIPLE
+        if changing and (found := languages_of(shown)):
+            alternative["languages"] = found
+        if changing and self._request.language_hints:
             alternative["languages_hinted"] = list(self._request.language_hints)
-        alternative["words"] = [word_of(word, punctuated=punctuated) for word in shown]
+        alternative["words"] = [word_of(word, punctuated=punctuated, with_language=changing) for word in shown]
         transcript: dict[str, object] = {"alternatives": [alternative]}
         if self._request.search:
             transcript["search"] = search_results(shown, self._request.search)

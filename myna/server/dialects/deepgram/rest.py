@@ -26,10 +26,12 @@ from myna.server.dialects.deepgram.results import confidence_of, now, search_res
 from myna.server.dialects.parameters import Parameters, decimal, refused
 from myna.server.serving import ModelWanted
 from myna.streaming.audio.raw import Coded, RawFormat
-from myna.streaming.events import Word
-from myna.streaming.policy import Options
+from myna.streaming.events import SpokenLanguage, Word
+from myna.streaming.policy import MULTIPLE, Options
 from myna.streaming.session.jobs import EngineInfo
 from myna.streaming.text.formatting import Formatting, formatted, text_of
+from myna.streaming.text.joining import joined
+from myna.streaming.text.languages import languages_of, main_language
 from myna.wire.quoting import quoted
 
 _TEXT_MODELS = ("summarize", "topics", "intents", "sentiment")
@@ -42,6 +44,8 @@ class FileRequest:
     model: ModelWanted
     language: str | None
     detect_language: bool
+    detectable: tuple[str, ...]
+    """The languages among which to detect; empty: all."""
     audio: RawFormat | Coded
     multichannel: bool
     formatting: Formatting
@@ -55,13 +59,18 @@ class FileRequest:
 
     def options(self, engine: EngineInfo) -> Options:
         """Return the engine's options. Raises `Refusal` for options that the engine lacks."""
-        if self.detect_language and len(engine.languages) != 1:
+        if self.detect_language and len(engine.languages) != 1 and not engine.detects_language:
             raise refused(
                 f"detect_language is not supported: {engine.name} does not report which of its languages was spoken.",
                 "unsupported_feature",
             )
-        spoken(self.formatting, self.language, engine)  # raises if the request's redactions are not possible
-        return options_of(engine, self.language, (), self.keyterms)
+        spoken(self.formatting, self.named_language, engine)  # raises if the request's redactions are not possible
+        return options_of(engine, self.named_language, self.detectable, self.keyterms)
+
+    @property
+    def named_language(self) -> str | None:
+        """The language that the engine need not find."""
+        return None if self.detect_language else self.language
 
 
 def parse(query: Collection[tuple[str, str]], *, refuse_speakers: bool = False) -> FileRequest:
@@ -78,10 +87,12 @@ def parse(query: Collection[tuple[str, str]], *, refuse_speakers: bool = False) 
     check_speakers(given, refuse=refuse_speakers)
     language = given.text("language")
     formatting = formatting_of(given, language)
+    detect = any(value.lower() not in ("false", "0") for value in given.texts("detect_language"))
     return FileRequest(
-        model=ModelWanted.of(given.text("model"), PUBLIC_MODELS),
+        model=ModelWanted.of(given.text("model"), PUBLIC_MODELS, None if detect else language),
         language=language,
-        detect_language=any(value.lower() not in ("false", "0") for value in given.texts("detect_language")),
+        detect_language=detect,
+        detectable=tuple(v for v in given.texts("detect_language") if v.lower() not in ("true", "false", "1", "0")),
         audio=audio_of(given),
         multichannel=given.flag("multichannel"),
         formatting=replace(formatting, measurements=given.flag("measurements")),
@@ -99,7 +110,7 @@ def answer(
     transcript: FileTranscript, request: FileRequest, model: Model, engine: EngineInfo, request_id: str, sha256: str
 ) -> dict[str, Any]:
     """Return the response's body. Iterators in it are written as lists."""
-    formatting = spoken(request.formatting, request.language, engine)
+    formatting = spoken(request.formatting, request.named_language, engine)
     punctuated = formatting.punctuated
     channels = [channel.written(lambda words: formatted(words, formatting)) for channel in transcript.channels]
     metadata: dict[str, Any] = {
@@ -128,20 +139,24 @@ def answer(
 
 
 def _channel(channel: Channel, request: FileRequest, engine: EngineInfo, *, punctuated: bool) -> dict[str, Any]:
-    words = channel.words
+    words, changing = channel.words, request.language == MULTIPLE and not request.detect_language
     alternative: dict[str, Any] = {
         "transcript": text_of(words, punctuated=punctuated),
         "confidence": confidence_of(words),
-        "words": (word_of(word, punctuated=punctuated) for word in words),
+        "words": (word_of(word, punctuated=punctuated, with_language=changing) for word in words),
     }
+    if changing and (found := languages_of(words)):
+        alternative["languages"] = found
     if request.paragraphs:
         alternative["paragraphs"] = _paragraphs(words, punctuated=punctuated)
     described: dict[str, Any] = {"alternatives": [alternative]}
     if request.search:
         described["search"] = search_results(words, request.search)
     if request.detect_language:
-        described["detected_language"] = engine.languages[0]
-        described["language_confidence"] = 1.0
+        only = SpokenLanguage(engine.languages[0], 1.0) if len(engine.languages) == 1 else None
+        if detected := only or main_language(words):  # a file without words has no language
+            described["detected_language"] = detected.code
+            described["language_confidence"] = round(detected.probability, 4)
     return described
 
 
@@ -152,7 +167,7 @@ def _paragraphs(words: Sequence[Word], *, punctuated: bool) -> dict[str, Any]:
             {"text": text_of(s, punctuated=punctuated), "start": round(s[0].start, 3), "end": round(s[-1].end, 3)}
             for s in paragraph
         ]
-        texts.append(" ".join(str(sentence["text"]) for sentence in sentences))
+        texts.append(joined(str(sentence["text"]) for sentence in sentences))
         found.append(
             {
                 "sentences": sentences,

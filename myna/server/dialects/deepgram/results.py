@@ -20,8 +20,8 @@ def confidence_of(words: Sequence[Word]) -> float:
     return round(sum(word.confidence for word in words) / len(words), 4) if words else 0.0
 
 
-def word_of(word: Word, *, punctuated: bool) -> dict[str, object]:
-    """Return a word as Deepgram writes it."""
+def word_of(word: Word, *, punctuated: bool, with_language: bool = False) -> dict[str, object]:
+    """Return a word as Deepgram writes it, with its language if that is wanted and known."""
     described: dict[str, object] = {
         "word": word.bare,
         "start": round(word.start, 3),
@@ -30,6 +30,8 @@ def word_of(word: Word, *, punctuated: bool) -> dict[str, object]:
     }
     if punctuated:
         described["punctuated_word"] = word.text.strip()
+    if with_language and word.language:
+        described["language"] = word.language.code
     return described
 
 

@@ -26,15 +26,18 @@ from myna.server.dialects.base import (
     Resume,
 )
 from myna.server.dialects.defaults import SOFT_SHARE, default_policy
+from myna.server.dialects.options import spoken_language, unknown_language
 from myna.server.dialects.parameters import whole
 from myna.server.serving import ModelWanted
 from myna.server.settings import Settings
 from myna.streaming import events
 from myna.streaming.audio.raw import AudioError, Coded, Encoding, RawFormat
 from myna.streaming.events import seconds
-from myna.streaming.policy import Options, Policy
+from myna.streaming.policy import MULTIPLE, Options, Policy
 from myna.streaming.session.decode_window import fitted
 from myna.streaming.session.jobs import EngineInfo
+from myna.streaming.text.joining import written_text
+from myna.streaming.text.languages import main_language
 from myna.wire import messages as wire
 from myna.wire import strictjson
 from myna.wire.quoting import quoted
@@ -68,7 +71,7 @@ class NativeEntry(PlainEntry):
                 message = f"after must be the number of the last message received, not {quoted(after)}"
                 raise Refusal(400, "bad_after", message)
             self._resume = Resume(token, number)
-        return ModelWanted(parameters.get("model"))
+        return ModelWanted(parameters.get("model"), language=spoken_language(parameters.get("language")))
 
     def dialect(self, model: Model, engine: EngineInfo) -> NativeDialect:
         """Return the translator. Options that the model lacks are refused at the `start` message."""
@@ -185,7 +188,7 @@ class NativeDialect:
                     channel=channel,
                     start=_round(seconds(span.start)),
                     end=_round(seconds(span.end)),
-                    text=_text(words),
+                    text=written_text(words),
                     words=_words(words),
                     stable=stable,
                 )
@@ -195,8 +198,9 @@ class NativeDialect:
                     channel=channel,
                     start=_round(seconds(span.start)),
                     end=_round(seconds(span.end)),
-                    text=_text(words),
+                    text=written_text(words),
                     words=_words(words),
+                    language=found.code if (found := main_language(words)) else None,
                     cause=cast(
                         "Literal['endpoint', 'length', 'finalize', 'close']", cause.value
                     ),  # all its policies have
@@ -234,13 +238,18 @@ class NativeDialect:
 
     def _open(self, start: wire.StartMessage) -> Open:
         known = self._engine.languages
-        if start.language is not None:
-            self._language = start.language.split("-")[0].lower()
-        if known and self._language not in (*known, "und"):
+        language = spoken_language(start.language)
+        self._language = language or self._language
+        if unknown_language(self._engine, [start.language]):
             raise DialectError(
                 "unsupported_language",
                 f"{self._engine.name} does not support the language {quoted(start.language)}. It supports: "
                 + ", ".join(known),
+            )
+        if language == MULTIPLE and len(known) == 1:
+            raise DialectError(
+                "unsupported_language",
+                f"{self._engine.name} supports one language, {known[0]}, and cannot follow a change of language.",
             )
         if start.keyterms and not self._engine.keyterms:
             raise DialectError(
@@ -257,7 +266,7 @@ class NativeDialect:
         self._policy = fitted(policy, self._engine)
         if start.resume and self._resume_s:
             self.resume_token = secrets.token_urlsafe(18)
-        return Open(_audio(start), not start.multichannel, self._policy, Options(start.language, start.keyterms))
+        return Open(_audio(start), not start.multichannel, self._policy, Options(language, start.keyterms))
 
 
 def _audio(start: wire.StartMessage) -> RawFormat | Coded:
@@ -277,10 +286,6 @@ def _audio(start: wire.StartMessage) -> RawFormat | Coded:
         return RawFormat(Encoding(start.encoding), start.sample_rate, start.channels)
     except AudioError as error:
         raise DialectError("unsupported_audio", str(error)) from error
-
-
-def _text(words: Sequence[events.Word]) -> str:
-    return " ".join(word.text for word in words)
 
 
 def _words(words: Sequence[events.Word]) -> tuple[wire.WordEntry, ...]:

@@ -51,8 +51,8 @@ class OpenAITranscript(TypedDict, total=False):
     filename: str | None
 
 
-def transcriptions() -> Schema:
-    """Return the operation that transcribes a form's files."""
+def transcriptions(summary: str = "Transcribe the file, or the files, of a form.") -> Schema:
+    """Return the operation that transcribes, or translates, a form's files."""
     form = object_of(
         (),
         file=_FILE,
@@ -79,7 +79,7 @@ def transcriptions() -> Schema:
         },
     }
     return operation(
-        "Transcribe the file, or the files, of a form.",
+        summary,
         {"200": answer, **dict.fromkeys(("400", "404", "408", "413", "415", "500", "503", "507"), OPENAI_ERROR)},
         error=OPENAI_ERROR,
         body={"required": True, "content": {"multipart/form-data": {"schema": form}}},
@@ -114,9 +114,7 @@ DESCRIPTION = RouteDescriptions(
         "/v1/realtime/transcription_sessions": {"post": _transcription_session()},
         PATH: {"post": transcriptions()},
         "/v1/audio/translations": {
-            "post": operation(
-                "Always an error: no model of this server translates.", {"400": OPENAI_ERROR}, error=OPENAI_ERROR
-            )
+            "post": transcriptions("Write the speech of a form's file in English, with a model that translates.")
         },
     },
     components=(ClientSecretAnswer, TranscriptionSession, OpenAITranscript, OpenAIError),

@@ -95,14 +95,13 @@ async def _send_events(
     await response.prepare(request)
     watching = asyncio.create_task(_cancel_when_gone(request, working), name="a client of an event stream")
     try:
-        first = True
+        before = ""
         async for final in with_pauses(heard):
             if final is None:
                 await response.write(_COMMENT)
             elif final.words:
-                text = " ".join(word.text for word in final.words)
-                await response.write(b"".join(_event(rest.delta(text, first=first))))
-                first = False
+                await response.write(b"".join(_event(rest.delta(final.words, before))))
+                before = final.words[-1].text
         last = await _last(working, asked)
         await (await answers.made(lambda: _event(last), folder)).send_into(request, response)
         await response.write_eof()

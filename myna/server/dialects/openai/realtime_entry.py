@@ -48,7 +48,8 @@ class RealtimeEntry(PlainEntry):
             self._asked
         ):  # names the session's model, not the one that transcribes
             self._asked = (self._begun(RealtimeSession()).transcription or {}).get("model")
-        return ModelWanted.of(self._asked, PUBLIC_MODELS)
+        language = (self._begun(RealtimeSession()).transcription or {}).get("language")
+        return ModelWanted.of(self._asked, PUBLIC_MODELS, language)
 
     def dialect(self, model: Model, engine: EngineInfo) -> RealtimeDialect:
         """Return the translator. Raises `Refusal` for options of the client secret that the model lacks."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from myna.streaming.events import Word
+from myna.streaming.text.joining import separator, written_text
 
 Piece = tuple[str, Sequence[Word]]
 """A part of a transcript: its text, with the space before it, and its words."""
@@ -67,8 +68,8 @@ class ItemQueue:
         """Take decoded words."""
         if words:
             pieces = self._items[0].pieces if self._items else self._unclaimed
-            text = " ".join(word.text for word in words)
-            pieces.append((f" {text}" if pieces else text, words))
+            text, before = written_text(words), pieces[-1][1][-1].text if pieces else ""
+            pieces.append((separator(before, words[0].text) + text, words))
 
     def commit(self, item: Item) -> None:
         """Note that no audio will be added to an item."""

@@ -11,7 +11,7 @@ from myna.server.dialects.defaults import default_policy
 from myna.server.dialects.openai import realtime_parts as parts
 from myna.server.dialects.openai.errors import refused
 from myna.server.dialects.openai.models import PUBLIC_MODELS
-from myna.server.dialects.options import primary
+from myna.server.dialects.options import primary, spoken_language, unknown_language
 from myna.server.settings import Settings
 from myna.streaming.audio.raw import Encoding, RawFormat
 from myna.streaming.policy import Options, Policy, TurnPolicy
@@ -86,15 +86,16 @@ class RealtimeSession:
         """Return the engine's options. Raises `Refusal` if the engine does not support the language."""
         given = self.transcription or {}
         languages = [given["language"]] if given.get("language") else list(given.get("languages") or ())
-        for language in languages:
-            if engine.languages and primary(language) not in engine.languages:
-                known = ", ".join(engine.languages)
-                raise refused(
-                    f"The model {engine.name!r} does not support the language {quoted(language)}; it supports: {known}.",
-                    "session.audio.input.transcription.language",
-                )
+        if unknown := unknown_language(engine, languages):
+            known = ", ".join(engine.languages)
+            raise refused(
+                f"The model {engine.name!r} does not support the language {quoted(unknown)}; it supports: {known}.",
+                "session.audio.input.transcription.language",
+            )
         keywords = tuple(given.get("keywords") or ()) if engine.keyterms else ()
-        return Options(languages[0] if len(languages) == 1 else None, keywords)
+        language = spoken_language(languages[0]) if len(languages) == 1 else None
+        prompt = (given.get("prompt") or "") if engine.prompts else ""
+        return Options(language, keywords, tuple(map(primary, languages)), prompt=prompt)
 
     def described(self, session_id: str, *, beta: bool) -> dict[str, Any]:
         """Return the session as the client is sent it."""

@@ -11,24 +11,24 @@ from typing import Any
 from myna.batch.subtitles import srt, vtt
 from myna.batch.transcript import FileTranscript, sentences
 from myna.server.dialects.openai.errors import refused
+from myna.server.dialects.openai.language_names import CODES, NAMES
 from myna.server.dialects.openai.models import PUBLIC_MODELS
-from myna.server.dialects.options import LONGEST_KEYTERM, MOST_KEYTERMS, primary
+from myna.server.dialects.options import LONGEST_KEYTERM, MOST_KEYTERMS, primary, spoken_language, unknown_language
 from myna.server.dialects.parameters import Parameters
 from myna.server.serving import ModelWanted
 from myna.streaming.events import Word
 from myna.streaming.policy import Options
 from myna.streaming.session.jobs import EngineInfo
+from myna.streaming.text.joining import separator, written_text
+from myna.streaming.text.languages import main_language
 from myna.wire.quoting import quoted
 
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
 GRANULARITIES = ("word", "segment")
-_LANGUAGES = {
-    "bg": "bulgarian", "cs": "czech", "da": "danish", "de": "german", "el": "greek", "en": "english", "es": "spanish",
-    "et": "estonian", "fi": "finnish", "fr": "french", "hr": "croatian", "hu": "hungarian", "it": "italian", "ja": "japanese",
-    "ko": "korean", "lt": "lithuanian", "lv": "latvian", "mt": "maltese", "nl": "dutch", "pl": "polish", "pt": "portuguese",
-    "ro": "romanian", "ru": "russian", "sk": "slovak", "sl": "slovenian", "sv": "swedish", "uk": "ukrainian", "zh": "chinese",
-}  # fmt: skip
-_CODES = {name: code for code, name in _LANGUAGES.items()}
+LONGEST_PROMPT = 1 << 20
+"""Characters of a prompt."""
+PROMPT_END = 2000
+"""Characters at the end of a prompt that the engine gets: models use no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,12 @@ class TranscriptionRequest:
 
     model: ModelWanted
     language: str | None = None
+    languages: tuple[str, ...] = ()
+    """The languages among which the model finds the one spoken; empty: all."""
     keywords: tuple[str, ...] = ()
+    prompt: str = ""
+    translate: bool = False
+    """Whether the speech is written in English."""
     response_format: str | None = None
     granularities: frozenset[str] = frozenset()
     stream: bool = False
@@ -49,19 +54,29 @@ class TranscriptionRequest:
 
     def options(self, engine: EngineInfo) -> Options:
         """Return the engine's options. Raises `Refusal` for options that the engine lacks."""
-        if self.language and engine.languages and primary(self.language) not in engine.languages:
+        if unknown := unknown_language(engine, (self.language, *self.languages)):
             known = ", ".join(engine.languages)
             raise refused(
-                f"The model {engine.name!r} does not support the language {quoted(self.language)}; it supports: {known}.",
+                f"The model {engine.name!r} does not support the language {quoted(unknown)}; it supports: {known}.",
                 "language",
+            )
+        if self.translate and not engine.translates:
+            raise refused(
+                f"The model {engine.name!r} does not translate; /v1/audio/transcriptions transcribes in the language spoken.",
+                "model",
+                code="unsupported_model",
             )
         if self.keywords and not engine.keyterms:
             raise refused(f"The model {engine.name!r} does not support keywords.", "keywords")
-        return Options(self.language, self.keywords)
+        prompt = self.prompt if engine.prompts else ""
+        hints = tuple(map(primary, self.languages))
+        return Options(spoken_language(self.language), self.keywords, hints, translate=self.translate, prompt=prompt)
 
 
-def parse(fields: Collection[tuple[str, str]], *, spaced: bool = False) -> TranscriptionRequest:
-    """Parse a form's fields. Raises `Refusal`."""
+def parse(
+    fields: Collection[tuple[str, str]], *, spaced: bool = False, translate: bool = False
+) -> TranscriptionRequest:
+    """Parse a form's fields, of a request to `translate` or to transcribe. Raises `Refusal`."""
     given = Parameters([(name.removesuffix("[]"), value) for name, value in fields], "invalid_value")
     if given.text("response_format") == "diarized_json":
         raise refused("This server has no speaker diarization: choose another response_format.", "response_format")
@@ -74,9 +89,13 @@ def parse(fields: Collection[tuple[str, str]], *, spaced: bool = False) -> Trans
     if "word" in granularities and response_format not in ("verbose_json", None):
         raise refused("timestamp_granularities requires response_format=verbose_json.", "timestamp_granularities")
     given.fraction("temperature", 0, 1)  # checked only: decoding has no temperature
+    languages = _languages(given)
     return TranscriptionRequest(
-        model=ModelWanted.of(given.text("model"), PUBLIC_MODELS),
-        language=_language(given),
+        model=ModelWanted.of(given.text("model"), PUBLIC_MODELS, languages[0] if len(languages) == 1 else None),
+        language=languages[0] if len(languages) == 1 else None,
+        languages=languages if len(languages) > 1 else (),
+        prompt=(given.text("prompt", longest=LONGEST_PROMPT) or "")[-PROMPT_END:],
+        translate=translate,
         keywords=_keywords(given),
         response_format=response_format or ("verbose_json" if granularities else None),
         granularities=granularities,
@@ -115,8 +134,10 @@ def logprobs(words: Sequence[Word], *, first: bool = True) -> list[dict[str, obj
 
 
 def _logprobs(words: Sequence[Word], *, first: bool = True) -> Iterator[dict[str, object]]:
-    for index, word in enumerate(words):
-        token = word.text if first and index == 0 else f" {word.text}"
+    before = "" if first else " "
+    for word in words:
+        token = separator(before, word.text) + word.text
+        before = word.text
         yield {"token": token, "logprob": round(_log(word), 5), "bytes": list(token.encode())}
 
 
@@ -124,12 +145,13 @@ def spaced_words(words: Sequence[Word], offset_s: float = 0.0) -> Iterator[dict[
     """Yield words that their reader joins without a separator. No word ends after the next begins."""
     for i, word in enumerate(words):
         end = min(word.end, words[i + 1].start if i + 1 < len(words) else word.end)
-        yield {"word": f"{word.text} ", "start": round(word.start + offset_s, 2), "end": round(end + offset_s, 2)}
+        space = separator(word.text, words[i + 1].text) if i + 1 < len(words) else " "
+        yield {"word": f"{word.text}{space}", "start": round(word.start + offset_s, 2), "end": round(end + offset_s, 2)}
 
 
-def delta(text: str, *, first: bool) -> dict[str, object]:
-    """Return the event for the next piece of text. The pieces concatenate to the transcript."""
-    return {"type": "transcript.text.delta", "delta": text if first else f" {text}"}
+def delta(words: Sequence[Word], before: str) -> dict[str, object]:
+    """Return the event for the next words, after the word `before`. The pieces concatenate to the transcript."""
+    return {"type": "transcript.text.delta", "delta": separator(before, words[0].text) + written_text(words)}
 
 
 def done(transcript: FileTranscript, request: TranscriptionRequest) -> dict[str, object]:
@@ -143,10 +165,9 @@ def done(transcript: FileTranscript, request: TranscriptionRequest) -> dict[str,
 def _verbose(
     transcript: FileTranscript, words: Sequence[Word], request: TranscriptionRequest, engine: EngineInfo
 ) -> dict[str, Any]:
-    code = primary(request.language) if request.language else engine.languages[0] if len(engine.languages) == 1 else ""
     body: dict[str, Any] = {
-        "task": "transcribe",
-        "language": _LANGUAGES.get(code, code),
+        "task": "translate" if request.translate else "transcribe",
+        "language": _language_name(words, request, engine),
         "duration": round(transcript.duration_s, 3),
         "text": transcript.text,
     }
@@ -159,7 +180,7 @@ def _verbose(
 
 
 def _segment(number: int, words: Sequence[Word]) -> dict[str, object]:
-    text = " ".join(word.text for word in words)
+    text = written_text(words)
     data = text.encode()
     return {
         "id": number,
@@ -190,6 +211,21 @@ def _keywords(given: Parameters) -> tuple[str, ...]:
     return keywords
 
 
-def _language(given: Parameters) -> str | None:
-    language = given.text("language") or next(iter(given.texts("languages")), None)
-    return None if language is None else _CODES.get(language.lower(), language)
+def _languages(given: Parameters) -> tuple[str, ...]:
+    named = given.text("language")
+    languages = (named,) if named else given.texts("languages")
+    return tuple(CODES.get(language.lower(), language) for language in languages)
+
+
+def _language_name(words: Sequence[Word], request: TranscriptionRequest, engine: EngineInfo) -> str:
+    """Return the name of the language written: English, the client's, the one that was heard, or the engine's only one."""
+    heard = main_language(words)
+    if request.translate:
+        code = "en"
+    elif request.language:
+        code = primary(request.language)
+    elif heard is not None:
+        code = heard.code
+    else:
+        code = engine.languages[0] if len(engine.languages) == 1 else ""
+    return NAMES.get(code, code)

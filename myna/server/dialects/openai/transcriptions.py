@@ -13,7 +13,6 @@ from aiohttp import web
 from myna.batch.disk import Upload
 from myna.batch.json_pieces import json_pieces
 from myna.batch.transcriber import Listener
-from myna.runtime.errors import Refusal
 from myna.server.dialects.openai import event_stream, rest
 from myna.server.dialects.openai.errors import openai_response, refused
 from myna.server.http.answers import Answer
@@ -42,12 +41,16 @@ class Transcriptions:
 
     async def transcriptions(self, request: web.Request) -> web.StreamResponse:
         """Transcribe the file, or files, of a form."""
-        return await self._requests.answered(self._form(request), openai_response)
+        return await self._requests.answered(self._form(request, translate=False), openai_response)
 
-    async def _form(self, request: web.Request) -> web.StreamResponse:
+    async def translations(self, request: web.Request) -> web.StreamResponse:
+        """Write the speech of a form's file in English."""
+        return await self._requests.answered(self._form(request, translate=True), openai_response)
+
+    async def _form(self, request: web.Request, *, translate: bool) -> web.StreamResponse:
         async with self._requests.admit(request) as admitted, temporary_folder() as folder:
             form = await self._requests.receiver(request, folder, admitted).form()
-            asked = rest.parse(form.fields, spaced=self._wants_spaces(request))
+            asked = rest.parse(form.fields, spaced=self._wants_spaces(request), translate=translate)
             uploads = _uploads_of(form, asked)
             if asked.stream:
                 work = partial(self._transcript, uploads[0], asked, admitted.share)
@@ -90,15 +93,6 @@ class Transcriptions:
         return await self._work.transcribe(
             upload.path, asked.model, options, Coded(), mix=True, share=share, listener=listener
         )
-
-    async def translations(self, request: web.Request) -> web.Response:
-        """Refuse: no model translates."""
-        try:
-            self._requests.identify(request)
-        except Refusal as refusal:
-            return openai_response(refusal)
-        message = f"No model of this server translates. {PATH} transcribes in the language spoken."
-        return openai_response(refused(message, "model", code="unsupported_model"))
 
 
 def content_type(asked: rest.TranscriptionRequest) -> str:

@@ -129,7 +129,7 @@ def _round(
 def _bare(engine: Engine) -> Callable[[Sequence[bytes]], Any]:
     """Return the loop without anything around the model: NeMo's own calls for Parakeet, else the engine's."""
     if type(engine).__module__.startswith("myna.inference.engines.parakeet."):  # other engines need no NeMo
-        from myna.bench.engine_bare import nemo_loop
+        from myna.bench.bare_nemo import nemo_loop
         from myna.inference.engines.parakeet.engine import ParakeetEngine
 
         assert isinstance(engine, ParakeetEngine)

@@ -1,0 +1,75 @@
+"""The commands about models: list those of this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from myna.cli.options import fail
+
+if TYPE_CHECKING:  # the server's extra may be missing
+    from myna.inference.engines.survey import Listed, Survey
+
+app = typer.Typer(help="Models of this machine: list them; add one.")
+
+
+@app.callback(invoke_without_command=True)
+def models(
+    context: typer.Context,
+    folder: Annotated[Path | None, typer.Option(help="Folder of models; by default the setting `models`.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False,
+) -> None:
+    """List the models that this machine can serve and those that it could, with their memory."""
+    if context.invoked_subcommand is not None:
+        return
+    from myna.inference.engines.catalogue import Catalogue
+    from myna.inference.engines.survey import survey
+    from myna.runtime.errors import ConfigurationError
+    from myna.server.settings import load
+
+    try:
+        settings = load()
+    except ConfigurationError as error:
+        fail(str(error))
+    catalogue = Catalogue(
+        folder or settings.models, settings.model, settings.aliases, settings.languages, settings.models_by_language
+    )
+    found = survey(catalogue)
+    if json:
+        from dataclasses import asdict
+        from json import dumps
+
+        typer.echo(dumps({"default": catalogue.default, **asdict(found)}, indent=1))
+    else:
+        _print(found, catalogue.default)
+
+
+def _print(found: Survey, default: str) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from myna.inference.engines.survey import described_languages
+
+    console = Console(highlight=False, soft_wrap=True)
+
+    def table(title: str, rows: Sequence[Listed], *more: str) -> None:
+        drawn = Table(
+            "model", "engine", "languages", "memory", *more, title=title, title_justify="left", box=box.SIMPLE
+        )
+        for one in rows:
+            name = f"{one.name} (default)" if one.name == default else one.name
+            how = [" && ".join(one.how)] if more else []
+            drawn.add_row(name, one.engine, described_languages(one.languages), f"{one.memory >> 20} MB", *how)
+        console.print(drawn)
+
+    table("Here", found.here)
+    if found.offered:
+        table("Can be added", found.offered, "how")
+    for name, reason in found.unusable.items():
+        console.print(f"{name} cannot be used: {reason}", markup=False)
+    for name, (summary, install) in found.engines.items():
+        console.print(f"engine {name} ({summary}) is not installed: {install}", markup=False)
