@@ -69,7 +69,9 @@ def compare(models: Sequence[str], manifest: Path, groups: Sequence[str], live_s
         rest = f"{row.memory_mb:.0f}", f"{row.ready_s:.1f}", f"{row.streams:.0f}"
         table.add_row(row.model, f"{row.wer_percent:.2f}", *costs, *rest)
     Console().print(table)
-    measured = f"{len(recordings)} recordings, {rows[0].words} words, {os.cpu_count()} cores; CPU s for a second of audio"
+    measured = (
+        f"{len(recordings)} recordings, {rows[0].words} words, {os.cpu_count()} cores; CPU s for a second of audio"
+    )
     Console().print(measured, highlight=False)
 
 

@@ -9,20 +9,27 @@ import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import onnx
 import torch
+from rapidfuzz.distance import Levenshtein
 
 from myna.inference.engines import published
 from myna.inference.engines.parakeet.checkpoint import inspect
+from myna.inference.engines.parakeet.engine import ParakeetEngine
 from myna.inference.engines.parakeet.loading import restored
+from myna.inference.engines.parakeet_onnx.engine import ParakeetOnnxEngine
 from myna.inference.engines.parakeet_onnx.first_chunk import make_drop_an_input
 from myna.inference.engines.parakeet_onnx.pieces import BLANK
 from myna.inference.engines.parakeet_onnx.quantizing import quantize, save
+from myna.inference.engines.port import ModelOptions
+from myna.inference.engines.transducer.decoding import BEST_SEGMENT_S
 from myna.streaming.errors import EngineUnavailableError
+from myna.streaming.events import samples
+from myna.streaming.session.jobs import InferenceJob, JobKind, Transcript
 
 LayoutName = Literal["onnx-asr", "sherpa-onnx"]
 
@@ -67,6 +74,24 @@ def export(checkpoint: Path, folder: Path, *, layout: LayoutName, int8: bool, lo
     lines = "".join(f"{piece} {number}\n" for number, piece in enumerate(pieces))
     (folder / ("vocab.txt" if layout == "onnx-asr" else "tokens.txt")).write_text(lines, "utf-8")
     (folder / "config.json").write_text(json.dumps(settings, indent=1) + "\n", "utf-8")
+
+
+def compare(checkpoint: Path, folder: Path, recordings: Sequence[bytes]) -> tuple[int, int]:
+    """Return the number of words that a checkpoint decodes from int16 recordings at 16 kHz, and how many its export changes.
+
+    Recordings are decoded in parts of at most `BEST_SEGMENT_S`. A word that is replaced, left out or added counts as changed.
+    """
+    size = 2 * samples(BEST_SEGMENT_S)
+    parts = [pcm[start : start + size] for pcm in recordings for start in range(0, len(pcm), size)]
+    jobs = [InferenceJob(f"{n}", f"{n}", JobKind.FINAL, part, 0.0) for n, part in enumerate(parts)]
+    heard: list[list[str]] = []
+    for engine in (
+        ParakeetEngine(ModelOptions(source=str(checkpoint), device="cpu", precision="fp32")),
+        ParakeetOnnxEngine(ModelOptions(source=str(folder), device="cpu")),
+    ):
+        outcomes = [engine.transcribe([job])[0] for job in jobs]
+        heard.append([word.text for outcome in outcomes if isinstance(outcome, Transcript) for word in outcome.words])
+    return len(heard[0]), Levenshtein.distance(*heard)
 
 
 def _parts(model: Any, layout: LayoutName) -> dict[str, Any]:

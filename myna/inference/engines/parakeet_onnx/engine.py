@@ -83,13 +83,10 @@ class ParakeetOnnxEngine:
 
 def _export(options: ModelOptions) -> Export:
     """Return the export to load. Raises `EngineUnavailableError`."""
-    if options.precision not in ("auto", *PRECISIONS):
-        raise EngineUnavailableError(
-            f"precision {options.precision!r} is unknown to exported models; use auto, {', '.join(PRECISIONS)}"
-        )
     folder = Path(options.source)
     on_cpu = options.device in ("auto", "cpu")
-    export = find(folder, options.precision, prefer="int8" if on_cpu else "fp32")
+    precision = options.precision if options.precision in PRECISIONS else "auto"  # others are for other engines
+    export = find(folder, precision, prefer="int8" if on_cpu else "fp32")
     if export is None:
         raise EngineUnavailableError(f"{folder} is no folder of an exported Parakeet")
     return export
