@@ -19,7 +19,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from myna.bench.accuracy import normalised
 from myna.inference.engines.parakeet_onnx.engine import ParakeetOnnxEngine
-from myna.inference.engines.parakeet_onnx.layouts import find
+from myna.inference.engines.parakeet_onnx.inspection import find
 from myna.inference.engines.parakeet_onnx.model import OnnxModel, loaded
 from myna.inference.engines.parakeet_onnx.quantizing import quantize
 from myna.inference.engines.port import ModelOptions
@@ -133,6 +133,17 @@ def test_an_rnnt_model_decodes_what_onnx_asr_decodes(full: Path, tmp_path: Path)
 
 def test_a_ctc_model_decodes_what_onnx_asr_decodes(full: Path, tmp_path: Path) -> None:
     same_as_the_oracle(with_ctc_head(full, tmp_path / "ctc"), "ctc")
+
+
+def test_a_ctc_model_in_sherpas_layout_decodes_the_same(full: Path, tmp_path: Path) -> None:
+    folder = with_ctc_head(full, tmp_path / "ctc")
+    found = alone(folder)
+    (folder / "vocab.txt").rename(folder / "tokens.txt")
+    export = find(folder)
+    assert export is not None
+    assert (export.layout, export.kind) == ("sherpa-onnx", "ctc")
+    model = loaded(export, "cpu", 1)
+    assert [model.decode(model.encode([pcm]))[0][0] for pcm in AUDIO[:8]] == found[:8]
 
 
 def without_durations(source: Path, target: Path) -> Path:

@@ -27,7 +27,7 @@ from myna.inference.engines.parakeet.export import export
 from myna.inference.engines.parakeet.model import ParakeetModel
 from myna.inference.engines.parakeet_onnx.boosting import BoostingTree
 from myna.inference.engines.parakeet_onnx.engine import ParakeetOnnxEngine
-from myna.inference.engines.parakeet_onnx.layouts import find
+from myna.inference.engines.parakeet_onnx.inspection import find
 from myna.inference.engines.parakeet_onnx.model import OnnxModel, loaded
 from myna.inference.engines.parakeet_onnx.pieces import Splitter
 from myna.inference.engines.port import ModelOptions
@@ -105,7 +105,7 @@ def test_every_step_of_an_utterance_gives_the_words_of_the_nemo_engine(
     """Short utterances, and 36 s without a pause; a cache-aware model from its first chunk on."""
     theirs = ParakeetEngine(ModelOptions(source=str(CHECKPOINTS[kind]), device="cpu", precision="fp32"))
     ours = ParakeetOnnxEngine(ModelOptions(source=str(folders[kind, "onnx-asr"])))
-    for pcm in [*(sentence.pcm for sentence in sentences), joined(sentences, 36)[0]]:
+    for pcm in [*(sentence.pcm for sentence in sentences[:12]), joined(sentences, 36)[0]]:
         for a, b in zip(follow(ours, "s", pcm), follow(theirs, "s", pcm), strict=True):  # type: ignore[arg-type]
             assert [(w.text, w.start, w.end) for w in a.words] == [(w.text, w.start, w.end) for w in b.words]  # type: ignore[union-attr]
 

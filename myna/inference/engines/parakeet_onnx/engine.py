@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from myna.inference.engines.parakeet_onnx.layouts import PRECISIONS, Export, find
+from myna.inference.engines.parakeet_onnx.inspection import Export, find
+from myna.inference.engines.parakeet_onnx.layouts import PRECISIONS
 from myna.inference.engines.parakeet_onnx.model import CachedOnnxModel, loaded
 from myna.inference.engines.port import ModelOptions
 from myna.inference.engines.transducer.caches import CacheFollower

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from myna.inference.engines.parakeet_onnx.boosting import BoostingTree
-from myna.inference.engines.parakeet_onnx.layouts import Export
+from myna.inference.engines.parakeet_onnx.inspection import Export
 from myna.inference.engines.parakeet_onnx.sessions import Graphs
 from myna.inference.engines.transducer.words import Tokens
 

@@ -15,7 +15,7 @@ def _claims(path: Path) -> bool:
 
 
 def _describe(path: Path) -> Model:
-    from myna.inference.engines.parakeet_onnx.layouts import find
+    from myna.inference.engines.parakeet_onnx.inspection import find
 
     export = find(path)
     assert export is not None, f"{path} is claimed"

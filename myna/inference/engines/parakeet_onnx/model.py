@@ -14,7 +14,7 @@ import numpy as np
 from myna.inference.engines.parakeet_onnx.boosting import BoostingTree
 from myna.inference.engines.parakeet_onnx.features import HOP, WINDOW, Features
 from myna.inference.engines.parakeet_onnx.greedy import CtcDecoder, GreedyDecoder, RowState, TransducerDecoder
-from myna.inference.engines.parakeet_onnx.layouts import Chunks, Export
+from myna.inference.engines.parakeet_onnx.inspection import Chunks, Export
 from myna.inference.engines.parakeet_onnx.pieces import Speller, Splitter
 from myna.inference.engines.parakeet_onnx.sessions import graphs
 from myna.inference.engines.transducer.model import Chunking

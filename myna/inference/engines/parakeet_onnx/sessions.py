@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 import onnxruntime
 
-from myna.inference.engines.parakeet_onnx.layouts import Export
+from myna.inference.engines.parakeet_onnx.inspection import Export
 from myna.streaming.errors import EngineUnavailableError
 
 _PROVIDERS = {
