@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from myna.bench.accuracy import normalised
+from myna.inference.engines.parakeet_onnx import signing
 from myna.inference.engines.parakeet_onnx.engine import ParakeetOnnxEngine
 from myna.inference.engines.parakeet_onnx.inspection import find
 from myna.inference.engines.parakeet_onnx.model import OnnxModel, loaded
@@ -30,6 +32,15 @@ from myna.streaming.session.jobs import InferenceJob, JobKind, Missing, Transcri
 SENTENCES = held_out()
 AUDIO = [pcm for _, pcm in SENTENCES]
 BLANK = 128
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep changed graphs apart from the user's."""
+    place = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(signing, "places", lambda: iter([place]))
+        yield
 
 
 @pytest.fixture(scope="session")

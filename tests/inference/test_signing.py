@@ -1,4 +1,4 @@
-"""Unsigned weights of quantised graphs stored signed: only where the results are the same, once, and in the cache folder."""
+"""Weights of quantised graphs signed or unsigned, as the processor multiplies them exactly: once, and in the cache folder."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from myna.inference.engines.parakeet_onnx import signing
 from myna.streaming.speech import graph_cache
 
+EXACT = signing.multiplies_signed_exactly()
+"""Whether this processor's products with signed weights are exact."""
 INPUT = np.random.default_rng(1).standard_normal((1, 20, 256)).astype(np.float32)
 
 
@@ -123,24 +125,70 @@ def test_a_graph_without_unsigned_products_is_used_as_it_is(tmp_path: Path, cach
     assert opened.paths == [path]
 
 
-def test_a_processor_that_saturates_writes_nothing(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def saturating(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor that fails the first trial: its products with signed weights are not exact."""
     monkeypatch.setattr(signing, "multiplies_signed_exactly", lambda: False)
+
+
+def test_a_processor_that_saturates_keeps_unsigned_weights(tmp_path: Path, cache: Path, saturating: None) -> None:
     path = graph(tmp_path / "small.int8.onnx", 0.4)
+    first, again = Opened(), Opened()
+    for opened in (first, again):
+        signing.opened(path, opened, run)
+        assert opened.paths == [path]
+    assert not list(cache.rglob("*.onnx"))
+
+
+def test_a_processor_that_saturates_gets_signed_weights_unsigned(tmp_path: Path, cache: Path, saturating: None) -> None:
+    """A recurrent layer and a product, as in public decoders. Unsigned weights are exact on every processor."""
+    path = decoder(tmp_path / "decoder.int8.onnx")
+    first, again = Opened(), Opened()
+    inputs = {"in": INPUT.transpose(1, 0, 2)}
+    outputs = [signing.opened(path, opened, run).run(None, inputs)[0] for opened in (first, again)]
+    assert np.array_equal(*outputs)
+    assert [path] not in (first.paths, again.paths)
+    types = {tensor.name: tensor.data_type for tensor in onnx.load(again.paths[0]).graph.initializer}
+    assert [types[f"{name}_quantized"] for name in ("w", "r", "p")] == 3 * [TensorProto.UINT8]
+    plain, shipped = (Opened()(each).run(None, inputs)[0] for each in (path.with_name("plain.onnx"), path))
+    assert np.array_equal(shipped, outputs[0]) == EXACT
+    assert EXACT or np.linalg.norm(outputs[0] - plain) < np.linalg.norm(shipped - plain)
+
+
+def test_signed_weights_of_seven_bits_stay(tmp_path: Path, cache: Path, saturating: None) -> None:
+    path = decoder(tmp_path / "decoder.int8.onnx", reduce_range=True)
     opened = Opened()
     signing.opened(path, opened, run)
     assert opened.paths == [path]
-    assert not cache.exists()
+
+
+def decoder(path: Path, *, reduce_range: bool = False) -> Path:
+    """Write a recurrent layer and a product with signed weights."""
+    generator = np.random.default_rng(2)
+    sizes = {"w": (1, 1024, 256), "r": (1, 1024, 256), "p": (256, 64)}
+    weights = {name: generator.uniform(-0.3, 0.3, size).astype(np.float32) for name, size in sizes.items()}
+    nodes = [
+        helper.make_node("LSTM", ["in", "w", "r"], ["", "h"], hidden_size=256),
+        helper.make_node("MatMul", ["h", "p"], ["out"]),
+    ]
+    made = helper.make_graph(
+        nodes, "decoder", [helper.make_tensor_value_info("in", TensorProto.FLOAT, ["n", 1, 256])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, 1, 64])],
+        [numpy_helper.from_array(values, name) for name, values in weights.items()],
+    )  # fmt: skip
+    plain = path.with_name("plain.onnx")
+    onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), plain)
+    quantize_dynamic(plain, path, weight_type=QuantType.QInt8, per_channel=reduce_range, reduce_range=reduce_range)
+    return path
 
 
 def test_the_first_trial_agrees_with_a_graph_of_large_weights(tmp_path: Path) -> None:
     """Whatever this processor is: a graph that saturates one that saturates differs, and on the others it is the same."""
     path, signed = graph(tmp_path / "large.int8.onnx", 1.0), tmp_path / "signed.onnx"
-    assert signing.write_signed(path, signed)
+    assert signing.write_changed(path, signed, signed=True)
     extreme = np.where(np.arange(20 * 256).reshape(1, 20, 256) % 3 == 0, -0.01, 1.0).astype(np.float32)
     outputs = [Opened()(each).run(None, {"in": extreme})[0] for each in (path, signed)]
-    assert np.array_equal(*outputs) == signing.multiplies_signed_exactly()
+    assert np.array_equal(*outputs) == EXACT
 
 
 def test_without_a_writable_cache_the_graph_is_used_as_it_is(

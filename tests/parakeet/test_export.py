@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from myna.inference.engines.parakeet.checkpoint import inspect
 from myna.inference.engines.parakeet.engine import ParakeetEngine
 from myna.inference.engines.parakeet.export import export
 from myna.inference.engines.parakeet.model import ParakeetModel
+from myna.inference.engines.parakeet_onnx import signing
 from myna.inference.engines.parakeet_onnx.boosting import BoostingTree
 from myna.inference.engines.parakeet_onnx.engine import ParakeetOnnxEngine
 from myna.inference.engines.parakeet_onnx.inspection import find
@@ -33,6 +35,15 @@ from myna.inference.engines.parakeet_onnx.pieces import Splitter
 from myna.inference.engines.port import ModelOptions
 from myna.inference.engines.transducer.words import Tokens
 from myna.streaming.errors import EngineUnavailableError
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep changed graphs apart from the user's."""
+    place = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(signing, "places", lambda: iter([place]))
+        yield
 
 
 @pytest.fixture(scope="session")

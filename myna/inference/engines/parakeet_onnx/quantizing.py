@@ -1,11 +1,15 @@
 """Quantises exported graphs to int8.
 
-Only matrix products are quantised, with a scale for each column of the weights; activations are scaled as a whole, at run
-time. Convolutions of one frame are matrix products, and are written as such first. Weights are stored unsigned: every
-processor multiplies them exactly. `signing` stores them signed where the processor is exact with those too, and faster.
+An encoder's matrix products are quantised, with a scale for each column of the weights; activations are scaled as a whole, at
+run time. Convolutions of one frame are matrix products, and are written as such first. The weights are unsigned: every
+processor multiplies them exactly, and `signing` makes them signed where that is exact too, and faster. Relative error of the
+encoder of `tests/parakeet` on its held-out sentences: 1.2 %; of the usual quantisation, which has one scale for each tensor
+and quantises all convolutions, 2.0 %.
 
-Relative error of the encoder of `tests/parakeet`, on its held-out sentences: 0.8 %; of the usual quantisation, which has one
-scale for each tensor and quantises all convolutions, 2 %.
+A decoder's recurrent layers are quantised too: they cost most of its time. Its weights are signed numbers of 7 bits, with a
+scale for each column: no processor saturates. Relative error of the logits at the sizes of a 0.6 B model with random weights,
+on a processor with AVX2 only: 1.5 %, of the usual signed 8 bits 11.5 %, of unsigned 8 bits 2.1 %; CPU milliseconds of a
+call 0.9, 0.9, 1.0, and 4.1 in fp32.
 """
 
 from __future__ import annotations
@@ -25,9 +29,10 @@ _MOST_PROTOBUF = 1_900_000_000
 
 
 def quantize(source: Path, target: Path) -> None:
-    """Write an int8 form of the graph `source` to `target`."""
+    """Write an int8 form of the graph `source`, an encoder or a decoder, to `target`."""
     model = onnx.load(str(source))
     _write_convolutions_as_products(model.graph)
+    encoder = any(value.name == "audio_signal" for value in model.graph.input)
     logging.disable(logging.WARNING)  # onnxruntime recommends a preprocessing that changes nothing here
     try:
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
@@ -35,8 +40,9 @@ def quantize(source: Path, target: Path) -> None:
             save(model, rewritten)
             del model
             quantize_dynamic(
-                rewritten, target, weight_type=QuantType.QUInt8, per_channel=True, op_types_to_quantize=["MatMul"]
-            )
+                rewritten, target, per_channel=True, op_types_to_quantize=["MatMul", "LSTM"],
+                weight_type=QuantType.QUInt8 if encoder else QuantType.QInt8, reduce_range=not encoder,
+            )  # fmt: skip
     finally:
         logging.disable(logging.NOTSET)
 

@@ -7,6 +7,7 @@ call, so that the weights are in memory once.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,25 +85,36 @@ def open_session(model: Path | bytes, name: str, providers: list[Any], threads: 
 
 
 def _load(export: Export, chosen: list[Any], threads: int) -> Graphs:
-    def opened(path: Path, model: Path | bytes | None = None) -> Any:
-        return open_session(path if model is None else model, f"{path.name} in {path.parent.name}", chosen, threads)
+    def opened(path: Path, inputs: Callable[[Any], dict[str, np.ndarray]], *, batch: bool = False) -> Any:
+        def open_graph(form: Path) -> Any:
+            model = batched(form) if batch else form
+            return open_session(model, f"{path.name} in {path.parent.name}", chosen, threads)
 
-    encoder = None
-    if export.precision == "int8" and len(chosen) == 1:
+        if not path.name.endswith(".int8.onnx") or len(chosen) > 1:
+            return open_graph(path)
         from myna.inference.engines.parakeet_onnx import signing
 
-        encoder = signing.opened(
-            export.encoder, lambda path: opened(export.encoder, path), lambda it: it.run(None, noise(export))
-        )
-    decoder = joiner = None
-    if export.decoder is not None:
-        decoder = opened(export.decoder, batched(export.decoder) if export.joiner else None)
-    if export.joiner is not None:
-        joiner = opened(export.joiner)
-    return Graphs(encoder or opened(export.encoder), decoder, joiner)
+        return signing.opened(path, open_graph, lambda session: session.run(None, inputs(session)))
+
+    encoder = opened(export.encoder, lambda _: encoder_noise(export))
+    decoder = opened(export.decoder, noise, batch=export.joiner is not None) if export.decoder else None
+    return Graphs(encoder, decoder, opened(export.joiner, noise) if export.joiner else None)
 
 
-def noise(export: Export) -> dict[str, np.ndarray]:
+def noise(session: Any) -> dict[str, np.ndarray]:
+    """Return inputs of a session for one run over one frame of noise and the token 1."""
+    generator = np.random.default_rng(1)
+    told = {}
+    for value in session.get_inputs():
+        shape = [size if isinstance(size, int) else 1 for size in value.shape]
+        if value.type == "tensor(float)":
+            told[value.name] = generator.standard_normal(shape).astype(np.float32)
+        else:
+            told[value.name] = np.ones(shape, np.int64 if value.type == "tensor(int64)" else np.int32)
+    return told
+
+
+def encoder_noise(export: Export) -> dict[str, np.ndarray]:
     """Return inputs of the encoder for one run over noise."""
     chunks = export.chunks
     frames = 300 if chunks is None else chunks.sizes[1] + chunks.before[1]
