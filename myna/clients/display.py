@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Protocol
 
@@ -63,9 +64,9 @@ class Terminal:
         """Redraw the text that a message changes."""
         match message:
             case wire.PartialMessage(channel=channel, words=words, stable=stable):
-                text = Text(" ".join(word.punctuated_word for word in words[:stable]), style="bright_black")
-                text.append(" " + " ".join(word.punctuated_word for word in words[stable:]), style="dim italic")
-                self._interim_words[channel] = text
+                settled = _end(message.text, [word.punctuated_word for word in words[:stable]])
+                text = Text(message.text[:settled], style="bright_black")
+                self._interim_words[channel] = text.append(message.text[settled:], style="dim italic")
             case wire.FinalMessage(channel=channel):
                 self._interim_words.pop(channel, None)
                 if message.text:
@@ -89,3 +90,11 @@ class Terminal:
             line.append(" ").append_text(self._interim_words.get(channel, Text()))
             lines.append(line)
         self._live.update(Group(*lines), refresh=True)
+
+
+def _end(text: str, words: Sequence[str]) -> int:
+    """Return where the first words of a text end. The text has spaces between words only where their script has."""
+    end = 0
+    for word in words:
+        end = max(end, text.find(word, end)) + len(word)
+    return end

@@ -17,7 +17,7 @@ from sounds import contained, recording
 from myna.clients.local_server import local_server
 from myna.inference.engines import registry
 from myna.inference.engines.catalogue import Catalogue, UnknownModelError
-from myna.inference.engines.kind import EngineKind, Model
+from myna.inference.engines.kind import EngineKind, Model, Offer
 from myna.streaming.errors import EngineUnavailableError
 
 ENGINES = Path(registry.__file__).parent
@@ -122,6 +122,28 @@ def test_a_kind_whose_packages_are_missing_says_how_to_install_them(tmp_path: Pa
 def test_a_default_that_is_no_model_is_refused_with_the_reason(tmp_path: Path, target: str, reason: str) -> None:
     with pytest.raises(UnknownModelError, match=reason):
         catalogue(tmp_path, target).find()
+
+
+@pytest.mark.usefixtures("bird")
+@pytest.mark.parametrize("target", ["kept/wren.bird", "./kept/wren.bird", "plain"])
+def test_the_default_may_be_a_path_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "wren.bird").write_text("en")
+    (tmp_path / "plain").write_text("en")
+    claiming = replace(BIRD, claims=lambda path: path.name in ("wren.bird", "plain"))
+    with mock.patch.dict(registry.kinds(), {"bird": claiming}):
+        assert catalogue(tmp_path / "models", target).find().source == str(Path(target))
+
+
+@pytest.mark.usefixtures("bird")
+def test_a_model_that_can_be_fetched_is_refused_with_the_command_that_fetches_it(tmp_path: Path) -> None:
+    nest = Offer("nest", ("en",), 1, "MIT", (), {}, {})
+    refused = pytest.raises(UnknownModelError, match="model 'nest' is not here; to fetch it: myna models add nest")
+    with mock.patch.dict(registry.kinds(), {"bird": replace(BIRD, offers=(nest,))}), refused:
+        catalogue(tmp_path, "nest").find()
 
 
 @pytest.mark.usefixtures("bird")

@@ -60,9 +60,13 @@ def test_a_thousand_streams_get_every_word_and_leave_no_job_behind() -> None:
     assert most <= 2 * 1000  # one final and one interim per stream
 
 
-@pytest.mark.parametrize("incremental", [False, True], ids=["whole", "followed"])
-def test_workers_killed_a_hundred_times_lose_and_repeat_no_word(incremental: bool) -> None:
-    engine = FakeEngine(settings=FakeSettings(incremental=incremental))
+@pytest.mark.parametrize(
+    "settings",
+    [FakeSettings(), FakeSettings(incremental=True), FakeSettings(flushed_finals=True)],
+    ids=["whole", "followed", "flushed"],
+)
+def test_workers_killed_a_hundred_times_lose_and_repeat_no_word(settings: FakeSettings) -> None:
+    engine = FakeEngine(settings=settings)
     simulation = Simulation(per_second(0.03), workers=2, lanes=1, engine=engine, seed=1)
     simulation.restart_s = 0.3
     crowd(simulation, 12, length=14)

@@ -8,7 +8,7 @@ from drive import Drive, assert_tiles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from myna.inference.engines.fake.engine import FakeEngine, silence, spoken
+from myna.inference.engines.fake.engine import SAYS_END, FakeEngine, silence, spoken
 from myna.streaming.events import (
     Cause,
     Configured,
@@ -55,6 +55,31 @@ def test_a_complete_confident_sentence_ends_a_turn_sooner_than_any_other_words()
     for less in (at(0.5, "That is all I know"), at(0.5, "That is all I know,"), at(0.5, "Well."), at(0.5, "I know. And"),
                  at(0.5, "That is all I know.", 0.6)):  # fmt: skip
         assert less < whole
+
+
+def test_an_end_that_the_engine_heard_ends_a_turn_after_any_words() -> None:
+    for text in ("Well.", "That is all I know", "I know. And"):
+        assert confidence(samples(0.31), words(text, 0.6), finished=True) > 0.7 > at(0.31, text, 0.6)
+    assert confidence(samples(0.2), words("Well."), finished=True) < 0.7
+    assert confidence(0, words("Well."), finished=True) == 0
+
+
+def test_a_pause_from_which_the_speaker_resumed_delays_an_end_that_the_engine_heard() -> None:
+    rest = samples(0.6)
+    assert confidence(samples(0.6), words("Well."), rest, finished=True) < 0.7
+    assert confidence(samples(1.25), words("Well."), rest, finished=True) > 0.7
+
+
+def test_a_turn_ends_sooner_if_the_engine_hears_the_end_of_the_utterance() -> None:
+    def silence_before_the_end(*codes: int) -> float:
+        policy = Policy(endpoint_ms=None, turns=TurnPolicy())
+        d = Drive(Session("s/0", policy, Options(), ENGINE.info), ENGINE)
+        d.push(np.concatenate([*map(spoken, codes), silence(6)]))
+        (end,) = (event for event in d.events if isinstance(event, TurnEnded))
+        assert end.trigger is Trigger.CONFIDENCE
+        return end.at / 16_000 - 0.3 * len(codes)
+
+    assert silence_before_the_end(1, SAYS_END) < 0.4 < silence_before_the_end(1, 2)
 
 
 def test_a_word_that_cannot_end_a_sentence_delays_the_end_whatever_mark_follows_it() -> None:

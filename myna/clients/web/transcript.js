@@ -151,7 +151,7 @@ export class Transcript {
         const full = line && (line.text.length + written.length > 80 || word.start - line.end > 1);
         if (!line || full) lines.push((line = { channel, start: word.start, end: word.end, text: written }));
         else {
-          line.text += ` ${written}`;
+          line.text += space(line.text, written) + written;
           line.end = word.end;
         }
       }
@@ -168,8 +168,17 @@ function spans(words, kind) {
     span.title = `${word.punctuated_word}: ${word.start.toFixed(2)} to ${word.end.toFixed(2)} s, confidence ${Math.round(100 * word.confidence)} %`;
     span.tabIndex = -1;
     if (word.confidence < 0.5) span.classList.add("unsure");
-    return [span, " "];
+    const next = words[index + 1]?.punctuated_word;
+    return [span, next === undefined ? " " : space(word.punctuated_word, next)];
   });
+}
+
+const UNSPACED = "[\\p{sc=Han}\\p{sc=Hira}\\p{sc=Kana}\\p{sc=Bopo}\\p{sc=Thai}\\p{sc=Laoo}\\p{sc=Tibt}\\p{sc=Mymr}\\p{sc=Khmr}\\u3000-\\u303f\\uff00-\\uff9f]";
+const ENDS = new RegExp(`${UNSPACED}$`, "u"), BEGINS = new RegExp(`^${UNSPACED}`, "u");
+
+/** Return what stands between two words: nothing if both are written in a script without spaces. */
+function space(before, after) {
+  return ENDS.test(before) && BEGINS.test(after) ? "" : " ";
 }
 
 /** Return seconds as minutes and seconds. */

@@ -100,6 +100,8 @@ class Catalogue:
             raise UnknownModelError(f"model {quoted(wanted)} cannot be used: {broken[wanted]}")
         if or_default:
             return self.find(language=language)
+        if offer := next((o for kind in registry.kinds().values() for o in kind.offers if o.name == wanted), None):
+            raise UnknownModelError(f"model {quoted(wanted)} is not here; to fetch it: myna models add {offer.name}")
         there = ", ".join(sorted({*usable, *(alias for alias, target in self.aliases.items() if target in usable)}))
         raise UnknownModelError(f"unknown model {quoted(name or self._default)}; available: {there or 'none'}")
 
@@ -136,7 +138,8 @@ class Catalogue:
                 kind.check()
                 return kind.bundled
         path = Path(target)
-        if path.suffix in _suffixes() or target.startswith((".", "/")) or ("/" in target and path.exists()):
+        named = path.suffix in _suffixes() or target.startswith((".", "/"))
+        if named or (path.exists() and ("/" in target or _claiming(path))):
             return self._spoken(self._described(name, path))
         if "/" not in target:
             return None

@@ -125,7 +125,8 @@ class Scheduler:
         return [jobs[index] for index in sorted(batch)]
 
     def _length(self, job: InferenceJob) -> int:
-        return min(job.length, self._interim_window) if job.kind is JobKind.INTERIM else job.length
+        is_step = job.kind is JobKind.INTERIM or job.utterance
+        return min(job.length, self._interim_window) if is_step else job.length
 
     def _tidy(self) -> None:
         """Remove entries of jobs that no longer wait, once there are many."""

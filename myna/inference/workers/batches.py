@@ -28,7 +28,7 @@ class RunningBatch:
 
     def __init__(self, jobs: tuple[InferenceJob, ...], began: float) -> None:
         self.open = {job.id: job for job in jobs}
-        self.audio_s = sum(seconds(job.length) for job in jobs)
+        self.audio_s = sum(seconds(job.work) for job in jobs)
         self.due = min(job.due for job in jobs)
         self.measures = all(map(is_measurement, jobs))
         """Whether the jobs belong to a measurement."""

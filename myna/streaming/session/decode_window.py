@@ -75,10 +75,15 @@ class DecodeWindow:
 
     def of_final(self, speech: Span) -> Span:
         """Return the span of the final decode of `speech`."""
-        inside = self._segmenter.speech_start == speech.end  # the cut is inside speech
-        tail = BEYOND if inside else self._segmenter.pause  # as the speculative decode, so that it can be promoted
-        end = min(speech.end + tail, max(self._segmenter.position, speech.end))
+        end = self.end_of_final(speech)
         return Span(self._start(speech.start, end, self._context), end)
+
+    def end_of_final(self, speech: Span, *, to_the_end: bool = False) -> int:
+        """Return where the final decode of `speech` ends; `to_the_end`: of a cut inside speech, only where the audio ends."""
+        newest = max(self._segmenter.position, speech.end)
+        if self._segmenter.speech_start == speech.end:  # the cut is inside speech
+            return newest if to_the_end else min(speech.end + BEYOND, newest)
+        return min(speech.end + self._segmenter.pause, newest)  # as the speculative decode, so that it can be promoted
 
     def of_repeat(self, speech: Span, audio: Span) -> Span | None:
         """Return the span of a second decode of `speech` after a first one of `audio`; None: there is no other window.
@@ -112,14 +117,22 @@ class DecodeWindow:
             start = self._segmenter.quietest(latest, latest + INTERIM_OVERLAP // 2)
         return Span(start, now)
 
-    def of_utterance(self, speech_start: int, now: int) -> Span:
-        """Return the span of the open utterance up to `now`, for an engine that follows it."""
-        return Span(self._start(speech_start, now, INTERIM_CONTEXT), now)
+    def of_utterance(self, speech_start: int, now: int, *, flushed: bool = False) -> Span:
+        """Return the span of the open utterance up to `now`, for an engine that follows it; `flushed`: finals are steps."""
+        return Span(
+            self._start(speech_start, now, min(self._context, SURE_CONTEXT) if flushed else INTERIM_CONTEXT), now
+        )
+
+    def is_close(self, at: int) -> bool:
+        """Return whether speech at this sample would be decoded with the speech before it."""
+        return self._context >= LEAST_CONTEXT and self._is_near(at)
+
+    def _is_near(self, at: int) -> bool:
+        return self.last_speech_end is not None and at - self.last_speech_end < self._context_gap
 
     def _start(self, speech_start: int, end: int, context: int) -> int:
         earliest = max(self._buffer.start, end - self._longest, self.not_before)
         context = min(context, max(SURE_CONTEXT, ENOUGH - (end - speech_start)), speech_start - earliest)
-        close = self.last_speech_end is not None and speech_start - self.last_speech_end < self._context_gap
-        if close and context >= LEAST_CONTEXT:
+        if self._is_near(speech_start) and context >= LEAST_CONTEXT:
             return self._segmenter.quietest(speech_start - context, speech_start - context // 2)
         return max(speech_start - self._lead, earliest)

@@ -7,7 +7,7 @@ from myna.streaming.policy import Policy
 from myna.streaming.session.credibility import is_sure
 from myna.streaming.session.decode_window import DecodeWindow
 from myna.streaming.session.following import Following
-from myna.streaming.session.jobs import JobKind, Missing, Outcome, Transcript
+from myna.streaming.session.jobs import JobKind, Outcome, Transcript
 from myna.streaming.session.pending import Decode
 from myna.streaming.session.requester import Requester
 from myna.streaming.speech.segmenter import Segmenter
@@ -21,17 +21,21 @@ RETRY = samples(0.25)
 class InterimScheduler:
     """Requests one channel's interim decodes. An answered decode supersedes all earlier ones.
 
-    An `incremental` engine follows the open utterance: each job sends only the audio that the engine does not hold yet.
+    With `following` they are steps of the open utterance: each job sends only the audio that the engine does not hold yet.
     """
 
     def __init__(
-        self, policy: Policy, requester: Requester, window: DecodeWindow, segmenter: Segmenter, *, incremental: bool
+        self,
+        policy: Policy,
+        requester: Requester,
+        window: DecodeWindow,
+        segmenter: Segmenter,
+        following: Following | None,
     ) -> None:
         self._requester = requester
         self._window = window
         self._segmenter = segmenter
-        self._incremental = incremental
-        self._following = Following()
+        self._following = following
         self._awaited: dict[str, Decode] = {}  # by job id, the newest last
         self._decoded_until = 0  # where the audio of the last interim decode ends, or where it is taken to end
         self._repeated = False  # whether an interim decode of the open segment has been repeated
@@ -47,16 +51,6 @@ class InterimScheduler:
     def awaited(self) -> list[Decode]:
         """The decodes that have not been answered, oldest first."""
         return list(self._awaited.values())
-
-    @property
-    def utterance_start(self) -> int | None:
-        """The first sample of the utterance that the engine follows; None: it follows none."""
-        return self._following.start
-
-    @property
-    def has_followed(self) -> bool:
-        """Whether the engine may hold an utterance of this channel."""
-        return self._following.number > 0
 
     def begin(self, speech_start: int) -> None:
         """Schedule the first interim decode of an utterance."""
@@ -91,15 +85,11 @@ class InterimScheduler:
         job_ids = list(self._awaited)
         superseded = [self._awaited.pop(older) for older in job_ids[: job_ids.index(job_id) + 1]]
         decode = superseded[-1]
-        if isinstance(outcome, Transcript):
-            if decode.kind is JobKind.INTERIM and self._following.start is not None:
-                self._following.heard = decode.audio.end
-            return None if may_repeat and self._repeats(decode, outcome) else (decode.audio, outcome)
-        start = self._segmenter.speech_start
-        if isinstance(outcome, Missing) and start is not None:
-            self._following.missing(outcome.held)
-            self._request(start, decode.audio.end)
-        return None
+        if self._following is not None and self._following.answer(decode, outcome):
+            self._awaited = {decode.job_id: decode, **self._awaited}
+        if not isinstance(outcome, Transcript) or (may_repeat and self._repeats(decode, outcome)):
+            return None
+        return decode.audio, outcome
 
     def retry_soon(self, audio_end: int) -> None:
         """Make the next decode due `RETRY` after the end of one that gave no words to emit."""
@@ -111,17 +101,10 @@ class InterimScheduler:
             self._requester.cancel(decode)
         self._awaited.clear()
         self._repeated = False
-        self._following.close()
-
-    def restart_utterance(self) -> None:
-        """Begin a new utterance with the next step of an engine that follows."""
-        self._following.close()
 
     def _request(self, start: int, now: int) -> None:
-        if self._incremental:
-            if self._following.start is None:
-                self._following.begin(self._window.of_utterance(start, now).start)
-            decode = self._requester.decode_step(*self._following.step(now))
+        if self._following is not None:
+            decode = self._following.step(start, self._following.covered(start, now), JobKind.INTERIM)
         else:
             decode = self._requester.decode(self._window.of_interim(start, now), JobKind.INTERIM)
         self._awaited[decode.job_id] = decode

@@ -21,8 +21,10 @@ class JobKind(IntEnum):
 class InferenceJob:
     """Audio to decode: `pcm` is int16 mono at 16 kHz, native byte order. `source` names the channel it belongs to.
 
-    An interim job may be the next step of an utterance that the engine follows: `utterance` is the utterance's number (0: the
-    job stands alone), and `held` counts its samples before `pcm`, which the engine is expected to hold.
+    A job may be the next step of an utterance that the engine follows: `utterance` is the utterance's number (0: the job
+    stands alone), and `held` counts its samples before `pcm`, which the engine is expected to hold. The transcript covers the
+    utterance from sample `since` on. A final step also decodes the audio for which an interim step awaits what follows;
+    afterwards the utterance may go on as if there had been no final step.
 
     `due` is the wall time, by the clock of the front process, at which the decode should begin. The scheduler serves the
     earliest first.
@@ -36,22 +38,34 @@ class InferenceJob:
     options: Options = field(default_factory=Options)
     utterance: int = 0
     held: int = 0
+    since: int = 0
 
     @property
     def length(self) -> int:
-        """The number of samples that the decode covers, including those the engine holds."""
+        """The number of samples of the audio, including those the engine holds."""
         return self.held + len(self.pcm) // 2
+
+    @property
+    def work(self) -> int:
+        """The number of samples that the engine encodes, at most. An engine that flushes finals encodes each sample once."""
+        return len(self.pcm) // 2 if self.utterance and self.kind is JobKind.FINAL else self.length
 
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """The words of a decode, with times in seconds from the start of the job's audio, and the mean token log-probability."""
+    """The words of a decode, with times in seconds from the start of what it covers, and the mean token log-probability.
+
+    A decode covers the job's audio; that of an utterance's step, the utterance from sample `InferenceJob.since` on.
+    """
 
     words: tuple[Word, ...]
     log_probability: float
     language: str = ""
     """The ISO 639-1 code of the language that was heard; empty: the engine does not know."""
     language_probability: float = 0.0
+    end_of_utterance_s: float | None = None
+    """Where the engine heard that the speaker has finished, in seconds like the words; None: it did not, a word follows, or
+    the engine cannot tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +106,9 @@ class EngineInfo:
     """The most audio that an interim decode encodes, however long its utterance is; 0: equal parts of any utterance."""
     incremental: bool = False
     """Whether the engine follows an utterance, so that interim jobs are its steps; see `InferenceJob.utterance`."""
+    flushed_finals: bool = False
+    """Whether final jobs may be steps of a followed utterance, too: the engine encodes each sample once, and the final step
+    gives the same words as a decode of the whole utterance. Implies `incremental`."""
     keyterms: bool = False
     """Whether the engine can boost words and phrases for one stream."""
     detects_language: bool = False
@@ -100,8 +117,6 @@ class EngineInfo:
     """Whether the engine can translate speech into English."""
     prompts: bool = False
     """Whether the engine takes a text that precedes the speech."""
-    flushed_finals: bool = False
-    """Whether the final of a followed utterance is a step that flushes it; no second decode is needed."""
     version: str = ""
     mode: str = "offline"
     """`offline`: the model was trained on whole utterances; `streaming`: on a limited view of the future."""

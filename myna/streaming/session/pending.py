@@ -11,6 +11,17 @@ from myna.streaming.speech.segmenter import ClosedSegment
 
 
 @dataclass(slots=True)
+class FollowedUtterance:
+    """An utterance that the engine follows from sample `start` on. As far as is known, it has the audio up to `heard`."""
+
+    number: int
+    start: int
+    heard: int
+    ended: bool = False
+    """Whether no further step may be requested."""
+
+
+@dataclass(slots=True)
 class Decode:
     """A requested decode of `audio`, with its outcome once it is answered."""
 
@@ -19,6 +30,8 @@ class Decode:
     kind: JobKind
     other_window: Span | None = None
     """The window in which to repeat the decode if its outcome is not credible; None: it cannot be repeated, or has been."""
+    utterance: FollowedUtterance | None = None
+    """The followed utterance of which the decode is a step; None: it stands alone."""
     outcome: Outcome | None = None
     words: tuple[Word, ...] | None = None
     """The words of the segment if it ended here; computed on first use."""
@@ -26,9 +39,14 @@ class Decode:
     """The window and the outcome of the first attempt, once the decode is repeated."""
 
     def repeat(self, job_id: str) -> None:
-        """Replace the answered job with another one, in the other window."""
+        """Replace the answered job with another one, in the other window.
+
+        A followed utterance whose words are not credible ends: the decoder would go on from the state that led to them.
+        """
         assert self.other_window is not None
         assert self.outcome is not None
+        if self.utterance is not None:
+            self.utterance.ended, self.utterance = True, None
         self.first_attempt = self.audio, self.outcome
         self.audio, self.other_window = self.other_window, None
         self.job_id, self.outcome, self.words = job_id, None, None
@@ -40,8 +58,12 @@ class Decode:
 
     @property
     def earliest(self) -> int:
-        """The first sample of all its windows. The final words after it show which words of the decode are new."""
-        return min(self.first_window.start, self.audio.start, (self.other_window or self.audio).start)
+        """The first sample of all its windows, and of its utterance, which an engine that lost it needs again.
+
+        The final words after it show which words of the decode are new.
+        """
+        starts = [self.first_window.start, self.audio.start, (self.other_window or self.audio).start]
+        return min(starts) if self.utterance is None else min(*starts, self.utterance.start)
 
     @property
     def attempts(self) -> list[tuple[Span, Outcome | None]]:

@@ -7,7 +7,7 @@ from myna.streaming.events import Span
 from myna.streaming.policy import Options
 from myna.streaming.session.jobs import InferenceJob, JobKind
 from myna.streaming.session.languages import ChannelLanguage
-from myna.streaming.session.pending import Decode
+from myna.streaming.session.pending import Decode, FollowedUtterance
 from myna.streaming.session.requests import Cancel, Detect, Request, Submit
 
 
@@ -28,6 +28,10 @@ class Requester:
         self._jobs = 0
         self._requests: list[Request] = []
 
+    def holds(self, sample: int) -> bool:
+        """Return whether the audio from this sample on is in memory."""
+        return sample >= self._buffer.start
+
     def detect(self, channel: int, windows: Span) -> None:
         """Request speech probabilities for a whole number of windows."""
         self._requests.append(Detect(channel, windows.start, self._buffer.cut(windows)))
@@ -39,10 +43,28 @@ class Requester:
         """
         return Decode(audio, self._submit(audio, kind, self.due + after_s), kind, other_window)
 
-    def decode_step(self, utterance: int, held: int, fresh: Span) -> Decode:
-        """Request the next step of an utterance that the engine follows: it holds `held` samples and lacks `fresh`."""
-        job_id = self._submit(fresh, JobKind.INTERIM, self.due, utterance=utterance, held=held)
-        return Decode(Span(fresh.start - held, fresh.end), job_id, JobKind.INTERIM)
+    def decode_step(
+        self,
+        utterance: FollowedUtterance,
+        audio: Span,
+        kind: JobKind,
+        *,
+        after_s: float = 0.0,
+        other_window: Span | None = None,
+    ) -> Decode:
+        """Request a decode of `audio` as the next step of a followed utterance, with what the engine lacks of it."""
+        decode = Decode(audio, "", kind, other_window, utterance)
+        self.send_step(decode, after_s=after_s)
+        return decode
+
+    def send_step(self, decode: Decode, *, after_s: float = 0.0) -> None:
+        """Submit a step with the audio that the engine lacks: the first time, or again because it lacks more than assumed."""
+        utterance = decode.utterance
+        assert utterance is not None
+        held, since = utterance.heard - utterance.start, decode.audio.start - utterance.start
+        fresh = Span(utterance.heard, max(utterance.heard, decode.audio.end))
+        step = {"utterance": utterance.number, "held": held, "since": since}
+        decode.job_id = self._submit(fresh, decode.kind, self.due + after_s, **step)
 
     def repeat(self, decode: Decode, *, after_s: float = 0.0) -> None:
         """Request a decode once more, in its other window."""
@@ -59,10 +81,10 @@ class Requester:
         requests, self._requests = self._requests, []
         return requests
 
-    def _submit(self, audio: Span, kind: JobKind, due: float, *, utterance: int = 0, held: int = 0) -> str:
+    def _submit(self, audio: Span, kind: JobKind, due: float, **step: int) -> str:
         self._jobs += 1
         job_id = f"{self._name}/{self._jobs}"
         pcm = self._buffer.cut(audio)
         options = self._language.options(self.options)
-        self._requests.append(Submit(InferenceJob(job_id, self._name, kind, pcm, due, options, utterance, held)))
+        self._requests.append(Submit(InferenceJob(job_id, self._name, kind, pcm, due, options, **step)))
         return job_id

@@ -26,11 +26,13 @@ from myna.streaming.events import (
 )
 from myna.streaming.policy import MULTIPLE, Options, Policy
 from myna.streaming.session.decode_window import DecodeWindow, fitted
+from myna.streaming.session.final_decodes import FinalDecodes
+from myna.streaming.session.following import Following
 from myna.streaming.session.interim_text import InterimText
 from myna.streaming.session.interims import InterimScheduler
-from myna.streaming.session.jobs import EngineInfo, JobKind, Outcome, Transcript
+from myna.streaming.session.jobs import EngineInfo, Outcome, Transcript
 from myna.streaming.session.languages import ChannelLanguage
-from myna.streaming.session.pending import Barrier, Change, Decode, Waiting
+from myna.streaming.session.pending import Barrier, Change, Waiting
 from myna.streaming.session.requester import Requester
 from myna.streaming.session.requests import Cancel, ReleaseUtterance, Request
 from myna.streaming.session.speculation import Speculation
@@ -57,10 +59,12 @@ class Session:
         self._language = ChannelLanguage()
         self._requester = Requester(name, self._buffer, options, self._language)
         self._window = DecodeWindow(policy, samples(engine.longest_segment_s), self._segmenter, self._buffer)
-        self._interims = InterimScheduler(
-            policy, self._requester, self._window, self._segmenter, incremental=engine.incremental
-        )
+        self._following: Following | None = None
+        if engine.incremental:
+            self._following = Following(self._requester, self._window, self._segmenter, engine)
+        self._interims = InterimScheduler(policy, self._requester, self._window, self._segmenter, self._following)
         self._interim_text = InterimText(channel, self._segmenter)
+        self._finals = FinalDecodes(self._requester, self._window, self._following, live=policy.live)
         self._speculation = Speculation(policy.gate, self._requester, self._segmenter, self._timeline)
         self._turns = TurnControl(policy, channel, self._segmenter, self._timeline, self._speculation)
         self._barriers: deque[Barrier | Change] = deque()
@@ -143,10 +147,8 @@ class Session:
             outcome = self._language.stamped(outcome)
         if self._interims.awaits(job_id):
             interim = self._interims.answer(job_id, outcome, may_repeat=not self._timeline.behind)
-        elif self._speculation.awaits(job_id):
-            interim = self._speculation.answer(outcome)
         else:
-            self._timeline.answer(job_id, outcome)
+            interim = self._on_final_decode(job_id, outcome)
         if interim:
             self._emit_interim(*interim)
         self._drain()
@@ -164,7 +166,19 @@ class Session:
         decodes = [*self._timeline.decodes, self._speculation.decode, *self._interims.awaited]
         awaited = [decode for decode in decodes if decode and decode.outcome is None]
         cancels: list[Request] = [Cancel(decode.job_id) for decode in awaited]
-        return [*cancels, ReleaseUtterance(self._name)] if self._interims.has_followed else cancels
+        followed = self._following is not None and self._following.has_followed
+        return [*cancels, ReleaseUtterance(self._name)] if followed else cancels
+
+    def _on_final_decode(self, job_id: str, outcome: Outcome) -> tuple[Span, Transcript] | None:
+        """Take the outcome of a final decode; return the audio and the transcript to emit as an interim, if there are any."""
+        speculative = self._speculation.awaits(job_id)
+        decode = self._speculation.decode if speculative else self._timeline.decode_of(job_id)
+        if decode is None or (self._following is not None and self._following.answer(decode, outcome)):
+            return None
+        if speculative:
+            return self._speculation.answer(outcome)
+        decode.outcome = outcome
+        return None
 
     def _set_barrier(self, barrier: Barrier) -> None:
         self._barriers.append(barrier)
@@ -187,6 +201,7 @@ class Session:
             self._leave_utterance()
             self._window.not_before = barrier.at
             self._turns.forget()
+            self._end_followed()
         ends_turn = barrier.cause is Cause.ENDPOINT
         self._timeline.append(self._turns.end_at(barrier) if ends_turn else barrier)
 
@@ -194,10 +209,15 @@ class Session:
         """Make the next speech begin another utterance."""
         self._segmenter.in_utterance = self._speaking = False
 
+    def _end_followed(self) -> None:
+        """Make the engine follow another utterance from the next step on."""
+        if self._following is not None:
+            self._following.end()
+
     def _adopt(self, change: Change) -> None:
         if change.options != self._requester.options:
             self._requester.options = change.options
-            self._interims.restart_utterance()  # the engine followed the utterance with the old options
+            self._end_followed()  # the engine followed the utterance with the old options
         policy = _fitted(change.policy, change.options, self._engine)
         if policy != self._policy:
             endless = self._policy.patience_s == 0
@@ -218,8 +238,8 @@ class Session:
                     self._speaking = True
                     self._events.append(SpeechStarted(channel=self._channel, at=at))
                 case Pause(speech) if self._policy.live:
-                    audio = self._window.of_final(speech)
-                    self._speculation.decode = self._decode_final(speech, audio, after_s=self._segmenter.ahead_s)
+                    audio = self._finals.window(speech)
+                    self._speculation.decode = self._finals.request(speech, audio, after_s=self._segmenter.ahead_s)
                 case Resumed():
                     self._on_resumed()
                 case ClosedSegment():
@@ -242,17 +262,15 @@ class Session:
             self._events.append(SpeechStopped(channel=self._channel, at=closed.span.end))
         decode = None
         if closed.speech and closed.cause is not Cause.DISCARD:
-            audio = self._window.of_final(closed.speech)
-            decode = self._speculation.promote(audio) or self._decode_final(closed.speech, audio)
+            audio = self._finals.window(closed.speech)
+            decode = self._speculation.promote(audio) or self._finals.request(closed.speech, audio)
             self._window.last_speech_end = closed.speech.end
+        if self._following is not None:
+            self._following.close_segment()
         self._speculation.drop()
         self._timeline.append(Waiting(closed, decode))
         if end := self._turns.end_if_too_long(closed):
             self._timeline.append(end)
-
-    def _decode_final(self, speech: Span, audio: Span, *, after_s: float = 0.0) -> Decode:
-        kind = JobKind.FINAL if self._policy.live else JobKind.FILE
-        return self._requester.decode(audio, kind, after_s=after_s, other_window=self._window.of_repeat(speech, audio))
 
     def _consider_turn(self) -> None:
         """End the turn, or emit that it may be over, if the silence is long enough for the words so far."""
@@ -315,8 +333,9 @@ class Session:
         for decode in [*self._timeline.decodes, self._speculation.decode]:
             if decode:
                 needed = min(needed, decode.earliest)
-        if self._interims.utterance_start is not None:
-            needed = min(needed, self._interims.utterance_start)
+        followed = self._following.retained_from() if self._following is not None else None
+        if followed is not None:
+            needed = min(needed, followed)
         self._buffer.drop_before(needed)
         self._timeline.forget(self._buffer.start)
 

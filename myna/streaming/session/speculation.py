@@ -39,6 +39,12 @@ class Speculation:
             decode.words = self._timeline.words_of(Waiting(segment, decode), self.gate)
         return decode.words
 
+    @property
+    def finished(self) -> bool:
+        """Whether the engine heard that the speaker has finished."""
+        outcome = self.decode.outcome if self.decode else None
+        return isinstance(outcome, Transcript) and outcome.end_of_utterance_s is not None
+
     def awaits(self, job_id: str) -> bool:
         """Return whether a job is the speculative decode."""
         return self.decode is not None and self.decode.job_id == job_id

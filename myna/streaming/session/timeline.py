@@ -22,7 +22,7 @@ from myna.streaming.events import (
 )
 from myna.streaming.policy import PlausibilityGate
 from myna.streaming.session.credibility import is_sure, needs_repeat, words_of
-from myna.streaming.session.jobs import JobError, Missing, Outcome, Transcript
+from myna.streaming.session.jobs import JobError, Missing, Transcript
 from myna.streaming.session.pending import Barrier, Decode, TurnEnd, Waiting
 from myna.streaming.speech.segmenter import Gap
 
@@ -66,11 +66,9 @@ class Timeline:
         """Add the next item."""
         self._items.append(item)
 
-    def answer(self, job_id: str, outcome: Outcome) -> None:
-        """Take a decode's outcome; ignore it if no segment waits for it."""
-        for decode in self.decodes:
-            if decode.job_id == job_id:
-                decode.outcome = outcome
+    def decode_of(self, job_id: str) -> Decode | None:
+        """Return the decode with this job for which a segment waits; None: no segment does."""
+        return next((decode for decode in self.decodes if decode.job_id == job_id), None)
 
     def begin_turn(self, words: Sequence[Word]) -> list[Event]:
         """Return a `TurnStarted` if these words are the first of a turn."""
@@ -128,7 +126,7 @@ class Timeline:
             case JobError(reason) if not words:
                 events.append(Failed(channel=self._channel, span=closed.span, reason=reason))
             case Missing():
-                raise AssertionError("a final decode is not a step of an utterance that the engine follows")
+                raise AssertionError("a final decode needs audio that is not in memory")
         lost = decode and isinstance(decode.outcome, Transcript) and is_sure(closed, gate) and not words
         if decode and (decode.first_attempt or lost):
             events.append(Repeated(channel=self._channel, span=closed.span, heard=bool(words)))

@@ -51,7 +51,7 @@ class TurnControl:
             return None
         words = self._speculation.words
         said = None if words is None else [*self._timeline.turn_words, *words]
-        verdict = self._detector.assess(self._segmenter.silence, said)
+        verdict = self._detector.assess(self._segmenter.silence, said, finished=self._speculation.finished)
         if isinstance(verdict, Eager):
             at, confidence = self._segmenter.position, verdict.confidence
             return TurnEager(channel=self._channel, at=at, words=words or (), confidence=confidence)

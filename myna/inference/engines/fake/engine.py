@@ -16,14 +16,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from myna.inference.engines.port import ModelOptions
-from myna.streaming.events import SAMPLE_RATE, Word
-from myna.streaming.session.jobs import EngineInfo, InferenceJob, JobError, Missing, Outcome, Transcript
+from myna.streaming.events import SAMPLE_RATE, Word, seconds
+from myna.streaming.session.jobs import EngineInfo, InferenceJob, JobError, JobKind, Missing, Outcome, Transcript
 
 WORD = 4800
 """Samples of a fake word (300 ms)."""
 _LOUDEST_CODE = 16_000
 _BASE = 1_000
 _STEP = 10
+SAYS_END = 1496
+"""The word after which the engine reports the end of the utterance."""
+CHUNK = 8960
+"""Samples of a chunk of an engine that flushes finals (560 ms)."""
 CRASH, HANG, EXIT = 1499, 1498, 1497
 """Words at which the engine ends its process, hangs, or ends its thread. With them, a test makes an engine in another process
 fail."""
@@ -37,9 +41,9 @@ def spoken(code: int) -> np.ndarray:
     return np.full(WORD, level, np.int16)
 
 
-def silence(seconds: float) -> np.ndarray:
+def silence(lasting_s: float) -> np.ndarray:
     """Return int16 silence."""
-    return np.zeros(round(seconds * SAMPLE_RATE), np.int16)
+    return np.zeros(round(lasting_s * SAMPLE_RATE), np.int16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,10 @@ class FakeSettings:
     crash_at: int = 0
     hang_at: int = 0
     largest_batch: int = 1
+    longest_segment_s: float = 15.0
     incremental: bool = False
+    flushed_finals: bool = False
+    """Whether finals are steps, too. Interim steps are then decoded in complete chunks only."""
     forget_every: int = 0
     """Every this many steps of followed utterances, the engine drops their state first."""
     keyterms: bool = False
@@ -69,6 +76,8 @@ class FakeEngine:
         self._jobs = 0
         self._steps = 0
         self._followed: dict[str, tuple[int, bytes]] = {}
+        self.encoded = 0
+        """Samples encoded so far."""
 
     @property
     def info(self) -> EngineInfo:
@@ -76,10 +85,11 @@ class FakeEngine:
         return EngineInfo(
             name=self._name,
             languages=self._languages,
-            longest_segment_s=15.0,
+            longest_segment_s=self._settings.longest_segment_s,
             smallest_endpoint_ms=100,
             largest_batch=self._settings.largest_batch,
-            incremental=self._settings.incremental,
+            incremental=self._settings.incremental or self._settings.flushed_finals,
+            flushed_finals=self._settings.flushed_finals,
             keyterms=self._settings.keyterms,
             detects_language=self._settings.detects_language,
         )
@@ -114,7 +124,8 @@ class FakeEngine:
         if self._settings.fail_every and self._jobs % self._settings.fail_every == 0:
             return JobError("the fake engine is set to fail")
         if not job.utterance:
-            return self._transcript(job.pcm)
+            self.encoded += job.length
+            return self._transcript(heard(np.frombuffer(job.pcm, np.int16)))
         self._steps += 1
         if self._settings.forget_every and self._steps % self._settings.forget_every == 0:
             self._followed.clear()
@@ -123,16 +134,32 @@ class FakeEngine:
             pcm = b""
         if job.held > len(pcm) // 2:
             return Missing(len(pcm) // 2)
-        pcm += job.pcm[len(pcm) - 2 * job.held :]
-        self._followed[job.source] = (job.utterance, pcm)
-        return self._transcript(pcm)
+        fresh = job.pcm[len(pcm) - 2 * job.held :]
+        self._followed[job.source] = (job.utterance, pcm + fresh)
+        return self._step(job, np.frombuffer(pcm + fresh, np.int16), len(fresh) // 2)
 
-    def _transcript(self, pcm: bytes) -> Transcript:
-        words = tuple(heard(np.frombuffer(pcm, np.int16)))
-        if not (words and self._settings.detects_language):
-            return Transcript(words, -0.1)
-        codes = Counter(self._languages[int(word.text[1:]) // 100 % len(self._languages)] for word in words)
-        return Transcript(words, -0.1, codes.most_common(1)[0][0], 0.9)
+    def _step(self, job: InferenceJob, pcm: np.ndarray, fresh: int) -> Transcript:
+        """Decode an utterance up to the end of the job; its last `fresh` samples are new."""
+        end = job.length
+        if not self._settings.flushed_finals:
+            self.encoded += end
+        else:
+            complete = end // CHUNK * CHUNK
+            self.encoded += complete - (len(pcm) - fresh) // CHUNK * CHUNK
+            if job.kind is JobKind.FINAL:
+                self.encoded += end - complete
+            else:
+                end = complete
+        words = [word for word in heard(pcm[:end]) if word.start >= seconds(job.since)]
+        return self._transcript([word.shifted(-seconds(job.since)) for word in words])
+
+    def _transcript(self, words: Sequence[Word]) -> Transcript:
+        language, probability = "", 0.0
+        if words and self._settings.detects_language:
+            codes = Counter(self._languages[int(word.text[1:]) // 100 % len(self._languages)] for word in words)
+            language, probability = codes.most_common(1)[0][0], 0.9
+        ended_s = words[-1].end if words and words[-1].text == f"w{SAYS_END}" else None
+        return Transcript(tuple(words), -0.1, language, probability, ended_s)
 
 
 def heard(pcm: np.ndarray) -> list[Word]:

@@ -1,7 +1,8 @@
 """NVIDIA Parakeet through NeMo, in batches: FastConformer transducers (TDT, RNN-T, hybrids with CTC, cache-aware models).
 
-Finals are one offline pass over their audio; interims follow the utterance (see `transducer.following`). A batch that does
-not fit into the device's memory is split in two and run again, and later batches are limited to the smaller size.
+Interims follow the utterance (see `transducer.following`), and so do the finals of a cache-aware model; other finals are one
+offline pass over their audio. A batch that does not fit into the device's memory is split in two and run again, and later
+batches are limited to the smaller size.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class ParakeetEngine:
         self, jobs: Sequence[InferenceJob], run: Callable[[Sequence[InferenceJob]], list[Outcome]]
     ) -> list[Outcome]:
         """Run the jobs, in as many parts as the device's memory requires."""
-        if len(jobs) > 1 and _padded(jobs) > self._affordable:
+        if len(jobs) > 1 and self._padded(jobs) > self._affordable:
             return self._halves(jobs, run)
         try:
             return run(jobs)
@@ -91,7 +92,7 @@ class ParakeetEngine:
             torch.cuda.empty_cache()
         if len(jobs) == 1:
             return [JobError(f"{self._model.device} is out of memory for {seconds(jobs[0].length):.1f} s of audio")]
-        self._affordable = min(self._affordable, max(1, _padded(jobs) // 2))
+        self._affordable = min(self._affordable, max(1, self._padded(jobs) // 2))
         return self._halves(jobs, run)
 
     def _halves(
@@ -99,6 +100,14 @@ class ParakeetEngine:
     ) -> list[Outcome]:
         half = len(jobs) // 2
         return self._afforded(jobs[:half], run) + self._afforded(jobs[half:], run)
+
+    def _padded(self, jobs: Sequence[InferenceJob]) -> int:
+        """Return the samples of a batch as it is encoded. A step encodes at most the follower's window or its new audio."""
+        longest = max(job.length for job in jobs)
+        if jobs[0].utterance:
+            fresh = max(len(job.pcm) // 2 for job in jobs)
+            longest = min(longest, max(samples(self._follower.window_s), fresh))
+        return len(jobs) * longest
 
     def _describe(self, checkpoint: Checkpoint, options: ModelOptions) -> EngineInfo:
         return EngineInfo(
@@ -112,6 +121,7 @@ class ParakeetEngine:
             context_s=CONTEXT_S,
             interim_window_s=self._follower.window_s,
             incremental=True,
+            flushed_finals=self._model.cached,
             keyterms=True,
             version=checkpoint.version,
             mode="streaming" if checkpoint.streaming else "offline",
@@ -143,10 +153,6 @@ def fetched(source: str) -> Path:
     except (HfHubHTTPError, ValueError, OSError) as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise EngineUnavailableError(f"cannot download {file} from {source} on the model hub: {reason}") from error
-
-
-def _padded(jobs: Sequence[InferenceJob]) -> int:
-    return len(jobs) * max(job.length for job in jobs)
 
 
 def _silent(pcm: bytes, kind: JobKind, number: int) -> InferenceJob:

@@ -11,7 +11,7 @@ import numpy as np
 
 from myna.inference.engines.transducer.model import Transducer
 from myna.streaming.events import seconds
-from myna.streaming.session.jobs import InferenceJob, JobError, Outcome, Transcript
+from myna.streaming.session.jobs import InferenceJob, JobError, Outcome
 
 LONGEST_S = 40.0
 """Longest job: the maximum length of Parakeet's training utterances (NVIDIA's model cards filter at 40 s)."""
@@ -48,6 +48,4 @@ def decoded(model: Transducer, jobs: Sequence[InferenceJob]) -> list[Outcome]:
     """Return the transcripts of whole jobs, decoded as one batch."""
     encoded = model.encode([np.frombuffer(job.pcm, np.int16) for job in jobs])
     found, _ = model.decode(encoded, keyterms=[job.options.keyterms for job in jobs])
-    return [
-        Transcript(model.vocabulary.words(tokens, model.frame_s), tokens.mean_log_probability()) for tokens in found
-    ]
+    return [model.vocabulary.transcript(tokens, model.frame_s) for tokens in found]

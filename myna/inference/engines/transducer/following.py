@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from myna.inference.engines.transducer.model import Transducer
 from myna.inference.engines.transducer.words import Tokens
+from myna.streaming.events import seconds
 from myna.streaming.session.jobs import InferenceJob, Missing, Outcome, Transcript
 
 MOST_FOLLOWED = 4096
@@ -77,22 +78,46 @@ class Follower(ABC, Generic[ModelT, UtteranceT]):
         self._followed.pop(source, None)
 
     def step(self, jobs: Sequence[InferenceJob]) -> list[Outcome]:
-        """Append each job's audio to its utterance; return the transcript of each utterance so far."""
-        taken = [self._take(job) for job in jobs]
-        ready = [(job, state) for job, state in zip(jobs, taken, strict=True) if not isinstance(state, Missing)]
-        heard: Iterable[Tokens] = self._hear([job for job, _ in ready], [state for _, state in ready]) if ready else ()
-        transcripts = iter(heard)
-        outcomes: list[Outcome] = []
-        for state in taken:
-            if isinstance(state, Missing):
-                outcomes.append(state)
-                continue
-            tokens = next(transcripts)
-            words = self._model.vocabulary.words(tokens, self._model.frame_s)
-            outcomes.append(Transcript(words, tokens.mean_log_probability()))
+        """Append each job's audio to its utterance; return the transcript of each utterance so far.
+
+        Several jobs of one channel are separate steps, in their order.
+        """
+        outcomes: dict[str, Outcome] = {}
+        waiting = list(jobs)
+        while waiting:
+            together: dict[str, InferenceJob] = {}
+            for job in waiting:
+                together.setdefault(job.source, job)
+            outcomes.update(self._step(list(together.values())))
+            waiting = [job for job in waiting if job.id not in outcomes]
         while len(self._followed) > MOST_FOLLOWED:
             self._followed.popitem(last=False)
+        return [outcomes[job.id] for job in jobs]
+
+    def _step(self, jobs: Sequence[InferenceJob]) -> dict[str, Outcome]:
+        """Return the outcomes of jobs of different channels, by job id."""
+        outcomes: dict[str, Outcome] = {}
+        ready: list[tuple[InferenceJob, UtteranceT]] = []
+        for job in jobs:
+            state = self._take(job)
+            if isinstance(state, Missing):
+                outcomes[job.id] = state
+            else:
+                ready.append((job, state))
+        if ready:
+            found = self._hear([job for job, _ in ready], [state for _, state in ready])
+            for (job, _), tokens in zip(ready, found, strict=True):
+                outcomes[job.id] = self._transcript(job, tokens)
         return outcomes
+
+    def _transcript(self, job: InferenceJob, tokens: Tokens) -> Transcript:
+        """Return the words that begin between the job's `since` and its end, whatever more the utterance has.
+
+        The last encoder frame may begin after the end, by less than a frame, because the convolutions before it pad.
+        """
+        model = self._model
+        asked = model.vocabulary.between(tokens, job.since / model.frame, job.length / model.frame + 1)
+        return model.vocabulary.transcript(asked, model.frame_s, seconds(job.since))
 
     def _take(self, job: InferenceJob) -> UtteranceT | Missing:
         state = self._followed.pop(job.source, None)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from myna.streaming.events import Word
+from myna.streaming.session.jobs import Transcript
 
 WORD_START = "▁"
 """SentencePiece's prefix of a piece that begins a word."""
+_ENDS = ("<EOU>", "<EOB>")
+"""Pieces that some models write where the speaker has finished: after an utterance, and after a mere "uh-huh" (NeMo's
+`audio_to_eou_label_lhotse.py`)."""
 
 
 @dataclass(slots=True)
@@ -30,6 +35,11 @@ class Tokens:
             self.probabilities + other.probabilities,
         )
 
+    def of(self, indices: Sequence[int]) -> Tokens:
+        """Return the tokens at these places."""
+        columns = (self.ids, self.frames, self.durations, self.probabilities)
+        return Tokens(*([column[index] for index in indices] for column in columns))  # type: ignore[arg-type]
+
     def mean_log_probability(self) -> float:
         """Return the mean over the tokens; 0 if there are none, which passes every plausibility gate."""
         if not self.ids:
@@ -43,8 +53,35 @@ class Vocabulary:
     def __init__(self, pieces: Sequence[str], spell: Callable[[list[int]], str]) -> None:
         self._begins = [piece.startswith(WORD_START) for piece in pieces]
         self._unspoken = [piece != "" and unicodedata.category(piece[0]).startswith("P") for piece in pieces]
+        self._ends = {number for number, piece in enumerate(pieces) if piece.strip(WORD_START) in _ENDS}
         self._spell = spell
         self._spelt: dict[tuple[int, ...], str] = {}
+
+    def between(self, tokens: Tokens, start: float, end: float) -> Tokens:
+        """Return the tokens of the words that begin in encoder frames from `start` on and before `end`."""
+        first, last = (self._word_from(tokens, bisect_left(tokens.frames, frame)) for frame in (start, end))
+        return tokens if (first, last) == (0, len(tokens.ids)) else tokens.of(range(first, last))
+
+    def _word_from(self, tokens: Tokens, index: int) -> int:
+        """Return the index of the first token from `index` on that begins a word."""
+        while 0 < index < len(tokens.ids) and not self._begins[tokens.ids[index]]:
+            index += 1
+        return index
+
+    def transcript(self, tokens: Tokens, frame_s: float, since_s: float = 0.0) -> Transcript:
+        """Return the words of the tokens, with times in seconds from `since_s` on. An encoder frame lasts `frame_s`."""
+        spoken = self._without_ends(tokens)
+        words = tuple(word.shifted(-since_s) for word in self.words(spoken, frame_s))
+        ended_s = None
+        if tokens.ids and tokens.ids[-1] in self._ends:
+            ended_s = tokens.frames[-1] * frame_s - since_s
+        return Transcript(words, spoken.mean_log_probability(), end_of_utterance_s=ended_s)
+
+    def _without_ends(self, tokens: Tokens) -> Tokens:
+        """Return the tokens that are spoken."""
+        if self._ends.isdisjoint(tokens.ids):
+            return tokens
+        return tokens.of([index for index, token in enumerate(tokens.ids) if token not in self._ends])
 
     def words(self, tokens: Tokens, frame_s: float) -> tuple[Word, ...]:
         """Return the words, as written, with times in seconds from frame 0. An encoder frame lasts `frame_s`.

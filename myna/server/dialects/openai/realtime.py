@@ -36,7 +36,7 @@ from myna.server.dialects.openai.realtime_events import (
 )
 from myna.server.dialects.openai.realtime_items import Item, ItemQueue
 from myna.server.dialects.openai.realtime_session import LOGPROBS, RealtimeSession
-from myna.server.dialects.openai.rest import logprobs
+from myna.server.dialects.openai.rest import heard_languages, logprobs
 from myna.server.settings import Settings
 from myna.streaming import events
 from myna.streaming.audio.raw import Encoding
@@ -264,7 +264,8 @@ class RealtimeDialect(Unresumable):
             return [self._frame(f"{_TRANSCRIPTION}failed", **about, error=error)]
         usage = {"type": "duration", "seconds": math.ceil(max(0.0, item.end_ms - item.begin_ms) / 1000)}
         confidences = self._logprobs(item.words, item.text)
-        completed = self._frame(f"{_TRANSCRIPTION}completed", **about, transcript=item.text, usage=usage, **confidences)
+        more = {"usage": usage, **confidences, **heard_languages(item.words)}
+        completed = self._frame(f"{_TRANSCRIPTION}completed", **about, transcript=item.text, **more)
         return [completed, *self._deltas()]
 
     def _logprobs(self, words: Sequence[Word], text: str) -> dict[str, object]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from myna.streaming.events import Word
 from myna.streaming.policy import Options
 from myna.streaming.session.jobs import EngineInfo
 from myna.streaming.text.joining import separator, written_text
-from myna.streaming.text.languages import main_language
+from myna.streaming.text.languages import languages_of, main_language
 from myna.wire.quoting import quoted
 
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
@@ -120,7 +120,7 @@ def answer(
             return vtt(words)
         case "verbose_json":
             return _verbose(transcript, words, request, engine)
-    body: dict[str, Any] = {"text": transcript.text, "usage": _usage(transcript)}
+    body: dict[str, Any] = {"text": transcript.text, "usage": _usage(transcript), **heard_languages(words)}
     if request.logprobs:
         body["logprobs"] = _logprobs(words)
     if request.response_format is None or request.spaced:  # read by clients of the extensions; OpenAI's ignore it
@@ -141,6 +141,12 @@ def _logprobs(words: Sequence[Word], *, first: bool = True) -> Iterator[dict[str
         yield {"token": token, "logprob": round(_log(word), 5), "bytes": list(token.encode())}
 
 
+def heard_languages(words: Iterable[Word]) -> dict[str, object]:
+    """Return the languages of the words as OpenAI lists them; nothing if the model does not report languages."""
+    found = languages_of(words)
+    return {"languages": [{"code": code} for code in found]} if found else {}
+
+
 def spaced_words(words: Sequence[Word], offset_s: float = 0.0) -> Iterator[dict[str, object]]:
     """Yield words that their reader joins without a separator. No word ends after the next begins."""
     for i, word in enumerate(words):
@@ -156,7 +162,11 @@ def delta(words: Sequence[Word], before: str) -> dict[str, object]:
 
 def done(transcript: FileTranscript, request: TranscriptionRequest) -> dict[str, object]:
     """Return the last event of a streamed response. Iterators in it are written as lists."""
-    event: dict[str, object] = {"type": "transcript.text.done", "text": transcript.text}
+    event: dict[str, object] = {
+        "type": "transcript.text.done",
+        "text": transcript.text,
+        **heard_languages(transcript.words),
+    }
     if request.logprobs:
         event["logprobs"] = _logprobs(transcript.words)
     return event
