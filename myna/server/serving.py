@@ -14,7 +14,7 @@ from myna.inference.engines.kind import Model
 from myna.inference.models import ModelBusyError, Models
 from myna.inference.workers.pool import EnginePool
 from myna.runtime.errors import Refusal
-from myna.server.dialects.options import spoken_language
+from myna.server.language_tags import spoken_language
 from myna.streaming.errors import EngineUnavailableError
 
 

@@ -1,31 +1,8 @@
-"""What several vendors' requests have in common: keyterms and their limits, language tags."""
+"""Limits on keyterms that several vendors' requests have in common."""
 
 from __future__ import annotations
-
-import re
-from collections.abc import Iterable
-
-from myna.streaming.policy import MULTIPLE
-from myna.streaming.session.jobs import EngineInfo
 
 MOST_KEYTERMS = 100
 """Keyterms in one request."""
 LONGEST_KEYTERM = 200
 """Characters of one keyterm."""
-
-
-def primary(code: str) -> str:
-    """Return the language of a tag, without region and script."""
-    return re.split("[-_]", code)[0].lower()
-
-
-def unknown_language(engine: EngineInfo, codes: Iterable[str | None]) -> str | None:
-    """Return the first of the language tags that the engine does not support; None if there is none, or if its languages are
-    not known."""
-    named = (code for code in codes if code not in (None, MULTIPLE))
-    return next((code for code in named if engine.languages and primary(code or "") not in engine.languages), None)
-
-
-def spoken_language(code: str | None) -> str | None:
-    """Return the language of `Options` for a client's language tag."""
-    return code if code in (None, MULTIPLE) else primary(code or "")

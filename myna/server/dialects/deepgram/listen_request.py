@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from myna.batch.callback import Callback
 from myna.runtime.errors import Refusal
 from myna.server.dialects.defaults import default_policy
-from myna.server.dialects.options import LONGEST_KEYTERM, MOST_KEYTERMS, primary, spoken_language, unknown_language
+from myna.server.dialects.options import LONGEST_KEYTERM, MOST_KEYTERMS
 from myna.server.dialects.parameters import Parameters, decimal, refused
+from myna.server.language_tags import primary, spoken_language, unknown_language
 from myna.server.settings import Settings
 from myna.streaming.audio.raw import AudioError, Codec, Coded, Encoding, RawFormat
 from myna.streaming.events import bare_words

@@ -26,8 +26,8 @@ from myna.server.dialects.base import (
     Resume,
 )
 from myna.server.dialects.defaults import SOFT_SHARE, default_policy
-from myna.server.dialects.options import spoken_language, unknown_language
 from myna.server.dialects.parameters import whole
+from myna.server.language_tags import spoken_language, unknown_language
 from myna.server.serving import ModelWanted
 from myna.server.settings import Settings
 from myna.streaming import events

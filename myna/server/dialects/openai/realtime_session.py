@@ -11,7 +11,7 @@ from myna.server.dialects.defaults import default_policy
 from myna.server.dialects.openai import realtime_parts as parts
 from myna.server.dialects.openai.errors import refused
 from myna.server.dialects.openai.models import PUBLIC_MODELS
-from myna.server.dialects.options import primary, spoken_language, unknown_language
+from myna.server.language_tags import primary, spoken_language, unknown_language
 from myna.server.settings import Settings
 from myna.streaming.audio.raw import Encoding, RawFormat
 from myna.streaming.policy import Options, Policy, TurnPolicy

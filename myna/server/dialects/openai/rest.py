@@ -13,8 +13,9 @@ from myna.batch.transcript import FileTranscript, sentences
 from myna.server.dialects.openai.errors import refused
 from myna.server.dialects.openai.language_names import CODES, NAMES
 from myna.server.dialects.openai.models import PUBLIC_MODELS
-from myna.server.dialects.options import LONGEST_KEYTERM, MOST_KEYTERMS, primary, spoken_language, unknown_language
+from myna.server.dialects.options import LONGEST_KEYTERM, MOST_KEYTERMS
 from myna.server.dialects.parameters import Parameters
+from myna.server.language_tags import primary, spoken_language, unknown_language
 from myna.server.serving import ModelWanted
 from myna.streaming.events import Word
 from myna.streaming.policy import Options
