@@ -61,9 +61,12 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def nemo(kind: str) -> ParakeetModel:
+def nemos(kind: str, sentences: list[Sentence]) -> list[Tokens]:
+    """What NeMo decodes from each sentence, by itself."""
     checkpoint = CHECKPOINTS[kind]
-    return ParakeetModel(inspect(checkpoint), ModelOptions(source=str(checkpoint), device="cpu", precision="fp32"))
+    options = ModelOptions(source=str(checkpoint), device="cpu", precision="fp32", threads=1)
+    with torch.inference_mode():
+        return each(ParakeetModel(inspect(checkpoint), options), sentences)
 
 
 def exported(folder: Path) -> OnnxModel:
@@ -73,18 +76,16 @@ def exported(folder: Path) -> OnnxModel:
 
 
 def each(model: Any, sentences: list[Sentence]) -> list[Tokens]:
-    with torch.inference_mode():
-        return [model.decode(model.encode([sentence.pcm]))[0][0] for sentence in sentences]
+    return [model.decode(model.encode([sentence.pcm]))[0][0] for sentence in sentences]
 
 
 @pytest.mark.parametrize("layout", list(LAYOUTS))
 def test_tokens_frames_and_durations_are_those_of_nemo(
-    kind: str, layout: str, folders: dict[tuple[str, str], Path], nemo: ParakeetModel, sentences: list[Sentence]
+    kind: str, layout: str, folders: dict[tuple[str, str], Path], nemos: list[Tokens], sentences: list[Sentence]
 ) -> None:
     model = exported(folders[kind, layout])
-    theirs = each(nemo, sentences)
     ours = each(model, sentences)
-    for a, b in zip(ours, theirs, strict=True):
+    for a, b in zip(ours, nemos, strict=True):
         assert (a.ids, a.frames, a.durations) == (b.ids, b.frames, b.durations)
         assert np.abs(np.subtract(a.probabilities, b.probabilities)).max() <= 0.01
     audio = [sentence.pcm for sentence in sentences]
@@ -92,9 +93,9 @@ def test_tokens_frames_and_durations_are_those_of_nemo(
 
 
 def test_the_archives_of_the_tests_without_torch_are_up_to_date(
-    kind: str, folders: dict[tuple[str, str], Path], nemo: ParakeetModel, sentences: list[Sentence], tmp_path: Path
+    kind: str, folders: dict[tuple[str, str], Path], nemos: list[Tokens], tmp_path: Path
 ) -> None:
-    for tokens, known in zip(each(nemo, sentences), expected(kind), strict=True):
+    for tokens, known in zip(nemos, expected(kind), strict=True):
         assert (tokens.ids, tokens.frames, tokens.durations) == (known["ids"], known["frames"], known["durations"])
     for layout, files in LAYOUTS.items():
         folder = build(kind, layout, tmp_path / layout)
@@ -113,10 +114,10 @@ def test_the_archives_of_the_tests_without_torch_are_up_to_date(
 def test_every_step_of_an_utterance_gives_the_words_of_the_nemo_engine(
     kind: str, folders: dict[tuple[str, str], Path], sentences: list[Sentence]
 ) -> None:
-    """Short utterances, and 36 s without a pause; a cache-aware model from its first chunk on."""
-    theirs = ParakeetEngine(ModelOptions(source=str(CHECKPOINTS[kind]), device="cpu", precision="fp32"))
+    """Short utterances, and 24 s without a pause; a cache-aware model from its first chunk on."""
+    theirs = ParakeetEngine(ModelOptions(source=str(CHECKPOINTS[kind]), device="cpu", precision="fp32", threads=1))
     ours = ParakeetOnnxEngine(ModelOptions(source=str(folders[kind, "onnx-asr"])))
-    for pcm in [*(sentence.pcm for sentence in sentences[:12]), joined(sentences, 36)[0]]:
+    for pcm in [*(sentence.pcm for sentence in sentences[:6]), joined(sentences, 24)[0]]:
         for a, b in zip(follow(ours, "s", pcm), follow(theirs, "s", pcm), strict=True):  # type: ignore[arg-type]
             assert [(w.text, w.start, w.end) for w in a.words] == [(w.text, w.start, w.end) for w in b.words]  # type: ignore[union-attr]
 
@@ -124,7 +125,7 @@ def test_every_step_of_an_utterance_gives_the_words_of_the_nemo_engine(
 def test_keyterms_bring_out_the_words_that_they_bring_out_in_nemo(
     kind: str, folders: dict[tuple[str, str], Path], unseen: dict[str, np.ndarray]
 ) -> None:
-    theirs = ParakeetEngine(ModelOptions(source=str(CHECKPOINTS[kind]), device="cpu", precision="fp32"))
+    theirs = ParakeetEngine(ModelOptions(source=str(CHECKPOINTS[kind]), device="cpu", precision="fp32", threads=1))
     ours = ParakeetOnnxEngine(ModelOptions(source=str(folders[kind, "onnx-asr"])))
     for word, pcm in unseen.items():
         for terms in ((), (word,), (word, "Myna"), tuple(unseen)):
