@@ -37,6 +37,9 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
     parser.add_argument("--one", nargs=2, metavar=("KIND", "VARIANT"), help="measure this one, in this process")
     given = parser.parse_args()
+    if given.one and given.one[1].startswith("make "):
+        quantised(given.folder, given.one[0], given.one[1].removeprefix("make "))
+        return
     if given.one:
         print(json.dumps(measured(given.folder, *given.one, given.rounds)))
         return
@@ -67,18 +70,29 @@ def prepared(folder: Path, kind: str, layers: int) -> None:
     if not checkpoint.exists():
         made = [str(here / "random_weights.py"), str(checkpoint), "--kind", kind, "--layers", str(layers)]
         subprocess.run([*python, *made], check=True)
-    for target, flags in ((fp32, []), (folder / f"{kind}-int8", ["--int8"])):
-        if not target.exists():
-            subprocess.run([*python, "-m", "myna", "export", str(checkpoint), str(target), *flags], check=True)
-    public = folder / f"{kind}-int8-public"
-    if not public.exists():
-        from onnxruntime.quantization import QuantType, quantize_dynamic
+    if not fp32.exists():
+        subprocess.run([*python, "-m", "myna", "export", str(checkpoint), str(fp32)], check=True)
+    for variant in ("int8", "int8-public"):
+        if not (folder / f"{kind}-{variant}").exists():
+            subprocess.run([*python, __file__, str(folder), "--one", kind, f"make {variant}"], check=True)
 
-        public.mkdir()
-        for name, kept in (("encoder-model", QuantType.QUInt8), ("decoder_joint-model", QuantType.QInt8)):
-            quantize_dynamic(fp32 / f"{name}.onnx", public / f"{name}.int8.onnx", weight_type=kept)
-        for name in ("vocab.txt", "config.json"):
-            shutil.copy(fp32 / name, public)
+
+def quantised(folder: Path, kind: str, variant: str) -> None:
+    """Write an int8 form of the fp32 export: `int8` as `myna export --int8` does, `int8-public` as public exports are."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    from myna.inference.engines.parakeet_onnx.quantizing import quantize
+
+    fp32, target = folder / f"{kind}-fp32", folder / f"{kind}-{variant}"
+    target.mkdir()
+    for name in ("vocab.txt", "config.json"):
+        shutil.copy(fp32 / name, target)
+    for name, kept in (("encoder-model", QuantType.QUInt8), ("decoder_joint-model", QuantType.QInt8)):
+        source, made = fp32 / f"{name}.onnx", target / f"{name}.int8.onnx"
+        if variant == "int8":
+            quantize(source, made)
+        else:
+            quantize_dynamic(source, made, weight_type=kept)
 
 
 def measured(folder: Path, kind: str, variant: str, rounds: int) -> dict[str, float]:

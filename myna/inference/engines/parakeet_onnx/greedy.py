@@ -17,8 +17,9 @@ from myna.inference.engines.parakeet_onnx.inspection import Export
 from myna.inference.engines.parakeet_onnx.sessions import Graphs
 from myna.inference.engines.transducer.words import Tokens
 
-_FRAMES = 8
-"""Frames of a row that the joint network sees in one call: blanks and jumps pass most of them without another call."""
+_FRAMES = 4
+"""Frames of a row that the joint network sees in one call. Of 924 tokens in 40 sentences, 1 frame a call needs 1,335 calls, 4
+frames 978, 8 frames 965; at the sizes of a 0.6 B model, 4 cost least (10 % less than 8)."""
 
 
 @dataclass(frozen=True, slots=True)
