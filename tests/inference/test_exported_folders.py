@@ -198,6 +198,14 @@ def test_a_file_that_is_no_graph_is_refused(folder: Path, content: bytes) -> Non
     assert complaint(folder).startswith("encoder-model.onnx in mine is ")
 
 
+def test_an_encoder_with_an_unknown_input_is_refused(folder: Path) -> None:
+    def prompted(model: onnx.ModelProto) -> None:
+        model.graph.input.append(helper.make_tensor_value_info("prompt_index", TensorProto.INT64, ["batch"]))
+
+    changed(folder / "encoder-model.onnx", prompted)
+    assert complaint(folder) == "encoder-model.onnx in mine takes prompt_index, which is not supported"
+
+
 def test_another_operator_set_is_refused(folder: Path) -> None:
     def date(model: onnx.ModelProto) -> None:
         model.opset_import[0].version = 99

@@ -67,13 +67,6 @@ class TransducerDecoder:
             self._blank, np.zeros((layers, width), np.float32), np.zeros((layers, width), np.float32)
         )
 
-    def durations(self, width: int) -> int:
-        """Return the number of durations: 0 for RNN-T. Runs the graphs once, over a frame of this width."""
-        zeros = np.zeros((1, _FRAMES, width), np.float32)
-        start = self._start
-        logits, *_ = self._network(zeros, np.array([start.token]), start.hidden[:, None], start.cell[:, None])
-        return int(logits.shape[-1]) - self._blank - 1
-
     def decode(
         self,
         frames: np.ndarray,

@@ -26,6 +26,9 @@ _MOST_DURATIONS = 16
 """More outputs beyond pieces and blank are no durations: the vocabulary is another model's. NVIDIA's models have 5."""
 _CONVOLUTION_CACHE = 8
 """Frames that a cache-aware encoder's convolutions keep, where nothing tells: those of NVIDIA's models span 9 frames."""
+_ENCODER_INPUTS = {
+    "audio_signal", "length", "cache_last_channel", "cache_last_time", "cache_last_channel_len", "drop",
+}  # fmt: skip
 _NORMALIZED = {"per_feature": True, "NA": False, "None": False, "": False}
 """NeMo's ways to normalise features → whether over the utterance."""
 
@@ -156,6 +159,10 @@ def _checked_encoder(path: Path, header: GraphHeader) -> int:
         raise EngineUnavailableError(
             f"{path.name} in {path.parent.name} is no speech model of NeMo: it takes"
             f" {', '.join(header.inputs) or 'nothing'}; expected audio_signal [batch, mel bands, frames] and length"
+        )
+    if unknown := set(header.inputs) - _ENCODER_INPUTS:
+        raise EngineUnavailableError(
+            f"{path.name} in {path.parent.name} takes {', '.join(sorted(unknown))}, which is not supported"
         )
     return signal.shape[1]
 
