@@ -50,7 +50,10 @@ def quantize(source: Path, target: Path) -> None:
 def save(model: onnx.ModelProto, path: Path) -> None:
     """Write a graph, with its weights in `path`.data if they are too large for one file."""
     external = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > _MOST_PROTOBUF
-    onnx.save(model, str(path), save_as_external_data=external, location=f"{path.name}.data", size_threshold=1024)
+    data = path.with_name(f"{path.name}.data")
+    onnx.save(model, str(path), save_as_external_data=external, location=data.name, size_threshold=1024)
+    if external:
+        data.chmod(path.stat().st_mode)  # onnx makes it readable for its owner alone
 
 
 def _write_convolutions_as_products(graph: onnx.GraphProto) -> None:
