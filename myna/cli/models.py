@@ -35,8 +35,9 @@ def models(
     except ConfigurationError as error:
         fail(str(error))
     catalogue = Catalogue(
-        folder or settings.models, settings.model, settings.aliases, settings.languages, settings.models_by_language
-    )
+        folder or settings.models, settings.model, settings.aliases, settings.languages, settings.models_by_language,
+        look_ahead_ms=settings.look_ahead_ms,
+    )  # fmt: skip
     found = survey(catalogue)
     if json:
         from dataclasses import asdict
@@ -63,7 +64,11 @@ def _print(found: Survey, default: str) -> None:
         for one in rows:
             name = f"{one.name} (default)" if one.name == default else one.name
             how = [" && ".join(one.how)] if more else []
-            drawn.add_row(name, one.engine, described_languages(one.languages), f"{one.memory >> 20} MB", *how)
+            engine = one.engine
+            if one.look_aheads_ms:
+                others = f" of {', '.join(map(str, sorted(one.look_aheads_ms)))}" if one.look_aheads_ms[1:] else ""
+                engine += f", look-ahead {one.look_aheads_ms[0]}{others} ms"
+            drawn.add_row(name, engine, described_languages(one.languages), f"{one.memory >> 20} MB", *how)
         console.print(drawn)
 
     table("Here", found.here)

@@ -55,6 +55,7 @@ class ModelSettings:
     cuda_graphs: bool
     torch_compile: bool
     largest_batch: int
+    look_ahead_ms: int | None
     lanes: int
     workers: int
     stuck_after_s: float
@@ -211,7 +212,7 @@ class Models:
         options = ModelOptions(
             source=model.source, name=model.name, languages=model.languages, device=settings.device,
             precision=settings.precision, cuda_graphs=settings.cuda_graphs, compile=settings.torch_compile,
-            largest_batch=settings.largest_batch, threads=shape.threads,
+            largest_batch=settings.largest_batch, look_ahead_ms=settings.look_ahead_ms, threads=shape.threads,
         )  # fmt: skip
         async with self._room:  # one at a time: each load must see the memory that the others take
             await self._make_room(model, kind, shape)

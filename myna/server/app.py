@@ -176,8 +176,9 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         stack.push_async_callback(vad.close)
         services = Services(vad, metrics, decoders, settings.max_backlog_s, settings.spool_mb << 20, loop_monitor.awake)
         catalogue = Catalogue(
-            settings.models, settings.model, settings.aliases, settings.languages, settings.models_by_language
-        )
+            settings.models, settings.model, settings.aliases, settings.languages, settings.models_by_language,
+            look_ahead_ms=settings.look_ahead_ms,
+        )  # fmt: skip
         wanted = ModelSettings(**{field.name: getattr(settings, field.name) for field in fields(ModelSettings)})
         models = Models(catalogue, wanted, metrics.on_step, supervisor, loop_monitor.awake)
         stack.push_async_callback(models.close)

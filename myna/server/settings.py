@@ -82,6 +82,12 @@ class Settings(BaseSettings):
     largest_batch: int = Field(
         0, ge=0, le=1024, description="Most utterances Parakeet decodes in one step; 0: 64 on a GPU, 16 on a CPU."
     )
+    look_ahead_ms: int | None = Field(
+        None,
+        ge=0,
+        le=10_000,
+        description="Look-ahead of streaming models trained with several: the nearest; unset: the model's first.",
+    )
     lanes: int = Field(
         0,
         ge=0,

@@ -17,7 +17,7 @@ from sounds import contained, recording
 from myna.clients.local_server import local_server
 from myna.inference.engines import registry
 from myna.inference.engines.catalogue import Catalogue, UnknownModelError
-from myna.inference.engines.kind import EngineKind, Model, Offer
+from myna.inference.engines.kind import EngineKind, Model, Offer, nearest
 from myna.streaming.errors import EngineUnavailableError
 
 ENGINES = Path(registry.__file__).parent
@@ -202,3 +202,11 @@ async def test_the_documented_example_is_an_engine_that_a_package_adds(
             sung = (await answer.json())["text"].split()
     assert len(sung) > 10
     assert {"do", "wah"} <= set(sung) <= {"do", "wah", "tee"}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"), [(None, 1040), (0, 0), (40, 0), (41, 80), (500, 480), (760, 480), (10_000, 1040)]
+)
+def test_the_nearest_trained_look_ahead_is_used_and_of_two_the_shorter(wanted: int | None, expected: int) -> None:
+    trained = [1040, 480, 80, 0]
+    assert trained[nearest(trained, wanted)] == expected

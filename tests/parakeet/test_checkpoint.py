@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from tiny import TINY, TINY_STREAMING, Reference, Sentence, contents, decode, text, write
+from tiny import TINY, TINY_STREAMING, Reference, Sentence, contents, decode, final, step, text, times, write
 
 from myna.inference.engines.catalogue import Catalogue, UnknownModelError
 from myna.inference.engines.parakeet.checkpoint import inspect
 from myna.inference.engines.parakeet.engine import ParakeetEngine
 from myna.inference.engines.port import ModelOptions
 from myna.streaming.errors import EngineUnavailableError
+from myna.streaming.session.jobs import JobKind
 
 
 def changed(path: Path, change: dict[str, Any]) -> Path:
@@ -163,3 +165,39 @@ def untrained(kind: str, folder: Path) -> Path:
             model = EncDecHybridRNNTCTCBPEModel(cfg=configuration)
     model.save_to(str(folder / f"{kind}.nemo"))
     return folder / f"{kind}.nemo"
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the small streaming model as if it had been trained with look-aheads of 6, 0 and 2 frames, and with no limit."""
+    files = contents(TINY_STREAMING)
+    configuration = yaml.safe_load(files["model_config.yaml"])
+    configuration["encoder"]["att_context_size"] = [[42, 6], [42, 0], [42, 2], [-1, -1]]
+    files["model_config.yaml"] = yaml.safe_dump(configuration).encode()
+    return write(tmp_path_factory.mktemp("several") / "several.nemo", files)
+
+
+def test_the_trained_look_aheads_of_a_file_are_read(several: Path) -> None:
+    assert inspect(several).look_aheads_ms == (480, 0, 160)
+    assert inspect(TINY_STREAMING).look_aheads_ms == (480,)
+    assert inspect(TINY).look_aheads_ms == ()
+
+
+@pytest.mark.parametrize(("wanted", "expected"), [(None, 480), (0, 0), (80, 0), (100, 160), (9_000, 480)])
+def test_the_list_of_models_says_which_look_ahead_is_used(several: Path, wanted: int | None, expected: int) -> None:
+    found = Catalogue(several.parent, "several", {}, {}, look_ahead_ms=wanted).find()
+    assert found.look_aheads_ms[0] == expected
+    assert sorted(found.look_aheads_ms) == [0, 160, 480]
+
+
+@pytest.mark.parametrize(("wanted", "frames"), [(None, 7), (0, 1), (170, 3)])
+def test_a_model_streams_with_the_nearest_trained_look_ahead(
+    several: Path, wanted: int | None, frames: int, sentences: list[Sentence]
+) -> None:
+    engine = ParakeetEngine(ModelOptions(source=str(several), look_ahead_ms=wanted))
+    assert engine._model.chunking.chunks[1] == 8 * frames
+    for sentence in sentences[:4]:
+        (offline,) = engine.transcribe([final(sentence.pcm)])
+        (followed,) = engine.transcribe([replace(step("s", sentence.pcm, 0, len(sentence.pcm)), kind=JobKind.FINAL)])
+        engine.release("s")
+        assert times(followed) == times(offline)

@@ -60,15 +60,20 @@ def timed(message: dict[str, Any]) -> list[Any]:
 
 
 class Decoded:
-    """Records the audio of each channel's final jobs."""
+    """Records the audio of each channel's final jobs: of a step, the utterance up to its end."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.audio: dict[str, list[np.ndarray]] = defaultdict(list)
         submit = EnginePool.submit
+        utterances: dict[tuple[str, int], bytes] = {}
 
         def heard(pool: EnginePool, job: InferenceJob, on_result: OnResult) -> None:
+            pcm = job.pcm
+            if job.utterance:
+                before = utterances.get((job.source, job.utterance), b"")
+                pcm = utterances[job.source, job.utterance] = before[: 2 * job.held] + job.pcm
             if job.kind is JobKind.FINAL:
-                self.audio[job.source].append(np.frombuffer(job.pcm, np.int16))
+                self.audio[job.source].append(np.frombuffer(pcm, np.int16))
             submit(pool, job, on_result)
 
         monkeypatch.setattr(EnginePool, "submit", heard)
@@ -175,6 +180,7 @@ async def test_a_file_dropped_into_the_folder_is_served_without_a_restart(
         shutil.copy(TINY_STREAMING, tmp_path / "birds.nemo")
         (changed,) = [model for model in (await listed(server))["data"] if model["id"] == "birds"]
         assert (changed["mode"], changed["loaded"]) == ("streaming", False)
+        assert (changed["look_ahead_ms"], changed["look_aheads_ms"]) == (480, [480])
         assert changed["uuid"] != loaded["uuid"]
         (tmp_path / "birds.nemo").unlink()
         assert "birds" not in [model["id"] for model in (await listed(server))["data"]]

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from myna.inference.engines import registry
-from myna.inference.engines.kind import EngineKind, Model
+from myna.inference.engines.kind import EngineKind, Model, nearest
 from myna.streaming.errors import EngineUnavailableError
 from myna.streaming.policy import MULTIPLE
 from myna.wire.quoting import quoted
@@ -37,7 +37,7 @@ class Catalogue:
 
     `default` and the values of `aliases` are names, paths, or hub names (owner/name). Clients request a name or an alias.
     `languages` gives the languages of models whose files do not declare them; `by_language`, the model that `auto` stands for
-    in each language.
+    in each language. `look_ahead_ms` is the wanted look-ahead of streaming models.
     """
 
     def __init__(
@@ -47,12 +47,15 @@ class Catalogue:
         aliases: Mapping[str, str],
         languages: Mapping[str, Sequence[str]],
         by_language: Mapping[str, str] | None = None,
+        *,
+        look_ahead_ms: int | None = None,
     ) -> None:
         self._folder = folder
         self._default = default
         self._aliases = dict(aliases)
         self._languages = languages
         self._by_language = dict(by_language or {})
+        self._look_ahead_ms = look_ahead_ms
         self._read: dict[Path, tuple[_Stamp, Model | str]] = {}
         self._lock = threading.Lock()
 
@@ -140,13 +143,13 @@ class Catalogue:
         path = Path(target)
         named = path.suffix in _suffixes() or target.startswith((".", "/"))
         if named or (path.exists() and ("/" in target or _claiming(path))):
-            return self._spoken(self._described(name, path))
+            return self._configured(self._described(name, path))
         if "/" not in target:
             return None
         for kind in sorted(registry.kinds().values(), key=lambda kind: kind.any_hub_name):
             if found := kind.hub(target):
                 kind.check()
-                return self._spoken(replace(found, name=name))
+                return self._configured(replace(found, name=name))
         raise EngineUnavailableError(f"no engine loads {target} from a model hub")
 
     def _described(self, name: str, path: Path) -> Model:
@@ -171,9 +174,13 @@ class Catalogue:
             raise EngineUnavailableError(found)
         return found
 
-    def _spoken(self, model: Model) -> Model:
-        """Replace the languages by those of the configuration, if it names the model."""
-        return replace(model, languages=tuple(self._languages.get(model.name, ())) or model.languages)
+    def _configured(self, model: Model) -> Model:
+        """Replace the languages by those of the configuration, if it names the model; put the look-ahead to use first."""
+        languages = tuple(self._languages.get(model.name, ())) or model.languages
+        trained = list(model.look_aheads_ms)
+        if trained:
+            trained.insert(0, trained.pop(nearest(trained, self._look_ahead_ms)))
+        return replace(model, languages=languages, look_aheads_ms=tuple(trained))
 
 
 def _claiming(path: Path) -> list[EngineKind]:

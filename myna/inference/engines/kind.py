@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +30,15 @@ class Model:
     """Bytes on disk; 0 if unknown."""
     created: int = 0
     """Modification time of its file, in seconds since 1970; 0 if unknown."""
+    look_aheads_ms: tuple[int, ...] = ()
+    """The look-aheads with which a streaming model was trained, in ms, the one to use first. Empty: none or unknown."""
+
+
+def nearest(trained: Sequence[int], wanted_ms: int | None) -> int:
+    """Return the index of the look-ahead nearest to the wanted one, of two the shorter; without a wish, of the first."""
+    if wanted_ms is None:
+        return 0
+    return min(range(len(trained)), key=lambda index: (abs(trained[index] - wanted_ms), trained[index]))
 
 
 @dataclass(frozen=True, slots=True)

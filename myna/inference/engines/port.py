@@ -25,6 +25,8 @@ class ModelOptions:
     compile: bool = False
     largest_batch: int = 0
     """Largest number of jobs in a batch; 0: the engine's default."""
+    look_ahead_ms: int | None = None
+    """The wanted look-ahead of a streaming model that was trained with several; None: the model's first."""
     threads: int = 0
     """Cores that one lane may use; 0: all."""
     worker: int = 0

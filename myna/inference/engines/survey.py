@@ -21,6 +21,8 @@ class Listed:
     languages: tuple[str, ...]
     memory: int
     how: tuple[str, ...] = ()
+    look_aheads_ms: tuple[int, ...] = ()
+    """The look-aheads of a streaming model, in ms, the one in use first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,8 @@ def survey(catalogue: Catalogue) -> Survey:
     found = Survey(unusable=unusable)
     for model in usable.values():
         memory = kinds[model.engine].expected_memory(model.size, cores)
-        found.here.append(Listed(model.name, model.engine, model.languages, memory))
+        listed = Listed(model.name, model.engine, model.languages, memory, look_aheads_ms=model.look_aheads_ms)
+        found.here.append(listed)
     for kind in kinds.values():
         if not kind.listed:
             continue

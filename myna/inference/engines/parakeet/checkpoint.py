@@ -31,6 +31,15 @@ class Checkpoint:
     uuid: str
     """Derived from the file's size, its configuration and the first MiB of its weights: the same file has the same uuid."""
     size: int
+    contexts: tuple[tuple[int, int], ...] = ()
+    """How many frames before and after a frame a cache-aware encoder attends to: one pair for each way it was trained."""
+    frame_ms: int = 80
+    """Milliseconds between two encoder frames."""
+
+    @property
+    def look_aheads_ms(self) -> tuple[int, ...]:
+        """The look-aheads of `contexts`, in ms."""
+        return tuple(after * self.frame_ms for _, after in self.contexts)
 
 
 def inspect(path: Path) -> Checkpoint:
@@ -41,15 +50,19 @@ def inspect(path: Path) -> Checkpoint:
         is_a = class_name or "model of unknown class"
         raise EngineUnavailableError(f"{path.name} is a {is_a}; Myna serves the transducers {' and '.join(SUPPORTED)}")
     encoder = configuration.get("encoder") or {}
+    features = configuration.get("preprocessor") or {}
+    streaming = encoder.get("att_context_style") == "chunked_limited"
     size = path.stat().st_size
     return Checkpoint(
         path=path,
         class_name=class_name,
-        streaming=encoder.get("att_context_style") == "chunked_limited",
+        streaming=streaming,
         languages=_languages(configuration),
         version=str(configuration.get("nemo_version", "")),
         uuid=str(uuid.uuid5(uuid.NAMESPACE_OID, f"{size} {digest}")),
         size=size,
+        contexts=_contexts(encoder.get("att_context_size")) if streaming else (),
+        frame_ms=round(1000 * float(features.get("window_stride", 0.01)) * int(encoder.get("subsampling_factor", 8))),
     )
 
 
@@ -85,6 +98,14 @@ def _guessed(configuration: dict[str, Any]) -> str:
     if "joint" not in configuration or "tokenizer" not in configuration:
         return ""
     return SUPPORTED[1] if "aux_ctc" in configuration else SUPPORTED[0]
+
+
+def _contexts(sizes: Any) -> tuple[tuple[int, int], ...]:
+    """Return the limited contexts: the file has one pair, or a list of pairs. A negative number is no limit."""
+    if not isinstance(sizes, list) or not sizes:
+        return ()
+    pairs = sizes if isinstance(sizes[0], list) else [sizes]
+    return tuple((int(before), int(after)) for before, after in pairs if after >= 0)
 
 
 def _languages(configuration: dict[str, Any]) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ def _describe(path: Path) -> Model:
         seen.uuid,
         seen.size,
         int(path.stat().st_mtime),
+        seen.look_aheads_ms,
     )
 
 
