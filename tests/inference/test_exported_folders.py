@@ -63,7 +63,7 @@ def test_a_folder_is_a_model_named_after_it(
     folder = shutil.copytree(exports[model, layout], tmp_path / "mine")
     found = listed(folder).find("mine")
     assert (found.engine, found.languages) == ("parakeet_onnx", ("en",))
-    assert found.mode == {"full": "offline", "cache-aware": "streaming"}[model]
+    assert (found.mode, found.look_aheads_ms) == {"full": ("offline", ()), "cache-aware": ("streaming", (480,))}[model]
     export = find(folder)
     assert export is not None
     assert (export.layout, export.kind, export.mels, export.subsampling, export.blank) == (layout, "tdt", 80, 8, 128)

@@ -78,6 +78,13 @@ class Export:
     """Bytes of the graphs, external data included."""
 
     @property
+    def look_aheads_ms(self) -> tuple[int, ...]:
+        """Return the look-ahead of a cache-aware encoder: a chunk is the current frame and those that it sees ahead."""
+        if self.chunks is None:
+            return ()
+        return (10 * (self.chunks.sizes[1] - self.subsampling),)
+
+    @property
     def blank(self) -> int:
         """Return the blank's id."""
         return len(self.pieces)

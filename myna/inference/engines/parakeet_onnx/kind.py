@@ -29,6 +29,7 @@ def _describe(path: Path) -> Model:
         export.uuid,
         export.size,
         int(export.encoder.stat().st_mtime),
+        export.look_aheads_ms,
     )
 
 
