@@ -42,7 +42,7 @@ KIND = EngineKind(
     lanes="threads",
     process_bytes=120 << 20,
     lane_bytes=150 << 20,
-    weight_factor=1.8,
+    weight_factor=1.8,  # of int8: 666 MB on disk, 1,436 MB at the peak; fp32 needs 1.1 times its size
     claims=_claims,
     describe=_describe,
 )
