@@ -69,6 +69,11 @@ class ParakeetModel:
         """Samples covered by the checkpoint's positional encoding."""
 
     @property
+    def weights(self) -> object:
+        """NeMo's model: this is the only lane that has it."""
+        return self._model
+
+    @property
     def frame_s(self) -> float:
         """Seconds between two encoder frames."""
         return float(self.frame / SAMPLE_RATE)
