@@ -276,6 +276,14 @@ def test_a_keyterm_brings_out_a_word_of_its_stream_only(full: Path) -> None:
     assert together == [text(engine.transcribe([job])[0]) for job in jobs]
 
 
-def test_the_lanes_of_a_process_share_the_weights(full: Path) -> None:
-    one, other = (ParakeetOnnxEngine(ModelOptions(source=str(full))) for _ in range(2))
-    assert one._model._graphs is other._model._graphs
+def test_the_lanes_of_a_process_share_the_weights_and_the_utterances(
+    kind: str, folders: dict[tuple[str, str], Path]
+) -> None:
+    one, other = (ParakeetOnnxEngine(ModelOptions(source=str(folders[kind, "onnx-asr"]))) for _ in range(2))
+    assert one._model.weights is other._model.weights
+    pcm = AUDIO[0]
+    one.transcribe([step("lanes", pcm, 0, 16_000)])
+    (told,) = other.transcribe([step("lanes", pcm, 16_000, len(pcm), JobKind.FINAL)])
+    (whole,) = one.transcribe([final(pcm)])
+    assert [word[:3] for word in words(told)] == [word[:3] for word in words(whole)]
+    one.release("lanes")

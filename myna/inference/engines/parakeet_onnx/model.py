@@ -67,6 +67,11 @@ class OnnxModel:
         self._check()
 
     @property
+    def weights(self) -> object:
+        """The graphs, which all lanes of the process share."""
+        return self._graphs
+
+    @property
     def frame_s(self) -> float:
         """Seconds between two encoder frames."""
         return self.frame / SAMPLE_RATE

@@ -26,7 +26,7 @@ _PROVIDERS = {
 }
 
 
-@dataclass(frozen=True, slots=True, weakref_slot=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Graphs:
     """The sessions of an export. `decoder` is None for a CTC model; `joiner` is None if the decoder includes it."""
 
