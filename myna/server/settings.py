@@ -66,9 +66,14 @@ class Settings(BaseSettings):
         le=1 << 30,
         description="Memory in MiB for loaded models; the least recently used is unloaded for another. 0: no limit.",
     )
-    device: str = Field("auto", description="Where Parakeet runs: `auto`, `cpu`, `cuda`, `cuda:1` …")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="Precision of Parakeet's encoder; `auto`: bf16 on a GPU that supports it, else fp32."
+    device: str = Field(
+        "auto",
+        description="Where Parakeet runs: `auto`, `cpu`, `cuda`, `cuda:1` …; exported models also on `tensorrt`.",
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
+        "auto",
+        description="Precision of Parakeet's encoder; `auto`: bf16 on a GPU that supports it, int8 on a CPU if the model"
+        " has it, else fp32.",
     )
     cuda_graphs: bool = Field(default=True, description="Decode with CUDA graphs; turn off if a small GPU fails.")
     torch_compile: bool = Field(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny import Reference, Sentence, decode, final, plain, spaced, text
 
-from myna.inference.engines.parakeet import model as parakeet_model
+from myna.inference.engines.parakeet import decoding
 from myna.inference.engines.parakeet.engine import ParakeetEngine
 from myna.inference.engines.port import ModelOptions
 from myna.streaming.policy import Options
@@ -190,7 +190,7 @@ def test_keyterms_apply_while_an_utterance_is_followed(
 def test_more_sets_of_keyterms_than_the_limit_all_take_effect(
     engine: ParakeetEngine, unseen: dict[str, np.ndarray], boosted_word: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parakeet_model, "_MOST_BOOSTS", 2)
+    monkeypatch.setattr(decoding, "_MOST_BOOSTS", 2)
     for number in range(6):
         (outcome,) = engine.transcribe([final(unseen[boosted_word], "f", (boosted_word, f"word {number}"))])
         assert boosted_word in text(outcome)

@@ -54,6 +54,16 @@ def test_an_unknown_model_is_named_with_the_available_ones() -> None:
     assert_one_clear_line(myna("serve", "--port", "0", "--model", "whisper"), "moonshine")
 
 
+def test_a_model_that_cannot_be_fetched_is_named_with_the_reason(tmp_path: Path, unused_tcp_port: int) -> None:
+    assert_one_clear_line(myna("models", "add", "nope"), "whisper-base")
+    there = ("models", "add", "whisper-base", "--folder", str(tmp_path))
+    index = f"http://127.0.0.1:{unused_tcp_port}/simple"
+    assert_one_clear_line(myna(*there, "--index", index), f"cannot be fetched from {index}")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "whisper-base").mkdir()
+    assert_one_clear_line(myna(*there), "exists already")
+
+
 def test_a_wrong_value_is_named(tmp_path: Path) -> None:
     assert_one_clear_line(myna("serve", MYNA_PORT="99999"), "port")
     config = tmp_path / "myna.toml"

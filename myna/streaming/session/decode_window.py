@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from myna.streaming.audio.buffer import AudioBuffer
 from myna.streaming.events import Span, samples, seconds
-from myna.streaming.policy import Policy
+from myna.streaming.policy import MULTIPLE, Options, Policy
 from myna.streaming.session.jobs import EngineInfo
 from myna.streaming.speech.segmenter import Segmenter
 
@@ -33,7 +33,7 @@ INTERIM_OVERLAP = samples(1.0)
 
 
 def fitted(policy: Policy, engine: EngineInfo) -> Policy:
-    """Return the policy, its durations limited to what the engine supports."""
+    """Return the policy with the engine's gate, its durations limited to what the engine supports."""
     lead_s = min(policy.lead_s, engine.longest_segment_s * _LEAD_SHARE)
     hard_s = min(policy.hard_s, engine.longest_segment_s - lead_s - seconds(BEYOND))
     endpoint_ms = policy.endpoint_ms and max(policy.endpoint_ms, engine.smallest_endpoint_ms)
@@ -45,7 +45,16 @@ def fitted(policy: Policy, engine: EngineInfo) -> Policy:
         endpoint_ms=endpoint_ms,
         gap_ms=policy.gap_ms and max(policy.gap_ms, engine.smallest_endpoint_ms),
         context_s=min(policy.context_s, engine.context_s),
+        gate=engine.gate,
     )
+
+
+def fitted_for(policy: Policy, options: Options, engine: EngineInfo) -> Policy:
+    """Return the policy within the engine's limits. An engine that finds the language of each decode finds one in it: where
+    the language changes, a segment is decoded without the speech before it."""
+    if options.language == MULTIPLE and engine.detects_language:
+        policy = replace(policy, context_s=0.0)
+    return fitted(policy, engine)
 
 
 class DecodeWindow:

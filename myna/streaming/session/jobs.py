@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from myna.streaming.events import Word
-from myna.streaming.policy import Options
+from myna.streaming.policy import Options, PlausibilityGate
 from myna.streaming.speakers.runs import Voices, WindowPart
 
 
@@ -122,6 +122,8 @@ class EngineInfo:
     """Whether the engine takes a text that precedes the speech."""
     voice_distances: tuple[float, float] = (0.0, 0.0)
     """Of an engine whose answers are `Voices`: cosine distances that part speakers, in wideband and narrowband speech."""
+    gate: PlausibilityGate = field(default_factory=PlausibilityGate)
+    """The limits within which the engine's transcripts are plausible."""
     version: str = ""
     mode: str = "offline"
     """`offline`: the model was trained on whole utterances; `streaming`: on a limited view of the future."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
 
 from myna.streaming.audio.buffer import AudioBuffer
 from myna.streaming.events import (
@@ -24,8 +23,8 @@ from myna.streaming.events import (
     TurnEager,
     samples,
 )
-from myna.streaming.policy import MULTIPLE, Options, Policy
-from myna.streaming.session.decode_window import DecodeWindow, fitted
+from myna.streaming.policy import Options, Policy
+from myna.streaming.session.decode_window import DecodeWindow, fitted_for
 from myna.streaming.session.final_decodes import FinalDecodes
 from myna.streaming.session.following import Following
 from myna.streaming.session.interim_text import InterimText
@@ -63,7 +62,7 @@ class Session:
         self._name = name
         self._channel = channel
         self._engine = engine
-        self._policy = policy = _fitted(policy, options, engine)
+        self._policy = policy = fitted_for(policy, options, engine)
         self._buffer = AudioBuffer()
         self._segmenter = Segmenter(policy)
         self._language = ChannelLanguage()
@@ -239,7 +238,7 @@ class Session:
         if change.options != self._requester.options:
             self._requester.options = change.options
             self._end_followed()  # the engine followed the utterance with the old options
-        policy = _fitted(change.policy, change.options, self._engine)
+        policy = fitted_for(change.policy, change.options, self._engine)
         if policy != self._policy:
             endless = self._policy.patience_s == 0
             if endless and policy.patience_s and self._segmenter.speech_start is None:
@@ -363,11 +362,3 @@ class Session:
             needed = min(needed, followed)
         self._buffer.drop_before(needed)
         self._timeline.forget(self._buffer.start)
-
-
-def _fitted(policy: Policy, options: Options, engine: EngineInfo) -> Policy:
-    """Return the policy within the engine's limits. An engine that finds the language of each decode finds one in it: where
-    the language changes, a segment is decoded without the speech before it."""
-    if options.language == MULTIPLE and engine.detects_language:
-        policy = replace(policy, context_s=0.0)
-    return fitted(policy, engine)

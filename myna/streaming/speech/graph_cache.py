@@ -29,7 +29,7 @@ def cached(shipped: Path, kind: str, revision: int, make: Callable[[], dict[str,
     name = f"{digest}-{revision}-{onnxruntime.__version__}"
     graphs = functools.cache(make)
     failures: list[str] = []
-    for place in _places():
+    for place in places():
         try:
             return _filled(place / kind / name, graphs)
         except OSError as error:
@@ -39,7 +39,7 @@ def cached(shipped: Path, kind: str, revision: int, make: Callable[[], dict[str,
     )
 
 
-def _places() -> Iterator[Path]:
+def places() -> Iterator[Path]:
     """Yield the folders to try: the user's cache, the user's folder in the temporary folder, and one for this process alone.
 
     All processes of the user share the second, so that an unwritable cache costs the graphs' size once.

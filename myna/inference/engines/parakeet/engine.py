@@ -9,31 +9,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from myna.inference.engines.parakeet.checkpoint import Checkpoint, inspect
 from myna.inference.engines.parakeet.model import ParakeetModel
 from myna.inference.engines.port import ModelOptions
 from myna.inference.engines.transducer.caches import CacheFollower
+from myna.inference.engines.transducer.decoding import (
+    BEST_SEGMENT_S,
+    CONTEXT_S,
+    LONGEST_S,
+    MOST_PADDING,
+    SMALLEST_ENDPOINT_MS,
+    decoded,
+    sorted_out,
+)
 from myna.inference.engines.transducer.windows import WindowFollower
 from myna.streaming.errors import EngineUnavailableError
 from myna.streaming.events import SAMPLE_RATE, samples, seconds
 from myna.streaming.session.jobs import EngineInfo, InferenceJob, JobError, JobKind, Outcome
 
-LONGEST_S = 40.0
-"""Longest job: the maximum length of Parakeet's training utterances (NVIDIA's model cards filter at 40 s)."""
-BEST_SEGMENT_S = 20.0
-"""Length at which speech without a pause is cut: long enough for context, short enough for early finals."""
-CONTEXT_S = 3.0
-"""Context that contains the words at a cut entirely. On a small model, more context cost up to three times the decode time
-and gained nothing (40 sentences, 0.7 s between them, WER %: 0.29 with 3 s, 0.88 with 10 s; cache-aware 1.76 and 1.47)."""
-SMALLEST_ENDPOINT_MS = 100
-"""One encoder frame is 80 ms; shorter silences are stop closures inside words."""
-MOST_PADDING = 0.2
-"""Largest share of a batch that may be padding."""
 _CPU_BATCH, _GPU_BATCH = 16, 64
 
 
@@ -69,18 +67,9 @@ class ParakeetEngine:
 
     def transcribe(self, jobs: Sequence[InferenceJob]) -> list[Outcome]:
         """Decode a batch; return the outcomes in the order of the jobs."""
-        outcomes: dict[str, Outcome] = {}
-        whole, steps = list[InferenceJob](), list[InferenceJob]()
-        for job in jobs:
-            if job.length > self._longest and not job.utterance:
-                outcomes[job.id] = JobError(
-                    f"{seconds(job.length):.1f} s of audio exceed the {seconds(self._longest):.1f} s that"
-                    f" {self.info.name} decodes at once"
-                )
-            else:
-                (steps if job.utterance else whole).append(job)
+        outcomes, whole, steps = sorted_out(jobs, self._longest, self.info.name)
         with torch.inference_mode():
-            for some, run in ((whole, self._offline), (steps, self._follower.step)):
+            for some, run in ((whole, partial(decoded, self._model)), (steps, self._follower.step)):
                 if some:
                     outcomes.update(zip((job.id for job in some), self._afforded(some, run), strict=True))
         return [outcomes[job.id] for job in jobs]
@@ -88,11 +77,6 @@ class ParakeetEngine:
     def release(self, source: str) -> None:
         """Drop the state of the utterance followed for this channel."""
         self._follower.release(source)
-
-    def _offline(self, jobs: Sequence[InferenceJob]) -> list[Outcome]:
-        encoded = self._model.encode([np.frombuffer(job.pcm, np.int16) for job in jobs])
-        found, _ = self._model.decode(encoded, keyterms=[job.options.keyterms for job in jobs])
-        return [self._model.vocabulary.transcript(tokens, self._model.frame_s) for tokens in found]
 
     def _afforded(
         self, jobs: Sequence[InferenceJob], run: Callable[[Sequence[InferenceJob]], list[Outcome]]

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from myna.inference.engines.transducer.following import Follower, Utterance
+from myna.inference.engines.transducer.followed import Utterance
+from myna.inference.engines.transducer.following import Follower
 from myna.inference.engines.transducer.model import CacheAware, Encoded
 from myna.inference.engines.transducer.words import Tokens
 from myna.streaming.session.jobs import InferenceJob, JobKind

@@ -9,61 +9,28 @@ State is replaced only after a whole step has succeeded, so that a step that ran
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
-import numpy as np
-
+from myna.inference.engines.transducer.followed import Utterance, followed_with
 from myna.inference.engines.transducer.model import Transducer
 from myna.inference.engines.transducer.words import Tokens
 from myna.streaming.events import seconds
 from myna.streaming.session.jobs import InferenceJob, Missing, Outcome, Transcript
-
-MOST_FOLLOWED = 4096
-"""Limit on utterances followed at once. The state of the least recently used is dropped; if that utterance goes on, the
-engine asks for its audio again."""
-
-
-@dataclass(slots=True)
-class Utterance:
-    """`pcm` is int16 audio from sample `start` on; `committed` tokens never change. `state` is the decoder's."""
-
-    number: int
-    pcm: bytearray = field(default_factory=bytearray)
-    start: int = 0
-    committed: Tokens = field(default_factory=Tokens)
-    state: Any = None
-
-    @property
-    def end(self) -> int:
-        """Samples received."""
-        return self.start + len(self.pcm) // 2
-
-    def audio(self, start: int) -> np.ndarray:
-        """Return a copy of the audio from sample `start` on."""
-        return np.frombuffer(self.pcm, np.int16)[start - self.start :].copy()
-
-    def drop_before(self, start: int) -> None:
-        """Drop the audio before sample `start`."""
-        del self.pcm[: 2 * max(0, start - self.start)]
-        self.start = max(start, self.start)
-
 
 ModelT = TypeVar("ModelT", bound=Transducer)
 UtteranceT = TypeVar("UtteranceT", bound=Utterance)
 
 
 class Follower(ABC, Generic[ModelT, UtteranceT]):
-    """The utterances that an engine follows, by channel."""
+    """Follows utterances, by channel, together with the other lanes of the process that have the same weights."""
 
     window_s: float
     """Longest audio that one step of an utterance encodes, in seconds; 0: each step encodes the same amount."""
 
     def __init__(self, model: ModelT) -> None:
         self._model = model
-        self._followed: OrderedDict[str, UtteranceT] = OrderedDict()
+        self._followed = followed_with(model.weights)
 
     def __len__(self) -> int:
         return len(self._followed)
@@ -71,11 +38,11 @@ class Follower(ABC, Generic[ModelT, UtteranceT]):
     @property
     def audio_held(self) -> int:
         """Samples of audio in memory."""
-        return sum(state.end - state.start for state in self._followed.values())
+        return self._followed.audio_held
 
     def release(self, source: str) -> None:
         """Drop the state of a channel's utterance."""
-        self._followed.pop(source, None)
+        self._followed.release(source)
 
     def step(self, jobs: Sequence[InferenceJob]) -> list[Outcome]:
         """Append each job's audio to its utterance; return the transcript of each utterance so far.
@@ -88,18 +55,17 @@ class Follower(ABC, Generic[ModelT, UtteranceT]):
             together: dict[str, InferenceJob] = {}
             for job in waiting:
                 together.setdefault(job.source, job)
-            outcomes.update(self._step(list(together.values())))
+            with self._followed.borrowed(together) as followed:
+                outcomes.update(self._step(list(together.values()), followed))
             waiting = [job for job in waiting if job.id not in outcomes]
-        while len(self._followed) > MOST_FOLLOWED:
-            self._followed.popitem(last=False)
         return [outcomes[job.id] for job in jobs]
 
-    def _step(self, jobs: Sequence[InferenceJob]) -> dict[str, Outcome]:
+    def _step(self, jobs: Sequence[InferenceJob], followed: dict[str, UtteranceT]) -> dict[str, Outcome]:
         """Return the outcomes of jobs of different channels, by job id."""
         outcomes: dict[str, Outcome] = {}
         ready: list[tuple[InferenceJob, UtteranceT]] = []
         for job in jobs:
-            state = self._take(job)
+            state = self._take(job, followed)
             if isinstance(state, Missing):
                 outcomes[job.id] = state
             else:
@@ -119,11 +85,10 @@ class Follower(ABC, Generic[ModelT, UtteranceT]):
         asked = model.vocabulary.between(tokens, job.since / model.frame, job.length / model.frame + 1)
         return model.vocabulary.transcript(asked, model.frame_s, seconds(job.since))
 
-    def _take(self, job: InferenceJob) -> UtteranceT | Missing:
-        state = self._followed.pop(job.source, None)
+    def _take(self, job: InferenceJob, followed: dict[str, UtteranceT]) -> UtteranceT | Missing:
+        state = followed.get(job.source)
         if state is None or state.number != job.utterance:
-            state = self._new(job.utterance)
-        self._followed[job.source] = state  # last in the order: most recently used
+            state = followed[job.source] = self._new(job.utterance)
         if job.held > state.end:
             return Missing(state.end)
         state.pcm += job.pcm[2 * (state.end - job.held) :]

@@ -28,6 +28,11 @@ class Transducer(Protocol):
     """A model that encodes whole utterances and decodes them greedily, with a state that can be carried on."""
 
     @property
+    def weights(self) -> object:
+        """What the models of a process's lanes share; hashable. Lanes with the same weights follow the same utterances."""
+        ...
+
+    @property
     def vocabulary(self) -> Vocabulary:
         """The pieces of the tokens."""
         ...

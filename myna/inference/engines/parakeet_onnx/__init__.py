@@ -1,0 +1,1 @@
+"""NVIDIA Parakeet on onnxruntime, without torch."""

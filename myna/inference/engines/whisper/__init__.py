@@ -1,0 +1,1 @@
+"""Whisper on CTranslate2, in the folders of faster-whisper."""
