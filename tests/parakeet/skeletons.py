@@ -1,4 +1,4 @@
-"""Writes the archives of `tests/inference/exports` from the small models: ``skeletons.py``. See `tests/exports.py`.
+"""Writes the archives of `tests/models/exports` from the small models: ``skeletons.py``. See `tests/exports.py`.
 
 Run it again when a model is trained anew or `myna export` changes its graphs.
 """
