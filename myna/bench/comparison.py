@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import numpy as np
@@ -110,15 +112,20 @@ class _Tree:
 
     def cpu_s(self) -> float:
         """Return the CPU time of the processes that run, and of their children that have ended."""
-        times = [process.cpu_times() for process in self._all()]
-        return float(sum(t.user + t.system for t in times) + times[0].children_user + times[0].children_system)
+        times = self._of_each(lambda process: process.cpu_times())
+        return float(sum(t.user + t.system + t.children_user + t.children_system for t in times))
 
     def memory_mb(self) -> float:
         """Return the memory of all processes; what several share counts once."""
-        return float(sum(process.memory_full_info().pss for process in self._all()) / (1 << 20))
+        return float(sum(info.pss for info in self._of_each(lambda process: process.memory_full_info())) / (1 << 20))
 
-    def _all(self) -> list[psutil.Process]:
-        return [self._front, *self._front.children(recursive=True)]
+    def _of_each(self, ask: Callable[[psutil.Process], Any]) -> list[Any]:
+        """Return the answer of each process that runs; decoders of media end at any time."""
+        answers = []
+        for process in [self._front, *self._front.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                answers.append(ask(process))
+        return answers
 
 
 async def _files(url: str, recordings: Sequence[Recording]) -> tuple[list[HeardRecording], float]:
