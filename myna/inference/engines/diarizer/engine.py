@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Sequence
 
 import numpy as np
 import onnxruntime
 
+from myna.inference.engines.cpu_session import cpu_session
 from myna.inference.engines.diarizer.fbank import CENTRES_HZ, HOP, LENGTH, fbank
 from myna.inference.engines.diarizer.kind import MODEL
 from myna.inference.engines.diarizer.parts import EMBEDDING, SEGMENTATION, embedded
@@ -97,14 +99,16 @@ class DiarizerEngine:
         return unit(self._embedding.run(None, told)[0][0].astype(np.float32)).tobytes(), heard, tilt
 
 
-@functools.cache
+_loading = threading.Lock()
+
+
 def _sessions() -> tuple[onnxruntime.InferenceSession, onnxruntime.InferenceSession]:
+    """Return the sessions of the process; the first lane that asks loads them."""
+    with _loading:
+        return _loaded()
+
+
+@functools.cache
+def _loaded() -> tuple[onnxruntime.InferenceSession, onnxruntime.InferenceSession]:
     found = embedded({"segmentation": SEGMENTATION, "embedding": EMBEDDING})
-    return _session(found["segmentation"]), _session(found["embedding"])
-
-
-def _session(model: bytes) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return cpu_session(found["segmentation"]), cpu_session(found["embedding"])

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from myna.inference.engines.cpu_session import cpu_session
 from myna.inference.engines.moonshine.graph import LAYERS, decoder_graphs
 from myna.inference.engines.moonshine.kind import MODEL
 from myna.inference.engines.port import ModelOptions
@@ -69,9 +70,9 @@ class MoonshineEngine:
                 raise EngineUnavailableError(f"The Moonshine model file {name} is missing from {folder}")
         first, step = decoder_graphs(folder / "decoder_model_merged.ort")
         self._info = replace(INFO, longest_segment_s=longest_segment_s)
-        self._encoder = _session(folder / "encoder_model.ort")
-        self._first = _session(first)
-        self._step = _session(step)
+        self._encoder = cpu_session(folder / "encoder_model.ort")
+        self._first = cpu_session(first)
+        self._step = cpu_session(step)
         self._first_outputs = [output.name for output in self._first.get_outputs()]
         self._step_outputs = [output.name for output in self._step.get_outputs()]
         self._pieces = read_tokenizer(folder / "tokenizer.bin")
@@ -203,13 +204,6 @@ def align(attention: np.ndarray) -> tuple[list[int], list[int]]:
 _SPACE = "▁".encode()
 _SELF_CACHE = [f"{layer}.decoder.{part}" for layer in range(LAYERS) for part in ("key", "value")]
 _CROSS_CACHE = [f"{layer}.encoder.{part}" for layer in range(LAYERS) for part in ("key", "value")]
-
-
-def _session(model: Path) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
 
 
 def read_tokenizer(path: Path) -> list[bytes]:
