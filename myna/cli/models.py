@@ -25,19 +25,16 @@ def models(
     """List the models that this machine can serve and those that it could, with their memory."""
     if context.invoked_subcommand is not None:
         return
-    from myna.inference.engines.catalogue import Catalogue
     from myna.inference.engines.survey import survey
     from myna.runtime.errors import ConfigurationError
+    from myna.server.serving import catalogue_of
     from myna.server.settings import load
 
     try:
         settings = load()
     except ConfigurationError as error:
         fail(str(error))
-    catalogue = Catalogue(
-        folder or settings.models, settings.model, settings.aliases, settings.languages, settings.models_by_language,
-        look_ahead_ms=settings.look_ahead_ms,
-    )  # fmt: skip
+    catalogue = catalogue_of(settings if folder is None else settings.model_copy(update={"models": folder}))
     found = survey(catalogue)
     if json:
         from dataclasses import asdict

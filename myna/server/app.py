@@ -20,7 +20,6 @@ from myna.batch.disk import remove_strays
 from myna.batch.job_runner import JobRunner
 from myna.batch.storage import STRAY_S, UPLOADS, Doubt, probe_uploads
 from myna.batch.transcriber import Hearing, Transcriber
-from myna.inference.engines.catalogue import Catalogue
 from myna.inference.engines.survey import advice, survey
 from myna.inference.models import Models, ModelSettings
 from myna.inference.workers.vad_worker import VadWorker
@@ -50,6 +49,7 @@ from myna.server.operations.gauges import Gauges
 from myna.server.operations.loop_monitor import LoopMonitor
 from myna.server.operations.metrics import Metrics
 from myna.server.services import Services
+from myna.server.serving import catalogue_of
 from myna.server.settings import Settings
 from myna.server.websocket.client_socket import CLOSE_TIMEOUT_S
 from myna.server.websocket.connection import FINALS_S
@@ -175,10 +175,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         vad = VadWorker(SileroVad(), supervisor, loop_monitor.awake)
         stack.push_async_callback(vad.close)
         services = Services(vad, metrics, decoders, settings.max_backlog_s, settings.spool_mb << 20, loop_monitor.awake)
-        catalogue = Catalogue(
-            settings.models, settings.model, settings.aliases, settings.languages, settings.models_by_language,
-            look_ahead_ms=settings.look_ahead_ms,
-        )  # fmt: skip
+        catalogue = catalogue_of(settings)
         wanted = ModelSettings(**{field.name: getattr(settings, field.name) for field in fields(ModelSettings)})
         models = Models(catalogue, wanted, metrics.on_step, supervisor, loop_monitor.awake)
         stack.push_async_callback(models.close)

@@ -9,12 +9,13 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
 
-from myna.inference.engines.catalogue import UnknownModelError
+from myna.inference.engines.catalogue import Catalogue, UnknownModelError
 from myna.inference.engines.kind import Model
 from myna.inference.models import ModelBusyError, Models
 from myna.inference.workers.pool import EnginePool
 from myna.runtime.errors import Refusal
 from myna.server.language_tags import spoken_language
+from myna.server.settings import Settings
 from myna.streaming.errors import EngineUnavailableError
 
 NO_DIARIZER = "no_diarizer"
@@ -68,3 +69,11 @@ async def diarizer_of(models: Models) -> AsyncIterator[EnginePool]:
         raise Refusal(400, NO_DIARIZER, str(error)) from error
     except ModelBusyError as error:
         raise Refusal(503, "model_busy", str(error), retry_after_s=error.retry_s) from error
+
+
+def catalogue_of(settings: Settings) -> Catalogue:
+    """Return the catalogue of a server with these settings."""
+    return Catalogue(
+        settings.models, settings.model, settings.aliases, settings.languages, settings.models_by_language,
+        look_ahead_ms=settings.look_ahead_ms,
+    )  # fmt: skip

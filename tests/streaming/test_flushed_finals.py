@@ -235,7 +235,7 @@ def carry_out(stream: Stream, engine: FakeEngine, words: dict[int, list[str]]) -
                     stream.on_result(job.id, engine.transcribe([job])[0])
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 60), st.floats(0.02, 2.5)), min_size=1, max_size=5),
     st.integers(0, 2**32),
