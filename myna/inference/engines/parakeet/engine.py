@@ -7,13 +7,13 @@ batches are limited to the smaller size.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
 
+from myna.inference.engines.hub import downloaded
 from myna.inference.engines.parakeet.checkpoint import Checkpoint, inspect
 from myna.inference.engines.parakeet.model import ParakeetModel
 from myna.inference.engines.port import ModelOptions
@@ -138,21 +138,14 @@ def fetched(source: str) -> Path:
         raise EngineUnavailableError(
             f"{source!r} is neither a .nemo file nor a hub name such as nvidia/parakeet-tdt-0.6b-v3"
         )
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
     file = f"{source.split('/')[1]}.nemo"
-    try:
-        return Path(hf_hub_download(source, file))
-    except LocalEntryNotFoundError as error:
-        raise EngineUnavailableError(
-            f"{source} is not on this machine and the model hub is unreachable;"
-            f" download {file} on another machine and set its path"
-        ) from error
-    except (HfHubHTTPError, ValueError, OSError) as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise EngineUnavailableError(f"cannot download {file} from {source} on the model hub: {reason}") from error
+
+    def download() -> str:
+        from huggingface_hub import hf_hub_download
+
+        return str(hf_hub_download(source, file))
+
+    return downloaded(source, file, download)
 
 
 def _silent(pcm: bytes, kind: JobKind, number: int) -> InferenceJob:

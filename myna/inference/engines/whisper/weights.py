@@ -10,6 +10,7 @@ from pathlib import Path
 import ctranslate2
 from faster_whisper import WhisperModel
 
+from myna.inference.engines.hub import downloaded
 from myna.inference.engines.port import ModelOptions
 from myna.inference.engines.whisper.folder import WhisperFolder, inspect
 from myna.streaming.errors import EngineUnavailableError
@@ -64,20 +65,13 @@ def fetched(source: str) -> Path:
     path = Path(source)
     if path.exists() or source.count("/") != 1 or source.startswith((".", "/")):
         return path
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    try:
-        return Path(snapshot_download(source, allow_patterns=_HUB_FILES))
-    except LocalEntryNotFoundError as error:
-        raise EngineUnavailableError(
-            f"{source} is not on this machine and the model hub is unreachable;"
-            " download its folder on another machine and set its path"
-        ) from error
-    except (HfHubHTTPError, ValueError, OSError) as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise EngineUnavailableError(f"cannot download {source} from the model hub: {reason}") from error
+    def download() -> str:
+        from huggingface_hub import snapshot_download
+
+        return str(snapshot_download(source, allow_patterns=_HUB_FILES))
+
+    return downloaded(source, "its folder", download)
 
 
 def _device(device: str, worker: int) -> tuple[str, int]:
