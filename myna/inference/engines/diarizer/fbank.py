@@ -1,4 +1,4 @@
-"""Kaldi's log mel filterbank in numpy: 80 bands of 20 Hz to 8 kHz, frames of 25 ms every 10 ms, Hamming window, no dither."""
+"""Kaldi's log mel filterbank in numpy: 80 bands of 20 Hz to 8 kHz, frames of 25 ms every 10 ms, no dither."""
 
 from __future__ import annotations
 
@@ -33,16 +33,18 @@ def _bank() -> np.ndarray:
 
 
 _BANK = _bank()
-_WINDOW = np.hamming(LENGTH).astype(np.float32)
+HAMMING = np.hamming(LENGTH).astype(np.float32)
+POVEY = (np.hanning(LENGTH) ** 0.85).astype(np.float32)
+"""The windows of a frame: Kaldi's default is Povey's."""
 
 
-def fbank(audio: np.ndarray) -> np.ndarray:
+def fbank(audio: np.ndarray, window: np.ndarray) -> np.ndarray:
     """Return the features float32 [frames, 80] of float audio between -1 and 1, padded to one frame if it is shorter."""
     if len(audio) < LENGTH:
         audio = np.pad(audio, (0, LENGTH - len(audio)))
     frames = np.lib.stride_tricks.sliding_window_view(audio.astype(np.float32) * _SCALE, LENGTH)[::HOP]
     frames = frames - frames.mean(axis=1, keepdims=True)
     before = np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
-    spectra = np.fft.rfft((frames - _PRE_EMPHASIS * before) * _WINDOW, _FFT)[:, :-1]
+    spectra = np.fft.rfft((frames - _PRE_EMPHASIS * before) * window, _FFT)[:, :-1]
     power = (np.abs(spectra) ** 2).astype(np.float32)
     return np.asarray(np.log(np.maximum(power @ _BANK, _FLOOR)))
