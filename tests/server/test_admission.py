@@ -69,7 +69,7 @@ async def test_a_stream_of_several_channels_takes_as_many_places() -> None:
 
 
 async def test_without_capacity_all_streams_but_the_first_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Capacity, "predicted_p95", lambda self, now, more, owner: 0.8)
+    monkeypatch.setattr(Capacity, "predicted_p95", lambda *_: 0.8)
     async with running_fake(final_target_ms=700) as server, connected(server) as peer:
         await peer.send(RAW)
         await peer.until("ready")

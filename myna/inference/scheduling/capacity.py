@@ -79,6 +79,17 @@ class _Served:
     p95_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """Finals of other models that use the same cores, as shares of all cores: those within the window, and further ones."""
+
+    seen: float = 0.0
+    more: float = 0.0
+
+
+ALONE = Beside()
+
+
 class Capacity:
     """The load and the room of one model. `cost` is a first measurement on silence, in seconds per second; 0: none."""
 
@@ -146,38 +157,51 @@ class Capacity:
             return None
         return _p95([final.late_s for final in self._finals])
 
-    def predicted_p95(self, now: float, more: float, owner: str | None = None) -> float:
-        """Return the predicted 95th percentile of the finals' delay, in seconds, if `more` channels of this owner join."""
-        self._forget(now)
-        return self._predicted(now, self.claims.weight(now, owner) + more)
+    def predicted_p95(self, now: float, more: float, owner: str | None = None, beside: Beside = ALONE) -> float:
+        """Return the predicted 95th percentile of the finals' delay, in seconds, if `more` channels of this owner join.
 
-    def room(self, now: float, target_s: float) -> int:
+        `beside` is what other models take of the same cores.
+        """
+        self._forget(now)
+        return self._predicted(now, self.claims.weight(now, owner) + more, beside)
+
+    def busy(self, now: float) -> float:
+        """Return how many lanes finals have kept busy within the window, on average."""
+        self._forget(now)
+        return self._seen() * self.lanes
+
+    def demand(self, now: float) -> float:
+        """Return the lane time for finals, in seconds, that a speaking channel is expected to need per second of audio."""
+        self._forget(now)
+        return self._demand(now)
+
+    def room(self, now: float, target_s: float, beside: Beside = ALONE) -> int:
         """Return how many more channels the model can serve within the target delay, at most 1,000."""
         self._forget(now)
         there = self.claims.weight(now)
         low, high = 0, 1000
         while low < high:
             middle = (low + high + 1) // 2
-            if self._predicted(now, there + middle) <= target_s:
+            if self._predicted(now, there + middle, beside) <= target_s:
                 low = middle
             else:
                 high = middle - 1
         return low
 
-    def _predicted(self, now: float, channels: float) -> float:
+    def _predicted(self, now: float, channels: float, beside: Beside) -> float:
         if not self.lanes:
             return math.inf
         measured = self.p95(now)
-        expected = self._expected(now, channels, measured)
+        expected = self._expected(now, channels, measured, beside)
         if measured is not None:
             return expected
         latest_s = max((final.late_s for final in self._finals), default=0.0)
         served = [one.p95_s for one in self._served if one.channels >= channels and one.p95_s >= latest_s]
         return min([expected, *served])
 
-    def _expected(self, now: float, channels: float, measured: float | None) -> float:
-        load = channels * self._demand(now) / self.lanes
-        seen = self._seen()
+    def _expected(self, now: float, channels: float, measured: float | None, beside: Beside) -> float:
+        seen = self._seen() + beside.seen
+        load = channels * self._demand(now) / self.lanes + beside.seen + beside.more
         if load >= (_FULL if seen >= _PROVEN * load else _UNPROVEN):
             return math.inf
         if measured is None:

@@ -59,6 +59,10 @@ class Claims:
         claim = self._claims[name] = Claim(name, owner, away=False, asked_at=[now] * channels)
         return claim
 
+    def share(self, claim: Claim) -> None:
+        """Add a stream by its claim on another model."""
+        self._claims[claim.name] = claim
+
     def leave(self, claim: Claim) -> None:
         """Remove a stream. Further calls do nothing."""
         if self._claims.get(claim.name) is claim:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import os
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 import structlog
 
+from myna.inference.scheduling.capacity import ALONE, Beside
 from myna.inference.scheduling.claims import Claim
 from myna.inference.workers.pool import EnginePool
 from myna.runtime.errors import DialectError, Refusal
@@ -43,9 +45,13 @@ _GAUGED_S = 10.0
 class Place:
     """A live stream's place, from its admission to its end. `given_up` is done when another stream has taken it."""
 
-    def __init__(self, admission: Admission, key: Identity, pool: EnginePool, claim: Claim) -> None:
+    def __init__(
+        self, admission: Admission, key: Identity, pool: EnginePool, claim: Claim, speakers: EnginePool | None = None
+    ) -> None:
         self.key = key
         self.pool = pool
+        self.pools = (pool,) if speakers is None else (pool, speakers)
+        """The engines that the stream uses: for its words and, if it asks for them, its speakers."""
         self.claim = claim
         self.given_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._admission = admission
@@ -69,7 +75,8 @@ class Place:
 
     def heard(self, audio_s: float) -> None:
         """Note the seconds of audio received, all channels together."""
-        self.pool.capacity.heard(time.monotonic(), self.claim, audio_s)
+        for pool in self.pools:
+            pool.capacity.heard(time.monotonic(), self.claim, audio_s)
 
     @contextlib.contextmanager
     def away(self) -> Iterator[None]:
@@ -101,17 +108,24 @@ class Admission:
 
     @contextlib.asynccontextmanager
     async def stream(
-        self, name: str, key: Identity, peer: str, pool: EnginePool, channels: int
+        self, name: str, key: Identity, peer: str, pool: EnginePool, channels: int, speakers: EnginePool | None = None
     ) -> AsyncIterator[Place]:
-        """Admit a live stream while the context lasts; `peer` is the client's address. Raises `Refusal`."""
+        """Admit a live stream while the context lasts; `peer` is the client's address. Raises `Refusal`.
+
+        `pool` decodes its words; `speakers` tells its speakers apart, if it asks for them.
+        """
         self._check_open()
         owner = peer if key is ANYBODY else f"key {key.name}"
-        if not self._keeps_target(pool, owner, channels):
-            await pool.measure()  # the estimate may date from a time when other programs used the cores
+        pools = (pool,) if speakers is None else (pool, speakers)
+        if not self._keeps_target(pools, owner, channels):
+            for each in pools:
+                await each.measure()  # the estimate may date from a time when other programs used the cores
             self._check_open()
-        for place in self._check(key, owner, pool, channels):
+        for place in self._check(key, owner, pools, channels):
             self._give_up(place)
-        place = Place(self, key, pool, pool.capacity.claims.join(name, owner, channels, time.monotonic()))
+        place = Place(self, key, pool, pool.capacity.claims.join(name, owner, channels, time.monotonic()), speakers)
+        if speakers is not None:
+            speakers.capacity.claims.share(place.claim)
         self._places.append(place)
         try:
             yield place
@@ -122,7 +136,7 @@ class Admission:
     def widen(self, place: Place, more: int) -> None:
         """Admit additional channels of an admitted stream. Raises `DialectError`."""
         try:
-            yielding = self._check(place.key, place.claim.owner, place.pool, more, place)
+            yielding = self._check(place.key, place.claim.owner, place.pools, more, place)
         except Refusal as refusal:
             raise DialectError(refusal.code, refusal.message) from refusal
         for other in yielding:
@@ -153,7 +167,7 @@ class Admission:
         if target_s:
             pool.start_measurement(_GAUGED_S)
             alone = pool.capacity.claims.weight(now) < 1
-            room = max(pool.capacity.room(now, target_s), int(alone))
+            room = max(pool.capacity.room(now, target_s, self._beside(now, (pool,), pool, 0)), int(alone))
             if self._front_is_full(1):
                 room = 0
         if limit:
@@ -162,9 +176,10 @@ class Admission:
         return room
 
     def _check(
-        self, key: Identity, owner: str, pool: EnginePool, channels: int, widened: Place | None = None
+        self, key: Identity, owner: str, pools: Sequence[EnginePool], channels: int, widened: Place | None = None
     ) -> list[Place]:
         """Return the places that must be given up for the additional channels. Raises `Refusal`."""
+        pool = pools[0]
         yielding: list[Place] = []
         if limit := key.streams or self._settings.key_streams:
             theirs = [place for place in self._places if place.key.name == key.name]
@@ -180,21 +195,40 @@ class Admission:
                 taken = sum(place.channels for place in there)
                 message = f"The server admits {limit} live channels; it has {taken}, and {channels} more are requested."
                 raise self._busy("max_streams", message)
-        if not self._keeps_target(pool, owner, channels, widened):
-            predicted_s = pool.capacity.predicted_p95(time.monotonic(), channels, owner)
+        if not self._keeps_target(pools, owner, channels, widened):
+            predicted_s = self._predicted_p95(time.monotonic(), pools, owner, channels)
             message = "The server is too busy: with another stream its finals would be late."
             raise self._busy("headroom", message, predicted_ms=1000 * predicted_s)
         if self._settings.final_target_ms and self._front_is_full(channels):
             raise self._busy("front", "The server is too busy for another connection.")
         return yielding
 
-    def _keeps_target(self, pool: EnginePool, owner: str, channels: int, widened: Place | None = None) -> bool:
+    def _keeps_target(
+        self, pools: Sequence[EnginePool], owner: str, channels: int, widened: Place | None = None
+    ) -> bool:
         """Return whether finals meet their target with the additional channels, or no other stream counts."""
         target_s = self._settings.final_target_ms / 1000
         now, claim = time.monotonic(), None if widened is None else widened.claim
-        if not target_s or (pool.alive and pool.capacity.claims.weight(now, owner, claim) < 1):
+        if not target_s or all(pool.alive and pool.capacity.claims.weight(now, owner, claim) < 1 for pool in pools):
             return True  # a machine too slow for its target still serves one client
-        return pool.capacity.predicted_p95(now, channels, owner) <= target_s
+        return self._predicted_p95(now, pools, owner, channels) <= target_s
+
+    def _predicted_p95(self, now: float, pools: Sequence[EnginePool], owner: str, channels: int) -> float:
+        """Return the predicted 95th percentile of the delay of words and, if they are asked for, of speakers."""
+        return max(
+            pool.capacity.predicted_p95(now, channels, owner, self._beside(now, pools, pool, channels))
+            for pool in pools
+        )
+
+    def _beside(self, now: float, pools: Sequence[EnginePool], pool: EnginePool, channels: int) -> Beside:
+        """Return what other engines take of the cores that this one computes on, now and for the additional channels."""
+        if pool.info.gpu:
+            return ALONE
+        cores = max(pool.lanes, os.cpu_count() or 1)
+        others = {other for place in self._places for other in place.pools if other is not pool and not other.info.gpu}
+        seen = sum(other.capacity.busy(now) for other in others)
+        more = sum(channels * other.capacity.demand(now) for other in pools if other is not pool and not other.info.gpu)
+        return Beside(seen / cores, more / cores)
 
     def _front_is_full(self, channels: int) -> bool:
         """Return whether the additional channels would overload the event loop."""
@@ -211,7 +245,8 @@ class Admission:
 
     def _leave(self, place: Place) -> None:
         self._places.remove(place)
-        place.pool.capacity.claims.leave(place.claim)
+        for pool in place.pools:
+            pool.capacity.claims.leave(place.claim)
 
     def _check_open(self) -> None:
         if self.draining:

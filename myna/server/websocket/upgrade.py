@@ -62,10 +62,10 @@ class Upgrade:
                     raise Refusal(400, "bad_callback", f"callback: {error}.") from error
                 delivery = (await stack.enter_async_context(sender)).send
             model, engine = await stack.enter_async_context(engine_for(self.models, wanted))
-            place = await stack.enter_async_context(
-                self.admission.stream(entry.name, identity, network_of(request.remote or ""), engine, entry.channels)
-            )
             diarizer = await self._diarizer(stack) if entry.speakers else None
+            peer = network_of(request.remote or "")
+            admitted = self.admission.stream(entry.name, identity, peer, engine, entry.channels, diarizer)
+            place = await stack.enter_async_context(admitted)
             connection = Connection(
                 entry.name,
                 identity,

@@ -8,7 +8,7 @@ from myna.streaming.policy import Options
 from myna.streaming.session.jobs import InferenceJob, JobKind
 from myna.streaming.session.languages import ChannelLanguage
 from myna.streaming.session.pending import Decode, FollowedUtterance
-from myna.streaming.session.requests import Cancel, CancelVoices, Detect, Remind, Request, Revise, Submit, SubmitVoices
+from myna.streaming.session.requests import Cancel, Detect, Remind, Request, Revise, Submit, SubmitVoices
 from myna.streaming.speakers.history import Past
 from myna.streaming.speakers.runs import WindowPart
 
@@ -76,10 +76,6 @@ class Requester:
         kind, pcm = JobKind.FINAL, self._buffer.cut(audio)
         self._requests.append(SubmitVoices(InferenceJob(job_id, job_id, kind, pcm, self.due, window=part)))
         return job_id
-
-    def cancel_voices(self, job_id: str) -> None:
-        """Cancel a job for voices."""
-        self._requests.append(CancelVoices(job_id))
 
     def remind(self, channel: int, number: int, after_s: float) -> None:
         """Request a reminder that a segment's words wait for its voices no longer."""

@@ -276,7 +276,6 @@ class Session:
 
     def _on_resumed(self) -> None:
         self._events += self._turns.resume()
-        self._speakers.drop_ahead()
         decode = self._speculation.decode
         if decode and self._interims.adopt_decode(decode):
             self._speculation.release()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from myna.streaming.events import Event, Interim, Span, Word
+from myna.streaming.events import Event, Interim, Span, Word, samples
 from myna.streaming.policy import Policy
 from myna.streaming.session.jobs import Outcome
 from myna.streaming.session.pending import PendingVoices
@@ -15,7 +15,11 @@ from myna.streaming.speakers.attribution import with_speakers
 from myna.streaming.speakers.history import History, SpeakersRevised
 from myna.streaming.speakers.labelling import Distances, SpeakerTurn
 from myna.streaming.speakers.memory import SpeakerMemory
-from myna.streaming.speakers.runs import WINDOW, Voices, WindowPart, live_windows
+from myna.streaming.speakers.runs import LIVE_REACH, Voices, WindowPart, live_windows
+
+_WORTHWHILE = samples(2.0)
+"""New speech at a later pause of a segment whose voices are requested before the segment is closed. Each request costs a
+segmentation, so less waits for the end of the segment. The first pause is the last one of most short segments."""
 
 
 class ChannelSpeakers:
@@ -42,40 +46,33 @@ class ChannelSpeakers:
         self._segments = 0
         self._windows = 0
         self._last: SpeakerTurn | None = None
-        self._ahead: tuple[Span, PendingVoices] | None = None  # requested at a pause that may not last
+        self._turns: list[SpeakerTurn] = []  # of the segments labelled last, for words across their ends
+        self._open: PendingVoices | None = None  # those of the open segment that were requested at its pauses
+        self._heard = 0  # the voices up to this sample have been requested
 
     @property
     def reach(self) -> int:
-        """The audio before the end of a segment's speech that is heard with it, in samples."""
-        return WINDOW if self._memory else 0
+        """The audio before the start of a segment's speech that is heard with it, in samples."""
+        return LIVE_REACH if self._memory else 0
 
     def request_ahead(self, speech: Span, received: int) -> None:
-        """Request the voices of the open segment's speech at a pause, as if the pause will last."""
-        self.drop_ahead()
-        if self._memory:
-            self._ahead = speech, self._requested(speech, received)
+        """Request the voices of the open segment's speech up to its first pause, and to later ones after enough new speech.
 
-    def drop_ahead(self) -> None:
-        """Cancel what was requested at a pause: speech has resumed."""
-        if self._ahead is None:
-            return
-        _, pending = self._ahead
-        self._ahead = None
-        for job_id in pending.open:
-            del self._pending[job_id]
-            self._requester.cancel_voices(job_id)
+        A pause ends a run, so nothing is heard twice if speech resumes.
+        """
+        if self._memory and (self._open is None or speech.end - self._heard >= _WORTHWHILE):
+            self._extend(speech, received)
 
     def request(self, speech: Span, received: int) -> PendingVoices | None:
-        """Return the voices of a closed segment's speech, requested unless they were at its pause.
+        """Return the voices of a closed segment's speech; what was not requested at its pauses is requested now.
 
         `received` samples have been received.
         """
-        if self._ahead is not None and self._ahead[0] == speech:
-            _, pending = self._ahead
-            self._ahead = None
-            return pending
-        self.drop_ahead()
-        return self._requested(speech, received) if self._memory else None
+        if self._memory is None:
+            return None
+        pending = self._extend(speech, received)
+        self._open = None
+        return pending
 
     def remind(self, pending: PendingVoices | None) -> None:
         """Have the segment that waits for these voices only be reminded to wait no longer; once for each segment."""
@@ -106,9 +103,10 @@ class ChannelSpeakers:
         """Return the final words of a segment with their speakers. Segments come in order."""
         if self._history:
             self._history.write(words)
-        if pending.open:
-            return tuple(words)
-        return with_speakers(words, self._remember(pending))
+        told = self._turns
+        if turns := self._remember(pending):
+            self._turns = turns
+        return with_speakers(words, [*told, *turns])
 
     def conclude(self) -> bool:
         """Label the speakers of the whole stream, after its last segment; return whether that is done.
@@ -142,13 +140,17 @@ class ChannelSpeakers:
         """Return the requests that cancel what has not been answered, and forget it."""
         jobs = list(self._pending)
         self._pending.clear()
-        self._ahead = None
+        self._open = None
         return [CancelVoices(job_id) for job_id in jobs]
 
-    def _requested(self, speech: Span, received: int) -> PendingVoices:
-        pending = PendingVoices(self._segments, set())
-        self._segments += 1
-        for window, wanted in live_windows(speech, received):
+    def _extend(self, speech: Span, received: int) -> PendingVoices:
+        """Return the voices of the open segment, requested up to the end of this speech."""
+        if self._open is None:
+            self._open = PendingVoices(self._segments, set())
+            self._segments += 1
+        pending = self._open
+        for window, wanted in live_windows(speech, received, self._heard):
+            self._heard = window.start + wanted.end
             job_id = self._requester.voices(window, WindowPart(self._windows, window.start, wanted))
             self._windows += 1
             pending.open.add(job_id)
@@ -156,10 +158,12 @@ class ChannelSpeakers:
         return pending
 
     def _remember(self, pending: PendingVoices) -> list[SpeakerTurn]:
+        """Label the runs that have been heard, and keep them; return their turns."""
         assert self._memory is not None
-        turns = self._memory.label(pending.runs)
+        runs, pending.runs = pending.runs, []
+        turns = self._memory.label(runs) if runs else []
         if self._history:
-            self._history.tell(pending.runs, turns)
+            self._history.tell(runs, turns)
         if turns:
             self._last = max(turns, key=lambda turn: turn.span.end)
         return turns

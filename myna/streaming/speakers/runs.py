@@ -31,8 +31,11 @@ LEAST_HEARD = samples(0.3)
 """Less speech has no usable embedding."""
 _ENOUGH = samples(0.4)
 """Own speech from which a run is embedded without the frames in which others speak, too."""
-_BEYOND, _BEFORE, _OVERLAP = samples(0.25), samples(0.2), samples(1.0)
-"""Of a live segment: audio behind and before its speech that is heard, too, and what consecutive windows share."""
+_BEYOND, _BEFORE, _CONTEXT, _OVERLAP = samples(0.25), samples(0.2), samples(3.0), samples(1.0)
+"""Of live speech: audio behind and before it whose voices are heard, too; audio before that in its first window; and what
+consecutive windows share."""
+LIVE_REACH = _BEFORE + _CONTEXT
+"""Audio before live speech that its windows reach back to, in samples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,17 +134,19 @@ def file_windows(length: int) -> list[tuple[Span, Span]]:
     return windows
 
 
-def live_windows(speech: Span, heard: int) -> list[tuple[Span, Span]]:
-    """Return the windows of a live segment's speech, in order; `heard` samples of the channel have been received.
+def live_windows(speech: Span, received: int, heard: int = 0) -> list[tuple[Span, Span]]:
+    """Return the windows of live speech, in order, of which the voices up to sample `heard` are known.
 
-    The first window reaches back over the audio before the speech, since the model hears a voice better in context; a segment
-    longer than a window gets several that overlap by a second.
+    `received` samples of the channel have been received. The first window reaches back over the audio before the speech,
+    since the model hears a voice better in context; speech longer than a window gets several that overlap by a second.
     """
-    until = end = min(speech.end + _BEYOND, heard)
-    begins = max(0, speech.start - _BEFORE)
+    until = end = min(speech.end + _BEYOND, received)
+    begins = max(0, speech.start - _BEFORE, heard)
     windows: list[tuple[Span, Span]] = []
+    if begins >= min(speech.end, received):
+        return windows
     while True:
-        start = max(0, end - WINDOW)
+        start = max(0, end - WINDOW, begins - _CONTEXT)
         low = max(begins, start + _OVERLAP) if start > begins else begins
         windows.append((Span(start, end), Span(low - start, max(low, until) - start)))
         if low <= begins:

@@ -123,6 +123,7 @@ class ParakeetEngine:
             incremental=True,
             flushed_finals=self._model.cached,
             keyterms=True,
+            gpu=self._model.device.type == "cuda",
             version=checkpoint.version,
             mode="streaming" if checkpoint.streaming else "offline",
             uuid=checkpoint.uuid,

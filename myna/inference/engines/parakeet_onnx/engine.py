@@ -59,6 +59,7 @@ class ParakeetOnnxEngine:
             incremental=True,
             keyterms=export.kind != "ctc",
             flushed_finals=cached,
+            gpu=options.device not in ("auto", "cpu"),
             version=export.version,
             mode="streaming" if cached else "offline",
             uuid=export.uuid,

@@ -61,6 +61,7 @@ class WhisperEngine:
             detects_language=self._multilingual,
             translates=self._multilingual,
             prompts=True,
+            gpu=self._weights.whisper.model.device == "cuda",
             gate=PlausibilityGate(hopeless=UNLIKELY),
             uuid=folder.uuid,
         )
