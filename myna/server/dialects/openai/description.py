@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -36,6 +36,7 @@ class OpenAIWord(TypedDict):
     word: str
     start: float
     end: float
+    speaker: NotRequired[int]
 
 
 class OpenAITranscript(TypedDict, total=False):
@@ -64,6 +65,7 @@ def transcriptions(summary: str = "Transcribe the file, or the files, of a form.
         temperature={"type": "number", "minimum": 0, "maximum": 1},
         stream={"type": "boolean"},
         batch={"type": "boolean"},
+        diarize={"type": "boolean"},
         **{
             "timestamp_granularities[]": {"type": "array", "items": {"enum": list(GRANULARITIES)}},
             "include[]": {"type": "array", "items": {"enum": ["logprobs"]}},

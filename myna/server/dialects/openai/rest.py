@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from myna.batch.subtitles import srt, vtt
-from myna.batch.transcript import FileTranscript, sentences
+from myna.batch import subtitles
+from myna.batch.transcript import FileTranscript, sentences, speaker_of
 from myna.server.dialects.openai.errors import refused
 from myna.server.dialects.openai.language_names import CODES, NAMES
 from myna.server.dialects.openai.models import PUBLIC_MODELS
@@ -52,13 +52,15 @@ class TranscriptionRequest:
     logprobs: bool = False
     batch: bool = False
     """An extension: the request has several files, and its answer a list."""
+    diarize: bool = False
+    """An extension: words have speakers in every format; the texts and subtitles name them."""
     spaced: bool = False
     """An extension: each word carries the space behind it, in every format that has words."""
 
     @property
     def speakers(self) -> SpeakerLimits | None:
         """How many speakers to tell apart; None: none."""
-        return SpeakerLimits() if self.response_format == DIARIZED else None
+        return SpeakerLimits() if self.diarize or self.response_format == DIARIZED else None
 
     def options(self, engine: EngineInfo) -> Options:
         """Return the engine's options. Raises `Refusal` for options that the engine lacks."""
@@ -108,6 +110,7 @@ def parse(
         stream=given.flag("stream"),
         logprobs="logprobs" in given.texts("include"),
         batch=given.flag("batch"),
+        diarize=given.flag("diarize"),
         spaced=spaced,
     )
 
@@ -119,11 +122,11 @@ def answer(
     words = transcript.words
     match request.response_format:
         case "text":
-            return transcript.text + "\n"
+            return subtitles.named_text(words) if request.diarize else transcript.text + "\n"
         case "srt":
-            return srt(words)
+            return subtitles.srt(words)
         case "vtt":
-            return vtt(words)
+            return subtitles.vtt(words)
         case "verbose_json":
             return _verbose(transcript, words, request, engine)
         case "diarized_json":
@@ -166,7 +169,8 @@ def spaced_words(words: Sequence[Word], offset_s: float = 0.0) -> Iterator[dict[
     for i, word in enumerate(words):
         end = min(word.end, words[i + 1].start if i + 1 < len(words) else word.end)
         space = separator(word.text, words[i + 1].text) if i + 1 < len(words) else " "
-        yield {"word": f"{word.text}{space}", "start": round(word.start + offset_s, 2), "end": round(end + offset_s, 2)}
+        times = {"start": round(word.start + offset_s, 2), "end": round(end + offset_s, 2)}
+        yield {"word": f"{word.text}{space}", **times, **_speaker([word])}
 
 
 def delta(words: Sequence[Word], before: str) -> dict[str, object]:
@@ -196,7 +200,9 @@ def _verbose(
         "text": transcript.text,
     }
     if "word" in request.granularities or request.spaced:
-        plain = ({"word": w.text, "start": round(w.start, 3), "end": round(w.end, 3)} for w in words)
+        plain = (
+            {"word": w.text, "start": round(w.start, 3), "end": round(w.end, 3), **_speaker([w])} for w in words
+        )  # fmt: skip
         body["words"] = spaced_words(words) if request.spaced else plain
     if "segment" in request.granularities or not request.granularities:
         body["segments"] = (_segment(number, part) for number, part in enumerate(sentences(words)))
@@ -207,15 +213,16 @@ def speaker_segments(transcript: FileTranscript) -> Iterator[dict[str, object]]:
     """Yield the sentences of a transcript with their speakers, as OpenAI's events and `diarized_json` have them."""
     number = 0
     for channel in transcript.channels:
+        speaker: int | None = 0
         for words in sentences(channel.words):
-            speaker = next((word.speaker for word in words if word.speaker is not None), 0)
+            speaker = speaker_of(words, speaker)
             yield {
                 "type": "transcript.text.segment",
                 "id": f"seg_{number}",
                 "start": round(words[0].start, 3),
                 "end": round(words[-1].end, 3),
                 "text": f" {written_text(words)}",
-                "speaker": letters(speaker),
+                "speaker": letters(speaker or 0),
             }
             number += 1
 
@@ -243,7 +250,14 @@ def _segment(number: int, words: Sequence[Word]) -> dict[str, object]:
         "avg_logprob": round(sum(map(_log, words)) / len(words), 5),
         "compression_ratio": round(len(data) / len(zlib.compress(data)), 5),
         "no_speech_prob": 0.0,
+        **_speaker(words),
     }
+
+
+def _speaker(words: Sequence[Word]) -> dict[str, object]:
+    """Return the speaker of the words, counted from 0; nothing if it is not known."""
+    known = speaker_of(words)
+    return {} if known is None else {"speaker": known}
 
 
 def _usage(transcript: FileTranscript) -> dict[str, object]:

@@ -31,6 +31,7 @@ def _from_url() -> Schema:
         language=TEXT,
         timestamp_offset={"type": "number", "default": 0},
         response_format={"enum": list(FORMATS)},
+        diarize={"type": "boolean", "default": False},
     )
     answer = {
         "description": "The transcript.",

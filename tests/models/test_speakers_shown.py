@@ -1,0 +1,89 @@
+"""Speakers as readers see them: names in texts and subtitles, told apart by the real models in a recorded dialogue."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from io import BytesIO
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession, FormData, web
+from peer import served, settings
+from sounds import contained, recording
+
+from myna.server.app import Server, running
+
+DIALOGUE = contained([recording("endgame_nagg_nell")], "flac", "flac")
+"""28 s of two speakers in turns."""
+FORM = "/v1/audio/transcriptions"
+
+
+@pytest.fixture(scope="module")
+async def server() -> AsyncIterator[Server]:
+    async with running(settings(allowed_networks=["127.0.0.0/8"])) as started:
+        yield started
+
+
+async def transcribed(server: Server, **fields: str) -> Any:
+    form = FormData({"diarize": "true", **fields})
+    form.add_field("file", BytesIO(DIALOGUE), filename="dialogue.flac")
+    async with ClientSession() as session, session.post(server.url + FORM, data=form) as response:
+        assert response.status == 200
+        return await (response.json() if response.content_type == "application/json" else response.text())
+
+
+def assert_in_turns(names: list[Any], one: Any, other: Any) -> None:
+    """The two speak in turns, and the first named is the first speaker."""
+    assert set(names) == {one, other}
+    assert names[0] == one
+    changes = sum(before != after for before, after in zip(names, names[1:], strict=False))
+    assert changes >= 6
+
+
+async def test_each_line_of_a_text_has_one_speaker_who_is_named(server: Server) -> None:
+    lines = (await transcribed(server, response_format="text")).splitlines()
+    names = [line.partition(": ")[0] for line in lines]
+    assert_in_turns(names, "Speaker 1", "Speaker 2")
+    assert all(before != after for before, after in zip(names, names[1:], strict=False))
+
+
+async def test_subtitles_name_who_speaks(server: Server) -> None:
+    srt = await transcribed(server, response_format="srt")
+    assert_in_turns(re.findall(r"^(Speaker \d): ", srt, re.MULTILINE), "Speaker 1", "Speaker 2")
+    vtt = await transcribed(server, response_format="vtt")
+    assert_in_turns(re.findall(r"^<v (.+?)>\w", vtt, re.MULTILINE), "Speaker 1", "Speaker 2")
+    assert vtt.count("<v ") == vtt.count("-->")
+
+
+async def test_json_counts_speakers_from_zero(server: Server) -> None:
+    how = {"response_format": "verbose_json", "timestamp_granularities[]": "word"}
+    words = (await transcribed(server, **how))["words"]
+    assert_in_turns([word["speaker"] for word in words], 0, 1)
+    segments = (await transcribed(server, response_format="verbose_json"))["segments"]
+    assert_in_turns([segment["speaker"] for segment in segments], 0, 1)
+
+
+async def test_without_the_request_no_format_names_speakers(server: Server) -> None:
+    for form in ("text", "srt", "vtt", "verbose_json"):
+        assert "peaker" not in str(await transcribed(server, response_format=form, diarize="false"))
+
+
+async def test_the_file_at_an_address_has_speakers_too(server: Server) -> None:
+    async def sound(_request: web.Request) -> web.Response:
+        return web.Response(body=DIALOGUE)
+
+    app = web.Application()
+    app.router.add_get("/dialogue.flac", sound)
+    async with served(app) as url, ClientSession() as session:
+        asked = {"audio_file_url": f"{url}/dialogue.flac", "diarize": True}
+        async with session.post(f"{server.url}{FORM}-from-url", json={**asked, "response_format": "text"}) as response:
+            assert (await response.text()).startswith("Speaker 1: ")
+        async with session.post(f"{server.url}{FORM}-from-url", json=asked) as response:
+            assert_in_turns([word["speaker"] for word in (await response.json())["words"]], 0, 1)
+        async with session.post(f"{server.url}{FORM}-from-url", json={**asked, "diarize": "maybe"}) as response:
+            assert response.status == 400
+            assert "diarize" in await response.text()
+        asked["response_format"] = "diarized_json"
+        async with session.post(f"{server.url}{FORM}-from-url", json=asked) as response:
+            assert_in_turns([segment["speaker"] for segment in (await response.json())["segments"]], "A", "B")
