@@ -30,7 +30,8 @@ class FileSpeakers:
         self._limits = limits
         self._changed = changed
         self._channels: list[Recording] = []
-        self._open: set[str] = set()
+        self._requested: list[int] = []  # by channel: the sample up to which windows have been requested
+        self._open: dict[str, int] = {}  # by job: the first sample that its window decides
         self._failed = 0
 
     @property
@@ -43,10 +44,16 @@ class FileSpeakers:
         """Windows that have not been heard yet."""
         return len(self._open)
 
+    @property
+    def heard(self) -> int:
+        """The samples from the start of the file that have been heard for speakers, on every channel."""
+        return min([*self._requested, *self._open.values()], default=0)
+
     def push(self, channels: Sequence[bytes]) -> None:
         """Take the next int16 samples of each channel."""
         while len(self._channels) < len(channels):
             self._channels.append(Recording())
+            self._requested.append(0)
         for number, pcm in enumerate(channels):
             self._hear(number, self._channels[number].push(pcm))
 
@@ -71,12 +78,14 @@ class FileSpeakers:
     def _hear(self, channel: int, windows: Sequence[SpeakerWindow]) -> None:
         for window in windows:
             job_id = f"{self._name}/voices/{channel}/{window.part.number}"
-            self._open.add(job_id)
+            start, wanted = window.part.start, window.part.wanted
+            self._open[job_id] = start + wanted.start
+            self._requested[channel] = start + wanted.end
             job = InferenceJob(job_id, job_id, JobKind.FILE, window.pcm, time.monotonic(), window=window.part)
             self._diarizer.submit(job, partial(self._heard, channel))
 
     def _heard(self, channel: int, job_id: str, outcome: Outcome) -> None:
-        self._open.discard(job_id)
+        self._open.pop(job_id, None)
         if isinstance(outcome, Voices):
             self._channels[channel].hear(outcome.runs)
         else:

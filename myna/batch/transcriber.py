@@ -34,6 +34,8 @@ _LEAD_S = 1.0
 
 Listener = Callable[[Final], None]
 """Receives each final as it is decoded; the finals of a channel come in order."""
+Progress = Callable[[float], None]
+"""Receives the seconds from the start of a file that have been heard: its words and, if they are wanted, its speakers."""
 Pause = Callable[[], Awaitable[None]]
 """Awaited between portions of a file, so that another file may have its turn."""
 
@@ -92,6 +94,7 @@ class Transcriber:
         engine: EnginePool,
         options: Options,
         listener: Listener,
+        progress: Progress,
         pause: Pause,
         diarizer: EnginePool | None = None,
     ) -> FileTranscript:
@@ -100,7 +103,7 @@ class Transcriber:
         With a `diarizer` and a sound whose speakers are wanted, each word has its speaker.
         """
         self.active += 1
-        task = _Task(sound, engine, options, self._hearing, listener, pause, diarizer)
+        task = _Task(sound, engine, options, self._hearing, listener, progress, pause, diarizer)
         try:
             return await task.run()
         finally:
@@ -116,6 +119,7 @@ class _Task:
         options: Options,
         hearing: Hearing,
         listener: Listener,
+        progress: Progress,
         pause: Pause,
         diarizer: EnginePool | None,
     ) -> None:
@@ -129,12 +133,14 @@ class _Task:
         self._speakers: FileSpeakers | None = None
         self._most_windows = 0
         if diarizer is not None and sound.speakers is not None:
-            self._speakers = FileSpeakers(name, diarizer, sound.speakers, self._driver.changed.set)
+            self._speakers = FileSpeakers(name, diarizer, sound.speakers, self._window_heard)
             self._most_windows = WINDOWS_AHEAD * diarizer.lanes
         self._on_repeated = hearing.on_repeated
         batch_s = engine.info.largest_batch * engine.lanes * policy.hard_s
         self._most_ahead_s = max(_LEAST_AHEAD_S, _AHEAD * batch_s)
         self._listener = listener
+        self._progress = progress
+        self._decoded: dict[int, int] = {}  # by channel: the end of its last final, in samples
         self._segments: dict[int, list[Segment]] = {}
         self._failed: list[str] = []
         self._error: Exception | None = None
@@ -199,12 +205,22 @@ class _Task:
                         Segment(seconds(span.start), seconds(span.end), words)
                     )
                 self._listener(final)
+                self._decoded[channel] = span.end
+                self._report()
             case Failed(span=span, reason=reason):
                 self._failed.append(f"{seconds(span.start):.1f}-{seconds(span.end):.1f} s: {reason}")
             case Repeated():
                 self._on_repeated(event)
             case Ended():
                 self._ended = True
+
+    def _window_heard(self) -> None:
+        self._report()
+        self._driver.changed.set()
+
+    def _report(self) -> None:
+        decoded = min(self._decoded.get(number, 0) for number in range(self._driver.stream.channels))
+        self._progress(seconds(min(decoded, self._speakers.heard) if self._speakers else decoded))
 
     def _fail(self, error: Exception) -> None:
         log.error("file transcription failed", exc_info=error)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import re
+import signal
 from collections.abc import AsyncIterator
 from io import BytesIO
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from aiohttp import ClientSession, FormData, web
-from peer import served, settings
+from peer import metric, served, settings, until_metric
 from sounds import contained, recording
 
 from myna.server.app import Server, running
@@ -37,7 +41,7 @@ def assert_in_turns(names: list[Any], one: Any, other: Any) -> None:
     """The two speak in turns, and the first named is the first speaker."""
     assert set(names) == {one, other}
     assert names[0] == one
-    changes = sum(before != after for before, after in zip(names, names[1:], strict=False))
+    changes = sum(before != after for before, after in pairwise(names))
     assert changes >= 6
 
 
@@ -45,7 +49,7 @@ async def test_each_line_of_a_text_has_one_speaker_who_is_named(server: Server) 
     lines = (await transcribed(server, response_format="text")).splitlines()
     names = [line.partition(": ")[0] for line in lines]
     assert_in_turns(names, "Speaker 1", "Speaker 2")
-    assert all(before != after for before, after in zip(names, names[1:], strict=False))
+    assert all(before != after for before, after in pairwise(names))
 
 
 async def test_subtitles_name_who_speaks(server: Server) -> None:
@@ -87,3 +91,41 @@ async def test_the_file_at_an_address_has_speakers_too(server: Server) -> None:
         asked["response_format"] = "diarized_json"
         async with session.post(f"{server.url}{FORM}-from-url", json=asked) as response:
             assert_in_turns([segment["speaker"] for segment in (await response.json())["segments"]], "A", "B")
+
+
+async def test_a_job_is_not_heard_further_than_its_speakers(server: Server) -> None:
+    """Stop the process that hears speakers while the words are decoded."""
+    await transcribed(server)
+    taken = asyncio.Event()
+
+    async def take(_request: web.Request) -> web.Response:
+        taken.set()
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_post("/hook", take)
+    hearing = server.models.pools_by_name["speakers"].pids
+    decoded = await metric(server, "myna_decoded_seconds_total")
+    async with served(app) as url, ClientSession() as session:
+
+        async def heard_s() -> float:
+            async with session.get(f"{server.url}/v1/jobs/{job}") as response:
+                return float((await response.json())["heard_seconds"])
+
+        for process in hearing:
+            os.kill(process, signal.SIGSTOP)
+        try:
+            address = f"{server.url}/v1/listen?diarize=true&callback={url}/hook"
+            async with session.post(address, data=DIALOGUE) as response:
+                job = (await response.json())["request_id"]
+            await until_metric(server, "myna_decoded_seconds_total", lambda now: now > decoded + 10)
+            assert await heard_s() == 0
+        finally:
+            for process in hearing:
+                os.kill(process, signal.SIGCONT)
+        found = [0.0]
+        while not taken.is_set():
+            found.append(await heard_s())
+        found.append(await heard_s())
+    assert found == sorted(found)
+    assert found[-1] == pytest.approx(28, abs=1)

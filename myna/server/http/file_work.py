@@ -14,7 +14,7 @@ from myna.batch.address_gate import AddressGate
 from myna.batch.diarization import Diarization, diarize
 from myna.batch.fairness import FairTurns
 from myna.batch.fetch import Fetched, FetchError, FetchLimits, fetch
-from myna.batch.transcriber import DecodeFailedError, Listener, SoundFile, Transcriber
+from myna.batch.transcriber import DecodeFailedError, Listener, Progress, SoundFile, Transcriber
 from myna.batch.transcript import FileTranscript
 from myna.inference.engines.kind import Model
 from myna.inference.models import Models
@@ -86,6 +86,7 @@ class FileWork:
         mix: bool,
         share: str,
         listener: Listener = lambda _: None,
+        progress: Progress = lambda _: None,
         begin: Callable[[], Awaitable[None]] | None = None,
         speakers: SpeakerLimits | None = None,
         needs_speakers: bool = False,
@@ -106,7 +107,9 @@ class FileWork:
                 async with self._turns.turn(share) as pause:
                     if begin is not None:
                         await begin()
-                    transcript = await self._transcriber.transcribe(sound, engine, options, listener, pause, diarizer)
+                    transcript = await self._transcriber.transcribe(
+                        sound, engine, options, listener, progress, pause, diarizer
+                    )
                 return Done(transcript, model, engine.info)
 
     async def diarize(self, path: Path, *, share: str) -> Diarization:
