@@ -186,6 +186,48 @@ async def test_native_words_have_speakers(server: Server) -> None:
     assert {word["speaker"] for final in finals for word in final["words"]} >= {0, 1}
 
 
+async def test_a_native_stream_ends_with_the_speakers_of_each_word_as_in_a_file(server: Server, flac: bytes) -> None:
+    async with connected(server, "?diarize=true") as peer:
+        await peer.send({"type": "start", "encoding": "linear16", "sample_rate": 16_000})
+        await peer.socket.send_bytes(DIALOGUE.tobytes())
+        await peer.send({"type": "close"})
+        await peer.rest()
+    assert [message["type"] for message in peer.messages[-2:]] == ["speakers", "closed"]
+    told = peer.messages[-2]
+    words = [word for message in peer.messages if message["type"] == "final" for word in message["words"]]
+    assert len(told["words"]) == len(words)
+    assert (told["channel"], told["since"], told["count"]) == (0, 0, 2)
+    assert alternating([turn["speaker"] for turn in told["turns"]])
+    assert all(turn["start"] < turn["end"] and 0.5 <= turn["confidence"] <= 1 for turn in told["turns"])
+    _, body = await posted(server, "diarize=true", flac)
+    file_words = body["results"]["channels"][0]["alternatives"][0]["words"]
+    of_file = {(word["word"], round(word["start"])): word["speaker"] for word in file_words}
+    same = [of_file.get((word["word"], round(word["start"])), new) == new
+            for word, new in zip(words, told["words"], strict=True)]  # fmt: skip
+    assert sum(same) >= 0.95 * len(same)
+
+
+async def test_a_client_that_lost_its_connection_gets_the_speakers_after_it_has_come_back(server: Server) -> None:
+    async with connected(server, "?diarize=true") as peer:
+        await peer.send({"type": "start", "encoding": "linear16", "sample_rate": 16_000, "resume": True})
+        ready = await peer.until("ready")
+        await peer.socket.send_bytes(DIALOGUE.tobytes())
+        await peer.send({"type": "close"})
+        peer.drop()
+    async with connected(server, f"?diarize=true&resume={ready['resume']}&after={ready['number']}") as again:
+        received = (await again.until("ready"))["received"]
+        if received < 2:
+            await again.socket.send_bytes(DIALOGUE.tobytes())
+        if received < 3:
+            await again.send({"type": "close"})
+        await again.rest()
+    *_, speakers, closed = again.messages
+    words = [word for message in again.messages if message["type"] == "final" for word in message["words"]]
+    assert (speakers["type"], closed["type"]) == ("speakers", "closed")
+    assert len(speakers["words"]) == len(words) > 10
+    assert speakers["count"] == 2
+
+
 async def test_a_killed_worker_changes_no_label(server: Server) -> None:
     async with listening(server, f"{RAW}&diarize=true") as peer:
         half = len(DIALOGUE) // 2

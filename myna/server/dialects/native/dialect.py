@@ -36,6 +36,7 @@ from myna.streaming.events import seconds
 from myna.streaming.policy import MULTIPLE, Options, Policy
 from myna.streaming.session.decode_window import fitted
 from myna.streaming.session.jobs import EngineInfo
+from myna.streaming.speakers.history import SpeakersRevised
 from myna.streaming.speakers.labelling import SpeakerLimits
 from myna.streaming.text.joining import written_text
 from myna.streaming.text.languages import main_language
@@ -112,7 +113,9 @@ class NativeDialect:
         self._unacknowledged_bytes = 0
         self._stream = ""
         self._form = form
-        self._defaults = replace(default_policy(settings, engine), speakers=SpeakerLimits() if speakers else None)
+        self._defaults = replace(
+            default_policy(settings, engine), speakers=SpeakerLimits() if speakers else None, speakers_revised=True
+        )
         self._engine = engine
         self._policy: Policy | None = None
         self._language = engine.languages[0] if len(engine.languages) == 1 else "und"
@@ -221,6 +224,8 @@ class NativeDialect:
                 return self._frames(wire.UtteranceEndMessage(channel=channel, last_word_end=_round(end)))
             case events.Flushed(token=token, everywhere=True):
                 return self._frames(wire.FinalizedMessage(id=self._flushes.pop(token)))
+            case SpeakersRevised():
+                return self._frames(_speakers(event))
             case events.Failed(span=span, reason=reason):
                 where = f"{seconds(span.start):.1f}-{seconds(span.end):.1f} s"
                 return self._frames(
@@ -310,6 +315,24 @@ def _words(words: Sequence[events.Word]) -> tuple[wire.WordEntry, ...]:
             speaker=word.speaker,
         )
         for word in words
+    )
+
+
+def _speakers(revision: SpeakersRevised) -> wire.SpeakersMessage:
+    return wire.SpeakersMessage(
+        channel=revision.channel,
+        since=_round(seconds(revision.since)),
+        count=revision.count,
+        turns=tuple(
+            wire.TurnEntry(
+                start=_round(seconds(turn.span.start)),
+                end=_round(seconds(turn.span.end)),
+                speaker=turn.speaker,
+                confidence=_round(turn.confidence),
+            )
+            for turn in revision.turns
+        ),
+        words=revision.words,
     )
 
 
