@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
+import subprocess
+import sysconfig
 from collections.abc import AsyncIterator
 from io import BytesIO
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import ClientSession, FormData, web
 from peer import metric, served, settings, until_metric
-from sounds import contained, recording
+from sounds import RATE, contained, recording
 
+from myna.clients.blocking import SyncLiveClient
+from myna.clients.session import transcribe
+from myna.clients.speakers import SpeakersWanted, relabelled
 from myna.server.app import Server, running
+from myna.wire import messages as wire
 
 DIALOGUE = contained([recording("endgame_nagg_nell")], "flac", "flac")
 """28 s of two speakers in turns."""
@@ -25,7 +33,7 @@ FORM = "/v1/audio/transcriptions"
 
 @pytest.fixture(scope="module")
 async def server() -> AsyncIterator[Server]:
-    async with running(settings(allowed_networks=["127.0.0.0/8"])) as started:
+    async with running(settings(speakers_within_ms=60_000, allowed_networks=["127.0.0.0/8"])) as started:
         yield started
 
 
@@ -129,3 +137,71 @@ async def test_a_job_is_not_heard_further_than_its_speakers(server: Server) -> N
         found.append(await heard_s())
     assert found == sorted(found)
     assert found[-1] == pytest.approx(28, abs=1)
+
+
+async def run(*arguments: str) -> str:
+    """Run the command line; return what it prints."""
+    command = [str(Path(sysconfig.get_path("scripts")) / "myna"), *arguments]
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+async def test_the_command_line_names_the_speakers_of_a_file(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "dialogue.flac"
+    path.write_bytes(DIALOGUE)
+    here = (str(path), "--url", server.url, "--speakers")
+    lines = (await run("transcribe", *here)).splitlines()
+    assert_in_turns([line.partition(": ")[0] for line in lines], "Speaker 1", "Speaker 2")
+    await run("transcribe", *here, "--format", "vtt", "--output", str(tmp_path / "out.vtt"))
+    assert "<v Speaker 2>" in (tmp_path / "out.vtt").read_text()
+    words = json.loads(await run("transcribe", *here, "--format", "json"))["words"]
+    assert_in_turns([word["speaker"] for word in words], 0, 1)
+
+
+async def test_the_command_line_names_speakers_while_they_speak(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "dialogue.flac"
+    path.write_bytes(DIALOGUE)
+    here = ("stream", str(path), "--url", server.url, "--speed", "0", "--speakers")
+    shown = await run(*here)
+    assert shown.startswith("Speaker 1: ")
+    assert "\nSpeaker 2: " in shown
+    assert "\x1b" not in shown  # no colours where it is not a terminal
+    messages = [json.loads(line) for line in (await run(*here, "--json")).splitlines()]
+    assert [message["type"] for message in messages[-2:]] == ["speakers", "closed"]
+    said = [word for message in messages if message["type"] == "final" for word in message["words"]]
+    assert len(said) == len(messages[-2]["words"])
+    assert_in_turns([speaker for speaker in messages[-2]["words"] if speaker is not None], 0, 1)
+
+
+async def test_the_blocking_client_gets_the_labels_of_the_whole_stream(server: Server) -> None:
+    def heard() -> tuple[list[wire.FinalMessage], list[wire.FinalMessage]]:
+        start = wire.StartMessage(encoding="linear16", sample_rate=RATE, interim=False)
+        finals: list[wire.FinalMessage] = []
+        with SyncLiveClient(start, server.url, speakers=SpeakersWanted()) as client:
+            client.send(recording("endgame_nagg_nell").tobytes())
+            client.close()
+            for message in client:
+                if isinstance(message, wire.FinalMessage):
+                    finals.append(message)
+                if isinstance(message, wire.SpeakersMessage):
+                    return finals, relabelled(finals, message)
+        raise AssertionError("there was no speakers message")
+
+    live, whole = await asyncio.to_thread(heard)
+    assert {word.speaker for final in live for word in final.words} >= {0, 1}
+    known = [word.speaker for final in whole for word in final.words if word.speaker is not None]
+    assert_in_turns(known, 0, 1)
+    assert [word.word for final in whole for word in final.words] == [
+        word.word for final in live for word in final.words
+    ]
+
+
+async def test_a_finished_session_returns_finals_with_the_labels_of_the_whole_stream(server: Server) -> None:
+    async def audio() -> AsyncIterator[bytes]:
+        yield recording("endgame_nagg_nell").tobytes()
+
+    start = wire.StartMessage(encoding="linear16", sample_rate=RATE, interim=False)
+    finals = await transcribe(audio(), start, server.url, speakers=SpeakersWanted())
+    known = [word.speaker for final in finals for word in final.words if word.speaker is not None]
+    assert_in_turns(known, 0, 1)
