@@ -163,6 +163,26 @@ def test_the_number_of_speakers_can_be_given(limits: SpeakerLimits, number: int)
     assert len(set(labels(label_all(runs, DISTANCES, limits)))) == number
 
 
+@st.composite
+def limits_among(draw: st.DrawFn) -> SpeakerLimits:
+    lowest = draw(st.integers(1, 6))
+    highest = draw(st.integers(lowest, 20))
+    return SpeakerLimits(lowest, highest, draw(st.none() | st.integers(lowest, highest)))
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.integers(0, 1000), limits_among())
+def test_the_number_of_speakers_stays_within_the_limits(speakers: list[int], seed: int, limits: SpeakerLimits) -> None:
+    runs = said([speaker for speaker in speakers for _ in range(2)], seed=seed)
+    voices = len(set(speakers))
+    count = len(set(labels(label_all(runs, DISTANCES, limits))))
+    assert count <= (limits.number or limits.highest)
+    assert count >= min(voices, limits.number or limits.lowest)
+    memory = SpeakerMemory(DISTANCES, limits)
+    told = {turn.speaker for run in runs for turn in memory.label([run])}
+    assert told == set(range(min(voices, limits.number or limits.highest)))
+
+
 def test_runs_too_short_for_an_embedding_belong_to_one_speaker() -> None:
     silent = [Run(Span(at * SECOND, at * SECOND + 3200), 0, Track(at, 0), None) for at in range(3)]
     assert labels(label_all(silent, DISTANCES, SpeakerLimits())) == [0, 0, 0]

@@ -10,6 +10,7 @@ from myna.server.dialects.openai.transcriptions import PATH
 from myna.server.dialects.reflector.diarize import PATH as DIARIZE
 from myna.server.dialects.reflector.from_url import FROM_URL
 from myna.server.dialects.reflector.requests import PREFIX
+from myna.server.dialects.speaker_limits import LIMITS, SPEAKER_COUNT
 from myna.server.http.openapi import (
     TEXT,
     RouteDescriptions,
@@ -32,6 +33,7 @@ def _from_url() -> Schema:
         timestamp_offset={"type": "number", "default": 0},
         response_format={"enum": list(FORMATS)},
         diarize={"type": "boolean", "default": False},
+        **dict.fromkeys(LIMITS, SPEAKER_COUNT),
     )
     answer = {
         "description": "The transcript.",
@@ -70,6 +72,7 @@ def _diarize() -> Schema:
         parameters=[
             query_parameter("audio_file_url", {"type": "string", "format": "uri"}, required=True),
             query_parameter("timestamp", {"type": "number", "default": 0}),
+            *(query_parameter(name, SPEAKER_COUNT) for name in LIMITS),
         ],
         takes_files=True,
     )

@@ -51,8 +51,8 @@ class FromUrl:
     ) -> Answer:
         fetched = await self._work.fetched(url, folder / "fetched", admitted.grow, admitted.share)
         done = await self._work.transcribe(
-            fetched.path, asked.model, asked.options, Coded(), mix=True, share=admitted.share, speakers=asked.speakers,
-            needs_speakers=True,
+            fetched.path, asked.model, asked.options, Coded(), mix=True, share=admitted.share,
+            speakers=asked.speakers, needs_speakers=True,
         )  # fmt: skip
 
         def pieces() -> Iterable[bytes]:
