@@ -139,12 +139,12 @@ async def test_a_job_is_not_heard_further_than_its_speakers(server: Server) -> N
     assert found[-1] == pytest.approx(28, abs=1)
 
 
-async def run(*arguments: str) -> str:
+async def run(*arguments: str, status: int = 0) -> str:
     """Run the command line; return what it prints."""
     command = [str(Path(sysconfig.get_path("scripts")) / "myna"), *arguments]
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert done.returncode == status, done.stderr
+    return done.stdout + (done.stderr if status else "")
 
 
 async def test_the_command_line_names_the_speakers_of_a_file(server: Server, tmp_path: Path) -> None:
@@ -157,6 +157,18 @@ async def test_the_command_line_names_the_speakers_of_a_file(server: Server, tmp
     assert "<v Speaker 2>" in (tmp_path / "out.vtt").read_text()
     words = json.loads(await run("transcribe", *here, "--format", "json"))["words"]
     assert_in_turns([word["speaker"] for word in words], 0, 1)
+
+
+async def test_the_command_line_limits_the_number_of_speakers(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "dialogue.flac"
+    path.write_bytes(DIALOGUE)
+    here = (str(path), "--url", server.url)
+    assert "Speaker 2" not in await run("transcribe", *here, "--num-speakers", "1")
+    assert "Speaker 2" not in await run("stream", *here, "--speed", "0", "--max-speakers", "1")
+    wrong = ("--min-speakers", "3", "--max-speakers", "2")
+    assert "min_speakers must be at most" in await run("transcribe", *here, *wrong, status=1)
+    assert "min_speakers must be at most" in await run("stream", *here, *wrong, status=2)
+    assert "--num-speakers" in await run("transcribe", *here, "--num-speakers", "0", status=2)
 
 
 async def test_the_command_line_names_speakers_while_they_speak(server: Server, tmp_path: Path) -> None:
@@ -203,5 +215,16 @@ async def test_a_finished_session_returns_finals_with_the_labels_of_the_whole_st
 
     start = wire.StartMessage(encoding="linear16", sample_rate=RATE, interim=False)
     finals = await transcribe(audio(), start, server.url, speakers=SpeakersWanted())
+    known = [word.speaker for final in finals for word in final.words if word.speaker is not None]
+    assert_in_turns(known, 0, 1)
+
+
+async def test_the_program_of_the_document_runs(server: Server) -> None:
+    document = (Path(__file__).parents[2] / "docs" / "speakers.md").read_text()
+    (program,) = re.findall(r"```python\n(.+?)```", document, re.DOTALL)
+    found: dict[str, Any] = {}
+    exec(program.replace("LiveClient(start, ", f"LiveClient(start, {server.url!r}, "), found)
+    start = wire.StartMessage(encoding="linear16", sample_rate=RATE, interim=False)
+    finals = await found["labelled"](start, recording("endgame_nagg_nell").tobytes())
     known = [word.speaker for final in finals for word in final.words if word.speaker is not None]
     assert_in_turns(known, 0, 1)
