@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import numpy as np
 import structlog
 
 from myna.inference.workers.pool import EnginePool
@@ -33,6 +34,7 @@ class FileSpeakers:
         self._requested: list[int] = []  # by channel: the sample up to which windows have been requested
         self._open: dict[str, int] = {}  # by job: the first sample that its window decides
         self._failed = 0
+        self._distances = Distances(*diarizer.info.voice_distances)
 
     @property
     def model_uuid(self) -> str:
@@ -66,8 +68,18 @@ class FileSpeakers:
         """Return who spoke when, for each channel, once every window has been heard."""
         if self._failed:
             log.error("windows of a file could not be heard for speakers", failed=self._failed)
-        distances = Distances(*self._diarizer.info.voice_distances)
-        return [await on_thread(partial(channel.turns, distances, self._limits)) for channel in self._channels]
+        return [await on_thread(partial(channel.turns, self._distances, self._limits)) for channel in self._channels]
+
+    async def known(self, turns: Sequence[Sequence[SpeakerTurn]], voices: Sequence[np.ndarray]) -> list[dict[int, int]]:
+        """Return for each channel, with these turns, speaker → index of its voice among these."""
+        return [
+            await on_thread(partial(channel.known, spoken, voices, self._distances))
+            for channel, spoken in zip(self._channels, turns, strict=True)
+        ]
+
+    async def main_voice(self) -> np.ndarray | None:
+        """Return the voice with the most speech in the first channel, float32 [D]; None if less than a second is speech."""
+        return await on_thread(partial(self._channels[0].main_voice, self._distances))
 
     def close(self) -> None:
         """Cancel what has not been heard."""

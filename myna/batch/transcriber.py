@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import structlog
 
 from myna.batch.file_speakers import WINDOWS_AHEAD, FileSpeakers
@@ -50,6 +51,15 @@ class SoundFile:
     longest_s: float
     speakers: SpeakerLimits | None = None
     """How many speakers to tell apart; None: none."""
+    known: tuple[np.ndarray, ...] = ()
+    """Voices, float32 [D], that may be among the speakers."""
+
+
+class TooLongError(AudioError):
+    """A file is longer than this many seconds, the limit."""
+
+    def __init__(self, longest_s: float) -> None:
+        super().__init__(f"the file is longer than {longest_s / 3600:g} h, the limit of this server")
 
 
 class DecodeFailedError(Exception):
@@ -154,9 +164,7 @@ class _Task:
                 self._speakers.push(channels)
             self._driver.run()
             if seconds(stream.received) > self._sound.longest_s:
-                raise AudioError(
-                    f"the file is longer than {self._sound.longest_s / 3600:g} h, the limit of this server"
-                )
+                raise TooLongError(self._sound.longest_s)
             await self._until(lambda: stream.backlog_s <= self._most_ahead_s)
             await self._heard_up_to(self._most_windows)
             await self._pause()
@@ -177,7 +185,9 @@ class _Task:
         speakers.end()
         await self._heard_up_to(0)
         turns = await speakers.turns()
-        return tuple(channel.spoken_by(some) for channel, some in zip(channels, turns, strict=True))
+        known = await speakers.known(turns, self._sound.known)
+        told = zip(channels, turns, known, strict=True)
+        return tuple(channel.spoken_by(some, names) for channel, some, names in told)
 
     async def _heard_up_to(self, windows: int) -> None:
         """Wait until at most this many windows have not been heard for speakers."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from myna.streaming.events import Word
@@ -59,6 +59,8 @@ class Channel:
 
     segments: tuple[Segment, ...] = ()
     turns: tuple[SpeakerTurn, ...] = ()
+    known: Mapping[int, int] = field(default_factory=dict)
+    """Speaker → index of its voice among the known ones."""
 
     @property
     def words(self) -> tuple[Word, ...]:
@@ -69,11 +71,11 @@ class Channel:
         """Return the channel with `write` applied to the words of each segment."""
         return replace(self, segments=tuple(Segment(s.start, s.end, write(s.words)) for s in self.segments))
 
-    def spoken_by(self, turns: Sequence[SpeakerTurn]) -> Channel:
-        """Return the channel with these turns, and in each word its speaker."""
+    def spoken_by(self, turns: Sequence[SpeakerTurn], known: Mapping[int, int]) -> Channel:
+        """Return the channel with these turns and known speakers, and in each word its speaker."""
         told = iter(with_speakers(self.words, turns))
         segments = tuple(replace(s, words=tuple(next(told) for _ in s.words)) for s in self.segments)
-        return Channel(segments, tuple(turns))
+        return Channel(segments, tuple(turns), known)
 
 
 @dataclass(frozen=True, slots=True)

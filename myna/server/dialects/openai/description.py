@@ -13,6 +13,7 @@ from myna.server.dialects.openai.client_secrets import (
     TranscriptionSession,
 )
 from myna.server.dialects.openai.errors import OpenAIError
+from myna.server.dialects.openai.known_speakers import MOST_KNOWN
 from myna.server.dialects.openai.rest import FORMATS, GRANULARITIES
 from myna.server.dialects.openai.transcriptions import PATH
 from myna.server.dialects.speaker_limits import LIMITS, SPEAKER_COUNT
@@ -55,6 +56,7 @@ class OpenAITranscript(TypedDict, total=False):
 
 def transcriptions(summary: str = "Transcribe the file, or the files, of a form.") -> Schema:
     """Return the operation that transcribes, or translates, a form's files."""
+    known: Schema = {"type": "array", "items": TEXT, "maxItems": MOST_KNOWN}
     form = object_of(
         (),
         file=_FILE,
@@ -72,6 +74,9 @@ def transcriptions(summary: str = "Transcribe the file, or the files, of a form.
             "timestamp_granularities[]": {"type": "array", "items": {"enum": list(GRANULARITIES)}},
             "include[]": {"type": "array", "items": {"enum": ["logprobs"]}},
             "keywords[]": {"type": "array", "items": TEXT},
+            "known_speaker_names[]": known,
+            "known_speaker_references[]": known,
+            "chunking_strategy": TEXT,
         },
     )
     answer = {

@@ -10,7 +10,9 @@ from typing import Any
 
 from myna.batch import subtitles
 from myna.batch.transcript import FileTranscript, sentences, speaker_of
+from myna.server.dialects.openai.chunking import check_chunking
 from myna.server.dialects.openai.errors import refused
+from myna.server.dialects.openai.known_speakers import display_names, names_of
 from myna.server.dialects.openai.language_names import CODES, NAMES
 from myna.server.dialects.openai.models import PUBLIC_MODELS
 from myna.server.dialects.options import LONGEST_KEYTERM, MOST_KEYTERMS
@@ -57,6 +59,8 @@ class TranscriptionRequest:
     """An extension: words have speakers in every format; the texts and subtitles name them."""
     spaced: bool = False
     """An extension: each word carries the space behind it, in every format that has words."""
+    known_names: tuple[str, ...] = ()
+    """The names of the speakers of whose voices there are clips."""
     speakers: SpeakerLimits | None = None
     """How many speakers to tell apart; None: none."""
 
@@ -94,6 +98,7 @@ def parse(
         )
     if "word" in granularities and response_format not in ("verbose_json", None):
         raise refused("timestamp_granularities requires response_format=verbose_json.", "timestamp_granularities")
+    check_chunking(fields)
     given.fraction("temperature", 0, 1)  # checked only: decoding has no temperature
     languages = _languages(given)
     return TranscriptionRequest(
@@ -110,6 +115,7 @@ def parse(
         batch=given.flag("batch"),
         diarize=(diarize := given.flag("diarize")),
         spaced=spaced,
+        known_names=names_of(fields, diarized=response_format == DIARIZED),
         speakers=limits_of(
             given,
             wanted=diarize or response_format == DIARIZED,
@@ -137,7 +143,7 @@ def answer(
                 "task": "transcribe",
                 "duration": round(transcript.duration_s, 3),
                 "text": transcript.text,
-                "segments": speaker_segments(transcript),
+                "segments": speaker_segments(transcript, request),
                 "usage": _usage(transcript),
             }
     body: dict[str, Any] = {"text": transcript.text, "usage": _usage(transcript), **heard_languages(words)}
@@ -212,31 +218,28 @@ def _verbose(
     return body | {"usage": _usage(transcript)}
 
 
-def speaker_segments(transcript: FileTranscript) -> Iterator[dict[str, object]]:
-    """Yield the sentences of a transcript with their speakers, as OpenAI's events and `diarized_json` have them."""
+def speaker_segments(transcript: FileTranscript, request: TranscriptionRequest) -> Iterator[dict[str, object]]:
+    """Yield the sentences of a transcript with their speakers, as OpenAI's events and `diarized_json` have them.
+
+    A sentence whose speaker is not known has the one before.
+    """
     number = 0
     for channel in transcript.channels:
-        speaker: int | None = 0
+        known = {speaker: request.known_names[voice] for speaker, voice in channel.known.items()}
+        names = display_names({0} | {turn.speaker for turn in channel.turns}, known, request.known_names)
+        speaker = 0
         for words in sentences(channel.words):
-            speaker = speaker_of(words, speaker)
+            if (found := speaker_of(words)) is not None:
+                speaker = found
             yield {
                 "type": "transcript.text.segment",
                 "id": f"seg_{number}",
                 "start": round(words[0].start, 3),
                 "end": round(words[-1].end, 3),
                 "text": f" {written_text(words)}",
-                "speaker": letters(speaker or 0),
+                "speaker": names[speaker],
             }
             number += 1
-
-
-def letters(number: int) -> str:
-    """Return the name of a speaker: A to Z, then AA."""
-    name = ""
-    while number >= 0:
-        number, letter = divmod(number, 26)
-        name, number = chr(ord("A") + letter) + name, number - 1
-    return name
 
 
 def _segment(number: int, words: Sequence[Word]) -> dict[str, object]:
