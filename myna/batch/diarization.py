@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from myna.batch.file_speakers import WINDOWS_AHEAD, FileSpeakers
-from myna.batch.transcriber import Pause, SoundFile
+from myna.batch.transcriber import Pause, SoundFile, TooLongError
 from myna.inference.workers.pool import EnginePool
 from myna.media.pool import DecoderPool
 from myna.streaming.audio.raw import AudioError
@@ -25,6 +27,15 @@ class Diarization:
 
 async def diarize(decoders: DecoderPool, sound: SoundFile, diarizer: EnginePool, pause: Pause) -> Diarization:
     """Return who spoke when in a file. Raises `AudioError`."""
+    async with heard(decoders, sound, diarizer, pause) as (speakers, duration_s):
+        return Diarization(tuple((await speakers.turns())[0]), duration_s)
+
+
+@contextlib.asynccontextmanager
+async def heard(
+    decoders: DecoderPool, sound: SoundFile, diarizer: EnginePool, pause: Pause
+) -> AsyncIterator[tuple[FileSpeakers, float]]:
+    """Yield the speakers of a file, all of whose windows have been heard, and its length in seconds. Raises `AudioError`."""
     changed = asyncio.Event()
     limits = sound.speakers or SpeakerLimits()
     speakers = FileSpeakers(f"file-{secrets.token_hex(8)}", diarizer, limits, changed.set)
@@ -41,14 +52,14 @@ async def diarize(decoders: DecoderPool, sound: SoundFile, diarizer: EnginePool,
             speakers.push(channels)
             received += len(channels[0]) // 2
             if seconds(received) > sound.longest_s:
-                raise AudioError(f"the file is longer than {sound.longest_s / 3600:g} h, the limit of this server")
+                raise TooLongError(sound.longest_s)
             await heard_up_to(WINDOWS_AHEAD * diarizer.lanes)
             await pause()
         if not received:
             raise AudioError("the file contains no audio: its length is 0 s")
         speakers.end()
         await heard_up_to(0)
-        return Diarization(tuple((await speakers.turns())[0]), seconds(received))
+        yield speakers, seconds(received)
     finally:
         await decoder.close()
         speakers.close()

@@ -22,12 +22,11 @@ from myna.batch.job_store import MOST_ATTEMPTS, JobStore
 from myna.batch.json_pieces import json_pieces
 from myna.batch.storage import refusal_of
 from myna.batch.store_access import StoreAccess
-from myna.batch.transcriber import Listener
+from myna.batch.transcriber import Progress
 from myna.runtime.errors import Refusal
 from myna.runtime.supervisor import Supervisor
 from myna.runtime.tasks import cancel_and_wait
 from myna.runtime.threads import on_thread
-from myna.streaming.events import Final, seconds
 
 log = structlog.get_logger()
 
@@ -55,7 +54,7 @@ class Work(Protocol):
         ...
 
     async def run_job(
-        self, job: Job, path: Path, listener: Listener, begin: Callable[[], Awaitable[None]]
+        self, job: Job, path: Path, progress: Progress, begin: Callable[[], Awaitable[None]]
     ) -> Callable[[], Pieces]:
         """Transcribe the job's audio; return a function that generates the answer in pieces, called on a thread."""
         ...
@@ -115,7 +114,7 @@ class JobRunner:
         return len(jobs), sum(job.size for job in jobs if job.finished is None)
 
     async def get(self, job_id: str) -> tuple[Job, float, Path] | None:
-        """Return the job with this id, the seconds transcribed so far, and the path of its result. Raises `sqlite3.Error`."""
+        """Return the job with this id, the seconds heard so far, and the path of its result. Raises `sqlite3.Error`."""
         store = await self._access.existing()
         if store is None:
             return None
@@ -205,8 +204,8 @@ class JobRunner:
     async def _transcribe(self, job: Job) -> None:
         assert self.work is not None
 
-        def note(final: Final) -> None:
-            self._heard_s[job.id] = seconds(final.span.end)
+        def note(heard_s: float) -> None:
+            self._heard_s[job.id] = heard_s
 
         answer = await self.work.run_job(job, self._access.store.audio(job.id), note, lambda: self._begin(job))
         await self._finish(job, answer)

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import structlog
 
 from myna.batch.file_speakers import WINDOWS_AHEAD, FileSpeakers
@@ -34,6 +35,8 @@ _LEAD_S = 1.0
 
 Listener = Callable[[Final], None]
 """Receives each final as it is decoded; the finals of a channel come in order."""
+Progress = Callable[[float], None]
+"""Receives the seconds from the start of a file that have been heard: its words and, if they are wanted, its speakers."""
 Pause = Callable[[], Awaitable[None]]
 """Awaited between portions of a file, so that another file may have its turn."""
 
@@ -48,6 +51,15 @@ class SoundFile:
     longest_s: float
     speakers: SpeakerLimits | None = None
     """How many speakers to tell apart; None: none."""
+    known: tuple[np.ndarray, ...] = ()
+    """Voices, float32 [D], that may be among the speakers."""
+
+
+class TooLongError(AudioError):
+    """A file is longer than this many seconds, the limit."""
+
+    def __init__(self, longest_s: float) -> None:
+        super().__init__(f"the file is longer than {longest_s / 3600:g} h, the limit of this server")
 
 
 class DecodeFailedError(Exception):
@@ -92,6 +104,7 @@ class Transcriber:
         engine: EnginePool,
         options: Options,
         listener: Listener,
+        progress: Progress,
         pause: Pause,
         diarizer: EnginePool | None = None,
     ) -> FileTranscript:
@@ -100,7 +113,7 @@ class Transcriber:
         With a `diarizer` and a sound whose speakers are wanted, each word has its speaker.
         """
         self.active += 1
-        task = _Task(sound, engine, options, self._hearing, listener, pause, diarizer)
+        task = _Task(sound, engine, options, self._hearing, listener, progress, pause, diarizer)
         try:
             return await task.run()
         finally:
@@ -116,6 +129,7 @@ class _Task:
         options: Options,
         hearing: Hearing,
         listener: Listener,
+        progress: Progress,
         pause: Pause,
         diarizer: EnginePool | None,
     ) -> None:
@@ -129,12 +143,14 @@ class _Task:
         self._speakers: FileSpeakers | None = None
         self._most_windows = 0
         if diarizer is not None and sound.speakers is not None:
-            self._speakers = FileSpeakers(name, diarizer, sound.speakers, self._driver.changed.set)
+            self._speakers = FileSpeakers(name, diarizer, sound.speakers, self._window_heard)
             self._most_windows = WINDOWS_AHEAD * diarizer.lanes
         self._on_repeated = hearing.on_repeated
         batch_s = engine.info.largest_batch * engine.lanes * policy.hard_s
         self._most_ahead_s = max(_LEAST_AHEAD_S, _AHEAD * batch_s)
         self._listener = listener
+        self._progress = progress
+        self._decoded: dict[int, int] = {}  # by channel: the end of its last final, in samples
         self._segments: dict[int, list[Segment]] = {}
         self._failed: list[str] = []
         self._error: Exception | None = None
@@ -148,9 +164,7 @@ class _Task:
                 self._speakers.push(channels)
             self._driver.run()
             if seconds(stream.received) > self._sound.longest_s:
-                raise AudioError(
-                    f"the file is longer than {self._sound.longest_s / 3600:g} h, the limit of this server"
-                )
+                raise TooLongError(self._sound.longest_s)
             await self._until(lambda: stream.backlog_s <= self._most_ahead_s)
             await self._heard_up_to(self._most_windows)
             await self._pause()
@@ -171,7 +185,9 @@ class _Task:
         speakers.end()
         await self._heard_up_to(0)
         turns = await speakers.turns()
-        return tuple(channel.spoken_by(some) for channel, some in zip(channels, turns, strict=True))
+        known = await speakers.known(turns, self._sound.known)
+        told = zip(channels, turns, known, strict=True)
+        return tuple(channel.spoken_by(some, names) for channel, some, names in told)
 
     async def _heard_up_to(self, windows: int) -> None:
         """Wait until at most this many windows have not been heard for speakers."""
@@ -199,12 +215,22 @@ class _Task:
                         Segment(seconds(span.start), seconds(span.end), words)
                     )
                 self._listener(final)
+                self._decoded[channel] = span.end
+                self._report()
             case Failed(span=span, reason=reason):
                 self._failed.append(f"{seconds(span.start):.1f}-{seconds(span.end):.1f} s: {reason}")
             case Repeated():
                 self._on_repeated(event)
             case Ended():
                 self._ended = True
+
+    def _window_heard(self) -> None:
+        self._report()
+        self._driver.changed.set()
+
+    def _report(self) -> None:
+        decoded = min(self._decoded.get(number, 0) for number in range(self._driver.stream.channels))
+        self._progress(seconds(min(decoded, self._speakers.heard) if self._speakers else decoded))
 
     def _fail(self, error: Exception) -> None:
         log.error("file transcription failed", exc_info=error)

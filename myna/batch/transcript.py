@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from myna.streaming.events import Word
@@ -59,6 +59,8 @@ class Channel:
 
     segments: tuple[Segment, ...] = ()
     turns: tuple[SpeakerTurn, ...] = ()
+    known: Mapping[int, int] = field(default_factory=dict)
+    """Speaker → index of its voice among the known ones."""
 
     @property
     def words(self) -> tuple[Word, ...]:
@@ -69,11 +71,11 @@ class Channel:
         """Return the channel with `write` applied to the words of each segment."""
         return replace(self, segments=tuple(Segment(s.start, s.end, write(s.words)) for s in self.segments))
 
-    def spoken_by(self, turns: Sequence[SpeakerTurn]) -> Channel:
-        """Return the channel with these turns, and in each word its speaker."""
+    def spoken_by(self, turns: Sequence[SpeakerTurn], known: Mapping[int, int]) -> Channel:
+        """Return the channel with these turns and known speakers, and in each word its speaker."""
         told = iter(with_speakers(self.words, turns))
         segments = tuple(replace(s, words=tuple(next(told) for _ in s.words)) for s in self.segments)
-        return Channel(segments, tuple(turns))
+        return Channel(segments, tuple(turns), known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +104,20 @@ Words = tuple[Word, ...]
 
 def utterances(words: Sequence[Word], gap_s: float = UTTERANCE_GAP_S) -> Iterator[Words]:
     """Yield the words of one speaker between silences of at least this length."""
-    return _parted(words, lambda before, word: word.start - before.end >= gap_s or another_speaks(before, word))
+    return _parted(words, lambda part, word: word.start - part[-1].end >= gap_s or another_speaks(part, word))
+
+
+def speeches(words: Sequence[Word]) -> Iterator[Words]:
+    """Yield the words of one speaker after another; words without a speaker belong to the speaker before them."""
+    return _parted(words, another_speaks)
 
 
 def sentences(words: Sequence[Word]) -> Iterator[Words]:
     """Yield sentences: they end with a punctuation mark or, without one, before a long silence or another speaker."""
 
-    def ends(before: Word, word: Word) -> bool:
-        long = word.start - before.end >= _SENTENCE_GAP_S
-        return ends_sentence(before, word) or long or another_speaks(before, word)
+    def ends(part: Sequence[Word], word: Word) -> bool:
+        long = word.start - part[-1].end >= _SENTENCE_GAP_S
+        return ends_sentence(part[-1], word) or long or another_speaks(part, word)
 
     return _parted(words, ends)
 
@@ -118,12 +125,14 @@ def sentences(words: Sequence[Word]) -> Iterator[Words]:
 def paragraphs(words: Sequence[Word]) -> Iterator[tuple[Words, ...]]:
     """Yield paragraphs of sentences: one starts after a long silence, with another speaker, or when the last is long."""
     open_paragraph: list[Words] = []
+    speaker: int | None = None
     for sentence in sentences(words):
         size = sum(map(len, open_paragraph))
+        before, speaker = speaker, speaker_of(sentence, speaker)
         if open_paragraph and (
             sentence[0].start - open_paragraph[-1][-1].end >= _PARAGRAPH_GAP_S
             or size >= _LONGEST_PARAGRAPH
-            or another_speaks(open_paragraph[-1][-1], sentence[0])
+            or before not in (None, speaker)
         ):
             yield tuple(open_paragraph)
             open_paragraph = []
@@ -132,9 +141,14 @@ def paragraphs(words: Sequence[Word]) -> Iterator[tuple[Words, ...]]:
         yield tuple(open_paragraph)
 
 
-def another_speaks(before: Word, word: Word) -> bool:
-    """Return whether a word has another speaker than the one before it."""
-    return None not in (before.speaker, word.speaker) and before.speaker != word.speaker
+def another_speaks(part: Sequence[Word], word: Word) -> bool:
+    """Return whether a word has another speaker than the last known one of the words before it."""
+    return word.speaker is not None and speaker_of(reversed(part), word.speaker) != word.speaker
+
+
+def speaker_of(words: Iterable[Word], otherwise: int | None = None) -> int | None:
+    """Return the first speaker among the words, or `otherwise` if none of them has one."""
+    return next((word.speaker for word in words if word.speaker is not None), otherwise)
 
 
 def ends_sentence(word: Word, following: Word | None = None) -> bool:
@@ -145,10 +159,10 @@ def ends_sentence(word: Word, following: Word | None = None) -> bool:
     return not abbreviated or following is None or word.text.rstrip(_CLOSING).endswith(("?", "!"))
 
 
-def _parted(words: Sequence[Word], parts: Callable[[Word, Word], bool]) -> Iterator[Words]:
+def _parted(words: Sequence[Word], parts: Callable[[Sequence[Word], Word], bool]) -> Iterator[Words]:
     part: list[Word] = []
     for word in words:
-        if part and parts(part[-1], word):
+        if part and parts(part, word):
             yield tuple(part)
             part = []
         part.append(word)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import ValidationError
 
-from myna.cli.options import DEFAULT_URL, ApiKey, Url, fail
+from myna.cli.options import DEFAULT_URL, ApiKey, MaxSpeakers, MinSpeakers, NumSpeakers, Speakers, Url, fail
 
 if TYPE_CHECKING:
+    from myna.clients.speakers import SpeakersWanted
     from myna.wire import messages as wire
 
 
@@ -28,6 +29,10 @@ def stream(
     model: Annotated[str | None, typer.Option(help="Model; by default the server's.")] = None,
     keyterm: Annotated[list[str] | None, typer.Option(help="A word or phrase to boost; may be repeated.")] = None,
     api_key: ApiKey = None,
+    speakers: Speakers = False,
+    num_speakers: NumSpeakers = None,
+    min_speakers: MinSpeakers = None,
+    max_speakers: MaxSpeakers = None,
     json: Annotated[bool, typer.Option("--json", help="Print each message as a line of JSON.")] = False,
 ) -> None:
     """Stream a recording in real time and show the transcript."""
@@ -41,6 +46,7 @@ def stream(
             model=model,
             api_key=api_key,
             json=json,
+            speakers=_speakers(speakers, num_speakers, min_speakers, max_speakers),
         )
     except files.UnreadableFileError as error:
         fail(str(error))
@@ -54,6 +60,10 @@ def transcribe(
     model: Annotated[str | None, typer.Option(help="Model; by default the server's.")] = None,
     language: Annotated[str | None, typer.Option(help="Spoken language.")] = None,
     api_key: ApiKey = None,
+    speakers: Speakers = False,
+    num_speakers: NumSpeakers = None,
+    min_speakers: MinSpeakers = None,
+    max_speakers: MaxSpeakers = None,
     at_once: Annotated[int, typer.Option(min=1, max=64, help="Files transcribed at a time.")] = 4,
     local: Annotated[bool, typer.Option("--local", help="Start a server for this command; --url is ignored.")] = False,
 ) -> None:
@@ -68,11 +78,12 @@ def transcribe(
         fail(f"--format must be one of {', '.join(OutputFormat)}, not {form!r}")
     if output is not None and len(sources) > 1 and output.is_file():
         fail(f"--output must be a folder for several sources; {output} is a file")
+    wanted = _speakers(speakers, num_speakers, min_speakers, max_speakers)
     console = Console(stderr=True)
     with contextlib.ExitStack() as stack:
         if local:
             url = stack.enter_context(local_server(model)).url
-        request = Request(url.rstrip("/"), OutputFormat(form), None if local else model, language, api_key)
+        request = Request(url.rstrip("/"), OutputFormat(form), None if local else model, language, api_key, wanted)
         failed = asyncio.run(run(sources, request, output=output, at_once=at_once, console=console))
     if failed:
         raise typer.Exit(1)
@@ -87,6 +98,10 @@ def mic(
     model: Annotated[str | None, typer.Option(help="Model; by default the server's.")] = None,
     keyterm: Annotated[list[str] | None, typer.Option(help="A word or phrase to boost; may be repeated.")] = None,
     api_key: ApiKey = None,
+    speakers: Speakers = False,
+    num_speakers: NumSpeakers = None,
+    min_speakers: MinSpeakers = None,
+    max_speakers: MaxSpeakers = None,
     json: Annotated[bool, typer.Option("--json", help="Print each message as a line of JSON.")] = False,
 ) -> None:
     """Transcribe the microphone until Ctrl-C."""
@@ -100,7 +115,8 @@ def mic(
         microphone.check()
         with contextlib.suppress(KeyboardInterrupt):
             start = _start(endpointing_ms, language, keyterm)
-            _transcribe(microphone.blocks(device), start, url, model=model, api_key=api_key, json=json)
+            wanted = _speakers(speakers, num_speakers, min_speakers, max_speakers)
+            _transcribe(microphone.blocks(device), start, url, model=model, api_key=api_key, json=json, speakers=wanted)
     except microphone.MicrophoneError as error:
         fail(str(error))
 
@@ -118,6 +134,15 @@ def _start(endpointing_ms: int | None, language: str | None, keyterms: list[str]
         fail(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}")
 
 
+def _speakers(wanted: bool, number: int | None, lowest: int | None, highest: int | None) -> SpeakersWanted | None:
+    """Return what the options ask for; each of the numbers asks for speakers, too."""
+    from myna.clients.speakers import SpeakersWanted
+
+    if not wanted and (number, lowest, highest) == (None, None, None):
+        return None
+    return SpeakersWanted(number, lowest, highest)
+
+
 def _transcribe(
     audio: AsyncIterator[bytes],
     start: wire.StartMessage,
@@ -126,6 +151,7 @@ def _transcribe(
     model: str | None,
     api_key: str | None,
     json: bool,
+    speakers: SpeakersWanted | None,
 ) -> None:
     from myna.clients.display import JsonLines, Terminal
     from myna.clients.live import StreamError
@@ -133,6 +159,6 @@ def _transcribe(
 
     try:
         display = JsonLines() if json else Terminal()
-        asyncio.run(transcribe(audio, start, url, display, model=model, api_key=api_key))
+        asyncio.run(transcribe(audio, start, url, display, model=model, api_key=api_key, speakers=speakers))
     except StreamError as error:
         fail(str(error))

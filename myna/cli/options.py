@@ -8,6 +8,10 @@ import typer
 
 Url = Annotated[str, typer.Option(help="Address of the server.", envvar="MYNA_URL")]
 ApiKey = Annotated[str | None, typer.Option(help="API key, if the server requires one.", envvar="MYNA_API_KEY")]
+Speakers = Annotated[bool, typer.Option("--speakers", help="Tell which speaker said each word.")]
+NumSpeakers = Annotated[int | None, typer.Option(min=1, help="The number of speakers, if it is known.")]
+MinSpeakers = Annotated[int | None, typer.Option(min=1, help="The fewest speakers there may be.")]
+MaxSpeakers = Annotated[int | None, typer.Option(min=1, help="The most speakers there may be.")]
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from myna.clients.live import DEFAULT_URL, LiveClient
+from myna.clients.speakers import SpeakersWanted
 from myna.wire import messages as wire
 
 
@@ -24,8 +25,9 @@ class SyncLiveClient:
         form: wire.Format = wire.Format.JSON,
         api_key: str | None = None,
         resume: bool = True,
+        speakers: SpeakersWanted | None = None,
     ) -> None:
-        self._client = LiveClient(start, url, model=model, form=form, api_key=api_key, resume=resume)
+        self._client = LiveClient(start, url, model=model, form=form, api_key=api_key, resume=resume, speakers=speakers)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="myna-live-client", daemon=True)
 

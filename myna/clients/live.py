@@ -13,6 +13,7 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
+from myna.clients.speakers import SpeakersWanted
 from myna.wire import messages as wire
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -49,6 +50,9 @@ class LiveClient:
 
     The client reconnects when it loses its connection, resends the frames that did not arrive, and resumes the stream;
     sending and iterating wait meanwhile. With `resume=False` it raises `StreamError` instead.
+
+    With `speakers=SpeakersWanted()` words have a `speaker`, and a `speakers` message before `closed` has the labels of the
+    whole stream; `relabelled` applies it to the finals.
     """
 
     def __init__(
@@ -60,10 +64,11 @@ class LiveClient:
         form: wire.Format = wire.Format.JSON,
         api_key: str | None = None,
         resume: bool = True,
+        speakers: SpeakersWanted | None = None,
     ) -> None:
         self._start = start.model_copy(update={"resume": resume})
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._url = stream_url(url, form, model)
+        self._url = stream_url(url, form, model, speakers)
         self._form = form
         self._socket: ClientConnection | None = None
         self._resumable = resume
@@ -256,9 +261,10 @@ def _refused(error: InvalidStatus) -> _RefusedError:
     return _RefusedError(status, code, message)
 
 
-def stream_url(url: str, form: wire.Format, model: str | None = None) -> str:
+def stream_url(url: str, form: wire.Format, model: str | None = None, speakers: SpeakersWanted | None = None) -> str:
     """Return the WebSocket address of the live protocol on the server at `url` (http, https, ws or wss)."""
-    return websocket_url(url, wire.PATH, {"format": form.value} | ({"model": model} if model else {}))
+    query = {"format": form.value} | ({"model": model} if model else {}) | (speakers.parameters() if speakers else {})
+    return websocket_url(url, wire.PATH, query)
 
 
 def websocket_url(url: str, path: str, query: Mapping[str, str]) -> str:

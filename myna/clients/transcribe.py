@@ -16,6 +16,8 @@ import httpx
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from myna.clients.speakers import SpeakersWanted
+
 _ANSWER_WITHIN_S = 3600.0
 """A small machine needs this long for a file of many hours."""
 _LOADING_WITHIN_S = 300.0
@@ -53,6 +55,7 @@ class Request:
     model: str | None = None
     language: str | None = None
     api_key: str | None = None
+    speakers: SpeakersWanted | None = None
 
 
 def is_address(source: str) -> bool:
@@ -105,6 +108,8 @@ async def transcribe(
 async def _one(session: httpx.AsyncClient, source: str, request: Request, progress: Progress, task: TaskID) -> str:
     fields: dict[str, Any] = {"response_format": _RESPONSE[request.form]}
     fields |= {name: value for name in ("model", "language") if (value := getattr(request, name))}
+    if request.speakers is not None:
+        fields |= request.speakers.parameters()
     waited_s = 0.0
     while True:
         if is_address(source):

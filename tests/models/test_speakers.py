@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from io import BytesIO
 from itertools import pairwise
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 from aiohttp import ClientSession, FormData, web
 from peer import connected, listening, served, settings
@@ -332,3 +334,86 @@ async def test_without_a_diarizer_openai_and_reflector_are_refused() -> None:
         async with session.post(f"{server.url}/v1/audio/transcriptions", data=form) as response:
             assert response.status == 400
             assert "tells speakers apart" in (await response.json())["error"]["message"]
+
+
+def data_url(sound: np.ndarray) -> str:
+    return "data:audio/flac;base64," + base64.b64encode(contained([sound], "flac", "flac")).decode()
+
+
+async def with_known(
+    server: Server, names: Sequence[str], references: Sequence[str], flac: bytes, *, stream: bool = False
+) -> tuple[int, list[dict[str, Any]]]:
+    """Return the status, and the segments or the error."""
+    form = FormData({"response_format": "diarized_json", "stream": str(stream).lower()})
+    for name, reference in zip(names, references, strict=True):
+        form.add_field("known_speaker_names[]", name)
+        form.add_field("known_speaker_references[]", reference)
+    form.add_field("file", BytesIO(flac), filename="dialogue.flac")
+    async with (
+        ClientSession() as session,
+        session.post(f"{server.url}/v1/audio/transcriptions", data=form) as response,
+    ):
+        if response.status != 200:
+            return response.status, [(await response.json())["error"]]
+        if not stream:
+            return 200, (await response.json())["segments"]
+        lines = (await response.text()).splitlines()
+        events = [json.loads(line[6:]) for line in lines if line.startswith("data: ")]
+        return 200, [event for event in events if event["type"] == "transcript.text.segment"]
+
+
+async def spans_of(server: Server, flac: bytes) -> dict[str, list[tuple[float, float]]]:
+    """Return where each speaker of the dialogue speaks, by the names that speakers have where none is known."""
+    _, segments = await with_known(server, [], [], flac)
+    found: dict[str, list[tuple[float, float]]] = {}
+    for segment in segments:
+        found.setdefault(segment["speaker"], []).append((segment["start"], segment["end"]))
+    return found
+
+
+def clip_of(spans: list[tuple[float, float]]) -> np.ndarray:
+    """Return up to nine seconds of these spans of the dialogue."""
+    parts = [DIALOGUE[int(start * 16_000) : int(end * 16_000)] for start, end in spans]
+    return np.concatenate(parts)[: 9 * 16_000]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_speakers_known_by_a_clip_have_their_names(server: Server, flac: bytes, stream: bool) -> None:
+    spans = await spans_of(server, flac)
+    clips = {name: data_url(clip_of(some)) for name, some in spans.items()}
+    _, plain = await with_known(server, [], [], flac)
+    status, segments = await with_known(server, ["Nagg", "Nell"], [clips["B"], clips["A"]], flac, stream=stream)
+    assert status == 200
+    named = {"A": "Nell", "B": "Nagg"}
+    assert [segment["speaker"] for segment in segments] == [named[segment["speaker"]] for segment in plain]
+
+
+async def test_a_speaker_that_no_clip_knows_has_a_letter_that_is_no_given_name(server: Server, flac: bytes) -> None:
+    spans = await spans_of(server, flac)
+    stranger = data_url(recording("two_cities")[: 8 * 16_000])
+    _, segments = await with_known(server, ["Narrator", "A"], [stranger, data_url(clip_of(spans["B"]))], flac)
+    assert {segment["speaker"] for segment in segments} == {"A", "B"}
+    _, plain = await with_known(server, [], [], flac)
+    swapped = {"A": "B", "B": "A"}
+    assert [segment["speaker"] for segment in segments] == [swapped[segment["speaker"]] for segment in plain]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("sound", "reason"), [
+    (np.zeros(3 * 16_000, np.int16), "less than a second of speech"),
+    ((np.random.default_rng(1).normal(0, 800, 3 * 16_000)).astype(np.int16), "less than a second of speech"),
+    ((8000 * np.sin(np.arange(3 * 16_000) * 0.17)).astype(np.int16), "less than a second of speech"),
+    (DIALOGUE[: int(1.5 * 16_000)], "it is 1.5 s long; a clip must be from 2 to 10 s long"),
+    (DIALOGUE[: 12 * 16_000], "it is longer than 10 s; a clip must be from 2 to 10 s long"),
+    (None, "its audio cannot be used"),
+])  # fmt: skip
+async def test_a_clip_without_a_usable_voice_is_refused(
+    server: Server, flac: bytes, sound: np.ndarray | None, reason: str, stream: bool
+) -> None:
+    reference = "data:audio/wav;base64,bm8gc291bmQ=" if sound is None else data_url(sound)
+    good = data_url(recording("two_cities")[: 8 * 16_000])
+    status, (error,) = await with_known(server, ["Good", "Bad"], [good, reference], flac, stream=stream)
+    assert status == 400
+    assert error["param"] == "known_speaker_references"
+    assert error["message"].startswith("known_speaker_references[1]: ")
+    assert reason in error["message"]

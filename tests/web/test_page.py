@@ -2,99 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
 import re
-import shutil
-import wave
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from line import Line
 from peer import settings
-from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import Browser, expect
 from sounds import BECKETT, RATE, contained, recording
+from visitor import CHROMIUM, visit
 
 from myna.server.app import Server, running
 from myna.server.keys import Scope, add_key
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
-PATIENCE_MS = 30_000
 SHOTS = os.environ.get("MYNA_SCREENSHOTS")
 """A folder for screenshots of the page."""
-expect.set_options(timeout=PATIENCE_MS)
-
-
-@pytest.fixture(scope="module")
-def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten seconds of speech, then silence, at a microphone's usual rate."""
-    path = tmp_path_factory.mktemp("speech") / "beckett.wav"
-    audio = np.concatenate([np.zeros(RATE, np.int16), recording("beckett"), np.zeros(20 * RATE, np.int16)])
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(RATE)
-        file.writeframes(audio.tobytes())
-    return path
-
-
-@pytest.fixture(scope="module")
-async def browser(spoken: Path) -> AsyncIterator[Browser]:
-    async with async_playwright() as playwright:
-        started = await playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=[
-                "--no-sandbox",
-                "--use-fake-ui-for-media-stream",
-                "--use-fake-device-for-media-stream",
-                f"--use-file-for-fake-audio-capture={spoken}%noloop",
-            ],
-        )
-        yield started
-        await started.close()
-
-
-@pytest.fixture(scope="module")
-async def server() -> AsyncIterator[Server]:
-    async with running(settings()) as started:
-        yield started
-
-
-class Visitor:
-    """A page and its errors."""
-
-    def __init__(self, page: Page) -> None:
-        self.page = page
-        self.errors: list[str] = []
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.set_default_timeout(PATIENCE_MS)
-
-    async def text(self) -> str:
-        said = await self.page.locator(".word.final").all_text_contents()
-        return " ".join(re.sub(r"\W", "", word.lower()) for word in said)
-
-    async def says(self, text: str) -> None:
-        async with asyncio.timeout(PATIENCE_MS / 1000):
-            while await self.text() != text:
-                await self.page.wait_for_timeout(50)
-
-    async def download(self, name: str) -> str:
-        async with self.page.expect_download() as coming:
-            await self.page.get_by_role("button", name=name, exact=True).click()
-        return Path(await (await coming.value).path()).read_text()
-
-
-async def visit(browser: Browser, server: Server | Line, **how: Any) -> Visitor:
-    context = await browser.new_context(permissions=["microphone"], accept_downloads=True, **how)
-    visitor = Visitor(await context.new_page())
-    await visitor.page.goto(server.url)
-    return visitor
 
 
 async def test_spoken_words_appear_as_interim_become_final_and_can_be_downloaded(
@@ -213,10 +140,10 @@ async def test_every_control_is_reachable_with_the_keyboard(browser: Browser, se
     visitor = await visit(browser, server)
     page = visitor.page
     reached = []
-    for _ in range(8):
+    for _ in range(9):
         await page.keyboard.press("Tab")
         reached.append(await page.evaluate("document.activeElement.id"))
-    assert reached[:7] == ["microphone", "file", "clear", "model", "language", "key", "paper"]
+    assert reached[:8] == ["microphone", "file", "clear", "model", "language", "speakers", "key", "paper"]
     sound = page.locator("#file")
     await sound.set_input_files(
         {"name": "short.wav", "mimeType": "audio/wav", "buffer": contained([recording("beckett")], "wav", "pcm_s16le")}

@@ -46,7 +46,7 @@ function loadLanguages() {
 }
 
 function options(more) {
-  return { key: part("key").value, model: part("model").value, language: part("language").value, ...more };
+  return { key: part("key").value, model: part("model").value, language: part("language").value, diarize: part("speakers").checked, ...more };
 }
 
 /** Open a stream and show its messages on the page. Throws `MynaError`. */
@@ -69,6 +69,7 @@ async function begin(more) {
     if (message.cause === "endpoint") speaking(false);
     for (const button of document.querySelectorAll("[data-form]")) button.disabled = transcript.empty;
   });
+  on("speakers", (message) => transcript.relabel(message));
   on("reconnecting", () => status("The connection was lost; reconnecting…"));
   on("reconnected", () => status("Listening"));
   on("restarted", () => {

@@ -33,11 +33,11 @@ export async function models({ url = location.origin, key = "" } = {}) {
 
 /**
  * One live stream. Events carry the server's messages in `detail` (docs/protocol.md): `ready`, `speech_started`, `partial`,
- * `final`, `utterance_end`, `finalized`; the client adds `reconnecting`, `reconnected`, `restarted`, `error`,
+ * `final`, `utterance_end`, `finalized`, `speakers`; the client adds `reconnecting`, `reconnected`, `restarted`, `error`,
  * `closed`.
  *
  * When the connection is lost, the client reconnects and resumes the stream. If the server was restarted meanwhile, raw
- * audio continues in a new stream from the last final on, with continuous times.
+ * audio continues in a new stream from the last final on, with continuous times. Its speakers have numbers of their own.
  */
 export class MynaClient extends EventTarget {
   #options;
@@ -51,6 +51,8 @@ export class MynaClient extends EventTarget {
   #sentS = 0; // seconds of raw audio sent
   #finalS = 0; // end of the last final
   #offsetS = 0; // start of this stream in the times of the events
+  #speakers = 0; // speakers of the streams so far
+  #offsetSpeaker = 0; // number of this stream's first speaker in the events
   #pauseTimer = null;
   #spokeAt = 0;
   #waiting = [];
@@ -156,7 +158,10 @@ export class MynaClient extends EventTarget {
 
   #address(resume) {
     const address = new URL("/v1/stream", this.#options.url);
-    if (this.#options.model) address.searchParams.set("model", this.#options.model);
+    const { model, diarize, numSpeakers, minSpeakers, maxSpeakers } = this.#options;
+    const asked = { diarize, num_speakers: numSpeakers, min_speakers: minSpeakers, max_speakers: maxSpeakers };
+    if (model) address.searchParams.set("model", model);
+    for (const [name, value] of Object.entries(diarize ? asked : {})) if (value !== undefined) address.searchParams.set(name, value);
     if (resume) {
       address.searchParams.set("resume", this.#ready.resume);
       address.searchParams.set("after", this.#number);
@@ -236,7 +241,8 @@ export class MynaClient extends EventTarget {
         this.#emit("error", new MynaError(message.code, message.message));
         return;
       default:
-        shift(message, this.#offsetS);
+        shift(message, this.#offsetS, this.#offsetSpeaker);
+        for (const one of message.turns ?? message.words ?? []) this.#speakers = Math.max(this.#speakers, (one.speaker ?? -1) + 1);
     }
     this.#emit(message.type, message);
   }
@@ -282,6 +288,7 @@ export class MynaClient extends EventTarget {
     const closing = this.#state === "closing";
     await this.#connect(false);
     this.#offsetS = again.length ? again[0].start : this.#sentS;
+    this.#offsetSpeaker = this.#speakers;
     this.#kept = [];
     for (const one of again) this.#put(one.data, one.start, one.end);
     if (closing) this.#put(JSON.stringify({ type: "close" }));
@@ -301,13 +308,17 @@ export class MynaClient extends EventTarget {
   }
 }
 
-function shift(message, offsetS) {
-  if (!offsetS) return;
-  for (const name of ["start", "end", "time", "last_word_end"]) if (name in message) message[name] += offsetS;
-  for (const word of message.words ?? []) {
-    word.start += offsetS;
-    word.end += offsetS;
+/** Shift the times and the speakers of a message of a later stream. */
+function shift(message, offsetS, offsetSpeaker) {
+  if (!offsetS && !offsetSpeaker) return;
+  for (const name of ["start", "end", "time", "last_word_end", "since"]) if (name in message) message[name] += offsetS;
+  const labels = message.type === "speakers";
+  for (const one of (labels ? message.turns : message.words) ?? []) {
+    one.start += offsetS;
+    one.end += offsetS;
+    if (typeof one.speaker === "number") one.speaker += offsetSpeaker;
   }
+  if (labels) message.words = message.words.map((speaker) => (speaker === null ? null : speaker + offsetSpeaker));
 }
 
 async function ask(address, key) {

@@ -1,4 +1,7 @@
-// The transcript: final segments and the interim segment of each channel, shown on the page and exported in several formats.
+// The transcript on the page: final segments, the interim segment of each channel, and who speaks.
+
+import { asJson, asSrt, asText, asVtt, space } from "./formats.js";
+import { Names } from "./speakers.js";
 
 export class Transcript {
   finals = [];
@@ -8,8 +11,11 @@ export class Transcript {
   #elements = new Map(); // channel → the element of its interim words
   #paragraph = null;
   #channel = null;
+  #speaker = null; // of the open paragraph
   #broken = true; // the next words begin a paragraph
+  #announced = ""; // who spoke the line announced last
   #detail;
+  #names = new Names();
 
   constructor(root, announcer, detail) {
     this.#root = root;
@@ -21,13 +27,13 @@ export class Transcript {
   }
 
   clear() {
+    this.#endRenaming();
     this.finals = [];
+    this.#names.clear();
     this.#partials.clear();
-    this.#elements.clear();
-    this.#root.replaceChildren();
     this.#announcer.replaceChildren();
-    this.#broken = true;
-    this.#channel = null;
+    this.#announced = "";
+    this.#blank();
   }
 
   get empty() {
@@ -47,15 +53,24 @@ export class Transcript {
     this.#partials.delete(message.channel);
     this.#elements.get(message.channel)?.remove();
     this.#elements.delete(message.channel);
-    if (message.words.length) {
-      const paragraph = this.#open(message);
-      paragraph.append(...spans(message.words, () => "word final"));
-      const line = document.createElement("p");
-      line.textContent = message.text;
-      this.#announcer.append(line);
-      while (this.#announcer.childElementCount > 20) this.#announcer.firstChild.remove();
-    }
-    if (message.cause === "endpoint") this.#broken = true;
+    this.#show(message);
+    if (message.words.length) this.#announce(message);
+    this.#follow();
+  }
+
+  /** Relabel the last words of a channel, as a `speakers` message tells. Names that were given stay with the people. */
+  relabel({ channel, words: labels }) {
+    this.#endRenaming();
+    const words = this.finals.filter((final) => final.channel === channel).flatMap((final) => final.words);
+    const last = words.slice(-labels.length || words.length);
+    const now = labels.slice(labels.length - last.length);
+    this.#names.follow(channel, words.map((word, index) => {
+      const at = index - (words.length - last.length);
+      return [word.speaker ?? null, at < 0 ? (word.speaker ?? null) : now[at]];
+    }));
+    last.forEach((word, index) => (word.speaker = now[index]));
+    this.#blank();
+    for (const final of this.finals) this.#show(final);
     this.#follow();
   }
 
@@ -66,27 +81,72 @@ export class Transcript {
     this.#partials.clear();
   }
 
-  #open(message) {
-    if (this.#broken || !this.#paragraph || this.#channel !== message.channel) {
+  #blank() {
+    this.#root.replaceChildren();
+    this.#elements.clear();
+    this.#paragraph = this.#channel = this.#speaker = null;
+    this.#broken = true;
+  }
+
+  #show(message) {
+    for (const words of speeches(message.words)) {
+      this.#open(message.channel, words).append(...spans(words, () => "word final"));
+    }
+    if (message.cause === "endpoint") this.#broken = true;
+  }
+
+  /** Return the paragraph for the next words, which have one speaker. */
+  #open(channel, words) {
+    const speaker = words.find((word) => typeof word.speaker === "number")?.speaker ?? null;
+    const another = speaker !== null && this.#speaker !== null && speaker !== this.#speaker;
+    if (this.#broken || !this.#paragraph || this.#channel !== channel || another) {
       const block = document.createElement("div");
       block.className = "utterance";
       const time = document.createElement("span");
       time.className = "time";
-      time.textContent = clock(message.words[0].start);
+      time.textContent = clock(words[0].start);
       block.append(time);
-      if (message.channel > 0 || this.finals.some(({ channel }) => channel > 0)) {
+      if (channel > 0 || this.#several) {
         const label = document.createElement("span");
-        label.className = `channel channel-${message.channel % 4}`;
-        label.textContent = `Channel ${message.channel + 1}`;
+        label.className = `channel channel-${channel % 4}`;
+        label.textContent = `Channel ${channel + 1}`;
         block.append(label);
       }
+      if (speaker !== null) block.append(this.#names.button(channel, speaker, (name) => this.#rename(channel, speaker, name)));
       this.#paragraph = document.createElement("p");
       block.append(this.#paragraph);
       this.#root.append(block);
-      this.#channel = message.channel;
+      this.#channel = channel;
+      this.#speaker = speaker;
       this.#broken = false;
+    } else if (speaker !== null && this.#speaker === null) {
+      const button = this.#names.button(channel, speaker, (name) => this.#rename(channel, speaker, name));
+      this.#paragraph.before(button);
+      this.#speaker = speaker;
     }
     return this.#paragraph;
+  }
+
+  #rename(channel, speaker, name) {
+    this.#names.give(channel, speaker, name);
+    this.#names.rewrite(this.#root);
+  }
+
+  /** Take the name that is being typed before its speaker's number may change. */
+  #endRenaming() {
+    this.#root.querySelector(".speaker-name")?.blur();
+  }
+
+  #announce(message) {
+    for (const words of speeches(message.words)) {
+      const speaker = words.find((word) => typeof word.speaker === "number")?.speaker ?? null;
+      const who = speaker === null ? "" : this.#who(message.channel, speaker);
+      const line = document.createElement("p");
+      line.textContent = (who && who !== this.#announced ? `${who}: ` : "") + written(words);
+      this.#announced = who || this.#announced;
+      this.#announcer.append(line);
+    }
+    while (this.#announcer.childElementCount > 20) this.#announcer.firstChild.remove();
   }
 
   #interim(channel) {
@@ -121,43 +181,45 @@ export class Transcript {
   }
 
   get text() {
-    return this.#lines().map(({ channel, text }) => (this.#several ? `Channel ${channel + 1}: ${text}` : text)).join("\n");
+    return asText(this.finals, this.#who);
   }
 
   get json() {
-    return JSON.stringify({ segments: this.finals }, null, 1);
+    return asJson(this.finals, (channel, speaker) => this.#names.of(channel, speaker));
   }
 
   get srt() {
-    return this.#lines().map((line, index) => `${index + 1}\n${stamp(line.start, ",")} --> ${stamp(line.end, ",")}\n${line.text}\n`).join("\n");
+    return asSrt(this.finals, this.#who);
   }
 
   get vtt() {
-    const voice = (line) => (this.#several ? `<v Channel ${line.channel + 1}>${escaped(line.text)}` : escaped(line.text));
-    return `WEBVTT\n\n${this.#lines().map((line) => `${stamp(line.start, ".")} --> ${stamp(line.end, ".")}\n${voice(line)}\n`).join("\n")}`;
+    return asVtt(this.finals, this.#who);
   }
 
   get #several() {
     return this.finals.some(({ channel }) => channel > 0);
   }
 
-  /** Return the words as subtitle lines of about 80 characters at most, without a pause inside. */
-  #lines() {
-    const lines = [];
-    for (const { channel, words } of this.finals) {
-      let line = null;
-      for (const word of words) {
-        const written = word.punctuated_word;
-        const full = line && (line.text.length + written.length > 80 || word.start - line.end > 1);
-        if (!line || full) lines.push((line = { channel, start: word.start, end: word.end, text: written }));
-        else {
-          line.text += space(line.text, written) + written;
-          line.end = word.end;
-        }
-      }
-    }
-    return lines.sort((one, other) => one.start - other.start);
+  /** Return who says a line: its channel, if there are several, and its speaker, if known. */
+  #who = (channel, speaker) =>
+    [this.#several ? `Channel ${channel + 1}` : "", speaker === null ? "" : this.#names.of(channel, speaker)].filter(Boolean).join(", ");
+}
+
+/** Return the words of one speaker after another; a word without a speaker belongs to the one before it. */
+function speeches(words) {
+  const found = [];
+  let speaker = null;
+  for (const word of words) {
+    const another = typeof word.speaker === "number" && speaker !== null && word.speaker !== speaker;
+    if (!found.length || another) found.push([]);
+    speaker = word.speaker ?? (another ? null : speaker);
+    found.at(-1).push(word);
   }
+  return found;
+}
+
+function written(words) {
+  return words.reduce((text, { punctuated_word: next }) => (text ? text + space(text, next) : "") + next, "");
 }
 
 function spans(words, kind) {
@@ -173,25 +235,7 @@ function spans(words, kind) {
   });
 }
 
-const UNSPACED = "[\\p{sc=Han}\\p{sc=Hira}\\p{sc=Kana}\\p{sc=Bopo}\\p{sc=Thai}\\p{sc=Laoo}\\p{sc=Tibt}\\p{sc=Mymr}\\p{sc=Khmr}\\u3000-\\u303f\\uff00-\\uff9f]";
-const ENDS = new RegExp(`${UNSPACED}$`, "u"), BEGINS = new RegExp(`^${UNSPACED}`, "u");
-
-/** Return what stands between two words: nothing if both are written in a script without spaces. */
-function space(before, after) {
-  return ENDS.test(before) && BEGINS.test(after) ? "" : " ";
-}
-
 /** Return seconds as minutes and seconds. */
 export function clock(s) {
   return `${Math.floor(s / 60)}:${String(Math.floor(s % 60)).padStart(2, "0")}`;
-}
-
-function stamp(s, point) {
-  const ms = Math.round(1000 * s);
-  const part = (value, digits) => String(Math.floor(value)).padStart(digits, "0");
-  return `${part(ms / 3_600_000, 2)}:${part((ms / 60_000) % 60, 2)}:${part((ms / 1000) % 60, 2)}${point}${part(ms % 1000, 3)}`;
-}
-
-function escaped(text) {
-  return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 }

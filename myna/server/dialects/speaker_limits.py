@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from myna.server.dialects.parameters import Parameters, whole
 from myna.streaming.speakers.labelling import SpeakerLimits
 from myna.wire.quoting import quoted
 
 LIMITS = ("num_speakers", "min_speakers", "max_speakers")
 MOST_SPEAKERS = SpeakerLimits().highest
-SPEAKER_COUNT = {"type": "integer", "minimum": 1, "maximum": MOST_SPEAKERS}
+SPEAKER_COUNT: dict[str, Any] = {"type": "integer", "minimum": 1, "maximum": MOST_SPEAKERS}
 """The OpenAPI schema of a limit."""
 
 

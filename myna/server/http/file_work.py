@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import structlog
 from aiohttp import web
 
@@ -14,7 +15,8 @@ from myna.batch.address_gate import AddressGate
 from myna.batch.diarization import Diarization, diarize
 from myna.batch.fairness import FairTurns
 from myna.batch.fetch import Fetched, FetchError, FetchLimits, fetch
-from myna.batch.transcriber import DecodeFailedError, Listener, SoundFile, Transcriber
+from myna.batch.known_voices import ClipError, voices_of
+from myna.batch.transcriber import DecodeFailedError, Listener, Progress, SoundFile, Transcriber
 from myna.batch.transcript import FileTranscript
 from myna.inference.engines.kind import Model
 from myna.inference.models import Models
@@ -44,6 +46,14 @@ class Done:
     transcript: FileTranscript
     model: Model
     engine: EngineInfo
+
+
+class ClipRefusal(Refusal):
+    """A clip of a known voice cannot be used. `number` counts clips from 0; `reason` is for the dialect's own message."""
+
+    def __init__(self, error: ClipError) -> None:
+        self.number, self.reason = error.number, str(error)
+        super().__init__(400, "bad_clip", f"Clip {self.number + 1}: {self.reason}.")
 
 
 class FileWork:
@@ -86,14 +96,19 @@ class FileWork:
         mix: bool,
         share: str,
         listener: Listener = lambda _: None,
+        progress: Progress = lambda _: None,
         begin: Callable[[], Awaitable[None]] | None = None,
         speakers: SpeakerLimits | None = None,
         needs_speakers: bool = False,
+        clips: Sequence[Path] = (),
+        accepted: Callable[[], None] = lambda: None,
     ) -> Done:
         """Return the file's transcript when its share's turn comes; `begin` is awaited at the start of that turn.
 
         With `speakers`, each word has its speaker. Without a model that tells them apart, the words have none unless
-        `needs_speakers`, or the setting `without_diarizer`, refuses such a request.
+        `needs_speakers`, or the setting `without_diarizer`, refuses such a request. Speakers whose voices are in `clips` are
+        known in the transcript; a refusal for a clip is a `ClipRefusal`. `accepted` is called when nothing but the file can
+        be the reason for a refusal.
         """
         sound = SoundFile(path, audio, mix, self._settings.max_file_hours * 3600, speakers)
         with _refusals():
@@ -103,10 +118,15 @@ class FileWork:
                 )
                 options = options_of(engine.info)
                 diarizer = await self._diarizer(stack, needed=needs_speakers) if speakers else None
+                if diarizer and clips:
+                    sound = replace(sound, known=await self._known(diarizer, clips))
+                accepted()
                 async with self._turns.turn(share) as pause:
                     if begin is not None:
                         await begin()
-                    transcript = await self._transcriber.transcribe(sound, engine, options, listener, pause, diarizer)
+                    transcript = await self._transcriber.transcribe(
+                        sound, engine, options, listener, progress, pause, diarizer
+                    )
                 return Done(transcript, model, engine.info)
 
     async def diarize(self, path: Path, limits: SpeakerLimits | None, *, share: str) -> Diarization:
@@ -115,6 +135,12 @@ class FileWork:
         with _refusals():
             async with diarizer_of(self._models) as diarizer, self._turns.turn(share) as pause:
                 return await diarize(self._transcriber.decoders, sound, diarizer, pause)
+
+    async def _known(self, diarizer: EnginePool, clips: Sequence[Path]) -> tuple[np.ndarray, ...]:
+        try:
+            return await voices_of(self._transcriber.decoders, diarizer, clips)
+        except ClipError as error:
+            raise ClipRefusal(error) from error
 
     async def _diarizer(self, stack: contextlib.AsyncExitStack, *, needed: bool) -> EnginePool | None:
         try:

@@ -31,6 +31,8 @@ class Form:
 
     fields: list[tuple[str, str]] = field(default_factory=list)
     files: list[tuple[str, Upload]] = field(default_factory=list)
+    stored: list[Upload] = field(default_factory=list)
+    """The values of the field that was to be stored."""
 
 
 class Receiver:
@@ -79,8 +81,11 @@ class Receiver:
                 raise Refusal(413, "too_large", f"The JSON payload must have at most {most_bytes} bytes.")
         return data.decode(errors="replace")
 
-    async def form(self) -> Form:
-        """Return a multipart form, its files stored. Raises `Refusal`."""
+    async def form(self, stored: str | None = None, longest: int = 0) -> Form:
+        """Return a multipart form, its files stored. Raises `Refusal`.
+
+        The values of the field `stored`, or `stored[]`, are stored as files, too, of at most `longest` bytes each.
+        """
         if not self._request.content_type.startswith("multipart/form-data"):
             raise Refusal(415, "unsupported_media_type", "The body must be multipart/form-data.")
         form = Form()
@@ -89,7 +94,11 @@ class Receiver:
             while (part := await self._patiently(reader.next())) is not None:
                 if not isinstance(part, BodyPartReader) or not part.name:
                     raise Refusal(400, "bad_form", "Each part of the form must have a name and no nested parts.")
-                if part.filename is not None:
+                if part.name.removesuffix("[]") == stored:
+                    if len(form.stored) == MOST_FILES:
+                        raise Refusal(400, "too_many_fields", f"{stored} must have at most {MOST_FILES} values.")
+                    form.stored.append(await self._store(part.read_chunk, "", most=longest, field=stored))
+                elif part.filename is not None:
                     if len(form.files) == MOST_FILES:
                         raise Refusal(400, "too_many_files", f"A request may have at most {MOST_FILES} files.")
                     form.files.append((part.name, await self._store(part.read_chunk, well_formed(part.filename))))
@@ -115,7 +124,15 @@ class Receiver:
                 )
         return data.decode(errors="replace")
 
-    async def _store(self, read: Callable[[], Awaitable[bytes]], name: str, *, sync: bool = False) -> Upload:
+    async def _store(
+        self,
+        read: Callable[[], Awaitable[bytes]],
+        name: str,
+        *,
+        sync: bool = False,
+        most: int | None = None,
+        field: str = "",
+    ) -> Upload:
         self._count += 1
         path = self._folder / f"upload-{self._count}"
         async with FileWriter(path, self._grow, self._least_free) as file:
@@ -123,6 +140,10 @@ class Receiver:
                 self._left -= len(data)
                 if self._left < 0:
                     raise self._too_large()
+                if most is not None and file.size + len(data) > most:
+                    raise Refusal(
+                        400, "field_too_long", f"{field} must have at most {most} bytes in each value.", param=field
+                    )
                 await file.write(data)
             return Upload(path, name, file.size, await file.finish(sync=sync))
 

@@ -26,6 +26,11 @@ def with_speakers(words: Sequence[Word], turns: Sequence[SpeakerTurn]) -> tuple[
     return tuple(_attributed(word, turns, starts, ends, latest) for word in words)
 
 
+def speakers_of(times: Sequence[tuple[float, float]], turns: Sequence[SpeakerTurn]) -> list[int | None]:
+    """Return the speaker of each stretch of time, from start to end in seconds, as of a word there."""
+    return [word.speaker for word in with_speakers([Word("", start, end, 1.0) for start, end in times], turns)]
+
+
 def _attributed(
     word: Word, turns: Sequence[SpeakerTurn], starts: Sequence[float], ends: Sequence[float], latest: Sequence[float]
 ) -> Word:

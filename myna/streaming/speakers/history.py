@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from myna.streaming.events import Event, Word, samples, seconds
-from myna.streaming.speakers.attribution import with_speakers
+from myna.streaming.speakers.attribution import speakers_of
 from myna.streaming.speakers.labelling import Distances, SpeakerLimits, SpeakerTurn, label_all
 from myna.streaming.speakers.runs import Run
 
@@ -56,16 +56,16 @@ class Past:
         turns = label_all(self.runs, self.distances, self.limits)
         if self.since:  # words that are forgotten keep the labels told, so these must mean the same speakers
             turns = self._as_told(turns)
-        words = tuple(word.speaker for word in with_speakers([_timed(*times) for times in self.words], turns))
+        words = tuple(speakers_of(self.words, turns))
         return SpeakersRevised(channel=self.channel, since=self.since, turns=tuple(turns), words=words)
 
     def _as_told(self, turns: Sequence[SpeakerTurn]) -> list[SpeakerTurn]:
         """Give each speaker the label in which most of its seconds were told, or a new one."""
-        spans = [_timed(seconds(run.span.start), seconds(run.span.end)) for run in self.runs]
+        spans = [(seconds(run.span.start), seconds(run.span.end)) for run in self.runs]
         claims: dict[tuple[int, int], float] = {}
-        for run, span, told in zip(self.runs, with_speakers(spans, turns), self.told, strict=True):
-            if span.speaker is not None:
-                claim = span.speaker, told
+        for run, speaker, told in zip(self.runs, speakers_of(spans, turns), self.told, strict=True):
+            if speaker is not None:
+                claim = speaker, told
                 claims[claim] = claims.get(claim, 0) + len(run.span)
         names: dict[int, int] = {}
         for speaker, told in sorted(claims, key=lambda claim: (-claims[claim], claim)):
@@ -129,7 +129,3 @@ class History:
             distances=self._distances,
             limits=self._limits,
         )
-
-
-def _timed(start: float, end: float) -> Word:
-    return Word("", start, end, 1.0)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from myna.streaming.events import Span
+from myna.streaming.speakers.known import matched, voice_of
 from myna.streaming.speakers.labelling import Distances, SpeakerLimits, SpeakerTurn, label_all
 from myna.streaming.speakers.runs import HOP, WINDOW, Run, WindowPart, file_windows
 
@@ -59,6 +62,14 @@ class Recording:
     def turns(self, distances: Distances, limits: SpeakerLimits) -> list[SpeakerTurn]:
         """Return who spoke when. This takes a second of CPU time for some hours of speech."""
         return label_all(self._runs, distances, limits)
+
+    def known(self, turns: Sequence[SpeakerTurn], voices: Sequence[np.ndarray], distances: Distances) -> dict[int, int]:
+        """Return speaker → index of its voice among these, for those of the speakers of `turns` that have one."""
+        return matched(self._runs, turns, voices, distances)
+
+    def main_voice(self, distances: Distances) -> np.ndarray | None:
+        """Return the voice with the most speech, float32 [D]; None if less than a second is speech."""
+        return voice_of(self._runs, distances)
 
     def _window(self, length: int, wanted: Span) -> SpeakerWindow:
         window = SpeakerWindow(bytes(self._pcm[: _BYTES * length]), WindowPart(self._windows, self._start, wanted))

@@ -17,7 +17,7 @@ from myna.batch.callback import Callback
 from myna.batch.job import Job
 from myna.batch.job_runner import JobRunner
 from myna.batch.json_pieces import json_pieces
-from myna.batch.transcriber import Listener
+from myna.batch.transcriber import Progress
 from myna.runtime.errors import Refusal
 from myna.server.dialects.deepgram import rest
 from myna.server.dialects.deepgram.errors import deepgram_response, error_body
@@ -30,7 +30,10 @@ from myna.server.keys import name_of
 
 @with_config(ConfigDict(title="Job"))
 class JobAnswer(TypedDict):
-    """How far a job is. `result` is the transcript, or the error in Deepgram's format, once there is one."""
+    """How far a job is. `result` is the transcript, or the error in Deepgram's format, once there is one.
+
+    `heard_seconds` is how much of the file has been heard for words and, if they are wanted, for speakers.
+    """
 
     id: str
     status: Literal["queued", "running", "delivering", "delivered", "undelivered", "failed"]
@@ -56,7 +59,7 @@ class DeepgramJobs:
         return replace(job, sha256=fetched.sha256, size=fetched.size)
 
     async def run_job(
-        self, job: Job, path: Path, listener: Listener, begin: Callable[[], Awaitable[None]]
+        self, job: Job, path: Path, progress: Progress, begin: Callable[[], Awaitable[None]]
     ) -> Callable[[], Iterable[bytes]]:
         """Transcribe the job's audio; return what makes its answer in pieces. Raises `Refusal`."""
         asked = rest.parse(job.query)
@@ -67,7 +70,7 @@ class DeepgramJobs:
             asked.audio,
             mix=not asked.multichannel,
             share=job.share,
-            listener=listener,
+            progress=progress,
             begin=begin,
             speakers=asked.speakers,
         )

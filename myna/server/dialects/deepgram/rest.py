@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from myna.batch.callback import Callback
-from myna.batch.transcript import UTTERANCE_GAP_S, Channel, FileTranscript, paragraphs, utterances
+from myna.batch.transcript import UTTERANCE_GAP_S, Channel, FileTranscript, paragraphs, speaker_of, utterances
 from myna.inference.engines.kind import Model
 from myna.server.dialects.deepgram.listen_request import (
     UNSERVED,
@@ -185,7 +186,7 @@ def _paragraphs(words: Sequence[Word], *, punctuated: bool) -> dict[str, Any]:
                 "num_words": sum(map(len, paragraph)),
                 "start": sentences[0]["start"],
                 "end": sentences[-1]["end"],
-                **_speaker(paragraph[0]),
+                **_speaker(chain(*paragraph)),
             }
         )
     return {"transcript": "\n" + "\n\n".join(texts) if texts else "", "paragraphs": found}
@@ -204,9 +205,9 @@ def _utterance(channel: int, words: Sequence[Word], *, punctuated: bool) -> dict
     }
 
 
-def _speaker(words: Sequence[Word]) -> dict[str, Any]:
+def _speaker(words: Iterable[Word]) -> dict[str, Any]:
     """Return the speaker of the words as Deepgram writes it; nothing if it is not known."""
-    known = next((word.speaker for word in words if word.speaker is not None), None)
+    known = speaker_of(words)
     return {} if known is None else {"speaker": known}
 
 

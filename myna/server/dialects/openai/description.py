@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -13,6 +13,7 @@ from myna.server.dialects.openai.client_secrets import (
     TranscriptionSession,
 )
 from myna.server.dialects.openai.errors import OpenAIError
+from myna.server.dialects.openai.known_speakers import MOST_KNOWN
 from myna.server.dialects.openai.rest import FORMATS, GRANULARITIES
 from myna.server.dialects.openai.transcriptions import PATH
 from myna.server.dialects.speaker_limits import LIMITS, SPEAKER_COUNT
@@ -37,6 +38,7 @@ class OpenAIWord(TypedDict):
     word: str
     start: float
     end: float
+    speaker: NotRequired[int]
 
 
 class OpenAITranscript(TypedDict, total=False):
@@ -54,6 +56,7 @@ class OpenAITranscript(TypedDict, total=False):
 
 def transcriptions(summary: str = "Transcribe the file, or the files, of a form.") -> Schema:
     """Return the operation that transcribes, or translates, a form's files."""
+    known: Schema = {"type": "array", "items": TEXT, "maxItems": MOST_KNOWN}
     form = object_of(
         (),
         file=_FILE,
@@ -65,11 +68,15 @@ def transcriptions(summary: str = "Transcribe the file, or the files, of a form.
         temperature={"type": "number", "minimum": 0, "maximum": 1},
         stream={"type": "boolean"},
         batch={"type": "boolean"},
+        diarize={"type": "boolean"},
         **dict.fromkeys(LIMITS, SPEAKER_COUNT),
         **{
             "timestamp_granularities[]": {"type": "array", "items": {"enum": list(GRANULARITIES)}},
             "include[]": {"type": "array", "items": {"enum": ["logprobs"]}},
             "keywords[]": {"type": "array", "items": TEXT},
+            "known_speaker_names[]": known,
+            "known_speaker_references[]": known,
+            "chunking_strategy": TEXT,
         },
     )
     answer = {

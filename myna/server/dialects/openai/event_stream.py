@@ -124,7 +124,7 @@ async def _last(working: asyncio.Future[Done], asked: rest.TranscriptionRequest)
     """Return the last events: the speakers' segments, if wanted, and the whole text; or the error."""
     try:
         transcript = (await working).transcript
-        segments = rest.speaker_segments(transcript) if asked.speakers else ()
+        segments = rest.speaker_segments(transcript, asked) if asked.speakers else ()
         return itertools.chain(segments, [rest.done(transcript, asked)])
     except Refusal as refusal:
         return [{"type": "error", **error_body(refusal)}]

@@ -8,9 +8,11 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from myna.batch.subtitles import srt, vtt
-from myna.batch.transcript import FileTranscript, sentences
+from myna.batch import subtitles
+from myna.batch.transcript import FileTranscript, sentences, speaker_of
+from myna.server.dialects.openai.chunking import check_chunking
 from myna.server.dialects.openai.errors import refused
+from myna.server.dialects.openai.known_speakers import display_names, names_of
 from myna.server.dialects.openai.language_names import CODES, NAMES
 from myna.server.dialects.openai.models import PUBLIC_MODELS
 from myna.server.dialects.options import LONGEST_KEYTERM, MOST_KEYTERMS
@@ -53,8 +55,12 @@ class TranscriptionRequest:
     logprobs: bool = False
     batch: bool = False
     """An extension: the request has several files, and its answer a list."""
+    diarize: bool = False
+    """An extension: words have speakers in every format; the texts and subtitles name them."""
     spaced: bool = False
     """An extension: each word carries the space behind it, in every format that has words."""
+    known_names: tuple[str, ...] = ()
+    """The names of the speakers of whose voices there are clips."""
     speakers: SpeakerLimits | None = None
     """How many speakers to tell apart; None: none."""
 
@@ -92,6 +98,7 @@ def parse(
         )
     if "word" in granularities and response_format not in ("verbose_json", None):
         raise refused("timestamp_granularities requires response_format=verbose_json.", "timestamp_granularities")
+    check_chunking(fields)
     given.fraction("temperature", 0, 1)  # checked only: decoding has no temperature
     languages = _languages(given)
     return TranscriptionRequest(
@@ -106,8 +113,14 @@ def parse(
         stream=given.flag("stream"),
         logprobs="logprobs" in given.texts("include"),
         batch=given.flag("batch"),
+        diarize=(diarize := given.flag("diarize")),
         spaced=spaced,
-        speakers=limits_of(given, wanted=response_format == DIARIZED, asking=f"response_format={DIARIZED}"),
+        known_names=names_of(fields, diarized=response_format == DIARIZED),
+        speakers=limits_of(
+            given,
+            wanted=diarize or response_format == DIARIZED,
+            asking=f"response_format={DIARIZED} or diarize=true",
+        ),
     )
 
 
@@ -118,11 +131,11 @@ def answer(
     words = transcript.words
     match request.response_format:
         case "text":
-            return transcript.text + "\n"
+            return subtitles.named_text(words) if request.diarize else transcript.text + "\n"
         case "srt":
-            return srt(words)
+            return subtitles.srt(words)
         case "vtt":
-            return vtt(words)
+            return subtitles.vtt(words)
         case "verbose_json":
             return _verbose(transcript, words, request, engine)
         case "diarized_json":
@@ -130,7 +143,7 @@ def answer(
                 "task": "transcribe",
                 "duration": round(transcript.duration_s, 3),
                 "text": transcript.text,
-                "segments": speaker_segments(transcript),
+                "segments": speaker_segments(transcript, request),
                 "usage": _usage(transcript),
             }
     body: dict[str, Any] = {"text": transcript.text, "usage": _usage(transcript), **heard_languages(words)}
@@ -165,7 +178,8 @@ def spaced_words(words: Sequence[Word], offset_s: float = 0.0) -> Iterator[dict[
     for i, word in enumerate(words):
         end = min(word.end, words[i + 1].start if i + 1 < len(words) else word.end)
         space = separator(word.text, words[i + 1].text) if i + 1 < len(words) else " "
-        yield {"word": f"{word.text}{space}", "start": round(word.start + offset_s, 2), "end": round(end + offset_s, 2)}
+        times = {"start": round(word.start + offset_s, 2), "end": round(end + offset_s, 2)}
+        yield {"word": f"{word.text}{space}", **times, **_speaker([word])}
 
 
 def delta(words: Sequence[Word], before: str) -> dict[str, object]:
@@ -195,37 +209,37 @@ def _verbose(
         "text": transcript.text,
     }
     if "word" in request.granularities or request.spaced:
-        plain = ({"word": w.text, "start": round(w.start, 3), "end": round(w.end, 3)} for w in words)
+        plain = (
+            {"word": w.text, "start": round(w.start, 3), "end": round(w.end, 3), **_speaker([w])} for w in words
+        )  # fmt: skip
         body["words"] = spaced_words(words) if request.spaced else plain
     if "segment" in request.granularities or not request.granularities:
         body["segments"] = (_segment(number, part) for number, part in enumerate(sentences(words)))
     return body | {"usage": _usage(transcript)}
 
 
-def speaker_segments(transcript: FileTranscript) -> Iterator[dict[str, object]]:
-    """Yield the sentences of a transcript with their speakers, as OpenAI's events and `diarized_json` have them."""
+def speaker_segments(transcript: FileTranscript, request: TranscriptionRequest) -> Iterator[dict[str, object]]:
+    """Yield the sentences of a transcript with their speakers, as OpenAI's events and `diarized_json` have them.
+
+    A sentence whose speaker is not known has the one before.
+    """
     number = 0
     for channel in transcript.channels:
+        known = {speaker: request.known_names[voice] for speaker, voice in channel.known.items()}
+        names = display_names({0} | {turn.speaker for turn in channel.turns}, known, request.known_names)
+        speaker = 0
         for words in sentences(channel.words):
-            speaker = next((word.speaker for word in words if word.speaker is not None), 0)
+            if (found := speaker_of(words)) is not None:
+                speaker = found
             yield {
                 "type": "transcript.text.segment",
                 "id": f"seg_{number}",
                 "start": round(words[0].start, 3),
                 "end": round(words[-1].end, 3),
                 "text": f" {written_text(words)}",
-                "speaker": letters(speaker),
+                "speaker": names[speaker],
             }
             number += 1
-
-
-def letters(number: int) -> str:
-    """Return the name of a speaker: A to Z, then AA."""
-    name = ""
-    while number >= 0:
-        number, letter = divmod(number, 26)
-        name, number = chr(ord("A") + letter) + name, number - 1
-    return name
 
 
 def _segment(number: int, words: Sequence[Word]) -> dict[str, object]:
@@ -242,7 +256,14 @@ def _segment(number: int, words: Sequence[Word]) -> dict[str, object]:
         "avg_logprob": round(sum(map(_log, words)) / len(words), 5),
         "compression_ratio": round(len(data) / len(zlib.compress(data)), 5),
         "no_speech_prob": 0.0,
+        **_speaker(words),
     }
+
+
+def _speaker(words: Sequence[Word]) -> dict[str, object]:
+    """Return the speaker of the words, counted from 0; nothing if it is not known."""
+    known = speaker_of(words)
+    return {} if known is None else {"speaker": known}
 
 
 def _usage(transcript: FileTranscript) -> dict[str, object]:

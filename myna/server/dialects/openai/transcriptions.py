@@ -15,13 +15,12 @@ from myna.batch.json_pieces import json_pieces
 from myna.batch.transcriber import Listener
 from myna.server.dialects.openai import event_stream, rest
 from myna.server.dialects.openai.errors import openai_response, refused
+from myna.server.dialects.openai.known_speakers import LONGEST_REFERENCE, REFERENCES, clips_of, unusable
 from myna.server.http.answers import Answer
 from myna.server.http.file_requests import FileRequests, temporary_folder, unless_gone
-from myna.server.http.file_work import Done, FileWork
+from myna.server.http.file_work import ClipRefusal, Done, FileWork
 from myna.server.http.uploads import Form
 from myna.streaming.audio.raw import Coded
-from myna.streaming.policy import Options
-from myna.streaming.session.jobs import EngineInfo
 
 PATH = "/v1/audio/transcriptions"
 
@@ -49,22 +48,31 @@ class Transcriptions:
 
     async def _form(self, request: web.Request, *, translate: bool) -> web.StreamResponse:
         async with self._requests.admit(request) as admitted, temporary_folder() as folder:
-            form = await self._requests.receiver(request, folder, admitted).form()
+            receiver = self._requests.receiver(request, folder, admitted)
+            form = await receiver.form(REFERENCES, LONGEST_REFERENCE)
             asked = rest.parse(form.fields, spaced=self._wants_spaces(request), translate=translate)
             uploads = _uploads_of(form, asked)
+            clips = await clips_of(asked.known_names, form.stored, diarized=asked.speakers is not None)
             if asked.stream:
-                work = partial(self._transcript, uploads[0], asked, admitted.share)
+                work = partial(self._transcript, uploads[0], clips, asked, admitted.share)
                 return await event_stream.stream(request, work, asked, self._work.answers, folder)
             several = len(form.files) > 1 or asked.batch
-            answer = self._answer(uploads, asked, folder, admitted.share, several=several)
+            answer = self._answer(uploads, clips, asked, folder, admitted.share, several=several)
             return await (await unless_gone(request, answer)).send(request)
 
     async def _answer(
-        self, uploads: list[Upload], asked: rest.TranscriptionRequest, folder: Path, share: str, *, several: bool
+        self,
+        uploads: list[Upload],
+        clips: list[Path],
+        asked: rest.TranscriptionRequest,
+        folder: Path,
+        share: str,
+        *,
+        several: bool,
     ) -> Answer:
         try:
             async with asyncio.TaskGroup() as group:  # one that fails cancels the others
-                tasks = [group.create_task(self._transcript(upload, asked, share)) for upload in uploads]
+                tasks = [group.create_task(self._transcript(upload, clips, asked, share)) for upload in uploads]
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
         dones = [task.result() for task in tasks]
@@ -78,22 +86,20 @@ class Transcriptions:
     async def _transcript(
         self,
         upload: Upload,
+        clips: list[Path],
         asked: rest.TranscriptionRequest,
         share: str,
         listener: Listener = lambda _: None,
         accepted: Callable[[], None] = lambda: None,
     ) -> Done:
-        """Return the transcript of one file; call `accepted` when the engine is known to do what the request asks."""
-
-        def options(engine: EngineInfo) -> Options:
-            found = asked.options(engine)
-            accepted()
-            return found
-
-        return await self._work.transcribe(
-            upload.path, asked.model, options, Coded(), mix=True, share=share, listener=listener, speakers=asked.speakers,
-            needs_speakers=True,
-        )  # fmt: skip
+        """Return the transcript of one file; call `accepted` when nothing but the file can be the reason for a refusal."""
+        try:
+            return await self._work.transcribe(
+                upload.path, asked.model, asked.options, Coded(), mix=True, share=share, listener=listener,
+                speakers=asked.speakers, needs_speakers=True, clips=clips, accepted=accepted,
+            )  # fmt: skip
+        except ClipRefusal as error:
+            raise refused(unusable(error.number, error.reason), REFERENCES) from error
 
 
 def content_type(asked: rest.TranscriptionRequest) -> str:

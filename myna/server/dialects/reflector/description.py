@@ -32,6 +32,8 @@ def _from_url() -> Schema:
         language=TEXT,
         timestamp_offset={"type": "number", "default": 0},
         response_format={"enum": list(FORMATS)},
+        diarize={"type": "boolean", "default": False},
+        **dict.fromkeys(LIMITS, SPEAKER_COUNT),
     )
     answer = {
         "description": "The transcript.",

@@ -12,6 +12,7 @@ from typing import Any
 
 from myna.runtime.errors import Refusal
 from myna.server.dialects.openai import rest
+from myna.server.dialects.speaker_limits import LIMITS
 from myna.wire.quoting import quoted
 
 PREFIX = "/reflector"
@@ -43,9 +44,10 @@ def parse(body: dict[str, Any]) -> tuple[rest.TranscriptionRequest, str, float]:
             f"timestamp_offset must be from -{LARGEST_OFFSET_S} to {LARGEST_OFFSET_S} seconds, not {quoted(offset)}."
         )
         raise Refusal(400, "invalid_value", message, param="timestamp_offset")
-    # response_format is an extension of this server: Reflector's clients do not send it.
+    # response_format and what concerns speakers are extensions of this server: Reflector's clients do not send them.
     names = ("model", "language", "response_format")
     fields = [(name, value) for name in names if isinstance(value := body.get(name), str)]
+    fields += [(name, str(body[name]).lower()) for name in ("diarize", *LIMITS) if body.get(name) is not None]
     asked = rest.parse(fields, spaced=True)
     if offset and asked.response_format is not None:
         message = f"timestamp_offset must be 0 with response_format={asked.response_format}: its times are not shifted."
