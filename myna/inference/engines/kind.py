@@ -111,6 +111,8 @@ class EngineKind:
     """A model that is installed with what the engine needs. It can be requested by its own name or by the engine's."""
     listed: bool = True
     """Whether the bundled model is in lists. A model for tests is not."""
+    form: str = ""
+    """What a folder of this kind is, for the error that nothing claims a folder: `a folder with …`."""
     claims: Callable[[Path], bool] = _none
     """Return whether a file or folder is meant for this engine, judging by names alone."""
     describe: Callable[[Path], Model] = _unclaimed
