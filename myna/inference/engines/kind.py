@@ -73,6 +73,13 @@ class Offer:
     """Of each file of the model."""
 
 
+def _installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # the package that this one lies in is missing
+        return False
+
+
 def _none(_: Path) -> bool:
     return False
 
@@ -139,7 +146,7 @@ class EngineKind:
     @property
     def missing(self) -> list[str]:
         """Return the packages that the engine needs and that are not installed."""
-        return [package for package in self.needs if find_spec(package) is None]
+        return [package for package in self.needs if not _installed(package)]
 
     def check(self) -> None:
         """Raise `EngineUnavailableError` if a package that the engine needs is not installed."""
