@@ -10,7 +10,7 @@ import numpy as np
 from myna.inference.engines.port import Engine
 from myna.streaming.events import Ended, Event, Final
 from myna.streaming.session.jobs import InferenceJob
-from myna.streaming.session.requests import Cancel, Detect, Request, Submit
+from myna.streaming.session.requests import Cancel, Detect, Request, Revise, Submit
 from myna.streaming.session.session import Session
 from myna.streaming.speech.segmenter import WINDOW
 from myna.streaming.speech.silero import SileroVad, VadMemory
@@ -120,6 +120,9 @@ class Drive:
                 self._detects.append(request)
             case Submit(job):
                 self._jobs.append(job)
+            case Revise(past):
+                self.session.on_revised(past.revised())
+                self._collect()
             case Cancel(job_id):
                 self._jobs = [job for job in self._jobs if job.id != job_id]
 

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import numpy as np
-import psutil
 from rich.console import Console
 from rich.table import Table
 
 from myna.bench.accuracy import AccuracyError, HeardRecording, Recording, read_manifest, summary
+from myna.bench.processes import ProcessTree
 from myna.clients import files
 from myna.clients.live import LiveClient, StreamError
 from myna.clients.local_server import LocalServerError, local_server
@@ -81,7 +79,7 @@ def _measured(model: str, recordings: Sequence[Recording], live_s: float) -> Mod
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, local_server(model, "--data", folder, *FLAGS) as server:
         ready_s = time.monotonic() - began
-        tree = _Tree(server.pid)
+        tree = ProcessTree(server.pid)
         cpu_s = tree.cpu_s()
         heard, audio_s = asyncio.run(_files(server.url, recordings))
         file_cost = (tree.cpu_s() - cpu_s) / audio_s
@@ -96,36 +94,12 @@ def _measured(model: str, recordings: Sequence[Recording], live_s: float) -> Mod
     return ModelFigures(model, figures["wer_percent"], int(figures["words"]), *costs, memory, ready_s, streams)
 
 
-def _live_cost(url: str, tree: _Tree, recordings: Sequence[Recording], live_s: float, *, interims: bool) -> float:
+def _live_cost(url: str, tree: ProcessTree, recordings: Sequence[Recording], live_s: float, *, interims: bool) -> float:
     if not live_s:
         return float("nan")
     cpu_s = tree.cpu_s()
     streamed_s = asyncio.run(_live(url, recordings, live_s, interims=interims))
     return (tree.cpu_s() - cpu_s) / streamed_s
-
-
-class _Tree:
-    """The processes of a server."""
-
-    def __init__(self, pid: int) -> None:
-        self._front = psutil.Process(pid)
-
-    def cpu_s(self) -> float:
-        """Return the CPU time of the processes that run, and of their children that have ended."""
-        times = self._of_each(lambda process: process.cpu_times())
-        return float(sum(t.user + t.system + t.children_user + t.children_system for t in times))
-
-    def memory_mb(self) -> float:
-        """Return the memory of all processes; what several share counts once."""
-        return float(sum(info.pss for info in self._of_each(lambda process: process.memory_full_info())) / (1 << 20))
-
-    def _of_each(self, ask: Callable[[psutil.Process], Any]) -> list[Any]:
-        """Return the answer of each process that runs; decoders of media end at any time."""
-        answers = []
-        for process in [self._front, *self._front.children(recursive=True)]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                answers.append(ask(process))
-        return answers
 
 
 async def _files(url: str, recordings: Sequence[Recording]) -> tuple[list[HeardRecording], float]:

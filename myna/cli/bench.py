@@ -130,6 +130,41 @@ def turns(
 
 
 @app.command()
+def speakers(
+    source: Annotated[
+        Path,
+        typer.Argument(help="A manifest of which conversations are composed, or a folder of audio with RTTM files."),
+    ],
+    live: Annotated[bool, typer.Option(help="Stream them; otherwise they are files.")] = False,
+    speed: Annotated[float, typer.Option(min=0, help="Multiple of real time; 0: as fast as possible.")] = 0.0,
+    streams: Annotated[int, typer.Option(min=1, help="Streams at a time.")] = 1,
+    kinds: Annotated[str, typer.Option(help="Kinds of conversations, separated by commas.")] = "mono,two,three,four",
+    conditions: Annotated[str, typer.Option(help="Of clean, room and phone.")] = "clean,room,phone",
+    number: Annotated[int, typer.Option(min=1, help="Conversations of each kind, each in every condition.")] = 1,
+    seed: Annotated[int, typer.Option(help="Another seed composes other conversations.")] = 1,
+    keep: Annotated[Path | None, typer.Option(help="A folder in which the composed conversations stay.")] = None,
+    server_flag: Annotated[list[str] | None, typer.Option(help="Flag of the server; may be repeated.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print all results as JSON.")] = False,
+) -> None:
+    """Measure speakers: words with the wrong speaker, diarization error rate, number of speakers and CPU time."""
+    from myna.bench.accuracy import AccuracyError
+    from myna.bench.conversations import CONDITIONS, KINDS
+    from myna.bench.speakers import SpeakerPlan, measure
+
+    plan = SpeakerPlan(
+        source, tuple(kinds.split(",")), tuple(conditions.split(",")), number, seed, live, speed, streams, keep,
+        tuple(server_flag or ()),
+    )  # fmt: skip
+    for flag, given, known in (("--kinds", plan.kinds, KINDS), ("--conditions", plan.conditions, CONDITIONS)):
+        if unknown := [name for name in given if name not in known]:
+            fail(f"{flag} must be of {', '.join(known)}, separated by commas, not {unknown[0]!r}")
+    try:
+        measure(plan, as_json=json)
+    except AccuracyError as error:
+        fail(str(error))
+
+
+@app.command()
 def load(
     manifest: Annotated[Path, typer.Option(help="JSON lines with audio and text; see docs/accuracy.md.")],
     streams: Annotated[str, typer.Option(help="Numbers of concurrent streams, separated by commas.")] = "1,2,4,8,16",

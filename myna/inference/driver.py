@@ -16,10 +16,12 @@ from myna.streaming.session.requests import (
     ReleaseUtterance,
     Remind,
     Request,
+    Revise,
     Submit,
     SubmitVoices,
 )
 from myna.streaming.session.stream import Stream
+from myna.streaming.speakers.history import SpeakersRevised
 from myna.streaming.speech.silero import VadMemory
 
 
@@ -84,6 +86,9 @@ class StreamDriver:
                     self._diarizer.cancel(job_id)
                 case Remind(channel, number, after_s):
                     self._remind(channel, number, after_s)
+                case Revise(past):
+                    revising = asyncio.get_running_loop().run_in_executor(None, past.revised)
+                    revising.add_done_callback(self._on_revised)
 
     def _remind(self, channel: int, number: int, after_s: float) -> None:
         def remind() -> None:
@@ -105,6 +110,14 @@ class StreamDriver:
 
     def _on_result(self, job_id: str, outcome: Outcome) -> None:
         self._step(lambda stream: stream.on_result(job_id, outcome))
+
+    def _on_revised(self, revising: asyncio.Future[SpeakersRevised]) -> None:
+        if revising.cancelled():
+            return
+        if error := revising.exception():
+            self._on_failure(error if isinstance(error, Exception) else RuntimeError(str(error)))
+            return
+        self._step(lambda stream: stream.on_revised(revising.result()))
 
     def _step(self, step: Callable[[Stream], None]) -> None:
         """Run a step of the core from a callback. An error ends this stream only."""

@@ -91,6 +91,8 @@ class Policy:
     """How many speakers to tell apart; None: words have no speakers."""
     speakers_within_s: float = 0.3
     """How long a Final waits for the speakers of its words, in seconds of wall time."""
+    speakers_revised: bool = False
+    """Whether all speakers are labelled once more at the end of the stream, as those of a file (`SpeakersRevised`)."""
 
     def __post_init__(self) -> None:
         if self.endpoint_ms is not None and self.endpoint_ms <= 0:

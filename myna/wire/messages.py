@@ -190,6 +190,35 @@ class ProgressMessage(_ServerMessage):
     type: Literal["progress"] = "progress"
 
 
+class TurnEntry(BaseModel):
+    """A stretch of one speaker, its times, and the probability that it is this one."""
+
+    model_config = ConfigDict(frozen=True)
+
+    start: float
+    end: float
+    speaker: int
+    confidence: float
+
+
+class SpeakersMessage(_ServerMessage):
+    """The speakers of a channel, labelled once more at the end of the stream as those of a file; after its last final.
+
+    A client that kept the words of the channel's finals replaces the speakers of the last `len(words)` of them by `words`.
+    """
+
+    type: Literal["speakers"] = "speakers"
+    channel: int
+    since: float
+    """The time from which the labels are new: 0, or later in a stream with more speech than the server keeps."""
+    count: int
+    """The number of speakers in `turns`."""
+    turns: tuple[TurnEntry, ...]
+    """Who spoke when. Turns of different speakers may overlap."""
+    words: tuple[int | None, ...]
+    """The speakers of the channel's final words, one for each word; None: not known."""
+
+
 class ErrorMessage(_ServerMessage):
     """An error. After `decode_failed` the stream stays open; after any other error `closed` follows."""
 
@@ -213,6 +242,7 @@ AnyServerMessage = (
     | FinalMessage
     | UtteranceEndMessage
     | FinalizedMessage
+    | SpeakersMessage
     | ProgressMessage
     | ErrorMessage
     | ClosedMessage

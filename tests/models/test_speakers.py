@@ -22,7 +22,7 @@ from myna.inference.engines import registry
 from myna.server.app import Server, running
 
 RAW = "encoding=linear16&sample_rate=16000"
-ASKING = ["diarize=true", "diarize_model=latest", "diarize_model=v1", "diarize=true&punctuate=true"]
+ASKING = ["diarize=true", "diarize_model=latest", "diarize_model=v1", "diarize=true&diarize_version=2021-07-14.0"]
 DIALOGUE = recording("endgame_nagg_nell")
 """28 s of two speakers in turns."""
 
@@ -74,6 +74,26 @@ async def test_deepgrams_words_utterances_and_paragraphs_of_a_file_have_speakers
     assert alternating([utterance["speaker"] for utterance in utterances])
     assert all(word["speaker"] == utterance["speaker"] for utterance in utterances for word in utterance["words"])
     assert alternating([part["speaker"] for part in channel["alternatives"][0]["paragraphs"]["paragraphs"]])
+
+
+@pytest.mark.parametrize(("query", "arch"), [
+    ("diarize=true", "v1"), ("diarize=true&diarize_version=latest", "v1"), ("diarize_model=v1", "v1"),
+    ("diarize_model=v2", "v2"), ("diarize_model=latest", "v2"),
+])  # fmt: skip
+async def test_each_way_to_ask_deepgram_for_speakers_names_its_diarizer(server: Server, query: str, arch: str) -> None:
+    _, body = await posted(server, query, contained([DIALOGUE[: 3 * 16_000]], "flac", "flac"))
+    info = body["metadata"]["diarize_info"]
+    assert info == {"model_uuid": server.models.catalogue.diarizer().uuid, "arch": arch}
+    assert all("speaker" in word for word in body["results"]["channels"][0]["alternatives"][0]["words"])
+
+
+@pytest.mark.parametrize(("limits", "count"), [("num_speakers=1", 1), ("max_speakers=1", 1), ("min_speakers=3", 3)])
+async def test_a_file_has_as_many_speakers_as_its_request_allows(
+    server: Server, flac: bytes, limits: str, count: int
+) -> None:
+    _, body = await posted(server, f"diarize=true&{limits}", flac)
+    words = body["results"]["channels"][0]["alternatives"][0]["words"]
+    assert {word["speaker"] for word in words} == set(range(count))
 
 
 async def test_a_file_whose_speakers_nobody_asks_for_has_none(server: Server, flac: bytes) -> None:
@@ -173,7 +193,18 @@ async def test_deepgrams_live_words_have_speakers(server: Server) -> None:
     told = [word["speaker"] for word in words if "speaker" in word]
     assert len(told) > 0.9 * len(words)
     assert 2 <= len(set(told)) <= 3
-    assert finals[-1]["metadata"]["diarize_info"]["arch"] == "v1"
+    info = {"model_uuid": server.models.catalogue.diarizer().uuid, "arch": "v1"}
+    assert all(final["metadata"]["diarize_info"] == info for final in finals if "speaker" in str(final["channel"]))
+
+
+@pytest.mark.parametrize("limits", ["num_speakers=1", "max_speakers=1"])
+async def test_a_stream_has_no_more_speakers_than_its_request_allows(server: Server, limits: str) -> None:
+    async with listening(server, f"{RAW}&diarize=true&{limits}") as peer:
+        await peer.socket.send_bytes(DIALOGUE[: 16_000 * 15].tobytes())
+        await peer.send({"type": "CloseStream"})
+        await peer.rest()
+    words = [word for final in peer.finals for word in final["channel"]["alternatives"][0]["words"]]
+    assert {word["speaker"] for word in words if "speaker" in word} == {0}
 
 
 async def test_native_words_have_speakers(server: Server) -> None:
@@ -184,6 +215,48 @@ async def test_native_words_have_speakers(server: Server) -> None:
         await peer.rest()
     finals = [message for message in peer.messages if message["type"] == "final"]
     assert {word["speaker"] for final in finals for word in final["words"]} >= {0, 1}
+
+
+async def test_a_native_stream_ends_with_the_speakers_of_each_word_as_in_a_file(server: Server, flac: bytes) -> None:
+    async with connected(server, "?diarize=true") as peer:
+        await peer.send({"type": "start", "encoding": "linear16", "sample_rate": 16_000})
+        await peer.socket.send_bytes(DIALOGUE.tobytes())
+        await peer.send({"type": "close"})
+        await peer.rest()
+    assert [message["type"] for message in peer.messages[-2:]] == ["speakers", "closed"]
+    told = peer.messages[-2]
+    words = [word for message in peer.messages if message["type"] == "final" for word in message["words"]]
+    assert len(told["words"]) == len(words)
+    assert (told["channel"], told["since"], told["count"]) == (0, 0, 2)
+    assert alternating([turn["speaker"] for turn in told["turns"]])
+    assert all(turn["start"] < turn["end"] and 0.5 <= turn["confidence"] <= 1 for turn in told["turns"])
+    _, body = await posted(server, "diarize=true", flac)
+    file_words = body["results"]["channels"][0]["alternatives"][0]["words"]
+    of_file = {(word["word"], round(word["start"])): word["speaker"] for word in file_words}
+    same = [of_file.get((word["word"], round(word["start"])), new) == new
+            for word, new in zip(words, told["words"], strict=True)]  # fmt: skip
+    assert sum(same) >= 0.95 * len(same)
+
+
+async def test_a_client_that_lost_its_connection_gets_the_speakers_after_it_has_come_back(server: Server) -> None:
+    async with connected(server, "?diarize=true") as peer:
+        await peer.send({"type": "start", "encoding": "linear16", "sample_rate": 16_000, "resume": True})
+        ready = await peer.until("ready")
+        await peer.socket.send_bytes(DIALOGUE.tobytes())
+        await peer.send({"type": "close"})
+        peer.drop()
+    async with connected(server, f"?diarize=true&resume={ready['resume']}&after={ready['number']}") as again:
+        received = (await again.until("ready"))["received"]
+        if received < 2:
+            await again.socket.send_bytes(DIALOGUE.tobytes())
+        if received < 3:
+            await again.send({"type": "close"})
+        await again.rest()
+    *_, speakers, closed = again.messages
+    words = [word for message in again.messages if message["type"] == "final" for word in message["words"]]
+    assert (speakers["type"], closed["type"]) == ("speakers", "closed")
+    assert len(speakers["words"]) == len(words) > 10
+    assert speakers["count"] == 2
 
 
 async def test_a_killed_worker_changes_no_label(server: Server) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from myna.streaming.events import Span, Word, samples
+from myna.streaming.events import Span, Word, samples, seconds
 from myna.streaming.speakers.attribution import with_speakers
 from myna.streaming.speakers.clustering import clustered, unit
+from myna.streaming.speakers.history import History
 from myna.streaming.speakers.labelling import Distances, SpeakerLimits, SpeakerTurn, joined_turns, label_all
 from myna.streaming.speakers.memory import MOST_RUNS, SpeakerMemory
 from myna.streaming.speakers.runs import (
@@ -28,6 +30,7 @@ from myna.streaming.speakers.runs import (
 )
 
 DISTANCES = Distances(0.6, 0.5)
+LIMITS = SpeakerLimits()
 SECOND = samples(1.0)
 
 
@@ -160,6 +163,26 @@ def test_the_number_of_speakers_can_be_given(limits: SpeakerLimits, number: int)
     assert len(set(labels(label_all(runs, DISTANCES, limits)))) == number
 
 
+@st.composite
+def limits_among(draw: st.DrawFn) -> SpeakerLimits:
+    lowest = draw(st.integers(1, 6))
+    highest = draw(st.integers(lowest, 20))
+    return SpeakerLimits(lowest, highest, draw(st.none() | st.integers(lowest, highest)))
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.integers(0, 1000), limits_among())
+def test_the_number_of_speakers_stays_within_the_limits(speakers: list[int], seed: int, limits: SpeakerLimits) -> None:
+    runs = said([speaker for speaker in speakers for _ in range(2)], seed=seed)
+    voices = len(set(speakers))
+    count = len(set(labels(label_all(runs, DISTANCES, limits))))
+    assert count <= (limits.number or limits.highest)
+    assert count >= min(voices, limits.number or limits.lowest)
+    memory = SpeakerMemory(DISTANCES, limits)
+    told = {turn.speaker for run in runs for turn in memory.label([run])}
+    assert told == set(range(min(voices, limits.number or limits.highest)))
+
+
 def test_runs_too_short_for_an_embedding_belong_to_one_speaker() -> None:
     silent = [Run(Span(at * SECOND, at * SECOND + 3200), 0, Track(at, 0), None) for at in range(3)]
     assert labels(label_all(silent, DISTANCES, SpeakerLimits())) == [0, 0, 0]
@@ -179,6 +202,50 @@ def test_a_live_channel_has_at_most_the_speakers_that_the_client_allows() -> Non
     memory = SpeakerMemory(DISTANCES, SpeakerLimits(number=2))
     told = {turn.speaker for run in said([0, 1, 2, 3, 0, 1, 2, 3]) for turn in memory.label([run])}
     assert told == {0, 1}
+
+
+def kept(runs: list[Run], limits: SpeakerLimits = LIMITS) -> History:
+    """Return the history of a live channel that heard these runs, each with a word in its middle."""
+    memory, history = SpeakerMemory(DISTANCES, limits), History(0, DISTANCES, limits)
+    for run in runs:
+        history.tell([run], memory.label([run]))
+        history.write([Word("a", seconds(run.span.start) + 0.5, seconds(run.span.start) + 1.0, 1)])
+    return history
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=40), st.integers(0, 1000), st.sampled_from([0.02, 0.15, 0.3]))
+def test_the_labels_at_the_end_of_a_stream_are_those_of_a_file(speakers: list[int], seed: int, spread: float) -> None:
+    runs = said(speakers, seed=seed, spread=spread)
+    revision = kept(runs).past().revised()
+    turns = label_all(runs, DISTANCES, LIMITS)
+    words = [Word("a", seconds(run.span.start) + 0.5, seconds(run.span.start) + 1.0, 1) for run in runs]
+    assert list(revision.turns) == turns
+    assert revision.words == tuple(word.speaker for word in with_speakers(words, turns))
+    assert revision.count == len(set(labels(turns)))
+    assert revision.since == 0
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 3), min_size=30, max_size=60), st.integers(0, 1000), st.booleans())
+def test_a_long_stream_keeps_a_bounded_history_whose_labels_mean_the_speakers_told(
+    speakers: list[int], seed: int, many_words: bool
+) -> None:
+    everybody = [*[0, 1, 2, 3] * 2, *speakers]
+    runs = said(everybody, seed=seed)
+    with (
+        mock.patch("myna.streaming.speakers.history.MOST_RUNS_KEPT", 1000 if many_words else 24),
+        mock.patch("myna.streaming.speakers.history.MOST_WORDS_KEPT", 24 if many_words else 1000),
+    ):
+        history = kept(runs)
+    assert (history.words_kept if many_words else history.runs_kept) == 24
+    revision = history.past().revised()
+    assert revision.since > 0
+    assert len(revision.words) in (23, 24)  # a run that a forgotten word lay in is forgotten, too
+    assert all(turn.span.start >= revision.since for turn in revision.turns)
+    last = everybody[-len(revision.words) :]
+    lasting = {speaker for speaker in last if last.count(speaker) >= 3}  # the others may lack the 4 s
+    assert all(told == speaker for speaker, told in zip(last, revision.words, strict=True) if speaker in lasting)
 
 
 def test_a_word_has_the_speaker_of_most_of_its_time_or_of_a_turn_nearby() -> None:

@@ -6,15 +6,17 @@ from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from drive import Drive
 
 from myna.inference.engines.fake.engine import WORD, FakeEngine, silence, spoken
-from myna.streaming.events import Final, Interim, Span, samples
+from myna.streaming.events import Ended, Final, Interim, Span, samples
 from myna.streaming.policy import Options, Policy
 from myna.streaming.session.jobs import InferenceJob, JobError, Outcome
 from myna.streaming.session.requests import CancelVoices, Remind, Request, SubmitVoices
 from myna.streaming.session.session import Session
-from myna.streaming.speakers.labelling import Distances, SpeakerLimits
+from myna.streaming.speakers.history import SpeakersRevised
+from myna.streaming.speakers.labelling import Distances, SpeakerLimits, label_all
 from myna.streaming.speakers.runs import WINDOW, Run, Track, Voices
 
 POLICY = Policy(speakers=SpeakerLimits())
@@ -195,3 +197,70 @@ def test_labels_are_the_same_however_audio_and_answers_arrive() -> None:
         return drive.finals
 
     assert [final.words for final in told(1600)] == [final.words for final in told(777)]
+
+
+REVISED = replace(POLICY, speakers_revised=True)
+
+
+def revisions(drive: Listening) -> list[SpeakersRevised]:
+    return [event for event in drive.events if isinstance(event, SpeakersRevised)]
+
+
+def test_at_the_end_all_speakers_are_labelled_as_those_of_a_file_and_every_word_has_one() -> None:
+    drive = Listening(REVISED)
+    for first in (FIRST, SECOND, FIRST, SECOND):
+        drive.push(phrase(first, 8))
+        assert revisions(drive) == []
+    drive.end()
+    (revision,) = revisions(drive)
+    assert [type(event) for event in drive.events[-2:]] == [SpeakersRevised, Ended]
+    assert revision.words == (0,) * 8 + (1,) * 8 + (0,) * 8 + (1,) * 8
+    assert (revision.count, revision.since) == (2, 0)
+    runs = [run for job in drive.heard for run in voices(job).runs]
+    assert list(revision.turns) == label_all(runs, Distances(0.5, 0.5), SpeakerLimits())
+
+
+def test_the_end_has_no_labels_where_nobody_asks_for_them() -> None:
+    drive = Listening()
+    drive.push(phrase(FIRST))
+    drive.end()
+    assert revisions(drive) == []
+
+
+def test_a_stream_without_speech_ends_with_no_speaker() -> None:
+    drive = Listening(REVISED)
+    drive.push(silence(2.0))
+    drive.end()
+    (revision,) = revisions(drive)
+    assert (revision.count, revision.turns, revision.words) == (0, (), ())
+
+
+def test_words_that_went_without_labels_get_them_at_the_end() -> None:
+    drive = Listening(REVISED, answering=False)
+    drive.push(phrase(FIRST))
+    drive.remind()
+    late = drive.waiting.pop()
+    drive.answer(late, voices(late))
+    drive.end()
+    assert drive.speakers == [None] * 6
+    assert revisions(drive)[0].words == (0,) * 6
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_the_end_waits_for_late_voices_no_longer_than_a_final(late: bool) -> None:
+    drive = Listening(REVISED, answering=False)
+    drive.push(phrase(FIRST))
+    drive.remind()
+    drive.session.end()
+    drive.settle()
+    assert not isinstance(drive.events[-1], Ended)
+    (job,) = drive.waiting
+    if late:
+        drive.remind()
+        assert revisions(drive)[0].words == (None,) * 6
+        drive.answer(job, voices(job))
+    else:
+        drive.answer(job, voices(job))
+        assert revisions(drive)[0].words == (0,) * 6
+    assert isinstance(drive.events[-1], Ended)
+    assert len(revisions(drive)) == 1

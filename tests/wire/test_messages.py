@@ -20,6 +20,13 @@ FROM_SERVER: list[wire.AnyServerMessage] = [
     wire.FinalMessage(channel=1, start=0.0, end=1.0, text="", words=(), cause="endpoint"),
     wire.UtteranceEndMessage(channel=0, last_word_end=0.75),
     wire.FinalizedMessage(id=None),
+    wire.SpeakersMessage(
+        channel=0,
+        since=0.0,
+        count=2,
+        words=(0, None, 1),
+        turns=(wire.TurnEntry(start=0.0, end=1.5, speaker=0, confidence=0.9),),
+    ),
     wire.ErrorMessage(code="c", message="m"),
     wire.ClosedMessage(reason="close", seconds=1.0),
 ]

@@ -179,8 +179,11 @@ class Entry(Protocol):
         """Parse the request's parameters; return the model it asks for. Raises `Refusal`."""
         ...
 
-    def dialect(self, model: Model, engine: EngineInfo) -> Dialect:
-        """Return the translator of a stream that this model decodes. Raises `Refusal` for options that the model lacks."""
+    def dialect(self, model: Model, engine: EngineInfo, diarizer: str = "") -> Dialect:
+        """Return the translator of a stream that this model decodes. Raises `Refusal` for options that the model lacks.
+
+        `diarizer` is the uuid of the model that tells its speakers apart; empty if none does.
+        """
         ...
 
     @property

@@ -44,20 +44,20 @@ class Parameters:
         values = set(self._values.get(name, ()))
         if len(values) > 1:
             count = len(self._values[name])
-            raise self._wrong(name, f"{name} was given {count} times with different values; one value is allowed")
+            raise self.refusal(name, f"{name} was given {count} times with different values; one value is allowed")
         value = next(iter(values), "")
         if len(value) > longest:
-            raise self._wrong(name, f"{name} must have at most {longest} characters, not {len(value)}")
+            raise self.refusal(name, f"{name} must have at most {longest} characters, not {len(value)}")
         return value or None
 
     def texts(self, name: str, *, most: int = MOST_VALUES) -> tuple[str, ...]:
         """Return a parameter that may be repeated, without duplicates."""
         values = tuple(dict.fromkeys(value for value in self._values.get(name, ()) if value))
         if len(values) > most:
-            raise self._wrong(name, f"{name} must have at most {most} values, not {len(values)}")
+            raise self.refusal(name, f"{name} must have at most {most} values, not {len(values)}")
         for value in values:
             if len(value) > LONGEST:
-                raise self._wrong(name, f"{name} must have at most {LONGEST} characters, not {len(value)}")
+                raise self.refusal(name, f"{name} must have at most {LONGEST} characters, not {len(value)}")
         return values
 
     def flag(self, name: str, *, default: bool = False) -> bool:
@@ -69,7 +69,7 @@ class Parameters:
             return True
         if value.lower() in _FALSE:
             return False
-        raise self._wrong(name, f"{name} must be true or false, not {quoted(value)}")
+        raise self.refusal(name, f"{name} must be true or false, not {quoted(value)}")
 
     def number(self, name: str, low: int, high: int) -> int | None:
         """Return a whole number between two bounds."""
@@ -78,7 +78,7 @@ class Parameters:
             return None
         number = whole(value)
         if number is None or not low <= number <= high:
-            raise self._wrong(name, f"{name} must be a whole number from {low} to {high}, not {quoted(value)}")
+            raise self.refusal(name, f"{name} must be a whole number from {low} to {high}, not {quoted(value)}")
         return number
 
     def fraction(self, name: str, low: float, high: float) -> float | None:
@@ -88,7 +88,7 @@ class Parameters:
             return None
         number = decimal(value)
         if number is None or not low <= number <= high:
-            raise self._wrong(name, f"{name} must be a number from {low:g} to {high:g}, not {quoted(value)}")
+            raise self.refusal(name, f"{name} must be a number from {low:g} to {high:g}, not {quoted(value)}")
         return number
 
     def given(self, name: str) -> bool:
@@ -99,11 +99,12 @@ class Parameters:
         """Return one of these choices."""
         value = self.text(name)
         if value is not None and value not in choices:
-            raise self._wrong(name, f"{name} must be one of {', '.join(choices)}, not {quoted(value)}")
+            raise self.refusal(name, f"{name} must be one of {', '.join(choices)}, not {quoted(value)}")
         return value
 
-    def _wrong(self, name: str, message: str) -> Refusal:
-        return Refusal(400, self._code, message, param=name)
+    def refusal(self, name: str, message: str, status: int = 400) -> Refusal:
+        """Return the refusal of a parameter."""
+        return Refusal(status, self._code, message, param=name)
 
 
 def refused(message: str, code: str = "bad_request") -> Refusal:

@@ -109,9 +109,9 @@ class FileWork:
                     transcript = await self._transcriber.transcribe(sound, engine, options, listener, pause, diarizer)
                 return Done(transcript, model, engine.info)
 
-    async def diarize(self, path: Path, *, share: str) -> Diarization:
+    async def diarize(self, path: Path, limits: SpeakerLimits | None, *, share: str) -> Diarization:
         """Return who spoke when in a file, when its share's turn comes."""
-        sound = SoundFile(path, Coded(), mix=True, longest_s=self._settings.max_file_hours * 3600)
+        sound = SoundFile(path, Coded(), mix=True, longest_s=self._settings.max_file_hours * 3600, speakers=limits)
         with _refusals():
             async with diarizer_of(self._models) as diarizer, self._turns.turn(share) as pause:
                 return await diarize(self._transcriber.decoders, sound, diarizer, pause)

@@ -69,7 +69,7 @@ class Upgrade:
             connection = Connection(
                 entry.name,
                 identity,
-                entry.dialect(model, engine.info),
+                entry.dialect(model, engine.info, diarizer.info.uuid if diarizer else ""),
                 place,
                 self.services,
                 self.settings,

@@ -8,7 +8,8 @@ from myna.streaming.policy import Options
 from myna.streaming.session.jobs import InferenceJob, JobKind
 from myna.streaming.session.languages import ChannelLanguage
 from myna.streaming.session.pending import Decode, FollowedUtterance
-from myna.streaming.session.requests import Cancel, CancelVoices, Detect, Remind, Request, Submit, SubmitVoices
+from myna.streaming.session.requests import Cancel, CancelVoices, Detect, Remind, Request, Revise, Submit, SubmitVoices
+from myna.streaming.speakers.history import Past
 from myna.streaming.speakers.runs import WindowPart
 
 
@@ -83,6 +84,10 @@ class Requester:
     def remind(self, channel: int, number: int, after_s: float) -> None:
         """Request a reminder that a segment's words wait for its voices no longer."""
         self._requests.append(Remind(channel, number, after_s))
+
+    def revise(self, past: Past) -> None:
+        """Request the speakers of a whole stream."""
+        self._requests.append(Revise(past))
 
     def repeat(self, decode: Decode, *, after_s: float = 0.0) -> None:
         """Request a decode once more, in its other window."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from myna.streaming.session.jobs import InferenceJob
+from myna.streaming.speakers.history import Past
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,4 +61,11 @@ class Remind:
     after_s: float
 
 
-Request = Detect | Submit | Cancel | ReleaseUtterance | SubmitVoices | CancelVoices | Remind
+@dataclass(frozen=True, slots=True)
+class Revise:
+    """Call `on_revised` with `past.revised()`, which may take a second of CPU time."""
+
+    past: Past
+
+
+Request = Detect | Submit | Cancel | ReleaseUtterance | SubmitVoices | CancelVoices | Remind | Revise

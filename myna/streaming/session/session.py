@@ -38,6 +38,7 @@ from myna.streaming.session.speculation import Speculation
 from myna.streaming.session.timeline import Timeline
 from myna.streaming.session.turn_control import TurnControl
 from myna.streaming.session.voices import ChannelSpeakers
+from myna.streaming.speakers.history import SpeakersRevised
 from myna.streaming.speakers.labelling import Distances
 from myna.streaming.speech.segmenter import WINDOW, ClosedSegment, Decision, Gap, Onset, Pause, Resumed, Segmenter
 from myna.streaming.speech.turns import Over
@@ -173,6 +174,11 @@ class Session:
     def on_reminder(self, number: int) -> None:
         """Take note that the words of a segment wait for its voices no longer (see `Remind`)."""
         self._speakers.give_up(number)
+        self._drain()
+
+    def on_revised(self, revision: SpeakersRevised) -> None:
+        """Take the speakers of the whole stream (see `Revise`)."""
+        self._speakers.revised(revision)
         self._drain()
 
     def take(self) -> tuple[list[Request], list[Event]]:

@@ -10,6 +10,7 @@ from myna.streaming.policy import Options, Policy
 from myna.streaming.session.jobs import EngineInfo, Outcome
 from myna.streaming.session.requests import Request
 from myna.streaming.session.session import Session
+from myna.streaming.speakers.history import SpeakersRevised
 from myna.streaming.speakers.labelling import Distances
 
 
@@ -133,6 +134,10 @@ class Stream:
     def on_reminder(self, channel: int, number: int) -> None:
         """Take note that the time of a `Remind` is over."""
         self._sessions[channel].on_reminder(number)
+
+    def on_revised(self, revision: SpeakersRevised) -> None:
+        """Take the speakers of a whole channel."""
+        self._sessions[revision.channel].on_revised(revision)
 
     def abandon(self) -> list[Request]:
         """Return the requests that cancel everything outstanding, since the client has left."""

@@ -109,7 +109,10 @@ class Timeline:
                         events.append(
                             TurnEnded(channel=self._channel, at=end.at, trigger=end.trigger, confidence=end.confidence)
                         )
+                case Barrier(cause=Cause.END) if not self._speakers.conclude():
+                    break
                 case Barrier(at=at, cause=Cause.END):
+                    events += self._speakers.revision
                     events.append(Ended(channel=self._channel, received=at))
                 case Barrier(token=token):
                     assert token is not None

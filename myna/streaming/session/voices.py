@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from myna.streaming.events import Interim, Span, Word
+from myna.streaming.events import Event, Interim, Span, Word
 from myna.streaming.policy import Policy
 from myna.streaming.session.jobs import Outcome
 from myna.streaming.session.pending import PendingVoices
 from myna.streaming.session.requester import Requester
 from myna.streaming.session.requests import CancelVoices, Request
 from myna.streaming.speakers.attribution import with_speakers
+from myna.streaming.speakers.history import History, SpeakersRevised
 from myna.streaming.speakers.labelling import Distances, SpeakerTurn
 from myna.streaming.speakers.memory import SpeakerMemory
 from myna.streaming.speakers.runs import WINDOW, Voices, WindowPart, live_windows
@@ -28,6 +29,14 @@ class ChannelSpeakers:
         self._channel = channel
         self._within_s = policy.speakers_within_s
         self._memory = SpeakerMemory(distances, policy.speakers) if distances and policy.speakers else None
+        self._history: History | None = None
+        if distances and policy.speakers and policy.speakers_revised:
+            self._history = History(channel, distances, policy.speakers)
+        self._concluding: int | None = None  # the number of the reminder at the end of the stream
+        self._waited = False  # whether the end of the stream waits for voices no longer
+        self._requested_revision = False
+        self.revision: list[Event] = []
+        """The speakers of the whole stream, once `conclude` has been true; nothing if nobody asked."""
         self._reminded = -1  # the last segment for whose voices a reminder has been requested
         self._pending: dict[str, PendingVoices] = {}  # by job
         self._segments = 0
@@ -87,16 +96,39 @@ class ChannelSpeakers:
         return True
 
     def give_up(self, number: int) -> None:
-        """Wait no longer for the voices of a segment."""
+        """Wait no longer for the voices of a segment, or of all segments at the end of the stream."""
+        self._waited = self._waited or number == self._concluding
         for pending in self._pending.values():
             if pending.number == number:
                 pending.given_up = True
 
     def labelled(self, pending: PendingVoices, words: Sequence[Word]) -> tuple[Word, ...]:
         """Return the final words of a segment with their speakers. Segments come in order."""
+        if self._history:
+            self._history.write(words)
         if pending.open:
             return tuple(words)
         return with_speakers(words, self._remember(pending))
+
+    def conclude(self) -> bool:
+        """Label the speakers of the whole stream, after its last segment; return whether that is done.
+
+        Voices that come too late for their words are waited for once more, as long as a Final waits.
+        """
+        if self._history is None or self.revision:
+            return True
+        if self._pending and not self._waited:
+            if self._concluding is None:
+                self._concluding = self._segments
+                self._requester.remind(self._channel, self._concluding, self._within_s)
+        elif not self._requested_revision:
+            self._requested_revision = True
+            self._requester.revise(self._history.past())
+        return False
+
+    def revised(self, revision: SpeakersRevised) -> None:
+        """Take the speakers of the whole stream."""
+        self.revision = [revision]
 
     def provisional(self, interim: Interim) -> Interim:
         """Return an interim whose words have the last label."""
@@ -126,6 +158,8 @@ class ChannelSpeakers:
     def _remember(self, pending: PendingVoices) -> list[SpeakerTurn]:
         assert self._memory is not None
         turns = self._memory.label(pending.runs)
+        if self._history:
+            self._history.tell(pending.runs, turns)
         if turns:
             self._last = max(turns, key=lambda turn: turn.span.end)
         return turns

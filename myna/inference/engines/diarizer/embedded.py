@@ -15,12 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from myna.inference.engines.cpu_session import cpu_session
 from myna.inference.engines.diarizer.fbank import HAMMING, fbank
 from myna.inference.engines.diarizer.kind import EMBEDDED
-from myna.inference.engines.diarizer.parts import RunSound, frames_of
+from myna.inference.engines.diarizer.ort_format import optimised_session
+from myna.inference.engines.diarizer.parts import RunSound, frames_of, padded
 from myna.streaming.errors import EngineUnavailableError
-from myna.streaming.speakers.runs import WINDOW
 
 PACKAGE = "moonshine_voice"
 _MARK = b"ORTM"
@@ -42,20 +41,20 @@ EMBEDDING = EmbeddedPart(6_975_920, "6e4af7d49562e6e7042672e444d6394935cb2c23c3a
 
 
 class EmbeddedParts:
-    """pyannote's community-1: segmentation of exactly ten seconds, and a ResNet34 embedding of 256 numbers."""
+    """pyannote's community-1: segmentation, and a ResNet34 embedding of 256 numbers."""
 
     distances = (0.65, 0.65)
     """On composed conversations all between 0.60 and 0.68 told the number of speakers right."""
 
     def __init__(self) -> None:
         found = embedded({"segmentation": SEGMENTATION, "embedding": EMBEDDING})
-        self._segmentation, self._embedding = cpu_session(found["segmentation"]), cpu_session(found["embedding"])
+        self._segmentation = optimised_session(found["segmentation"], any_length=True)
+        self._embedding = optimised_session(found["embedding"])
         self.version, self.uuid = EMBEDDED.version, EMBEDDED.uuid
 
     def active(self, sound: np.ndarray) -> np.ndarray:
-        """Return which voices speak; the window is padded with silence, and frames of the padding are left out."""
-        padded = np.pad(sound, (0, WINDOW - len(sound)))
-        activity = self._segmentation.run(None, {"waveforms": padded[None, None]})[0][0]
+        """Return which voices speak; less than a second is padded with silence, and frames of the padding are left out."""
+        activity = self._segmentation.run(None, {"waveforms": padded(sound)[None, None]})[0][0]
         return np.asarray(activity[: frames_of(len(sound))] > _ACTIVE)
 
     def features(self, sound: np.ndarray) -> np.ndarray:

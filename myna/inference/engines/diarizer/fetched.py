@@ -13,9 +13,8 @@ from myna.inference.engines.cpu_session import cpu_session
 from myna.inference.engines.diarizer import campplus, pyannet
 from myna.inference.engines.diarizer.fbank import POVEY, fbank
 from myna.inference.engines.diarizer.offer import CAMPPLUS, SEGMENTATION, VERSION, checked
-from myna.inference.engines.diarizer.parts import RunSound, frames_of
+from myna.inference.engines.diarizer.parts import RunSound, frames_of, padded
 from myna.inference.engines.diarizer.torch_zip import read_checkpoint
-from myna.streaming.events import SAMPLE_RATE
 
 
 class FetchedParts:
@@ -32,8 +31,7 @@ class FetchedParts:
 
     def active(self, sound: np.ndarray) -> np.ndarray:
         """Return which voices speak: those of the class with the highest score. Less than a second is padded to one."""
-        padded = np.pad(sound, (0, max(0, SAMPLE_RATE - len(sound))))
-        scores = self._segmentation.run(None, {pyannet.INPUT: padded[None, None]})[0][0]
+        scores = self._segmentation.run(None, {pyannet.INPUT: padded(sound)[None, None]})[0][0]
         return np.asarray(pyannet.POWERSET[scores[: frames_of(len(sound))].argmax(axis=-1)])
 
     def features(self, sound: np.ndarray) -> np.ndarray:

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from myna.inference.engines.diarizer.fbank import HAMMING, fbank
-from myna.inference.engines.diarizer.parts import RunSound, frames_of
+from myna.inference.engines.diarizer.parts import RunSound, frames_of, padded
 from myna.inference.engines.pyannote.folder import inspect
 from myna.streaming.errors import EngineUnavailableError
-from myna.streaming.events import SAMPLE_RATE, samples
+from myna.streaming.events import SAMPLE_RATE
 from myna.streaming.speakers.runs import FIELD, FRAME
 
 _DISTANCE = 0.65
@@ -42,14 +42,12 @@ class PipelineParts:
             if rate != SAMPLE_RATE:
                 raise EngineUnavailableError(f"a model of {folder} takes {rate} Hz; Myna's audio has {SAMPLE_RATE} Hz")
         self._active = float(getattr(pipeline.segmentation, "threshold", _ACTIVE))
-        self._window = samples(model.specifications.duration)
         self._field = model.receptive_field  # a window of one frame, in seconds
         self.distances = (distance := _distance(pipeline), distance)
 
     def active(self, sound: np.ndarray) -> np.ndarray:
-        """Return which voices speak; a window shorter than those of the training is padded with silence."""
-        padded = np.pad(sound, (0, max(0, self._window - len(sound))))
-        activity = np.asarray(self._segmentation.infer(torch.from_numpy(padded)[None, None])[0])
+        """Return which voices speak; the model's frames are brought to ours."""
+        activity = np.asarray(self._segmentation.infer(torch.from_numpy(padded(sound))[None, None])[0])
         centres = (FIELD / 2 + np.arange(frames_of(len(sound))) * FRAME) / SAMPLE_RATE
         places = np.rint((centres - self._field.start - self._field.duration / 2) / self._field.step).astype(int)
         return np.asarray(activity[np.clip(places, 0, len(activity) - 1)] > self._active)

@@ -9,7 +9,9 @@ from typing_extensions import TypedDict
 from myna.server.dialects.deepgram.errors import DeepgramError
 from myna.server.dialects.deepgram.grant import DEFAULT_GRANT_S, GrantAnswer
 from myna.server.dialects.deepgram.jobs import JobAnswer
+from myna.server.dialects.deepgram.listen_request import DIARIZERS
 from myna.server.dialects.deepgram.status import EngineStatusAnswer, StatusAnswer
+from myna.server.dialects.speaker_limits import LIMITS, SPEAKER_COUNT
 from myna.server.http.openapi import (
     TEXT,
     RouteDescriptions,
@@ -27,10 +29,12 @@ from myna.server.keys import LONGEST_GRANT_S
 
 _FLAGS = (
     "punctuate", "smart_format", "numerals", "dictation", "profanity_filter", "filler_words", "measurements",
-    "multichannel", "paragraphs", "utterances", "detect_language",
+    "multichannel", "paragraphs", "utterances", "detect_language", "diarize",
 )  # fmt: skip
 _LISTS = ("search", "replace", "redact", "keyterm", "keywords", "tag")
-_TEXTS = ("model", "language", "encoding", "sample_rate", "channels", "utt_split", "callback", "callback_method")
+_TEXTS = (
+    "model", "language", "encoding", "sample_rate", "channels", "utt_split", "callback", "callback_method", "diarize_version",
+)  # fmt: skip
 
 
 class DeepgramWord(TypedDict):
@@ -41,6 +45,8 @@ class DeepgramWord(TypedDict):
     end: float
     confidence: float
     punctuated_word: NotRequired[str]
+    speaker: NotRequired[int]
+    speaker_confidence: NotRequired[float]
 
 
 class DeepgramAlternative(TypedDict):
@@ -89,6 +95,8 @@ def _listen() -> Schema:
         *(query_parameter(name, {"type": "boolean", "default": False}) for name in _FLAGS),
         *(query_parameter(name, {"type": "array", "items": TEXT}) for name in _LISTS),
         *(query_parameter(name, TEXT) for name in _TEXTS),
+        query_parameter("diarize_model", {"enum": list(DIARIZERS)}),
+        *(query_parameter(name, SPEAKER_COUNT) for name in LIMITS),
     ]
     body = {
         "required": True,

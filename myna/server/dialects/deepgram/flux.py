@@ -67,9 +67,9 @@ class FluxEntry(PlainEntry):
         self._request = parse(query)
         return ModelWanted.of(self._request.model, PUBLIC_MODELS, self._request.language)
 
-    def dialect(self, model: Model, engine: EngineInfo) -> FluxDialect:
+    def dialect(self, model: Model, engine: EngineInfo, diarizer: str = "") -> FluxDialect:
         """Return the translator. Raises `Refusal` for options that the model lacks."""
-        del model
+        del model, diarizer
         assert self._request is not None
         return FluxDialect(self.name, self._request, self._settings, engine)
 

@@ -10,6 +10,7 @@ from myna.runtime.errors import Refusal
 from myna.server.dialects.defaults import default_policy
 from myna.server.dialects.options import LONGEST_KEYTERM, MOST_KEYTERMS
 from myna.server.dialects.parameters import Parameters, decimal, refused
+from myna.server.dialects.speaker_limits import limits_of
 from myna.server.language_tags import primary, spoken_language, unknown_language
 from myna.server.settings import Settings
 from myna.streaming.audio.raw import AudioError, Codec, Coded, Encoding, RawFormat
@@ -50,6 +51,8 @@ _CODED = {
 UNSERVED = {"detect_entities": "this server has no model that detects entities"}
 DIARIZERS = ("latest", "v1", "v2")
 """Versions of Deepgram's diarizer. All stand for the one here."""
+LEGACY_DIARIZER = "v1"
+"""The version that `diarize=true` stands for."""
 _REDACTIONS = {"true": Redaction.NUMBERS, **{kind.value: kind for kind in Redaction}}
 _METHODS = ("POST", "PUT")
 """HTTP methods of a callback. Any other would let a client use this server's address for actions on another server."""
@@ -74,6 +77,8 @@ class ListenRequest:
     callback: Callback | None
     diarizer: str | None
     """The version of the diarizer that the client asks for; None: it wants no speakers."""
+    speakers: SpeakerLimits | None
+    """How many speakers to tell apart; None: none."""
 
     @property
     def channels(self) -> int | None:
@@ -89,7 +94,7 @@ class ListenRequest:
             endpoint_ms=self.endpointing_ms,
             gap_ms=self.utterance_end_ms,
             silence_s=SILENCE_S,
-            speakers=SpeakerLimits() if self.diarizer else None,
+            speakers=self.speakers,
         )
         if not self.interim_results:
             policy = replace(policy, interim_every_s=None)
@@ -149,15 +154,25 @@ def parse(query: Collection[tuple[str, str]]) -> ListenRequest:
         keyterms=keyterms_of(given),
         callback=callback_of(given),
         diarizer=diarizer,
+        speakers=speakers_of(given, diarizer),
     )
 
 
 def diarizer_of(given: Parameters) -> str | None:
-    """Return the version of the diarizer that a request asks for; None: it asks for no speakers. Raises `Refusal`."""
+    """Return the version of the diarizer that a request asks for; None: it asks for no speakers. Raises `Refusal`.
+
+    `diarize_version` chose between diarizers that Deepgram has retired; any value stands for the one here.
+    """
     wanted, model = given.flag("diarize"), given.choice("diarize_model", DIARIZERS)
-    if wanted and model:
-        raise refused("diarize and diarize_model cannot be combined.")
-    return model or (DIARIZERS[0] if wanted else None)
+    version = given.text("diarize_version")
+    if model and (wanted or version):
+        raise refused(f"{'diarize' if wanted else 'diarize_version'} and diarize_model cannot be combined.")
+    return model or (LEGACY_DIARIZER if wanted else None)
+
+
+def speakers_of(given: Parameters, diarizer: str | None) -> SpeakerLimits | None:
+    """Return how many speakers to tell apart; None: none. Raises `Refusal`."""
+    return limits_of(given, wanted=diarizer is not None, asking="diarize=true or diarize_model")
 
 
 def audio_of(given: Parameters) -> RawFormat | Coded:

@@ -81,10 +81,10 @@ class DeepgramEntry(PlainEntry):
         self._request = parse(query)
         return ModelWanted.of(self._request.model, PUBLIC_MODELS, self._request.language)
 
-    def dialect(self, model: Model, engine: EngineInfo) -> DeepgramDialect:
+    def dialect(self, model: Model, engine: EngineInfo, diarizer: str = "") -> DeepgramDialect:
         """Return the translator. Raises `Refusal` for options that the model lacks."""
         assert self._request is not None
-        return DeepgramDialect(self.name, self._request, self._settings, model, engine)
+        return DeepgramDialect(self.name, self._request, self._settings, model, engine, diarizer)
 
     @property
     def callback(self) -> Callback | None:
@@ -116,6 +116,7 @@ class DeepgramDialect(Unresumable):
         settings: Settings,
         model: Model,
         engine: EngineInfo,
+        diarizer: str,
     ) -> None:
         self.idle_timeout_s = settings.deepgram_idle_timeout_s
         self._request_id = request_id
@@ -134,6 +135,7 @@ class DeepgramDialect(Unresumable):
         self._finalized: set[int] = set()  # channels whose open flush has produced a final already
         self._ends: dict[int, float] = {}  # channel → where its last final ended
         self._model = model_metadata(model, engine)
+        self._diarizer = diarizer
         self._metadata = {"request_id": request_id, **self._model}
 
     def begin(self) -> Sequence[Command]:
@@ -328,7 +330,7 @@ class DeepgramDialect(Unresumable):
         """Return what the metadata of a result whose words have speakers has besides."""
         if all(word.speaker is None for word in words):
             return {}
-        return {"diarize_info": {"model_uuid": self._metadata["model_uuid"], "arch": "v1"}}
+        return {"diarize_info": {"model_uuid": self._diarizer, "arch": "v1"}}
 
 
 def _seconds(sample: int) -> float:

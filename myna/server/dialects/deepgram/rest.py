@@ -19,6 +19,7 @@ from myna.server.dialects.deepgram.listen_request import (
     keyterms_of,
     options_of,
     searches_of,
+    speakers_of,
     spoken,
 )
 from myna.server.dialects.deepgram.models import PUBLIC_MODELS, model_metadata, models_used
@@ -59,11 +60,8 @@ class FileRequest:
     callback: Callback | None
     diarizer: str | None
     """The version of the diarizer that the client asks for; None: it wants no speakers."""
-
-    @property
-    def speakers(self) -> SpeakerLimits | None:
-        """How many speakers to tell apart; None: none."""
-        return SpeakerLimits() if self.diarizer else None
+    speakers: SpeakerLimits | None
+    """How many speakers to tell apart; None: none."""
 
     def options(self, engine: EngineInfo) -> Options:
         """Return the engine's options. Raises `Refusal` for options that the engine lacks."""
@@ -94,6 +92,7 @@ def parse(query: Collection[tuple[str, str]]) -> FileRequest:
             )
     language = given.text("language")
     formatting = formatting_of(given, language)
+    diarizer = diarizer_of(given)
     detect = any(value.lower() not in ("false", "0") for value in given.texts("detect_language"))
     return FileRequest(
         model=ModelWanted.of(given.text("model"), PUBLIC_MODELS, None if detect else language),
@@ -110,7 +109,8 @@ def parse(query: Collection[tuple[str, str]]) -> FileRequest:
         keyterms=keyterms_of(given),
         tags=given.texts("tag"),
         callback=callback_of(given),
-        diarizer=diarizer_of(given),
+        diarizer=diarizer,
+        speakers=speakers_of(given, diarizer),
     )
 
 

@@ -26,7 +26,9 @@ from myna.server.dialects.base import (
     Resume,
 )
 from myna.server.dialects.defaults import SOFT_SHARE, default_policy
-from myna.server.dialects.parameters import whole
+from myna.server.dialects.native.entries import rounded, speakers_message, word_entries
+from myna.server.dialects.parameters import Parameters, whole
+from myna.server.dialects.speaker_limits import limits_of
 from myna.server.language_tags import spoken_language, unknown_language
 from myna.server.serving import ModelWanted
 from myna.server.settings import Settings
@@ -36,6 +38,7 @@ from myna.streaming.events import seconds
 from myna.streaming.policy import MULTIPLE, Options, Policy
 from myna.streaming.session.decode_window import fitted
 from myna.streaming.session.jobs import EngineInfo
+from myna.streaming.speakers.history import SpeakersRevised
 from myna.streaming.speakers.labelling import SpeakerLimits
 from myna.streaming.text.joining import written_text
 from myna.streaming.text.languages import main_language
@@ -56,7 +59,7 @@ class NativeEntry(PlainEntry):
         self._settings = settings
         self._form = wire.Format.JSON
         self._resume: Resume | None = None
-        self._speakers = False
+        self._speakers: SpeakerLimits | None = None
 
     def read(self, query: Collection[tuple[str, str]]) -> ModelWanted:
         """Parse the request's parameters; return the model it asks for. Raises `Refusal`."""
@@ -76,18 +79,19 @@ class NativeEntry(PlainEntry):
         diarize = parameters.get("diarize", "false").lower()
         if diarize not in ("true", "false"):
             raise Refusal(400, "bad_diarize", f"diarize must be true or false, not {quoted(diarize)}")
-        self._speakers = diarize == "true"
+        given = Parameters(query, "bad_speakers")
+        self._speakers = limits_of(given, wanted=diarize == "true", asking="diarize=true")
         return ModelWanted(parameters.get("model"), language=spoken_language(parameters.get("language")))
 
-    def dialect(self, model: Model, engine: EngineInfo) -> NativeDialect:
+    def dialect(self, model: Model, engine: EngineInfo, diarizer: str = "") -> NativeDialect:
         """Return the translator. Options that the model lacks are refused at the `start` message."""
-        del model
-        return NativeDialect(self._form, self._settings, engine, speakers=self._speakers)
+        del model, diarizer
+        return NativeDialect(self._form, self._settings, engine, self._speakers)
 
     @property
     def speakers(self) -> bool:
         """Whether the client wants the speakers of words."""
-        return self._speakers
+        return self._speakers is not None
 
     @property
     def resume(self) -> Resume | None:
@@ -102,7 +106,9 @@ class NativeEntry(PlainEntry):
 class NativeDialect:
     """One connection's translator."""
 
-    def __init__(self, form: wire.Format, settings: Settings, engine: EngineInfo, *, speakers: bool = False) -> None:
+    def __init__(
+        self, form: wire.Format, settings: Settings, engine: EngineInfo, speakers: SpeakerLimits | None = None
+    ) -> None:
         self.idle_timeout_s = settings.idle_timeout_s
         self.resume_token: str | None = None
         self._resume_s = settings.resume_s
@@ -112,7 +118,7 @@ class NativeDialect:
         self._unacknowledged_bytes = 0
         self._stream = ""
         self._form = form
-        self._defaults = replace(default_policy(settings, engine), speakers=SpeakerLimits() if speakers else None)
+        self._defaults = replace(default_policy(settings, engine), speakers=speakers, speakers_revised=True)
         self._engine = engine
         self._policy: Policy | None = None
         self._language = engine.languages[0] if len(engine.languages) == 1 else "und"
@@ -193,24 +199,24 @@ class NativeDialect:
         """Return the frames to send for an event."""
         match event:
             case events.SpeechStarted(at=at, channel=channel):
-                return self._frames(wire.SpeechStartedMessage(channel=channel, time=_round(seconds(at))))
+                return self._frames(wire.SpeechStartedMessage(channel=channel, time=rounded(seconds(at))))
             case events.Interim(channel=channel, span=span, words=words, stable=stable):
                 partial = wire.PartialMessage(
                     channel=channel,
-                    start=_round(seconds(span.start)),
-                    end=_round(seconds(span.end)),
+                    start=rounded(seconds(span.start)),
+                    end=rounded(seconds(span.end)),
                     text=written_text(words),
-                    words=_words(words),
+                    words=word_entries(words),
                     stable=stable,
                 )
                 return self._frames(partial, replaces=f"partial {channel}")
             case events.Final(channel=channel, span=span, words=words, cause=cause):
                 final = wire.FinalMessage(
                     channel=channel,
-                    start=_round(seconds(span.start)),
-                    end=_round(seconds(span.end)),
+                    start=rounded(seconds(span.start)),
+                    end=rounded(seconds(span.end)),
                     text=written_text(words),
-                    words=_words(words),
+                    words=word_entries(words),
                     language=found.code if (found := main_language(words)) else None,
                     cause=cast(
                         "Literal['endpoint', 'length', 'finalize', 'close']", cause.value
@@ -218,9 +224,11 @@ class NativeDialect:
                 )
                 return self._frames(final)
             case events.UtteranceEnd(channel=channel, last_word_end=end):
-                return self._frames(wire.UtteranceEndMessage(channel=channel, last_word_end=_round(end)))
+                return self._frames(wire.UtteranceEndMessage(channel=channel, last_word_end=rounded(end)))
             case events.Flushed(token=token, everywhere=True):
                 return self._frames(wire.FinalizedMessage(id=self._flushes.pop(token)))
+            case SpeakersRevised():
+                return self._frames(speakers_message(event))
             case events.Failed(span=span, reason=reason):
                 where = f"{seconds(span.start):.1f}-{seconds(span.end):.1f} s"
                 return self._frames(
@@ -234,7 +242,7 @@ class NativeDialect:
             ("close", 1000) if error is None else (error.code, _CLOSE_CODES.get(error.code, POLICY_VIOLATION))
         )
         frames = () if error is None else self._frames(wire.ErrorMessage(code=error.code, message=error.message))
-        closed = self._frames(wire.ClosedMessage(reason=reason, seconds=_round(heard_s)))
+        closed = self._frames(wire.ClosedMessage(reason=reason, seconds=rounded(heard_s)))
         return Farewell((*frames, *closed), code, reason)
 
     def _frames(self, message: wire.AnyServerMessage, replaces: str | None = None) -> Sequence[Frame]:
@@ -297,22 +305,3 @@ def _audio(start: wire.StartMessage) -> RawFormat | Coded:
         return RawFormat(Encoding(start.encoding), start.sample_rate, start.channels)
     except AudioError as error:
         raise DialectError("unsupported_audio", str(error)) from error
-
-
-def _words(words: Sequence[events.Word]) -> tuple[wire.WordEntry, ...]:
-    return tuple(
-        wire.WordEntry(
-            word=word.bare,
-            punctuated_word=word.text,
-            start=_round(word.start),
-            end=_round(word.end),
-            confidence=_round(word.confidence),
-            speaker=word.speaker,
-        )
-        for word in words
-    )
-
-
-def _round(value: float) -> float:
-    """Return a time to the millisecond: the times of words are not known more exactly."""
-    return round(value, 3)

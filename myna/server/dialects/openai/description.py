@@ -15,6 +15,7 @@ from myna.server.dialects.openai.client_secrets import (
 from myna.server.dialects.openai.errors import OpenAIError
 from myna.server.dialects.openai.rest import FORMATS, GRANULARITIES
 from myna.server.dialects.openai.transcriptions import PATH
+from myna.server.dialects.speaker_limits import LIMITS, SPEAKER_COUNT
 from myna.server.http.openapi import (
     TEXT,
     RouteDescriptions,
@@ -64,6 +65,7 @@ def transcriptions(summary: str = "Transcribe the file, or the files, of a form.
         temperature={"type": "number", "minimum": 0, "maximum": 1},
         stream={"type": "boolean"},
         batch={"type": "boolean"},
+        **dict.fromkeys(LIMITS, SPEAKER_COUNT),
         **{
             "timestamp_granularities[]": {"type": "array", "items": {"enum": list(GRANULARITIES)}},
             "include[]": {"type": "array", "items": {"enum": ["logprobs"]}},

@@ -51,8 +51,9 @@ class RealtimeEntry(PlainEntry):
         language = (self._begun(RealtimeSession()).transcription or {}).get("language")
         return ModelWanted.of(self._asked, PUBLIC_MODELS, language)
 
-    def dialect(self, model: Model, engine: EngineInfo) -> RealtimeDialect:
+    def dialect(self, model: Model, engine: EngineInfo, diarizer: str = "") -> RealtimeDialect:
         """Return the translator. Raises `Refusal` for options of the client secret that the model lacks."""
+        del diarizer
         names = frozenset(name for name in (model.name, engine.name, self._asked) if name)
         session = self._begun(RealtimeSession(transcription={"model": self._asked or model.name}), names)
         session.options(engine)

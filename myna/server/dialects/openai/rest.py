@@ -15,6 +15,7 @@ from myna.server.dialects.openai.language_names import CODES, NAMES
 from myna.server.dialects.openai.models import PUBLIC_MODELS
 from myna.server.dialects.options import LONGEST_KEYTERM, MOST_KEYTERMS
 from myna.server.dialects.parameters import Parameters
+from myna.server.dialects.speaker_limits import limits_of
 from myna.server.language_tags import primary, spoken_language, unknown_language
 from myna.server.serving import ModelWanted
 from myna.streaming.events import Word
@@ -54,11 +55,8 @@ class TranscriptionRequest:
     """An extension: the request has several files, and its answer a list."""
     spaced: bool = False
     """An extension: each word carries the space behind it, in every format that has words."""
-
-    @property
-    def speakers(self) -> SpeakerLimits | None:
-        """How many speakers to tell apart; None: none."""
-        return SpeakerLimits() if self.response_format == DIARIZED else None
+    speakers: SpeakerLimits | None = None
+    """How many speakers to tell apart; None: none."""
 
     def options(self, engine: EngineInfo) -> Options:
         """Return the engine's options. Raises `Refusal` for options that the engine lacks."""
@@ -109,6 +107,7 @@ def parse(
         logprobs="logprobs" in given.texts("include"),
         batch=given.flag("batch"),
         spaced=spaced,
+        speakers=limits_of(given, wanted=response_format == DIARIZED, asking=f"response_format={DIARIZED}"),
     )
 
 

@@ -10,6 +10,7 @@ from myna.server.dialects.openai.transcriptions import PATH
 from myna.server.dialects.reflector.diarize import PATH as DIARIZE
 from myna.server.dialects.reflector.from_url import FROM_URL
 from myna.server.dialects.reflector.requests import PREFIX
+from myna.server.dialects.speaker_limits import LIMITS, SPEAKER_COUNT
 from myna.server.http.openapi import (
     TEXT,
     RouteDescriptions,
@@ -69,6 +70,7 @@ def _diarize() -> Schema:
         parameters=[
             query_parameter("audio_file_url", {"type": "string", "format": "uri"}, required=True),
             query_parameter("timestamp", {"type": "number", "default": 0}),
+            *(query_parameter(name, SPEAKER_COUNT) for name in LIMITS),
         ],
         takes_files=True,
     )

@@ -11,11 +11,14 @@ from myna.batch.diarization import Diarization
 from myna.batch.json_pieces import json_pieces
 from myna.runtime.errors import Refusal
 from myna.server.dialects.openai.errors import openai_response
+from myna.server.dialects.parameters import Parameters
 from myna.server.dialects.reflector.requests import LARGEST_OFFSET_S, PREFIX
+from myna.server.dialects.speaker_limits import limits_of
 from myna.server.http.answers import Answer
 from myna.server.http.file_requests import Admitted, FileRequests, temporary_folder, unless_gone
 from myna.server.http.file_work import FileWork
 from myna.streaming.events import seconds
+from myna.streaming.speakers.labelling import SpeakerLimits
 from myna.wire.quoting import quoted
 
 PATH = "/diarize"
@@ -39,14 +42,21 @@ class Diarize:
 
     async def _diarize(self, request: web.Request) -> web.StreamResponse:
         async with self._requests.admit(request) as admitted, temporary_folder() as folder:
+            limits = limits_of(
+                Parameters(request.query.items(), "invalid_value"), wanted=True, asking=PATH, wrong_type=422
+            )
             url, offset_s = request.query.get("audio_file_url"), _offset(request.query.get("timestamp", "0"))
             if not url:
                 raise Refusal(422, "missing_field", "audio_file_url is required.", param="audio_file_url")
-            return await (await unless_gone(request, self._answer(url, offset_s, folder, admitted))).send(request)
+            return await (await unless_gone(request, self._answer(url, offset_s, limits, folder, admitted))).send(
+                request
+            )
 
-    async def _answer(self, url: str, offset_s: float, folder: Path, admitted: Admitted) -> Answer:
+    async def _answer(
+        self, url: str, offset_s: float, limits: SpeakerLimits | None, folder: Path, admitted: Admitted
+    ) -> Answer:
         fetched = await self._work.fetched(url, folder / "fetched", admitted.grow, admitted.share)
-        found = await self._work.diarize(fetched.path, share=admitted.share)
+        found = await self._work.diarize(fetched.path, limits, share=admitted.share)
         return await self._work.answers.made(
             lambda: json_pieces({"diarization": _turns(found, offset_s)}), folder, "application/json"
         )

@@ -51,8 +51,9 @@ class FromUrl:
     ) -> Answer:
         fetched = await self._work.fetched(url, folder / "fetched", admitted.grow, admitted.share)
         done = await self._work.transcribe(
-            fetched.path, asked.model, asked.options, Coded(), mix=True, share=admitted.share
-        )
+            fetched.path, asked.model, asked.options, Coded(), mix=True, share=admitted.share,
+            speakers=asked.speakers, needs_speakers=True,
+        )  # fmt: skip
 
         def pieces() -> Iterable[bytes]:
             if asked.response_format is not None:
