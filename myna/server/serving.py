@@ -75,5 +75,5 @@ def catalogue_of(settings: Settings) -> Catalogue:
     """Return the catalogue of a server with these settings."""
     return Catalogue(
         settings.models, settings.model, settings.aliases, settings.languages, settings.models_by_language,
-        look_ahead_ms=settings.look_ahead_ms,
+        look_ahead_ms=settings.look_ahead_ms, diarizer=settings.diarization_model,
     )  # fmt: skip

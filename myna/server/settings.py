@@ -197,6 +197,11 @@ class Settings(BaseSettings):
         le=60_000,
         description="How long a live final waits for the speakers of its words; then it goes without.",
     )
+    diarization_model: str = Field(
+        "",
+        description="Model that tells speakers apart: a name or a folder. Empty: `diarization` if it is in `models`, else"
+        " `speakers`, which is installed with the server.",
+    )
     without_diarizer: Literal["answer", "refuse"] = Field(
         "answer",
         description="Reaction to `diarize` where no model tells speakers apart: `answer` without them, or `refuse` with 400.",

@@ -1,34 +1,26 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 import pytest
 import soundfile
+from fetched import fetched
 
-from myna.inference.engines.offers import add, offered
 from myna.inference.engines.port import ModelOptions
 from myna.inference.engines.whisper.engine import WhisperEngine
 
 HERE = Path(__file__).parent
 
 
-def model(name: str) -> Path:
-    """Return the folder of a model that an engine offers; it is fetched once on a machine."""
-    folder = Path(os.environ.get("MYNA_TEST_MODELS") or platformdirs.user_cache_path("myna") / "test-models")
-    return folder / name if (folder / name).is_dir() else add(offered(name), folder)
-
-
 @pytest.fixture(scope="session")
 def tiny_en_folder() -> Path:
-    return model("whisper-tiny.en")
+    return fetched("whisper-tiny.en")
 
 
 @pytest.fixture(scope="session")
 def base_folder() -> Path:
-    return model("whisper-base")
+    return fetched("whisper-base")
 
 
 @pytest.fixture(scope="session")

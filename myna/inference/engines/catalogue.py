@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from myna.inference.engines import registry
-from myna.inference.engines.kind import EngineKind, Model, nearest
+from myna.inference.engines.kind import Answers, EngineKind, Model, nearest
 from myna.streaming.errors import EngineUnavailableError
 from myna.streaming.policy import MULTIPLE
 from myna.wire.quoting import quoted
@@ -37,7 +37,9 @@ class Catalogue:
 
     `default` and the values of `aliases` are names, paths, or hub names (owner/name). Clients request a name or an alias.
     `languages` gives the languages of models whose files do not declare them; `by_language`, the model that `auto` stands for
-    in each language. `look_ahead_ms` is the wanted look-ahead of streaming models.
+    in each language. `look_ahead_ms` is the wanted look-ahead of streaming models. `diarizer` is the name or the folder of
+    the model that tells speakers apart, which clients cannot request; empty: the first one offered that is in the folder, or
+    else a bundled one.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Catalogue:
         by_language: Mapping[str, str] | None = None,
         *,
         look_ahead_ms: int | None = None,
+        diarizer: str = "",
     ) -> None:
         self._folder = folder
         self._default = default
@@ -56,6 +59,7 @@ class Catalogue:
         self._languages = languages
         self._by_language = dict(by_language or {})
         self._look_ahead_ms = look_ahead_ms
+        self._diarizer = diarizer
         self._read: dict[Path, tuple[_Stamp, Model | str]] = {}
         self._lock = threading.Lock()
 
@@ -77,12 +81,13 @@ class Catalogue:
             for kind in registry.kinds().values():
                 if kind.bundled and kind.listed and kind.answers == "words" and not kind.missing:
                     usable[kind.bundled.name] = kind.bundled
-            for target in [*self._files(), self._default, *self._aliases.values(), *self._by_language.values()]:
+            for target in [*self._files("words"), self._default, *self._aliases.values(), *self._by_language.values()]:
                 name = _name_of(target)
                 if name in usable or name in broken:
                     continue
                 try:
                     if found := self._model(name, target):
+                        _check_words(found)
                         usable[name] = found
                 except EngineUnavailableError as error:
                     broken[name] = str(error)
@@ -103,19 +108,65 @@ class Catalogue:
             raise UnknownModelError(f"model {quoted(wanted)} cannot be used: {broken[wanted]}")
         if or_default:
             return self.find(language=language)
-        if offer := next((o for kind in registry.kinds().values() for o in kind.offers if o.name == wanted), None):
+        if offer := next((o for kind in _answering("words") for o in kind.offers if o.name == wanted), None):
             raise UnknownModelError(f"model {quoted(wanted)} is not here; to fetch it: myna models add {offer.name}")
         there = ", ".join(sorted({*usable, *(alias for alias, target in self.aliases.items() if target in usable)}))
         raise UnknownModelError(f"unknown model {quoted(name or self._default)}; available: {there or 'none'}")
 
+    @property
+    def names_diarizer(self) -> bool:
+        """Return whether the configuration names the model that tells speakers apart."""
+        return bool(self._diarizer)
+
     def diarizer(self) -> Model:
-        """Return the model that tells speakers apart. Raises `UnknownModelError`."""
-        kinds = [kind for kind in registry.kinds().values() if kind.answers == "voices"]
+        """Return the model that tells speakers apart.
+
+        Raises `UnknownModelError` if there is none, and `EngineUnavailableError` if the one to use cannot be used.
+        """
+        with self._lock:
+            if self._diarizer:
+                return self._described_diarizer(self._diarizer)
+            kinds = _answering("voices")
+            for offer in (offer for kind in kinds for offer in kind.offers):
+                if (self._folder / offer.name).exists():
+                    return self._described_diarizer(offer.name)
+            for kind in kinds:
+                if kind.bundled and not kind.missing:
+                    return kind.bundled
+            how = " or ".join(kind.install for kind in kinds)
+            raise UnknownModelError(f"no model that tells speakers apart is installed; to install one: {how}")
+
+    def diarizers(self) -> tuple[dict[str, Model], dict[str, str]]:
+        """Return the usable models that tell speakers apart by name, and for each unusable one the reason."""
+        usable: dict[str, Model] = {}
+        broken: dict[str, str] = {}
+        with self._lock:
+            usable = {
+                kind.bundled.name: kind.bundled for kind in _answering("voices") if kind.bundled and not kind.missing
+            }
+            for target in [*self._files("voices"), *([self._diarizer] if self._diarizer else [])]:
+                name = _name_of(target)
+                try:
+                    usable[name] = self._described_diarizer(target)
+                except EngineUnavailableError as error:
+                    broken[name] = str(error)
+        return usable, broken
+
+    def _described_diarizer(self, target: str) -> Model:
+        kinds = _answering("voices")
         for kind in kinds:
-            if kind.bundled and not kind.missing:
+            if kind.bundled and target in (kind.name, kind.bundled.name):
+                kind.check()
                 return kind.bundled
-        how = " or ".join(kind.install for kind in kinds)
-        raise UnknownModelError(f"no model that tells speakers apart is installed; to install one: {how}")
+        path = next((path for path in (self._folder / target, Path(target)) if path.exists()), None)
+        if path is None:
+            offered = any(offer.name == target for kind in kinds for offer in kind.offers)
+            how = f"; to fetch it: myna models add {target}" if offered else ""
+            raise EngineUnavailableError(f"there is no model and no folder {target}{how}")
+        if not any(kind.answers == "voices" for kind in _claiming(path)):
+            forms = " or ".join(kind.form for kind in kinds if kind.form)
+            raise EngineUnavailableError(f"{path} is no model that tells speakers apart; such a model is {forms}")
+        return self._described(_name_of(target), path)
 
     def _of_language(self, language: str | None, usable: dict[str, Model], broken: dict[str, str]) -> Model:
         """Return the model that serves a language: the configured one, else the first that supports it."""
@@ -135,13 +186,16 @@ class Catalogue:
         asked = "speech whose language changes" if several else f"the language {quoted(language or '')}"
         raise UnknownModelError(f"no model supports {asked}; the models support: {known or 'none'}")
 
-    def _files(self) -> list[str]:
-        """Return the files and folders of the models' folder that an engine claims."""
+    def _files(self, answers: Answers) -> list[str]:
+        """Return the files and folders of the models' folder that an engine with such answers claims."""
         try:
             inside = sorted(self._folder.iterdir())
         except OSError:
             return []
-        return [str(path) for path in inside if not path.name.startswith(".") and _claiming(path)]
+        return [
+            str(path) for path in inside
+            if not path.name.startswith(".") and any(kind.answers == answers for kind in _claiming(path))
+        ]  # fmt: skip
 
     def _model(self, name: str, target: str) -> Model | None:
         """Return the model that a name, path or hub name refers to, or None. Raises `EngineUnavailableError`."""
@@ -190,6 +244,15 @@ class Catalogue:
         if trained:
             trained.insert(0, trained.pop(nearest(trained, self._look_ahead_ms)))
         return replace(model, languages=languages, look_aheads_ms=tuple(trained))
+
+
+def _answering(answers: Answers) -> list[EngineKind]:
+    return [kind for kind in registry.kinds().values() if kind.answers == answers]
+
+
+def _check_words(model: Model) -> None:
+    if registry.kinds()[model.engine].answers != "words":
+        raise EngineUnavailableError("it tells speakers apart and writes no words; name it in diarization_model")
 
 
 def _claiming(path: Path) -> list[EngineKind]:

@@ -73,6 +73,13 @@ class Offer:
     """Of each file of the model."""
 
 
+def _installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # the package that this one lies in is missing
+        return False
+
+
 def _none(_: Path) -> bool:
     return False
 
@@ -111,6 +118,8 @@ class EngineKind:
     """A model that is installed with what the engine needs. It can be requested by its own name or by the engine's."""
     listed: bool = True
     """Whether the bundled model is in lists. A model for tests is not."""
+    form: str = ""
+    """What a folder of this kind is, for the error that nothing claims a folder: `a folder with …`."""
     claims: Callable[[Path], bool] = _none
     """Return whether a file or folder is meant for this engine, judging by names alone."""
     describe: Callable[[Path], Model] = _unclaimed
@@ -137,7 +146,7 @@ class EngineKind:
     @property
     def missing(self) -> list[str]:
         """Return the packages that the engine needs and that are not installed."""
-        return [package for package in self.needs if find_spec(package) is None]
+        return [package for package in self.needs if not _installed(package)]
 
     def check(self) -> None:
         """Raise `EngineUnavailableError` if a package that the engine needs is not installed."""

@@ -18,17 +18,14 @@ import numpy as np
 from myna.inference.engines.diarizer.fbank import HAMMING, fbank
 from myna.inference.engines.diarizer.kind import EMBEDDED
 from myna.inference.engines.diarizer.ort_format import optimised_session
-from myna.inference.engines.diarizer.parts import RunSound, frames_of
+from myna.inference.engines.diarizer.parts import RunSound, frames_of, padded
 from myna.streaming.errors import EngineUnavailableError
-from myna.streaming.events import SAMPLE_RATE
 
 PACKAGE = "moonshine_voice"
 _MARK = b"ORTM"
 """The identifier of an onnxruntime flatbuffer, 4 bytes behind its start."""
 _ACTIVE = 0.5
 """Activity from which a voice speaks: pyannote's own default."""
-_SHORTEST = SAMPLE_RATE
-"""Samples of the shortest window that the segmentation hears well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +54,7 @@ class EmbeddedParts:
 
     def active(self, sound: np.ndarray) -> np.ndarray:
         """Return which voices speak; less than a second is padded with silence, and frames of the padding are left out."""
-        padded = np.pad(sound, (0, max(0, _SHORTEST - len(sound))))
-        activity = self._segmentation.run(None, {"waveforms": padded[None, None]})[0][0]
+        activity = self._segmentation.run(None, {"waveforms": padded(sound)[None, None]})[0][0]
         return np.asarray(activity[: frames_of(len(sound))] > _ACTIVE)
 
     def features(self, sound: np.ndarray) -> np.ndarray:

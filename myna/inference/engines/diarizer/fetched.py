@@ -5,8 +5,6 @@ The graphs are built in memory from the checkpoints, in half a second, so that t
 
 from __future__ import annotations
 
-import hashlib
-import uuid
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +12,9 @@ import numpy as np
 from myna.inference.engines.cpu_session import cpu_session
 from myna.inference.engines.diarizer import campplus, pyannet
 from myna.inference.engines.diarizer.fbank import POVEY, fbank
-from myna.inference.engines.diarizer.kind import CAMPPLUS, OFFER, SEGMENTATION
-from myna.inference.engines.diarizer.parts import RunSound, frames_of
+from myna.inference.engines.diarizer.offer import CAMPPLUS, SEGMENTATION, VERSION, checked
+from myna.inference.engines.diarizer.parts import RunSound, frames_of, padded
 from myna.inference.engines.diarizer.torch_zip import read_checkpoint
-from myna.streaming.errors import EngineUnavailableError
-from myna.streaming.events import SAMPLE_RATE
-
-VERSION = "campplus-zh-en-common-advanced"
 
 
 class FetchedParts:
@@ -37,8 +31,7 @@ class FetchedParts:
 
     def active(self, sound: np.ndarray) -> np.ndarray:
         """Return which voices speak: those of the class with the highest score. Less than a second is padded to one."""
-        padded = np.pad(sound, (0, max(0, SAMPLE_RATE - len(sound))))
-        scores = self._segmentation.run(None, {pyannet.INPUT: padded[None, None]})[0][0]
+        scores = self._segmentation.run(None, {pyannet.INPUT: padded(sound)[None, None]})[0][0]
         return np.asarray(pyannet.POWERSET[scores[: frames_of(len(sound))].argmax(axis=-1)])
 
     def features(self, sound: np.ndarray) -> np.ndarray:
@@ -50,20 +43,3 @@ class FetchedParts:
         return np.asarray(
             self._embedding.run(None, {campplus.INPUT: (run.features - run.features.mean(axis=0))[None]})[0][0]
         )
-
-
-def checked(folder: Path) -> str:
-    """Return a name for the folder's weights, the same for the same weights. Raises `EngineUnavailableError`."""
-    for name, expected in OFFER.sha256.items():
-        try:
-            with (folder / name).open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise EngineUnavailableError(f"{folder / name} cannot be read: {error.strerror}") from error
-        if found != expected:
-            size = (folder / name).stat().st_size
-            raise EngineUnavailableError(
-                f"{folder / name} ({size} bytes) has the sha256 {found}, not {expected};"
-                f" remove {folder} and fetch it again: myna models add {OFFER.name}"
-            )
-    return str(uuid.uuid5(uuid.NAMESPACE_OID, OFFER.sha256[CAMPPLUS] + OFFER.sha256[SEGMENTATION]))

