@@ -51,12 +51,13 @@ QUERIES = [
     ("callback", "http://example.com"), ("extra", "k:v"), ("punctuate", "maybe"), ("diarize", "true"), ("smart_format", "1"),
     ("utterances", "true"), ("utt_split", "0.8"), ("paragraphs", "true"), ("format", "msgpack"), ("resume", "t"),
     ("after", "3"), ("eot_threshold", "0.8"), ("eager_eot_threshold", "0.4"), ("eot_timeout_ms", "900"),
-    ("language_hint", "en"), ("intent", "transcription"), ("profanity_filter", "true"),
+    ("language_hint", "en"), ("intent", "transcription"), ("profanity_filter", "true"), ("diarize_version", "3"),
+    ("num_speakers", "2"), ("max_speakers", "4"),
 ]  # fmt: skip
 FIELDS = [
     ("model", "whisper-1"), ("response_format", "verbose_json"), ("timestamp_granularities[]", "word"), ("language", "en"),
     ("temperature", "0.2"), ("prompt", "p"), ("stream", "true"), ("include[]", "logprobs"), ("chunking_strategy", "auto"),
-    ("batch", "true"), ("chunking_strategy[type]", "server_vad"),
+    ("batch", "true"), ("chunking_strategy[type]", "server_vad"), ("known_speaker_names[]", "Ann"), ("num_speakers", "2"),
 ]  # fmt: skip
 ODD = [
     None,

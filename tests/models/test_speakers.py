@@ -174,6 +174,22 @@ async def test_reflectors_diarization_has_turns_and_shifts_them(server: Server, 
         assert [turn[name] for turn in later] == pytest.approx([turn[name] + 10 for turn in plain], abs=0.0011)
 
 
+async def test_reflectors_addresses_take_limits_and_formats_with_speakers(server: Server, flac: bytes) -> None:
+    async def sound(_request: web.Request) -> web.Response:
+        return web.Response(body=flac)
+
+    app = web.Application()
+    app.router.add_get("/dialogue.flac", sound)
+    async with served(app) as url, ClientSession() as session:
+        address = {"audio_file_url": f"{url}/dialogue.flac"}
+        for limits, speakers in (({"num_speakers": "1"}, {0}), ({"min_speakers": "2", "max_speakers": "2"}, {0, 1})):
+            async with session.post(f"{server.url}/diarize", params=address | limits) as response:
+                assert {turn["speaker"] for turn in (await response.json())["diarization"]} == speakers
+        asked = address | {"response_format": "diarized_json"}
+        async with session.post(f"{server.url}/v1/audio/transcriptions-from-url", json=asked) as response:
+            assert {segment["speaker"] for segment in (await response.json())["segments"]} == {"A", "B"}
+
+
 @pytest.mark.parametrize(
     ("query", "status"), [("", 422), ("audio_file_url=http://127.0.0.1:1/x&timestamp=x", 422),
                           ("audio_file_url=http://127.0.0.1:1/x&timestamp=nan", 400), ("audio_file_url=x", 400)],
