@@ -63,7 +63,7 @@ class Remind:
 
 @dataclass(frozen=True, slots=True)
 class Revise:
-    """Call `on_revised` with `past.revised()`, which may take a second of CPU time."""
+    """Call `on_revised` with `past.revised()`, which may take two seconds of CPU time."""
 
     past: Past
 

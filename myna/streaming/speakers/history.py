@@ -14,7 +14,7 @@ from myna.streaming.speakers.runs import Run
 
 MOST_RUNS_KEPT = 4000
 """Runs kept of a channel, the newest ones: about three hours of speech, 6 MB with embeddings of 256 values. Labelling them
-takes about a second of CPU time."""
+takes about two seconds of CPU time."""
 MOST_WORDS_KEPT = 50_000
 """Words whose times are kept of a channel, the newest ones: 0.8 MB."""
 
@@ -52,7 +52,7 @@ class Past:
     limits: SpeakerLimits
 
     def revised(self) -> SpeakersRevised:
-        """Label all runs at once. This takes about a second of CPU time for some hours of speech."""
+        """Label all runs at once. This takes about two seconds of CPU time for three hours of speech."""
         turns = label_all(self.runs, self.distances, self.limits)
         if self.since:  # words that are forgotten keep the labels told, so these must mean the same speakers
             turns = self._as_told(turns)
