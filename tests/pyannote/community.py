@@ -18,7 +18,7 @@ import yaml
 from onnx import numpy_helper
 
 from myna.inference.engines.diarizer.embedded import EMBEDDING, SEGMENTATION, embedded
-from myna.inference.engines.pyannote.pipeline import _without_extension
+from myna.inference.engines.pyannote.pipeline import without_extension
 
 EPSILON = 1e-5
 WITHIN = 0.35
@@ -94,7 +94,7 @@ def embedding_state(graph: onnx.GraphProto) -> dict[str, Any]:
 
 def made(folder: Path) -> Path:
     """Make the folder."""
-    _without_extension()
+    without_extension()
     import torch
     from pyannote.audio.core.task import Problem, Resolution, Specifications
     from pyannote.audio.models.embedding.wespeaker import WeSpeakerResNet34

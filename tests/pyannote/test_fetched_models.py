@@ -18,7 +18,7 @@ from myna.inference.engines.diarizer import campplus, pyannet
 from myna.inference.engines.diarizer.fbank import POVEY, fbank
 from myna.inference.engines.diarizer.offer import CAMPPLUS, OFFER, SEGMENTATION
 from myna.inference.engines.diarizer.torch_zip import read_checkpoint
-from myna.inference.engines.pyannote.pipeline import _without_extension
+from myna.inference.engines.pyannote.pipeline import without_extension
 
 SPEECH = recording("two_cities").astype(np.float32) / 32768
 MODULE = replace(
@@ -60,7 +60,7 @@ def test_an_embedding_is_that_of_torch(folder: Path, campplus_in_torch: Any, fra
 
 @pytest.mark.parametrize("length_s", [1.0, 3.3, 10.0])
 def test_a_segmentation_is_that_of_pyannote(folder: Path, length_s: float) -> None:
-    _without_extension()
+    without_extension()
     from pyannote.audio import Model
 
     model = Model.from_pretrained(folder / SEGMENTATION).eval()

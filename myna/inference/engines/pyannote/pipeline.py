@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from myna.inference.engines.diarizer.fbank import HAMMING, fbank
+from myna.inference.engines.diarizer.fbank import HAMMING, HOP, LENGTH, fbank
 from myna.inference.engines.diarizer.parts import RunSound, frames_of, padded
 from myna.inference.engines.pyannote.folder import inspect
 from myna.streaming.errors import EngineUnavailableError
@@ -57,9 +57,14 @@ class PipelineParts:
         return fbank(sound, HAMMING)
 
     def embedding(self, run: RunSound) -> np.ndarray | None:
-        """Return the embedding of the run, in which the frames to hear have weight."""
-        weights = torch.from_numpy(run.kept.astype(np.float32))[None]
-        found = self._embedding(torch.from_numpy(run.samples)[None, None], masks=weights)[0]
+        """Return the embedding of the samples of the frames to hear, joined.
+
+        With the weight 0 for the other frames, they would still count in the mean that is subtracted and in the convolutions:
+        on a telephone conversation two speakers became one.
+        """
+        heard = np.append(np.repeat(run.kept, HOP), np.full(LENGTH - HOP, run.kept[-1]))
+        sound = run.samples[: len(heard)][heard]
+        found = self._embedding(torch.from_numpy(sound)[None, None])[0]
         return np.asarray(found) if np.isfinite(found).all() else None
 
 
@@ -68,7 +73,7 @@ def _loaded(folder: Path, device: torch.device) -> Any:
     os.environ["PYANNOTE_METRICS_ENABLED"] = "0"  # read at import: by default it reports each start and each call
     os.environ["HF_HUB_OFFLINE"] = "1"
     if torch.version.cuda is None:
-        _without_extension()
+        without_extension()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchcodec, which decodes files, may not load: audio is passed as samples
         from pyannote.audio import Pipeline
@@ -84,7 +89,7 @@ def _loaded(folder: Path, device: torch.device) -> Any:
         return pipeline.to(device)
 
 
-def _without_extension() -> None:
+def without_extension() -> None:
     """Let torchaudio be imported without its compiled part.
 
     The wheels on PyPI are built for CUDA; that part does not load beside a torch for CPUs.
