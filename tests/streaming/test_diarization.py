@@ -149,7 +149,11 @@ def test_the_same_runs_give_the_same_labels(seed: int) -> None:
 
 
 def test_a_voice_that_says_too_little_belongs_to_the_nearest_speaker_of_a_file() -> None:
-    assert set(labels(label_all(said([0, 0, 1, 0, 0]), DISTANCES, SpeakerLimits()))) == {0}
+    assert set(labels(label_all(said([0, 0, 0, 1, 0, 0, 0]), DISTANCES, SpeakerLimits()))) == {0}
+
+
+def test_in_a_short_file_two_short_turns_are_two_speakers() -> None:
+    assert labels(label_all(said([0, 1]), DISTANCES, SpeakerLimits())) == [0, 1]
 
 
 @pytest.mark.parametrize(("limits", "number"), [

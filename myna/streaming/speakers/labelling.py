@@ -14,8 +14,9 @@ from myna.streaming.speakers.runs import Run, Track, vectors
 
 LEAST_OWN = samples(1.0)
 """Own speech that a run needs to take part in the clustering."""
-LEAST_SPEAKER = samples(4.0)
-"""Speech in such runs that a speaker of a file needs, unless the number of speakers is given."""
+LEAST_SPEAKER, LEAST_SHARE = samples(4.0), 0.2
+"""Speech in such runs that a speaker of a file needs, unless the number of speakers is given: so many samples or, of a short
+file, this share of it."""
 NARROWBAND_TILT = -5.0
 """Tilt below which speech is narrowband: -0.9 to 2.7 in wideband speech, -8.9 to -10.4 on the telephone."""
 _LINK = 0.15
@@ -78,7 +79,8 @@ def label_all(runs: Sequence[Run], distances: Distances, limits: SpeakerLimits) 
     tree = clustered(voices)
     number = limits.number
     groups = tree.into(number) if number else tree.below(distances.of(large))
-    kept = _kept(groups, weights, 0 if number else LEAST_SPEAKER)[: limits.highest]
+    least = 0 if number else min(LEAST_SPEAKER, LEAST_SHARE * float(weights.sum()))
+    kept = _kept(groups, weights, least)[: limits.highest]
     if number is None and len(kept) < limits.lowest and len(large) >= limits.lowest:
         groups = tree.into(limits.lowest)
         kept = _kept(groups, weights, 0)
@@ -139,7 +141,7 @@ def joined_turns(turns: Sequence[SpeakerTurn]) -> list[SpeakerTurn]:
     return sorted([*found, *last.values()], key=lambda turn: (turn.span.start, turn.span.end, turn.speaker))
 
 
-def _kept(groups: np.ndarray, weights: np.ndarray, least: int) -> list[int]:
+def _kept(groups: np.ndarray, weights: np.ndarray, least: float) -> list[int]:
     """Return the groups that are speakers, those with the most speech first; always at least one."""
     totals = {int(group): float(weights[groups == group].sum()) for group in np.unique(groups)}
     ordered = sorted(totals, key=lambda group: (-totals[group], group))

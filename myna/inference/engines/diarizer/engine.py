@@ -15,7 +15,7 @@ from myna.inference.engines.diarizer.fetched import FetchedParts
 from myna.inference.engines.diarizer.kind import EMBEDDED
 from myna.inference.engines.diarizer.parts import RunSound, SpeakerParts
 from myna.inference.engines.port import ModelOptions
-from myna.streaming.events import Span, seconds
+from myna.streaming.events import Span, samples, seconds
 from myna.streaming.session.jobs import EngineInfo, InferenceJob, JobError, JobKind, Outcome
 from myna.streaming.speakers.clustering import unit
 from myna.streaming.speakers.runs import (
@@ -31,6 +31,8 @@ from myna.streaming.speakers.runs import (
 )
 
 _LEAST_FRAMES = LEAST_HEARD // HOP
+_MOST_FRAMES = samples(3.0) // HOP
+"""Of a longer run the middle is embedded: the labels of composed conversations stayed the same."""
 _HIGH = (CENTRES_HZ > 4300) & (CENTRES_HZ < 7600)
 _MIDDLE = (CENTRES_HZ > 500) & (CENTRES_HZ < 3000)
 
@@ -80,13 +82,22 @@ class DiarizerEngine:
         """Return a run's embedding, the samples that it was made of, and its tilt."""
         features = self._parts.features(sound)
         middles = np.arange(len(features)) * HOP + LENGTH // 2
-        kept = local.frames[np.minimum(middles // FRAME, len(local.frames) - 1)]
+        kept = _middle(local.frames[np.minimum(middles // FRAME, len(local.frames) - 1)])
         features = features[kept]
         heard = len(features) * HOP
         if len(features) < _LEAST_FRAMES or (found := self._parts.embedding(RunSound(sound, kept, features))) is None:
             return None, heard, 0.0
         tilt = float(features[:, _HIGH].mean() - features[:, _MIDDLE].mean())
         return unit(found.astype(np.float32)).tobytes(), heard, tilt
+
+
+def _middle(kept: np.ndarray) -> np.ndarray:
+    """Return the frames to hear without the first and the last ones of too many."""
+    chosen = np.flatnonzero(kept)
+    surplus = max(0, len(chosen) - _MOST_FRAMES)
+    middle = np.zeros_like(kept)
+    middle[chosen[surplus // 2 : len(chosen) - (surplus - surplus // 2)]] = True
+    return middle
 
 
 _loading = threading.Lock()
