@@ -78,7 +78,7 @@ class Listening(Drive):
         return [word.speaker for final in self.finals for word in final.words]
 
 
-def phrase(first: int, words: int = 6) -> np.ndarray:
+def phrase(first: int, words: int = 8) -> np.ndarray:
     return np.concatenate([*[spoken(first + number) for number in range(words)], silence(1.2)])
 
 
@@ -87,17 +87,17 @@ def test_each_final_word_has_its_speaker() -> None:
     for first in (FIRST, SECOND, FIRST, SECOND):
         drive.push(phrase(first))
     drive.end()
-    assert drive.speakers == [0] * 6 + [1] * 6 + [0] * 6 + [1] * 6
+    assert drive.speakers == [0] * 8 + [1] * 8 + [0] * 8 + [1] * 8
     assert drive.reminders == []
 
 
 def test_words_of_two_speakers_in_one_segment_are_told_apart() -> None:
     drive = Listening()
     drive.push(
-        np.concatenate([*[spoken(FIRST + n) for n in range(6)], *[spoken(SECOND + n) for n in range(6)], silence(1.2)])
+        np.concatenate([*[spoken(FIRST + n) for n in range(8)], *[spoken(SECOND + n) for n in range(8)], silence(1.2)])
     )
     drive.end()
-    assert drive.speakers == [0] * 6 + [1] * 6
+    assert drive.speakers == [0] * 8 + [1] * 8
 
 
 def test_a_stream_whose_speakers_nobody_asks_for_requests_no_voices() -> None:
@@ -105,7 +105,7 @@ def test_a_stream_whose_speakers_nobody_asks_for_requests_no_voices() -> None:
     drive.push(phrase(FIRST))
     drive.end()
     assert drive.heard == []
-    assert drive.speakers == [None] * 6
+    assert drive.speakers == [None] * 8
 
 
 def test_a_final_waits_for_its_voices_until_it_is_reminded() -> None:
@@ -115,7 +115,7 @@ def test_a_final_waits_for_its_voices_until_it_is_reminded() -> None:
     assert len(drive.reminders) == 1
     drive.remind()
     (final,) = drive.finals
-    assert [word.text for word in final.words] == [f"w{FIRST + n}" for n in range(6)]
+    assert [word.text for word in final.words] == [f"w{FIRST + n}" for n in range(8)]
     assert {word.speaker for word in final.words} == {None}
 
 
@@ -129,7 +129,7 @@ def test_voices_that_come_too_late_for_their_words_are_remembered_for_later_ones
     drive.push(phrase(SECOND))
     drive.push(phrase(FIRST))
     drive.end()
-    assert drive.speakers == [None] * 6 + [1] * 6 + [0] * 6
+    assert drive.speakers == [None] * 8 + [1] * 8 + [0] * 8
 
 
 def test_voices_of_later_segments_do_not_overtake_those_of_earlier_ones() -> None:
@@ -140,7 +140,7 @@ def test_voices_of_later_segments_do_not_overtake_those_of_earlier_ones() -> Non
     drive.answer(second, voices(second))
     assert drive.finals == []
     drive.answer(first, voices(first))
-    assert drive.speakers == [0] * 6 + [1] * 6
+    assert drive.speakers == [0] * 8 + [1] * 8
 
 
 def test_a_window_that_cannot_be_heard_leaves_its_words_without_speakers() -> None:
@@ -148,7 +148,7 @@ def test_a_window_that_cannot_be_heard_leaves_its_words_without_speakers() -> No
     drive.push(phrase(FIRST))
     for job in drive.waiting:
         drive.answer(job, JobError("no memory"))
-    assert drive.speakers == [None] * 6
+    assert drive.speakers == [None] * 8
 
 
 def test_interims_have_the_last_label() -> None:
@@ -162,14 +162,14 @@ def test_interims_have_the_last_label() -> None:
 
 def test_voices_requested_at_a_pause_that_does_not_last_are_not_heard_again() -> None:
     drive = Listening()
-    drive.push(np.concatenate([*[spoken(FIRST + n) for n in range(6)], silence(0.35)]))
-    drive.push(phrase(FIRST + 6))
+    drive.push(np.concatenate([*[spoken(FIRST + n) for n in range(8)], silence(0.35)]))
+    drive.push(phrase(FIRST + 8))
     drive.end()
     heard = [job.window for job in drive.heard if job.window]
     asked = [(part.start + part.wanted.start, part.start + part.wanted.end) for part in heard]
     assert len(asked) == 2
     assert asked[0][1] <= asked[1][0]
-    assert drive.speakers == [0] * 12
+    assert drive.speakers == [0] * 16
 
 
 def test_long_speech_is_heard_in_windows_and_its_audio_is_dropped() -> None:
@@ -242,8 +242,8 @@ def test_words_that_went_without_labels_get_them_at_the_end() -> None:
     late = drive.waiting.pop()
     drive.answer(late, voices(late))
     drive.end()
-    assert drive.speakers == [None] * 6
-    assert revisions(drive)[0].words == (0,) * 6
+    assert drive.speakers == [None] * 8
+    assert revisions(drive)[0].words == (0,) * 8
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -257,10 +257,10 @@ def test_the_end_waits_for_late_voices_no_longer_than_a_final(late: bool) -> Non
     (job,) = drive.waiting
     if late:
         drive.remind()
-        assert revisions(drive)[0].words == (None,) * 6
+        assert revisions(drive)[0].words == (None,) * 8
         drive.answer(job, voices(job))
     else:
         drive.answer(job, voices(job))
-        assert revisions(drive)[0].words == (0,) * 6
+        assert revisions(drive)[0].words == (0,) * 8
     assert isinstance(drive.events[-1], Ended)
     assert len(revisions(drive)) == 1

@@ -23,7 +23,7 @@ from myna.streaming.speakers.labelling import (
 )
 from myna.streaming.speakers.runs import Run, vectors
 
-NEW_SPEAKER = samples(1.5)
+NEW_SPEAKER = samples(2.0)
 """Speech from which a voice without a label gets a new one. The first voice gets its label at once."""
 MOST_RUNS = 60
 """Runs kept of each label, the longest ones: memory is bounded, and no speaker is forgotten."""
