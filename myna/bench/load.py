@@ -9,7 +9,7 @@ import multiprocessing
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -55,6 +55,8 @@ class Plan:
     interim_every_s: float = 1.0
     flags: tuple[str, ...] = ()
     """Flags of the server that is started if there is no `url`."""
+    speakers: bool = False
+    """Whether the streams ask for speakers."""
     beside: bool = False
     """Also measure the plain loop around sherpa-onnx."""
 
@@ -87,8 +89,8 @@ def table(report: Report) -> Table:
     """Return the figures as a table."""
     phase = "staggered" if report.staggered else "in phase"
     shown = Table(
-        "streams", "final p50", "p95", "p99", "interim p50", "p95", "p99", "interims/min", "WER %", "alone", "refused",
-        "broken", "cores", "MB", "lag p99",
+        "streams", "final p50", "p95", "p99", "interim p50", "p95", "p99", "interims/min", "WER %", "alone", "speakers %",
+        "refused", "broken", "cores", "MB", "lag p99",
         title=f"{report.what}, {phase}; p95 of finals ≤ {report.target_ms} ms: {report.holds}",
     )  # fmt: skip
     for one in report.levels:
@@ -98,7 +100,8 @@ def table(report: Report) -> Table:
         )  # fmt: skip
         shown.add_row(
             str(one.streams), *("" if ms is None else f"{ms:.0f}" for ms in delays), f"{one.interims_a_minute:.0f}",
-            _shown(one.wer, 2), _shown(one.wer_alone, 2), str(one.refused), str(len(one.broken)), _shown(one.cpu, 2),
+            _shown(one.wer, 2), _shown(one.wer_alone, 2), _shown(one.labelled_percent, 1),
+            str(one.refused), str(len(one.broken)), _shown(one.cpu, 2),
             _shown(one.memory_mb, 0), _shown(one.lag_p99_ms, 0),
         )  # fmt: skip
     return shown
@@ -109,7 +112,7 @@ def _shown(value: float | None, digits: int) -> str:
 
 
 def _server(plan: Plan, spoken: Sequence[Speech], console: Console) -> Report:
-    words_of: Callable[[str], Words] = NativeWords if plan.dialect == "native" else DeepgramWords
+    words_of = NativeWords if plan.dialect == "native" else DeepgramWords
     with contextlib.ExitStack() as stack:
         pid: int | None = None
         url = plan.url
@@ -117,7 +120,7 @@ def _server(plan: Plan, spoken: Sequence[Speech], console: Console) -> Report:
             every = ("--interim-every-s", str(plan.interim_every_s), "--final-target-ms", str(plan.target_ms))
             server = stack.enter_context(local_server(plan.model, *every, *plan.flags))
             url, pid = server.url, server.pid
-        words = words_of(url)
+        words = words_of(url, speakers=plan.speakers)
         console.print(f"{max(plan.counts)} streams one by one, to measure their words without load …")
         alone = asyncio.run(_alone(spoken, words, plan))
         levels = []
@@ -160,6 +163,8 @@ def _level(
         level.cpu, level.memory_mb = usage.since(began)
         level.lag_p99_ms = 1000 * pulse(words.url)[1]
     fill_delays(level, heard, plan.seconds)
+    if plan.speakers:
+        level.labelled_percent = 100 * sum(one.labelled for one in heard) / max(1, sum(one.words for one in heard))
     return level, heard
 
 

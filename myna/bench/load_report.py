@@ -24,6 +24,8 @@ class Level:
     interims_a_minute: float = 0.0
     wer: float | None = None
     wer_alone: float | None = None
+    labelled_percent: float | None = None
+    """Final words with a speaker, where speakers are asked for."""
     cpu: float | None = None
     memory_mb: float | None = None
     lag_p99_ms: float | None = None

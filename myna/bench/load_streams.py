@@ -17,6 +17,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from myna.bench.accuracy import TAIL_S, Recording
 from myna.clients import files
 from myna.clients.live import stream_url, websocket_url
+from myna.clients.speakers import SpeakersWanted
 from myna.streaming.events import SAMPLE_RATE
 from myna.wire import messages as wire
 
@@ -46,8 +47,16 @@ class HeardStream:
     """Delay of each final at an endpoint after the endpoint's audio was spoken."""
     interims_s: list[float] = field(default_factory=list)
     """Delay of each interim after the last of its audio was spoken."""
+    words: int = 0
+    labelled: int = 0
+    """Final words, and those of them that have a speaker."""
     refused: str | None = None
     broken: str | None = None
+
+    def final(self, words: Sequence[dict[str, Any]]) -> None:
+        """Count the words of a final."""
+        self.words += len(words)
+        self.labelled += sum("speaker" in word for word in words)
 
 
 def speeches(recordings: Sequence[Recording], count: int, seconds: float) -> list[Speech]:
@@ -76,8 +85,8 @@ def speeches(recordings: Sequence[Recording], count: int, seconds: float) -> lis
 class NativeWords:
     """The messages of the native protocol that a load stream uses."""
 
-    def __init__(self, url: str) -> None:
-        self.url = stream_url(url, wire.Format.JSON)
+    def __init__(self, url: str, *, speakers: bool = False) -> None:
+        self.url = stream_url(url, wire.Format.JSON, speakers=SpeakersWanted() if speakers else None)
         start = wire.StartMessage(encoding="linear16", sample_rate=SAMPLE_RATE)
         self.opening: str | bytes | None = wire.encode(start, wire.Format.JSON)
         self.closing = json.dumps({"type": "close"})
@@ -87,8 +96,9 @@ class NativeWords:
         match message:
             case {"type": "partial", "end": end}:
                 heard.interims_s.append(now_s - end)
-            case {"type": "final", "end": end, "text": text, "cause": cause}:
+            case {"type": "final", "end": end, "text": text, "cause": cause, "words": words}:
                 texts.append(text)
+                heard.final(words)
                 if cause == "endpoint":
                     heard.finals_s.append(now_s - end)
             case {"type": "error", "code": code, "message": said}:
@@ -101,10 +111,10 @@ class NativeWords:
 class DeepgramWords:
     """The messages of Deepgram's live API that a load stream uses."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, speakers: bool = False) -> None:
         query = {
             "model": "nova-3", "encoding": "linear16", "sample_rate": str(SAMPLE_RATE), "interim_results": "true",
-            "endpointing": "500",
+            "endpointing": "500", "diarize": str(speakers).lower(),
         }  # fmt: skip
         self.url = websocket_url(url, "/v1/listen", query)
         self.opening: str | bytes | None = None
@@ -117,6 +127,7 @@ class DeepgramWords:
                 heard.interims_s.append(now_s - start - duration)
             case {"type": "Results", "start": start, "duration": duration, "channel": {"alternatives": [best, *_]}}:
                 texts.append(best["transcript"])
+                heard.final(best["words"])
                 if message["speech_final"]:
                     heard.finals_s.append(now_s - start - duration)
             case {"type": "Metadata"}:

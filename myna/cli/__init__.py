@@ -38,6 +38,7 @@ def version() -> None:
 def main() -> None:
     """Run the command line."""
     os.environ.setdefault("PYTHONSAFEPATH", "1")  # child processes import nothing from the current folder
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the cores are the engines'; numpy reads it at its import
     try:
         app()
     except LocalServerError as error:

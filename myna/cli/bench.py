@@ -177,6 +177,7 @@ def load(
         int, typer.Option(min=1, help="Target for the p95 delay of finals after their endpoint.")
     ] = 700,
     interim_every_s: Annotated[float, typer.Option(help="Setting of the server that is started.")] = 1.0,
+    speakers: Annotated[bool, typer.Option(help="The streams ask for speakers.")] = False,
     in_phase: Annotated[bool, typer.Option("--in-phase", help="Start all streams at the same moment.")] = False,
     beside: Annotated[bool, typer.Option(help="Also measure a plain loop around sherpa-onnx.")] = False,
     server_flag: Annotated[list[str] | None, typer.Option(help="Flag of the server; may be repeated.")] = None,
@@ -193,7 +194,7 @@ def load(
     plan = Plan(
         counts=tuple(numbers("--streams", streams)), manifest=manifest, seconds=seconds, url=url,
         dialect=dialect, api_key=api_key, model=model, target_ms=target_ms, staggered=not in_phase,
-        interim_every_s=interim_every_s, flags=tuple(server_flag or ()), beside=beside,
+        interim_every_s=interim_every_s, flags=tuple(server_flag or ()), speakers=speakers, beside=beside,
     )  # fmt: skip
     try:
         measure(plan, report, as_json=json)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import socket
 import sys
@@ -22,6 +23,11 @@ log = structlog.get_logger()
 
 LOADING_S = 300.0
 """Limit on the time a worker takes to load its engines: large models on slow disks take minutes."""
+
+
+_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
+"""A lane has a core. Where the environment does not say otherwise, numpy's products start no threads, which would spin on the
+cores of the other lanes: they doubled the cost of speakers."""
 
 
 class WorkerProcess:
@@ -73,6 +79,7 @@ class WorkerProcess:
                     "--fd", str(theirs.fileno()), "--engine", self._engine, "--lanes", str(self._lanes),
                     "--options", json.dumps(asdict(self._options)),
                     pass_fds=(theirs.fileno(),), start_new_session=True,
+                    env=_ONE_THREAD | os.environ,
                 )  # fmt: skip
             self._reader, self._writer = await asyncio.open_unix_connection(sock=ours)
         except BaseException:
