@@ -15,6 +15,7 @@ from myna.inference.engines.catalogue import Catalogue, UnknownModelError
 from myna.inference.engines.kind import EngineKind, Model
 from myna.inference.engines.port import ModelOptions
 from myna.inference.workers.batches import Step
+from myna.inference.workers.cores import Cores
 from myna.inference.workers.pool import EnginePool
 from myna.inference.workers.port import Worker
 from myna.inference.workers.process import WorkerProcess
@@ -117,6 +118,7 @@ class Models:
         self._loading: dict[tuple[str, str], asyncio.Task[_Loaded]] = {}
         self._failed: dict[tuple[str, str], tuple[str, float]] = {}
         self._room = asyncio.Lock()
+        self._cores = Cores(os.cpu_count() or 1)
 
     @property
     def pools(self) -> list[EnginePool]:
@@ -237,7 +239,9 @@ class Models:
             def worker(number: int) -> Worker:
                 return WorkerProcess(model.engine, replace(options, worker=number), shape.lanes, self._clock)
 
-            pool = EnginePool(model.name, worker, shape.workers, shape.lanes, patience_s, self._supervisor, self._clock)
+            pool = EnginePool(
+                model.name, worker, shape.workers, shape.lanes, patience_s, self._supervisor, self._clock, self._cores
+            )
             pool.on_step = self._on_step(model.name)
             await pool.start()
         info = pool.info

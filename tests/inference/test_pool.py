@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 import pytest
 
+from myna.inference.workers.cores import Cores
 from myna.inference.workers.ipc import Batch, Hello, Message, Unpacker, result
 from myna.inference.workers.pool import EnginePool
 from myna.runtime.supervisor import Supervisor
@@ -116,3 +117,61 @@ async def test_a_pool_whose_workers_cannot_all_start_leaves_none_behind() -> Non
         await pool_of(workers, 2, supervisor).start()
     assert not any(worker.alive for worker in workers)
     assert not supervisor.failing
+
+
+def alone(kind: JobKind, name: str) -> InferenceJob:
+    return InferenceJob(name, name, kind, bytes(320), 0.0)
+
+
+@contextlib.asynccontextmanager
+async def sharing(cores: int) -> AsyncIterator[tuple[EnginePool, ScriptedWorker, EnginePool, ScriptedWorker]]:
+    """Run two models, each with one lane, on so many cores."""
+    supervisor, shared = Supervisor(), Cores(cores)
+    workers = [ScriptedWorker(), ScriptedWorker()]
+    pools = [
+        EnginePool("m", lambda _, w=worker: w, 1, 1, 8.0, supervisor, time.monotonic, shared) for worker in workers
+    ]
+    for pool in pools:
+        await pool.start()
+    try:
+        yield pools[0], workers[0], pools[1], workers[1]
+    finally:
+        for pool in pools:
+            await pool.close()
+        await supervisor.close()
+
+
+@pytest.mark.parametrize("kind", [JobKind.INTERIM, JobKind.FILE])
+async def test_work_that_can_wait_starts_when_a_final_of_another_model_leaves_a_core(kind: JobKind) -> None:
+    async with sharing(1) as (one, ones, other, others):
+        answer = submitted(one, "final")
+        final = await ones.batches.get()
+        other.submit(alone(kind, "later"), lambda *_: None)
+        assert others.batches.empty()
+        ones.says(result(final.jobs[0].id, WORDS, 0.1))
+        assert await answer == WORDS
+        assert (await others.batches.get()).jobs[0].id == "later"
+
+
+async def test_finals_of_two_models_do_not_wait_for_each_other() -> None:
+    async with sharing(1) as (one, ones, other, others):
+        submitted(one, "a")
+        submitted(other, "b")
+        assert (await ones.batches.get()).jobs[0].id == "a"
+        assert (await others.batches.get()).jobs[0].id == "b"
+
+
+async def test_work_that_can_wait_uses_the_cores_that_finals_leave() -> None:
+    async with sharing(2) as (one, ones, other, others):
+        submitted(one, "a")
+        await ones.batches.get()
+        other.submit(alone(JobKind.INTERIM, "interim"), lambda *_: None)
+        assert (await others.batches.get()).jobs[0].id == "interim"
+
+
+async def test_a_final_that_does_not_end_does_not_stop_another_model() -> None:
+    async with sharing(1) as (one, ones, other, others):
+        submitted(one, "stuck")
+        await ones.batches.get()
+        other.submit(alone(JobKind.FILE, "file"), lambda *_: None)
+        assert (await asyncio.wait_for(others.batches.get(), 30)).jobs[0].id == "file"

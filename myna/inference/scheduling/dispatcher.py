@@ -62,6 +62,8 @@ class Dispatcher:
         self._count = 0
         self._unwanted: set[str] = set()  # running, but cancelled
         self._suspects: deque[InferenceJob] = deque()
+        self.withheld = False
+        """Whether the last assignment left a lane free and a batch waiting."""
         self._reserved: int | None = None
         """The worker that runs a suspect alone, or finishes its batches before it does so."""
 
@@ -138,14 +140,25 @@ class Dispatcher:
             if lane.pop(job_id, None) and worker == self._reserved and not self._busy(worker):
                 self._reserved = None
 
-    def assign(self) -> list[Assignment]:
-        """Assign batches to the free lanes; the jobs count as running from now on."""
+    def assign(self, spare: int | None = None) -> list[Assignment]:
+        """Assign batches to the free lanes; the jobs count as running from now on.
+
+        `spare` is how many batches other than finals may start (None: any number); `withheld` tells whether more wait.
+        """
         assignments = self._assign_suspect()
+        self.withheld = False
         for worker in sorted(self._lanes):
             for number, lane in enumerate(self._lanes[worker]):
                 if worker == self._reserved or lane:
                     continue
-                if batch := self._most_urgent(worker).schedule():
+                scheduler = self._most_urgent(worker)
+                head = scheduler.head()
+                if spare is not None and head is not None and head[0] is not JobKind.FINAL:
+                    if spare <= 0:
+                        self.withheld = True
+                        continue
+                    spare -= 1
+                if batch := scheduler.schedule():
                     lane.update((job.id, job) for job in batch)
                     assignments.append(Assignment(worker, number, tuple(batch)))
         return assignments

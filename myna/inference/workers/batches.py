@@ -30,6 +30,7 @@ class RunningBatch:
         self.open = {job.id: job for job in jobs}
         self.audio_s = sum(seconds(job.work) for job in jobs)
         self.due = min(job.due for job in jobs)
+        self.final = jobs[0].kind is JobKind.FINAL
         self.measures = all(map(is_measurement, jobs))
         """Whether the jobs belong to a measurement."""
         self.began = began
@@ -52,6 +53,11 @@ class RunningBatches:
 
     def __len__(self) -> int:
         return len(self._batches)
+
+    @property
+    def finals(self) -> int:
+        """Number of lanes that decode finals."""
+        return sum(batch.final for batch in self._batches.values())
 
     def start(self, worker: int, lane: int, jobs: tuple[InferenceJob, ...]) -> None:
         """Record that a lane has been assigned a batch."""

@@ -11,6 +11,7 @@ import structlog
 from myna.inference.scheduling.capacity import Capacity
 from myna.inference.scheduling.dispatcher import BLAME, KILLED_BLAME, Dispatcher
 from myna.inference.workers.batches import RunningBatch, RunningBatches, Step
+from myna.inference.workers.cores import Cores, SharedCores
 from myna.inference.workers.group import WorkerGroup
 from myna.inference.workers.ipc import Batch, Release, Result
 from myna.inference.workers.measurement import Measurement
@@ -36,7 +37,7 @@ class EnginePool:
 
     A worker is replaced if it dies, if it is silent for `stuck_after_s`, or if a lane takes longer than `stuck_after_s` and
     much longer than expected for one batch; other workers decode its jobs. `make_worker` returns the worker of a number;
-    `clock` measures silence and batches.
+    `clock` measures silence and batches. Interims and files leave `cores` to the finals of other models.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class EnginePool:
         stuck_after_s: float,
         supervisor: Supervisor,
         clock: Clock,
+        cores: Cores | None = None,
     ) -> None:
         self._workers = WorkerGroup(model, make_worker, workers, stuck_after_s, supervisor, clock)
         self._count = workers
@@ -60,6 +62,8 @@ class EnginePool:
         self._info: EngineInfo | None = None
         self._waiting: dict[str, tuple[OnResult, float]] = {}  # by job: its callback and when it was submitted
         self._measurement: Measurement | None = None
+        self._cores = cores
+        self._shared: SharedCores | None = None
         self.on_step: Callable[[Step], None] = lambda _: None
 
     @property
@@ -129,10 +133,14 @@ class EnginePool:
         self._info = hello.info
         self._dispatcher = Dispatcher(hello.info)
         self._capacity = Capacity(self.lanes, hello.cost)
+        if self._cores is not None and not hello.info.gpu:
+            self._shared = self._cores.join(self._assign)
         self._workers.run(self)
 
     async def close(self) -> None:
         """End the workers."""
+        if self._shared is not None:
+            self._shared.leave()
         await self._workers.close()
 
     async def measure(self) -> None:
@@ -180,9 +188,12 @@ class EnginePool:
 
     def _assign(self) -> None:
         assert self._dispatcher is not None
-        for assignment in self._dispatcher.assign():
+        spare = None if self._shared is None else self._shared.spare(len(self._batches))
+        for assignment in self._dispatcher.assign(spare):
             self._batches.start(assignment.worker, assignment.lane, assignment.jobs)
             self._workers.send(assignment.worker, Batch(assignment.lane, assignment.jobs))
+        if self._shared is not None:
+            self._shared.settle(self._batches.finals, withheld=self._dispatcher.withheld)
 
     # Events of the workers
 
