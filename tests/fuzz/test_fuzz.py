@@ -83,7 +83,7 @@ def deepgram(mutator: Mutator) -> Callable[[], None]:
     request = deepgram_request.parse([("encoding", "linear16"), ("sample_rate", "16000")])
 
     def fresh() -> DeepgramDialect:
-        return DeepgramDialect("id", request, SETTINGS, Model("fake", "fake"), ENGINE)
+        return DeepgramDialect("id", request, SETTINGS, Model("fake", "fake"), ENGINE, "")
 
     dialect = fresh()
 
@@ -288,7 +288,7 @@ def test_any_conversation_with_the_native_dialect_ends_with_its_own_messages(con
 @given(st.lists(frames, max_size=6))
 def test_any_conversation_with_deepgrams_dialect_goes_on(conversation: list[str | bytes]) -> None:
     request = deepgram_request.parse([("encoding", "linear16"), ("sample_rate", "16000")])
-    dialect = DeepgramDialect("id", request, SETTINGS, Model("fake", "fake"), ENGINE)
+    dialect = DeepgramDialect("id", request, SETTINGS, Model("fake", "fake"), ENGINE, "")
     for frame in conversation:
         dialect.receive(frame)
     assert json.loads(dialect.closing(None, 0.0).frames[0].payload)["type"] == "Metadata"

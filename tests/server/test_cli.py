@@ -168,7 +168,7 @@ def test_models_are_listed_with_what_each_costs_and_what_is_wrong_with_others(tm
     assert "broken cannot be used: " in done.stdout
     listed = json.loads(myna("models", "--folder", str(tmp_path), "--json").stdout)
     assert listed["default"] == "moonshine-tiny-en"
-    assert [model["name"] for model in listed["here"]] == ["moonshine-tiny-en"]
+    assert [model["name"] for model in listed["here"]] == ["moonshine-tiny-en", "speakers"]
     assert "broken" in listed["unusable"]
 
 
