@@ -14,7 +14,8 @@ WORD_START = "▁"
 def split(text: str, ids: Mapping[str, int]) -> list[str]:
     """Return the pieces of a text: those in `ids`, and single characters that are not.
 
-    The lower the id of a piece, the earlier its merge. Words are split separately: no piece that holds a letter reaches over the start of a word.
+    The lower the id of a piece, the earlier its merge. Words are split separately: no piece that holds a letter reaches over
+    the start of a word.
     """
     return [piece for word in text.split() for piece in _merged(list(WORD_START + word), ids)]
 
