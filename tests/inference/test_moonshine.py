@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from drive import Drive, SileroVoice, assert_tiles
-from sounds import RATE, recording
+from sounds import RATE, in_noise, recording
 
 from myna.bench.accuracy import normalised
 from myna.inference.engines.moonshine.engine import BEGIN, END, PADDING, MoonshineEngine, align
@@ -96,12 +96,6 @@ def test_a_result_does_not_depend_on_the_previous_job(engine: MoonshineEngine) -
     alone = transcribe(engine, one)
     transcribe(engine, other)
     assert transcribe(engine, one) == alone
-
-
-def in_noise(pcm: np.ndarray, decibels: float) -> np.ndarray:
-    """Return a recording with white noise, so many decibels below it."""
-    level = np.sqrt((pcm.astype(float) ** 2).mean()) * 10 ** (-decibels / 20)
-    return np.round(pcm + np.random.default_rng(0).normal(0, level, len(pcm))).clip(-32768, 32767)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import ClientSession, WSMsgType
 from peer import RAW as NATIVE
 from peer import Peer, connected, eventually, listening, settings, transcript
-from sounds import BECKETT, RATE, contained, recording
+from sounds import BECKETT, RATE, contained, in_noise, recording
 
 from myna.server.app import Server, running
 
@@ -52,20 +52,15 @@ def assert_tiles(peer: Peer, seconds: float, channel: int = 0) -> None:
 
 @pytest.mark.parametrize("query", ["keyterm=heartily&keyterm=Kowalczyk", "keywords=heartily:2"])
 async def test_a_keyterm_brings_out_a_word_live_and_in_a_file(server: Server, query: str) -> None:
-    pcm = recording("endgame_nagg_nell")[: 8 * RATE].astype(float)
-    level = np.sqrt((pcm**2).mean()) * 10 ** (-8 / 20)
-    noisy = np.round(pcm + np.random.default_rng(0).normal(0, level, len(pcm))).clip(-32768, 32767).astype(np.int16)
+    noisy = in_noise(recording("endgame_nagg_nell")[: 8 * RATE], 8).tobytes()
 
     async def live(asked: str) -> str:
-        async with listening(server, asked) as peer:
-            await peer.socket.send_bytes(noisy.tobytes())
-            await peer.send({"type": "CloseStream"})
-            await peer.rest()
-            return transcript(peer)
+        peer = await transcript(server, asked, noisy)
+        return " ".join(final["channel"]["alternatives"][0]["transcript"] for final in peer.finals)
 
     async def file(asked: str) -> str:
         url = f"{server.url}/v1/listen?{asked}"
-        async with ClientSession() as session, session.post(url, data=noisy.tobytes()) as response:
+        async with ClientSession() as session, session.post(url, data=noisy) as response:
             return str((await response.json())["results"]["channels"][0]["alternatives"][0]["transcript"])
 
     for heard in (live, file):
