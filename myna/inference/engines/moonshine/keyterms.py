@@ -16,9 +16,9 @@ import numpy as np
 from myna.inference.engines.boosting import Bonuses, BoostingTree, BoostingTrees
 from myna.inference.engines.byte_pairs import WORD_START, split
 
-CONTEXT_SCORE, DEPTH_SCALING = 4.0, 1.0
+CONTEXT_SCORE, DEPTH_SCALING = 3.0, 4 / 3
 """The bonus of a term's first token in nats, and the factor for later tokens; see docs/accuracy.md."""
-MOST_LOST = 8.0
+MOST_LOST = 6.0
 """The most nats by which all tokens of a term together may be less likely than the tokens that the model prefers."""
 MOST_OPENED = 2
 """How often boosting may complete one term in a decode: where the model repeats itself, so would the term."""
