@@ -94,10 +94,23 @@ def test_each_final_word_has_its_speaker() -> None:
 def test_words_of_two_speakers_in_one_segment_are_told_apart() -> None:
     drive = Listening()
     drive.push(
-        np.concatenate([*[spoken(FIRST + n) for n in range(8)], *[spoken(SECOND + n) for n in range(8)], silence(1.2)])
+        np.concatenate(
+            [*[spoken(FIRST + n) for n in range(10)], *[spoken(SECOND + n) for n in range(10)], silence(1.2)]
+        )
     )
     drive.end()
-    assert drive.speakers == [0] * 8 + [1] * 8
+    assert drive.speakers == [0] * 10 + [1] * 10
+
+
+def test_of_speech_without_a_pause_little_is_left_to_hear_at_the_end_of_a_segment() -> None:
+    drive = Listening(answering=False)
+    drive.push(np.concatenate([*[spoken(FIRST + n) for n in range(44)], silence(1.2)]))
+    last = drive.waiting[-1].window
+    assert last is not None
+    assert len(last.wanted) <= samples(4.5)
+    parts = [job.window for job in drive.waiting if job.window]
+    ends = [part.start + part.wanted.end for part in parts]
+    assert [part.start + part.wanted.start for part in parts[1:]] == ends[:-1]
 
 
 def test_a_stream_whose_speakers_nobody_asks_for_requests_no_voices() -> None:

@@ -148,6 +148,8 @@ class Session:
             self._consider_turn()
             self._emit_progress()
         self._pass_reached()
+        if self._segmenter.speech_start is not None:
+            self._speakers.keep_up(self._segmenter.speech_start, self._segmenter.position)
         if self._speculation.decode is None and not self._timeline.behind:  # a speculative decode is an interim, too
             self._interims.request_if_due()
         self._drain()

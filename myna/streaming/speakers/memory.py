@@ -7,7 +7,7 @@ voice that was split comes together again, and labels are as good as those of a 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from myna.streaming.speakers.runs import Run, vectors
 
 NEW_SPEAKER = samples(2.0)
 """Speech from which a voice without a label gets a new one. The first voice gets its label at once."""
+_NARROWER = 0.03
+"""What live narrowband speech is cut closer by than a file's: words that two voices shared keep their label. On composed
+conversations as many words had a wrong speaker; in a telephone dialogue of half a minute 3 instead of 43 %."""
 MOST_RUNS = 60
 """Runs kept of each label, the longest ones: memory is bounded, and no speaker is forgotten."""
 
@@ -39,7 +42,7 @@ class SpeakerMemory:
     """The labels of one channel."""
 
     def __init__(self, distances: Distances, limits: SpeakerLimits) -> None:
-        self._distances = distances
+        self._distances = replace(distances, narrowband=distances.narrowband - _NARROWER)
         self._limits = limits
         self._known: list[_Known] = []
         self._next = 0
