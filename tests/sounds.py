@@ -24,6 +24,13 @@ def recording(name: str) -> np.ndarray:
         return np.concatenate([frame.to_ndarray()[0] for frame in frames])
 
 
+def in_noise(pcm: np.ndarray, decibels: float) -> np.ndarray:
+    """Return int16 samples with white noise, so many decibels below them."""
+    level = np.sqrt((pcm.astype(float) ** 2).mean()) * 10 ** (-decibels / 20)
+    noise = np.random.default_rng(0).normal(0, level, len(pcm))
+    return np.round(pcm + noise).clip(-32768, 32767).astype(np.int16)
+
+
 def contained(
     channels: list[np.ndarray],
     container: str,

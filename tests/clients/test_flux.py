@@ -156,7 +156,7 @@ async def test_unsupported_parameters_are_refused_before_the_upgrade(server: Ser
     for wrong in (
         {"eot_threshold": "0.2"},
         {"eager_eot_threshold": "0.8", "eot_threshold": "0.6"},
-        {"keyterm": "Myna"},
+        {"keyterm": "x" * 201},
     ):
         with pytest.raises(ApiError) as refused:
             async with client.listen.v2.connect(**{**FLUX, **wrong}):

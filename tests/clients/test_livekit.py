@@ -124,7 +124,9 @@ async def test_a_long_pause_does_not_end_the_stream(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING and "deepgram" in record.name]
 
 
-@pytest.mark.parametrize(("wrong_key", "how"), [(True, {}), (False, {"model": "parrot"}), (False, {"keyterm": "Myna"})])
+@pytest.mark.parametrize(
+    ("wrong_key", "how"), [(True, {}), (False, {"model": "parrot"}), (False, {"keyterm": "x" * 201})]
+)
 async def test_a_refusal_is_an_error(
     server: Server, key: str, http: aiohttp.ClientSession, wrong_key: bool, how: dict[str, Any]
 ) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from drive import Drive, SileroVoice, assert_tiles
-from sounds import RATE, recording
+from sounds import RATE, in_noise, recording
 
 from myna.bench.accuracy import normalised
 from myna.inference.engines.moonshine.engine import BEGIN, END, PADDING, MoonshineEngine, align
@@ -26,8 +26,9 @@ def engine() -> MoonshineEngine:
     return MoonshineEngine()
 
 
-def transcribe(engine: MoonshineEngine, pcm: np.ndarray) -> Transcript:
-    (outcome,) = engine.transcribe([InferenceJob("1", "1", JobKind.FINAL, pcm.astype(np.int16).tobytes(), 0.0)])
+def transcribe(engine: MoonshineEngine, pcm: np.ndarray, *keyterms: str) -> Transcript:
+    options, audio = Options(keyterms=keyterms), pcm.astype(np.int16).tobytes()
+    (outcome,) = engine.transcribe([InferenceJob("1", "1", JobKind.FINAL, audio, 0.0, options=options)])
     assert isinstance(outcome, Transcript)
     return outcome
 
@@ -95,6 +96,58 @@ def test_a_result_does_not_depend_on_the_previous_job(engine: MoonshineEngine) -
     alone = transcribe(engine, one)
     transcribe(engine, other)
     assert transcribe(engine, one) == alone
+
+
+@pytest.mark.parametrize(
+    ("name", "start_s", "end_s", "keyterm", "instead"),
+    [("endgame_nagg_nell", 0, 8, "heartily", "hotly"), ("two_cities", 8, 18, "incredulity", "incommodity")],
+)
+def test_a_keyterm_that_is_heard_wrong_without_is_heard_and_the_other_words_stay(
+    engine: MoonshineEngine, name: str, start_s: int, end_s: int, keyterm: str, instead: str
+) -> None:
+    pcm = in_noise(recording(name)[start_s * RATE : end_s * RATE], 8)
+    without, given = transcribe(engine, pcm), transcribe(engine, pcm, "Kowalczyk", keyterm, "Szymanski")
+    before, after = ([w.text.strip(".,?!").lower() for w in t.words] for t in (without, given))
+    assert instead in before
+    assert after == [keyterm if word == instead else word for word in before]
+    word = given.words[after.index(keyterm)]
+    other = without.words[before.index(instead)]
+    assert abs(word.start - other.start) <= 0.15
+    assert 0 < word.confidence < 1
+    assert given.log_probability > -0.5
+    assert transcribe(engine, pcm, "Kowalczyk", "Szymanski") == without
+
+
+def test_probabilities_are_those_of_the_model_without_boosting(engine: MoonshineEngine) -> None:
+    audio = np.pad(in_noise(recording("endgame_nagg_nell")[: 8 * RATE], 8).astype(np.float32) / 32768.0, PADDING)
+    frames = engine._encoder.run(
+        None, {"input_values": audio[None], "attention_mask": np.ones((1, len(audio)), np.int64)}
+    )[0]
+    plain, boosted = engine._decode(frames, 40), engine._decode(frames, 40, ("heartily",))
+    same = [a == b for a, b in zip(plain.tokens, boosted.tokens, strict=False)].index(False)
+    assert list(boosted.likeliest[: same + 1]) == list(plain.probabilities[: same + 1])
+    assert list(boosted.probabilities[:same]) == list(plain.probabilities[:same])
+    assert 0 < boosted.probabilities[same] < boosted.likeliest[same]
+    assert (boosted.probabilities <= boosted.likeliest).all()
+    assert (plain.probabilities == plain.likeliest).all()
+
+
+def test_keyterms_that_are_not_said_change_nothing(engine: MoonshineEngine) -> None:
+    names = [
+        f"{first}{last}"
+        for first in ("Nev", "Tri", "Bel", "Fal", "Ag")
+        for last in ("erwick", "edowski", "ainsley", "ilan")
+    ]
+    for name in ("beckett", "two_cities"):
+        pcm = recording(name)[: 9 * RATE]
+        without = transcribe(engine, pcm)
+        assert transcribe(engine, pcm, *names) == without
+
+
+def test_keyterms_without_letters_or_of_other_scripts_are_taken(engine: MoonshineEngine) -> None:
+    pcm = recording("beckett")
+    odd = (" ", "’", "♪♪♪", "東京", "Łódź", "\u0301", "▁", "🦜" * 50, "the " * 50, "x" * 200)
+    assert transcribe(engine, pcm, *odd).words == transcribe(engine, pcm).words
 
 
 def test_audio_too_short_for_a_word_gives_none(engine: MoonshineEngine) -> None:

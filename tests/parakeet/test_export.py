@@ -22,12 +22,12 @@ from tiny import TINY, Reference, Sentence, final, follow, joined, text
 from typer.testing import CliRunner
 
 from myna.cli import app
+from myna.inference.engines.boosting import BoostingTree
 from myna.inference.engines.parakeet.checkpoint import inspect
 from myna.inference.engines.parakeet.engine import ParakeetEngine
 from myna.inference.engines.parakeet.export import export
 from myna.inference.engines.parakeet.model import ParakeetModel
 from myna.inference.engines.parakeet_onnx import signing
-from myna.inference.engines.parakeet_onnx.boosting import BoostingTree
 from myna.inference.engines.parakeet_onnx.engine import ParakeetOnnxEngine
 from myna.inference.engines.parakeet_onnx.inspection import find
 from myna.inference.engines.parakeet_onnx.model import OnnxModel, loaded
@@ -152,15 +152,17 @@ def test_boosting_scores_are_those_of_nemos_tree(reference: Reference, folders: 
     config = BoostingTreeModelConfig(key_phrases_list=phrases)
     theirs = GPUBoostingTreeModel.from_config(config, tokenizer=reference.model.tokenizer)
     splitter = Splitter(model._export.pieces)
-    ours = BoostingTree([splitter(phrase) for phrase in phrases], model._export.blank)
+    ours = BoostingTree([splitter(phrase) for phrase in phrases])
+    nothing = np.zeros(model._export.blank, np.float32)
     rng = random.Random(1)
     for _ in range(100):
         state, node = theirs.get_init_states(batch_size=1, bos=True), BoostingTree.ROOT
         for _ in range(12):
             scores, following = theirs.advance(state)
             bonuses = ours.bonuses(node)
-            assert np.array_equal(scores[0].detach().numpy(), bonuses.scores)
-            promising = np.flatnonzero(bonuses.scores > bonuses.scores.min() + 0.5)
+            boosts = bonuses.added_to(nothing)
+            assert np.array_equal(scores[0].detach().numpy(), boosts)
+            promising = np.flatnonzero(boosts > boosts.min() + 0.5)
             likely = rng.random() < 0.8 and len(promising)
             token = int(rng.choice(promising.tolist())) if likely else rng.randrange(model._export.blank)
             state, node = following[:, token], bonuses.next.get(token, BoostingTree.ROOT)

@@ -494,7 +494,7 @@ async def test_a_request_for_a_translation_is_refused(files: Server, flac: bytes
     "query",
     ["summarize=v2", "topics=true", "intents=true", "sentiment=true", "diarize_model=v3", "detect_entities=true",
      "redact=phi", "utt_split=never", "callback=http://10.0.0.1/", "callback=https://example.com&callback_method=GET",
-     "language=fi", "keyterm=Myna", "model=parrot", "encoding=linear16"],
+     "language=fi", "keyterm=" + "x" * 201, "model=parrot", "encoding=linear16"],
 )  # fmt: skip
 async def test_invalid_parameters_of_deepgram_are_refused(files: Server, flac: bytes, query: str) -> None:
     status, body, _ = await post(files, f"/v1/listen?{query}", data=flac)

@@ -40,7 +40,7 @@ async def server() -> AsyncIterator[Server]:
         ("eot_timeout_ms=100", "eot_timeout_ms must be a whole number from 500 to 60000, not '100'"),
         ("model=flux-general-multi&language_hint=", "language_hint must not be empty"),
         ("model=flux-general-multi&language_hint=tlh", "does not support the language 'tlh'"),
-        ("keyterm=Myna", "does not support keyterm"),
+        ("keyterm=" + "x" * 201, "A keyterm must have from 1 to 200 characters, not 201"),
         ("redact=pci", "redact=pci is not supported. Supported values: numbers, aggressive_numbers"),
         ("numerals=perhaps", "numerals must be true or false, not 'perhaps'"),
         ("model=parrot", "parrot"),

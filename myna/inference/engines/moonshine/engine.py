@@ -1,7 +1,8 @@
 """Moonshine tiny-en on onnxruntime: the default engine. English, CPU, weights from the `moonshine-voice` wheel.
 
 Each lane has its own session and decodes one utterance per call: padded batches change transcripts, because the int8
-scales are per tensor. Decoding is greedy; the cache stays inside onnxruntime between steps (IO binding).
+scales are per tensor. Decoding is greedy; the cache stays inside onnxruntime between steps (IO binding). The logits leave the
+graphs only in decodes with keyterms.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from myna.inference.engines.byte_pairs import WORD_START
 from myna.inference.engines.cpu_session import cpu_session
-from myna.inference.engines.moonshine.graph import LAYERS, decoder_graphs
+from myna.inference.engines.moonshine.graph import LAYERS, LOGITS, decoder_graphs
+from myna.inference.engines.moonshine.keyterms import Terms
 from myna.inference.engines.moonshine.kind import MODEL
 from myna.inference.engines.port import ModelOptions
 from myna.runtime.memory import keep_steady
@@ -28,6 +31,7 @@ INFO = EngineInfo(
     languages=MODEL.languages,
     longest_segment_s=15.0,
     smallest_endpoint_ms=100,
+    keyterms=True,
     version=MODEL.version,
     uuid=MODEL.uuid,
 )
@@ -49,7 +53,12 @@ START_SHARE, END_SHARE = 0.3, 0.02
 @dataclass(frozen=True, slots=True)
 class _Decoded:
     tokens: list[int]
-    probabilities: np.ndarray  # [len(tokens) + 1], the last is the end token's if it was reached
+    probabilities: (
+        np.ndarray
+    )  # [len(tokens) + 1], of the model without boosting; the last is the end token's if it was reached
+    likeliest: (
+        np.ndarray
+    )  # [len(tokens) + 1], of the tokens that the model prefers; without keyterms, equal to the former
     attention: np.ndarray  # [len(tokens), frames]
 
 
@@ -73,9 +82,10 @@ class MoonshineEngine:
         self._encoder = cpu_session(folder / "encoder_model.ort")
         self._first = cpu_session(first)
         self._step = cpu_session(step)
-        self._first_outputs = [output.name for output in self._first.get_outputs()]
-        self._step_outputs = [output.name for output in self._step.get_outputs()]
+        self._first_outputs = [output.name for output in self._first.get_outputs() if output.name != LOGITS]
+        self._step_outputs = [output.name for output in self._step.get_outputs() if output.name != LOGITS]
         self._pieces = read_tokenizer(folder / "tokenizer.bin")
+        self._terms = Terms(self._pieces)
 
     @property
     def info(self) -> EngineInfo:
@@ -107,44 +117,64 @@ class MoonshineEngine:
         frames = self._encoder.run(
             None, {"input_values": audio[None], "attention_mask": np.ones((1, len(audio)), np.int64)}
         )[0]
-        decoded = self._decode(frames, int(job.length / SAMPLE_RATE * TOKENS_PER_SECOND) + 2)
-        log_probability = float(np.log(np.maximum(decoded.probabilities, 1e-9)).mean())
+        most_tokens = int(job.length / SAMPLE_RATE * TOKENS_PER_SECOND) + 2
+        decoded = self._decode(frames, most_tokens, job.options.keyterms)
+        log_probability = float(np.log(np.maximum(decoded.likeliest, 1e-9)).mean())
         return Transcript(tuple(self._words(decoded, job.length / SAMPLE_RATE)), log_probability)
 
-    def _decode(self, frames: np.ndarray, most_tokens: int) -> _Decoded:
+    def _decode(self, frames: np.ndarray, most_tokens: int, keyterms: tuple[str, ...] = ()) -> _Decoded:
+        choice = self._terms.choice(keyterms, budget=most_tokens) if keyterms else None
+        logits = [LOGITS] if keyterms else []
         first = self._first.io_binding()
         first.bind_ortvalue_input("encoder_hidden_states", onnxruntime.OrtValue.ortvalue_from_numpy(frames))
         first.bind_cpu_input("input_ids", np.array([[BEGIN]], np.int64))
-        for name in self._first_outputs:
+        outputs = [*self._first_outputs, *logits]
+        for name in outputs:
             first.bind_output(name, "cpu")
         self._first.run_with_iobinding(first)
-        values = dict(zip(self._first_outputs, first.get_outputs(), strict=True))
+        values = opened = dict(zip(outputs, first.get_outputs(), strict=True))
 
         step = self._step.io_binding()
         for name in _CROSS_CACHE:
             step.bind_ortvalue_input(f"past_key_values.{name}", values[f"present.{name}"])
+        outputs = [*self._step_outputs, *logits]
         tokens: list[int] = []
         probabilities: list[float] = []
+        likeliest: list[float] = []
         attention: list[np.ndarray] = []
         while True:
-            token = int(values["token"].numpy()[0, 0])
-            probabilities.append(float(values["probability"].numpy()[0, 0]))
+            best = token = int(values["token"].numpy()[0, 0])
+            greatest = probability = float(values["probability"].numpy()[0, 0])
+            if choice is not None:
+                scores = values[LOGITS].numpy()[0, 0]
+                chosen = choice.choose(scores, best, len(tokens), last=len(tokens) >= most_tokens)
+                if chosen is None:
+                    place, values = choice.go_back(len(tokens)), opened
+                    for kept in (tokens, probabilities, likeliest, attention):
+                        del kept[place:]
+                    continue
+                if choice.opened == len(tokens):
+                    opened = values
+                if chosen != best:
+                    token, probability = chosen, greatest * float(np.exp(scores[chosen] - scores[best]))
+            probabilities.append(probability)
+            likeliest.append(greatest)
             if token == END or len(tokens) >= most_tokens:
                 break
             tokens.append(token)
-            heads = [
-                values[f"attention.{layer}"].numpy()[0, list(chosen), 0] for layer, chosen in ALIGNMENT_HEADS.items()
+            followed = [
+                values[f"attention.{layer}"].numpy()[0, list(heads), 0] for layer, heads in ALIGNMENT_HEADS.items()
             ]
-            attention.append(np.concatenate(heads).mean(axis=0))
+            attention.append(np.concatenate(followed).mean(axis=0))
             step.bind_cpu_input("input_ids", np.array([[token]], np.int64))
             for name in _SELF_CACHE:
                 step.bind_ortvalue_input(f"past_key_values.{name}", values[f"present.{name}"])
-            for name in self._step_outputs:
+            for name in outputs:
                 step.bind_output(name, "cpu")
             self._step.run_with_iobinding(step)
-            values = dict(zip(self._step_outputs, step.get_outputs(), strict=True))
+            values = dict(zip(outputs, step.get_outputs(), strict=True))
         weights = np.stack(attention) if attention else np.zeros((0, frames.shape[1]), np.float32)
-        return _Decoded(tokens, np.array(probabilities), weights)
+        return _Decoded(tokens, np.array(probabilities), np.array(likeliest), weights)
 
     def _words(self, decoded: _Decoded, duration_s: float) -> list[Word]:
         words: list[Word] = []
@@ -201,7 +231,7 @@ def align(attention: np.ndarray) -> tuple[list[int], list[int]]:
     return starts, ends
 
 
-_SPACE = "▁".encode()
+_SPACE = WORD_START.encode()
 _SELF_CACHE = [f"{layer}.decoder.{part}" for layer in range(LAYERS) for part in ("key", "value")]
 _CROSS_CACHE = [f"{layer}.encoder.{part}" for layer in range(LAYERS) for part in ("key", "value")]
 

@@ -6,8 +6,8 @@ alignment padding for batches that this engine never forms. Two plain graphs are
 - `first`: encoder states → first token, self-attention cache, cross-attention keys (transposed) and values;
 - `step`: a token and the caches → next token and the grown cache.
 
-Both also output the token's probability and the cross-attention of the layers that give the word times, so that times need
-no second pass. The graphs are built once and kept in a cache folder.
+Both also output the token's probability, the cross-attention of the layers that give the word times, so that times need
+no second pass, and the logits, which only a decode with keyterms reads. The graphs are built once and kept in a cache folder.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from myna.streaming.speech.graph_cache import cached
 LAYERS = 6
 ATTENTION_LAYERS = (3, 4, 5)
 """Decoder layers whose cross-attention is output; see `ALIGNMENT_HEADS` of the engine."""
-_REVISION = 3
+LOGITS = "logits"
+"""The output [1, 1, tokens] of which `token` is the greatest. The graphs compute it in any case."""
+_REVISION = 4
 """Increase when the code below changes the graphs: it is part of the cache key."""
 
 
@@ -81,13 +83,15 @@ def _branch(model: onnx.ModelProto, branch: str, caches: tuple[str, ...]) -> onn
     scales = _cross_scales(list(branches["then_branch"].node))
     transposed = _prepare_cross_keys(nodes, scales, inputs="encoder" not in caches)
 
-    logits = inner_name["logits"]
+    if inner_name["logits"] != LOGITS:
+        nodes.append(helper.make_node("Identity", [inner_name["logits"]], [LOGITS]))
     nodes += [
-        helper.make_node("ArgMax", [logits], ["token"], axis=-1, keepdims=0),
-        helper.make_node("Softmax", [logits], ["probabilities"], axis=-1),
+        helper.make_node("ArgMax", [LOGITS], ["token"], axis=-1, keepdims=0),
+        helper.make_node("Softmax", [LOGITS], ["probabilities"], axis=-1),
         helper.make_node("ReduceMax", ["probabilities", "last_axis"], ["probability"], keepdims=0),
     ]
-    outputs += [helper.make_tensor_value_info("token", TensorProto.INT64, None), _float_output("probability")]
+    outputs.append(helper.make_tensor_value_info("token", TensorProto.INT64, None))
+    outputs += [_float_output("probability"), _float_output(LOGITS)]
 
     nodes, needed = _needed(nodes, (output.name for output in outputs))
     inputs = [i for i in outer.input if i.name in needed]

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from myna.inference.engines.parakeet_onnx.boosting import BoostingTree
+from myna.inference.engines.boosting import BoostingTree
 from myna.inference.engines.parakeet_onnx.inspection import Export
 from myna.inference.engines.parakeet_onnx.sessions import Graphs
 from myna.inference.engines.transducer.words import Tokens
@@ -109,7 +109,7 @@ class TransducerDecoder:
             scores = logits[at, : self._blank + 1]
             if row.tree is not None:  # where a token wins, boosting chooses which
                 bonuses = row.tree.bonuses(row.node)
-                token = int((scores[:-1] + bonuses.scores).argmax())
+                token = int(bonuses.added_to(scores[:-1]).argmax())
                 row.node = bonuses.next.get(token, BoostingTree.ROOT)
             row.add(token, row.at + at, 1 if jumps is None else jump, _probability(scores, token))
             row.symbols += 1

@@ -5,13 +5,12 @@ This module knows neither jobs nor streams. Several models may share their graph
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from myna.inference.engines.parakeet_onnx.boosting import BoostingTree
+from myna.inference.engines.boosting import BoostingTree, BoostingTrees
 from myna.inference.engines.parakeet_onnx.features import HOP, WINDOW, Features
 from myna.inference.engines.parakeet_onnx.greedy import CtcDecoder, GreedyDecoder, RowState, TransducerDecoder
 from myna.inference.engines.parakeet_onnx.inspection import Chunks, Export
@@ -59,8 +58,8 @@ class OnnxModel:
         self._features = Features(export.mels, normalized=export.normalized)
         self._decoder: GreedyDecoder
         self._decoder = TransducerDecoder(export, self._graphs) if export.decoder else CtcDecoder(export)
-        self._splitter = Splitter(export.pieces)
-        self._trees: OrderedDict[tuple[str, ...], BoostingTree] = OrderedDict()
+        splitter = Splitter(export.pieces)
+        self._trees = BoostingTrees(lambda terms: BoostingTree(map(splitter, terms)), _MOST_TREES)
         self.vocabulary = Vocabulary(export.pieces, Speller(export.pieces))
         self.frame = HOP * export.subsampling
         """Samples between two encoder frames."""
@@ -110,22 +109,13 @@ class OnnxModel:
         """
         rows = len(encoded.lengths)
         before: list[RowState | None] = list(states) if states is not None else [None] * rows
-        trees = [self._tree(terms) if terms else None for terms in keyterms] or [None] * rows
+        trees = [self._trees.of(terms) if terms else None for terms in keyterms] or [None] * rows
         tokens, after = self._decoder.decode(encoded.frames, encoded.lengths, before, trees)
         return tokens, [*after] if goes_on else before
 
     def _rows(self, audio: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Return the features [F, T] of each int16 utterance."""
         return [self._features(np.pad(pcm, (0, max(0, _LEAST - len(pcm))))) for pcm in audio]
-
-    def _tree(self, terms: tuple[str, ...]) -> BoostingTree:
-        tree = self._trees.pop(terms, None)
-        if tree is None:
-            tree = BoostingTree([self._splitter(term) for term in terms], self._export.blank)
-            if len(self._trees) >= _MOST_TREES:
-                self._trees.popitem(last=False)
-        self._trees[terms] = tree  # last in the order: most recently used
-        return tree
 
     def _check(self) -> None:
         """Decode silence, so that graphs that do not fit together fail here and not at the first word."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from myna.inference.engines.transducer.words import WORD_START
+from myna.inference.engines.byte_pairs import WORD_START, split
 
 BLANK = "<blk>"
 UNKNOWN = "<unk>"
@@ -46,10 +46,7 @@ class Speller:
 
 
 class Splitter:
-    """Splits text into pieces by byte-pair encoding, from the vocabulary alone: the earlier a piece, the earlier its merge.
-
-    SentencePiece numbers the pieces of a BPE model in the order of their merges, so that the ids are the ranks.
-    """
+    """Splits text into pieces; see `byte_pairs`."""
 
     def __init__(self, pieces: Sequence[str]) -> None:
         self._ids = {piece: number for number, piece in enumerate(pieces)}
@@ -57,15 +54,4 @@ class Splitter:
 
     def __call__(self, text: str) -> list[int]:
         """Return the ids of the pieces of a text."""
-        parts = list(WORD_START + WORD_START.join(text.split()))
-        while len(parts) > 1:
-            merges = [
-                (self._ids[both], at)
-                for at in range(len(parts) - 1)
-                if (both := parts[at] + parts[at + 1]) in self._ids
-            ]
-            if not merges:
-                break
-            _, at = min(merges)
-            parts[at : at + 2] = [parts[at] + parts[at + 1]]
-        return [self._ids.get(part, self._unknown) for part in parts]
+        return [self._ids.get(piece, self._unknown) for piece in split(text, self._ids)]

@@ -8,11 +8,10 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from myna.inference.engines.byte_pairs import WORD_START
 from myna.streaming.events import Word
 from myna.streaming.session.jobs import Transcript
 
-WORD_START = "▁"
-"""SentencePiece's prefix of a piece that begins a word."""
 _ENDS = ("<EOU>", "<EOB>")
 """Pieces that some models write where the speaker has finished: after an utterance, and after a mere "uh-huh" (NeMo's
 `audio_to_eou_label_lhotse.py`)."""
