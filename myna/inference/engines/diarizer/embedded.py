@@ -53,7 +53,7 @@ class EmbeddedParts:
         self.version, self.uuid = EMBEDDED.version, EMBEDDED.uuid
 
     def active(self, sound: np.ndarray) -> np.ndarray:
-        """Return which voices speak; less than a second is padded with silence, and frames of the padding are left out."""
+        """Return which voices speak; a short window is padded with silence, and frames of the padding are left out."""
         activity = self._segmentation.run(None, {"waveforms": padded(sound)[None, None]})[0][0]
         return np.asarray(activity[: frames_of(len(sound))] > _ACTIVE)
 
