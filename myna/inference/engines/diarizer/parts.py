@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from myna.streaming.events import SAMPLE_RATE
-from myna.streaming.speakers.runs import FIELD, FRAME
+from myna.streaming.speakers.runs import FIELD, FRAME, WINDOW
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,8 @@ class SpeakerParts(Protocol):
 
 def padded(sound: np.ndarray) -> np.ndarray:
     """Return the sound, with silence behind it if it is shorter than a second, which segmentations do not hear well."""
-    return np.pad(sound, (0, max(0, SAMPLE_RATE - len(sound))))
+    missing = WINDOW - len(sound) if len(sound) < 4 * SAMPLE_RATE else 0  # in 3 s of a tone alone it hears a voice
+    return np.pad(sound, (0, missing))
 
 
 def frames_of(length: int) -> int:
