@@ -18,7 +18,7 @@ import numpy as np
 from myna.inference.engines.diarizer.fbank import HAMMING, fbank
 from myna.inference.engines.diarizer.kind import EMBEDDED
 from myna.inference.engines.diarizer.ort_format import optimised_session
-from myna.inference.engines.diarizer.parts import RunSound, frames_of, padded
+from myna.inference.engines.diarizer.parts import RunSound, frames_of, padded_for_community
 from myna.streaming.errors import EngineUnavailableError
 
 PACKAGE = "moonshine_voice"
@@ -54,7 +54,7 @@ class EmbeddedParts:
 
     def active(self, sound: np.ndarray) -> np.ndarray:
         """Return which voices speak; a short window is padded with silence, and frames of the padding are left out."""
-        activity = self._segmentation.run(None, {"waveforms": padded(sound)[None, None]})[0][0]
+        activity = self._segmentation.run(None, {"waveforms": padded_for_community(sound)[None, None]})[0][0]
         return np.asarray(activity[: frames_of(len(sound))] > _ACTIVE)
 
     def features(self, sound: np.ndarray) -> np.ndarray:
@@ -64,7 +64,7 @@ class EmbeddedParts:
     def embedding(self, run: RunSound) -> np.ndarray:
         """Return the embedding of the frames to hear; the mean of those frames is subtracted."""
         told = {
-            "fbank": (run.features - run.features.mean(axis=0))[None],
+            "fbank": run.centred,
             "weights": np.ones((1, len(run.features)), np.float32),
         }
         return np.asarray(self._embedding.run(None, told)[0][0])

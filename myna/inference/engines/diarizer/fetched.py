@@ -15,6 +15,7 @@ from myna.inference.engines.diarizer.fbank import POVEY, fbank
 from myna.inference.engines.diarizer.offer import CAMPPLUS, SEGMENTATION, VERSION, checked
 from myna.inference.engines.diarizer.parts import RunSound, frames_of, padded
 from myna.inference.engines.diarizer.torch_zip import read_checkpoint
+from myna.streaming.events import SAMPLE_RATE
 
 
 class FetchedParts:
@@ -31,7 +32,9 @@ class FetchedParts:
 
     def active(self, sound: np.ndarray) -> np.ndarray:
         """Return which voices speak: those of the class with the highest score. Less than a second is padded to one."""
-        scores = self._segmentation.run(None, {pyannet.INPUT: padded(sound)[None, None]})[0][0]
+        scores = self._segmentation.run(None, {pyannet.INPUT: padded(sound, SAMPLE_RATE, SAMPLE_RATE)[None, None]})[0][
+            0
+        ]
         return np.asarray(pyannet.POWERSET[scores[: frames_of(len(sound))].argmax(axis=-1)])
 
     def features(self, sound: np.ndarray) -> np.ndarray:
@@ -40,6 +43,4 @@ class FetchedParts:
 
     def embedding(self, run: RunSound) -> np.ndarray:
         """Return the embedding of the frames to hear; the mean of those frames is subtracted."""
-        return np.asarray(
-            self._embedding.run(None, {campplus.INPUT: (run.features - run.features.mean(axis=0))[None]})[0][0]
-        )
+        return np.asarray(self._embedding.run(None, {campplus.INPUT: run.centred})[0][0])

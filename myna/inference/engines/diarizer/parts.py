@@ -11,8 +11,11 @@ from typing import Protocol
 
 import numpy as np
 
-from myna.streaming.events import SAMPLE_RATE
+from myna.streaming.events import samples
 from myna.streaming.speakers.runs import FIELD, FRAME, WINDOW
+
+_SHORT = samples(4.0)
+"""A window with less is padded for community-1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,11 @@ class RunSound:
     samples: np.ndarray
     kept: np.ndarray
     features: np.ndarray
+
+    @property
+    def centred(self) -> np.ndarray:
+        """The features less their mean, as a batch of one [1, frames, 80]."""
+        return np.asarray((self.features - self.features.mean(axis=0))[None])
 
 
 class SpeakerParts(Protocol):
@@ -48,10 +56,17 @@ class SpeakerParts(Protocol):
         ...
 
 
-def padded(sound: np.ndarray) -> np.ndarray:
-    """Return the sound, with silence behind it if it is shorter than a second, which segmentations do not hear well."""
-    missing = WINDOW - len(sound) if len(sound) < 4 * SAMPLE_RATE else 0  # in 3 s of a tone alone it hears a voice
-    return np.pad(sound, (0, missing))
+def padded(sound: np.ndarray, shortest: int, length: int) -> np.ndarray:
+    """Return the sound, with silence up to `length` samples behind it if it has less than `shortest`."""
+    return np.pad(sound, (0, length - len(sound) if len(sound) < shortest else 0))
+
+
+def padded_for_community(sound: np.ndarray) -> np.ndarray:
+    """Return the sound as community-1's segmentation, which was trained on `WINDOW`, hears it well.
+
+    In three seconds of a tone and nothing else it hears a voice.
+    """
+    return padded(sound, _SHORT, WINDOW)
 
 
 def frames_of(length: int) -> int:

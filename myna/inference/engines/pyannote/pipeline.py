@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from myna.inference.engines.diarizer.fbank import HAMMING, HOP, LENGTH, fbank
-from myna.inference.engines.diarizer.parts import RunSound, frames_of, padded
+from myna.inference.engines.diarizer.parts import RunSound, frames_of, padded_for_community
 from myna.inference.engines.pyannote.folder import inspect
 from myna.streaming.errors import EngineUnavailableError
 from myna.streaming.events import SAMPLE_RATE
@@ -47,7 +47,7 @@ class PipelineParts:
 
     def active(self, sound: np.ndarray) -> np.ndarray:
         """Return which voices speak; the model's frames are brought to ours."""
-        activity = np.asarray(self._segmentation.infer(torch.from_numpy(padded(sound))[None, None])[0])
+        activity = np.asarray(self._segmentation.infer(torch.from_numpy(padded_for_community(sound))[None, None])[0])
         centres = (FIELD / 2 + np.arange(frames_of(len(sound))) * FRAME) / SAMPLE_RATE
         places = np.rint((centres - self._field.start - self._field.duration / 2) / self._field.step).astype(int)
         return np.asarray(activity[np.clip(places, 0, len(activity) - 1)] > self._active)
