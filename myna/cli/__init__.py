@@ -12,6 +12,7 @@ from myna.cli import bench, clients, models, server
 from myna.cli.export import export
 from myna.cli.options import CANNOT_RUN, report
 from myna.clients.local_server import LocalServerError
+from myna.runtime.one_thread import ONE_THREAD
 
 _EXTRAS = {"av": "files", "jiwer": "bench", "matplotlib": "bench", "psutil": "bench", "sherpa_onnx": "bench"}
 """The extra that installs a module, where it is not `server`."""
@@ -38,7 +39,7 @@ def version() -> None:
 def main() -> None:
     """Run the command line."""
     os.environ.setdefault("PYTHONSAFEPATH", "1")  # child processes import nothing from the current folder
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the cores are the engines'; numpy reads it at its import
+    os.environ.update(ONE_THREAD | os.environ)  # the cores are the engines'
     try:
         app()
     except LocalServerError as error:

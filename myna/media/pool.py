@@ -22,6 +22,7 @@ from myna.media.messages import (
 from myna.media.process import DecoderProcess
 from myna.media.source import DecoderLostError
 from myna.runtime.deadlines import Clock, timeout
+from myna.runtime.one_thread import ONE_THREAD
 from myna.runtime.supervisor import Supervisor
 from myna.streaming.audio.raw import AudioError, Coded, RawFormat
 
@@ -113,7 +114,7 @@ class DecoderPool:
                 process = await asyncio.create_subprocess_exec(
                     sys.executable, "-P", "-m", "myna.media.fork_server", "--fd", str(theirs.fileno()),
                     pass_fds=(theirs.fileno(),), stdin=asyncio.subprocess.DEVNULL, start_new_session=True,
-                    env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # a process with several threads must not fork
+                    env=os.environ | ONE_THREAD,  # a process with several threads must not fork
                 )  # fmt: skip
             async with asyncio.timeout(_START_S):
                 if not await loop.sock_recv(control, 1):

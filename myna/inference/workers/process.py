@@ -17,17 +17,13 @@ import structlog
 from myna.inference.engines.port import ModelOptions
 from myna.inference.workers.ipc import Hello, Message, Status, Unavailable, Unpacker, encode
 from myna.runtime.deadlines import Clock, timeout
+from myna.runtime.one_thread import ONE_THREAD
 from myna.streaming.errors import EngineUnavailableError
 
 log = structlog.get_logger()
 
 LOADING_S = 300.0
 """Limit on the time a worker takes to load its engines: large models on slow disks take minutes."""
-
-
-_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
-"""A lane has a core. Where the environment does not say otherwise, numpy's products start no threads, which would spin on the
-cores of the other lanes: they doubled the cost of speakers."""
 
 
 class WorkerProcess:
@@ -79,7 +75,7 @@ class WorkerProcess:
                     "--fd", str(theirs.fileno()), "--engine", self._engine, "--lanes", str(self._lanes),
                     "--options", json.dumps(asdict(self._options)),
                     pass_fds=(theirs.fileno(),), start_new_session=True,
-                    env=_ONE_THREAD | os.environ,
+                    env=ONE_THREAD | os.environ,  # a lane has a core: threads doubled the cost of speakers
                 )  # fmt: skip
             self._reader, self._writer = await asyncio.open_unix_connection(sock=ours)
         except BaseException:

@@ -123,7 +123,7 @@ class EngineInfo:
     voice_distances: tuple[float, float] = (0.0, 0.0)
     """Of an engine whose answers are `Voices`: cosine distances that part speakers, in wideband and narrowband speech."""
     gpu: bool = False
-    """Whether the engine computes on a GPU. Engines that do not share the cores of the machine."""
+    """Whether the engine computes on a GPU. The others share the cores of the machine."""
     gate: PlausibilityGate = field(default_factory=PlausibilityGate)
     """The limits within which the engine's transcripts are plausible."""
     version: str = ""

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 from myna.streaming.events import Event, Word, samples, seconds
 from myna.streaming.speakers.attribution import speakers_of
-from myna.streaming.speakers.labelling import Distances, SpeakerLimits, SpeakerTurn, label_all
-from myna.streaming.speakers.runs import Run
+from myna.streaming.speakers.labelling import Distances, SpeakerLimits, SpeakerTurn, inherited, label_all
+from myna.streaming.speakers.runs import Run, in_order
 
 MOST_RUNS_KEPT = 4000
 """Runs kept of a channel, the newest ones: about three hours of speech, 6 MB with embeddings of 256 values. Labelling them
@@ -67,10 +67,7 @@ class Past:
             if speaker is not None:
                 claim = speaker, told
                 claims[claim] = claims.get(claim, 0) + len(run.span)
-        names: dict[int, int] = {}
-        for speaker, told in sorted(claims, key=lambda claim: (-claims[claim], claim)):
-            if speaker not in names and told not in names.values():
-                names[speaker] = told
+        names = inherited(claims)
         unused = max(self.told, default=-1) + 1
         for turn in turns:
             if turn.speaker not in names:
@@ -102,8 +99,7 @@ class History:
 
     def tell(self, runs: Sequence[Run], told: Sequence[SpeakerTurn]) -> None:
         """Keep the runs of a segment and the labels told for them, as `SpeakerMemory.label` returns them."""
-        ordered = sorted(runs, key=lambda run: (run.span.start, run.span.end))
-        self._runs.extend((run, turn.speaker) for run, turn in zip(ordered, told, strict=True))
+        self._runs.extend((run, turn.speaker) for run, turn in zip(in_order(runs), told, strict=True))
         while len(self._runs) > MOST_RUNS_KEPT:
             self._since = max(self._since, self._runs.popleft()[0].span.end)
 

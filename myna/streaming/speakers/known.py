@@ -9,7 +9,7 @@ import numpy as np
 from myna.streaming.events import seconds
 from myna.streaming.speakers.attribution import speakers_of
 from myna.streaming.speakers.clustering import clustered
-from myna.streaming.speakers.labelling import LEAST_OWN, Distances, SpeakerTurn, centroid
+from myna.streaming.speakers.labelling import LEAST_OWN, Distances, SpeakerTurn, centroid, telling
 from myna.streaming.speakers.runs import Run, vectors
 
 
@@ -36,8 +36,7 @@ def matched(
     `turns` are those of `runs`. A pair must be closer than the distance of the clustering. Of all assignments the one is
     returned whose pairs are below that distance by the most in all.
     """
-    embedded = [run for run in runs if run.embedding is not None]
-    large = [run for run in embedded if run.own >= LEAST_OWN] or embedded
+    large = telling(runs)
     if not large or not known:
         return {}
     spoken_by = np.array(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from myna.streaming.events import Span, samples, seconds
 from myna.streaming.speakers.clustering import clustered, unit
-from myna.streaming.speakers.runs import Run, Track, vectors
+from myna.streaming.speakers.runs import Run, Track, in_order, vectors
 
 LEAST_OWN = samples(1.0)
 """Own speech that a run needs to take part in the clustering."""
@@ -69,9 +69,8 @@ class Label:
 
 def label_all(runs: Sequence[Run], distances: Distances, limits: SpeakerLimits) -> list[SpeakerTurn]:
     """Return who spoke when, for the runs of a whole recording."""
-    runs = sorted(runs, key=lambda run: (run.span.start, run.span.end))
-    embedded = [run for run in runs if run.embedding is not None]
-    large = [run for run in embedded if run.own >= LEAST_OWN] or embedded
+    runs = in_order(runs)
+    large = telling(runs)
     if not large:
         return joined_turns([SpeakerTurn(run.span, 0, 0.5) for run in runs])
     voices = vectors(large)
@@ -92,6 +91,24 @@ def label_all(runs: Sequence[Run], distances: Distances, limits: SpeakerLimits) 
         speaker = numbers.setdefault(label.speaker, len(numbers))
         turns.append(SpeakerTurn(run.span, speaker, label.confidence))
     return joined_turns(turns)
+
+
+def telling(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs that tell voices apart: those with enough own speech or, if there are none, all with an embedding."""
+    embedded = [run for run in runs if run.embedding is not None]
+    return [run for run in embedded if run.own >= LEAST_OWN] or embedded
+
+
+def inherited(claims: Mapping[tuple[int, int], float]) -> dict[int, int]:
+    """Return group → label, from the speech that each pair of them shares; the largest share decides first.
+
+    Each label goes to one group, so that a group may get none.
+    """
+    names: dict[int, int] = {}
+    for group, label in sorted(claims, key=lambda claim: (-claims[claim], claim)):
+        if group not in names and label not in names.values():
+            names[group] = label
+    return names
 
 
 def assigned(runs: Sequence[Run], centroids: np.ndarray, names: Sequence[int]) -> list[Label]:

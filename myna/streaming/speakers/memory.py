@@ -20,8 +20,9 @@ from myna.streaming.speakers.labelling import (
     SpeakerTurn,
     assigned,
     centroid,
+    inherited,
 )
-from myna.streaming.speakers.runs import Run, vectors
+from myna.streaming.speakers.runs import Run, in_order, vectors
 
 NEW_SPEAKER = samples(2.0)
 """Speech from which a voice without a label gets a new one. The first voice gets its label at once."""
@@ -54,7 +55,7 @@ class SpeakerMemory:
 
     def label(self, runs: Sequence[Run]) -> list[SpeakerTurn]:
         """Return the speakers of the next segment's runs, and remember their voices."""
-        runs = sorted(runs, key=lambda run: (run.span.start, run.span.end))
+        runs = in_order(runs)
         fresh = [run for run in runs if run.embedding is not None and run.own >= LEAST_OWN]
         if not self._known and not fresh:  # too little to tell: provisionally the first speaker
             return [SpeakerTurn(run.span, 0, 0.5) for run in runs]
@@ -91,11 +92,7 @@ class SpeakerMemory:
         for index, known in enumerate(self._known):
             claim = int(groups[index]), known.label
             claims[claim] = claims.get(claim, 0.0) + float(own[index])
-        named: dict[int, int] = {}
-        for group, label in sorted(claims, key=lambda claim: (-claims[claim], claim)):
-            if group not in named and label not in named.values():
-                named[group] = label
-        return named
+        return inherited(claims)
 
     def _forget(self) -> None:
         for label in {known.label for known in self._known}:

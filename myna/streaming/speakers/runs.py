@@ -8,7 +8,7 @@ follows is a *run*, an unbroken stretch of one local voice, and each run has an 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -99,6 +99,11 @@ class Voices:
 def vectors(runs: Sequence[Run]) -> np.ndarray:
     """Return the embeddings float32 [n, D] of runs that have one."""
     return np.stack([np.frombuffer(run.embedding, np.float32) for run in runs if run.embedding is not None])
+
+
+def in_order(runs: Iterable[Run]) -> list[Run]:
+    """Return the runs in order of time."""
+    return sorted(runs, key=lambda run: (run.span.start, run.span.end))
 
 
 def local_runs(active: np.ndarray, wanted: Span) -> list[LocalRun]:

@@ -34,7 +34,7 @@ def optimised_session(model: bytes, *, any_length: bool = False) -> onnxruntime.
         for attribute in node.attribute:
             if attribute.HasField(
                 "g"
-            ):  # onnxruntime writes the branches of an If without names, and refuses to read them
+            ):  # a branch of an If: onnxruntime writes it without a name, which it does not read
                 attribute.g.name = attribute.name
     if any_length:
         graph.graph.input[0].type.tensor_type.shape.dim[-1].dim_param = "samples"
