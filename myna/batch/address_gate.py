@@ -41,10 +41,19 @@ _NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0
 """A valid DNS name (RFC 1035, 2.3.4); underscores, which occur in practice, are allowed."""
 
 
+_ENCODED = re.compile(r"([A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*")
+"""An address without characters that RFC 3986 requires to be encoded. It is sent as it is: a signature may cover its text."""
+
+
 FAILURES = (ClientError, OSError, ValueError, RuntimeError)
 """Errors of a request to an address given by a client: those of aiohttp and the system, `ValueError` for a malformed answer
 or address, `RuntimeError` if uvloop fails to connect. Timeouts are an `OSError`."""
 _LONGEST_REASON = 300
+
+
+def as_sent(url: str | URL) -> URL:
+    """Return the parsed URL, its text unchanged where it is a valid URI. Raises `ValueError`."""
+    return URL(url, encoded=_ENCODED.fullmatch(str(url)) is not None)
 
 
 class ForbiddenAddressError(OSError):
@@ -67,7 +76,7 @@ class AddressGate:
     def check(self, url: str | URL) -> URL:
         """Return the parsed URL. Raises `ValueError` if it is not an http(s) URL or its host is a forbidden address."""
         try:
-            address = URL(url)
+            address = as_sent(url)
             host = (address.raw_host or "").lower()
         except ValueError as error:  # also characters that cannot be encoded, such as a lone surrogate
             raise ValueError(f"{quoted(str(url))} is no http or https address") from error

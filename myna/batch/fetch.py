@@ -10,7 +10,7 @@ from pathlib import Path
 from aiohttp import ClientResponse, ClientSession, ClientTimeout
 from yarl import URL
 
-from myna.batch.address_gate import FAILURES, AddressGate, explained
+from myna.batch.address_gate import FAILURES, AddressGate, as_sent, explained
 from myna.batch.disk import FileWriter
 from myna.batch.pace import TOO_SLOW, Pace
 from myna.wire.quoting import quoted
@@ -116,6 +116,6 @@ async def _next(response: ClientResponse) -> bytes:
 def _joined(address: URL, location: str) -> str:
     """Return the target of a redirect. The user and password of the first address are not passed on."""
     try:
-        return str(address.with_user(None).join(URL(location)))
+        return str(address.with_user(None).join(as_sent(location)))
     except ValueError as error:
         raise FetchError(f"the file's server redirects to {quoted(location)}, which is not a valid address") from error

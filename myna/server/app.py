@@ -130,7 +130,7 @@ class Server:
         page.add_to(self.app)
         for path, entry_of in registry.LIVE.items():
             self.app.router.add_get(path, functools.partial(self._live, entry_of))
-        self.app[ERROR_FORMATS] = registry.ERRORS
+        self.app[ERROR_FORMATS] = registry.error_formats(settings)
         self.app[ADDRESSES] = Addresses(self.app, registry.VENDORS)
 
     async def drain(self) -> None:

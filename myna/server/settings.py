@@ -189,8 +189,11 @@ class Settings(BaseSettings):
         description="Host names by which Reflector calls this server; words in those answers include their spaces. `*`: any.",
     )
     allowed_networks: list[str] = Field(
-        [], description="Private networks that callbacks and fetched files may reach, such as `10.0.0.0/8`."
+        [],
+        description="Private networks, such as `10.0.0.0/8`, in which clients may name addresses: of callbacks, of files.",
     )
+    keyless_paths: list[str] = Field([], description="Paths, and those below them, open to `keyless_networks`.")
+    keyless_networks: list[str] = Field([], description="Networks that may use `keyless_paths` without a key.")
     speakers_within_ms: int = Field(
         300,
         ge=0,
@@ -288,7 +291,15 @@ class Settings(BaseSettings):
                 raise ValueError("an origin must be a scheme, a host and, unless it is the scheme's default, a port")
         return origins
 
-    @field_validator("allowed_networks")
+    @field_validator("keyless_paths")
+    @classmethod
+    def _check_paths(cls, paths: list[str]) -> list[str]:
+        for path in paths:
+            if not re.fullmatch(r"(/[\w.-]+)+/?", path):
+                raise ValueError("a path must begin with `/` and name a route, such as `/translate`")
+        return paths
+
+    @field_validator("allowed_networks", "keyless_networks")
     @classmethod
     def _check_networks(cls, networks: list[str]) -> list[str]:
         for network in networks:

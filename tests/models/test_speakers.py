@@ -174,7 +174,7 @@ async def test_reflectors_diarization_has_turns_and_shifts_them(server: Server, 
         assert [turn[name] for turn in later] == pytest.approx([turn[name] + 10 for turn in plain], abs=0.0011)
 
 
-async def test_reflectors_addresses_take_limits_and_formats_with_speakers(server: Server, flac: bytes) -> None:
+async def test_reflectors_addresses_take_limits_and_give_words_speakers(server: Server, flac: bytes) -> None:
     async def sound(_request: web.Request) -> web.Response:
         return web.Response(body=flac)
 
@@ -185,14 +185,15 @@ async def test_reflectors_addresses_take_limits_and_formats_with_speakers(server
         for limits, speakers in (({"num_speakers": "1"}, {0}), ({"min_speakers": "2", "max_speakers": "2"}, {0, 1})):
             async with session.post(f"{server.url}/diarize", params=address | limits) as response:
                 assert {turn["speaker"] for turn in (await response.json())["diarization"]} == speakers
-        asked = address | {"response_format": "diarized_json"}
-        async with session.post(f"{server.url}/v1/audio/transcriptions-from-url", json=asked) as response:
-            assert {segment["speaker"] for segment in (await response.json())["segments"]} == {"A", "B"}
+        async with session.post(
+            f"{server.url}/v1/audio/transcriptions-from-url", json=address | {"diarize": True}
+        ) as response:
+            assert {word["speaker"] for word in (await response.json())["words"]} == {0, 1}
 
 
 @pytest.mark.parametrize(
     ("query", "status"), [("", 422), ("audio_file_url=http://127.0.0.1:1/x&timestamp=x", 422),
-                          ("audio_file_url=http://127.0.0.1:1/x&timestamp=nan", 400), ("audio_file_url=x", 400)],
+                          ("audio_file_url=http://127.0.0.1:1/x&timestamp=nan", 422), ("audio_file_url=x", 400)],
 )  # fmt: skip
 async def test_reflectors_diarization_refuses_invalid_parameters(server: Server, query: str, status: int) -> None:
     async with ClientSession() as session, session.post(f"{server.url}/diarize?{query}") as response:

@@ -217,51 +217,6 @@ async def test_raw_audio_is_transcribed_if_its_encoding_is_announced(files: Serv
     assert body["results"]["channels"][0]["alternatives"][0]["transcript"] == BECKETT
 
 
-async def test_reflector_gets_its_own_formats(files: Server, flac: bytes, web_files: str) -> None:
-    _, one, _ = await post(files, SOUND, data=form(flac, ("model", "nvidia/parakeet-tdt-0.6b-v2"), ("language", "en")))
-    assert "".join(word["word"] for word in one["words"]).strip() == one["text"]
-    assert one["filename"] == "speech0.wav"
-    _, several, _ = await post(files, SOUND, data=form([flac, flac], ("batch", "true"), name="files"))
-    assert [answer["text"] for answer in several["results"]] == [one["text"]] * 2
-    asked = {"audio_file_url": f"{web_files}/speech.flac", "language": "en", "timestamp_offset": 100.0, "batch": True}
-    _, fetched, _ = await post(files, f"{SOUND}-from-url", json=asked)
-    assert fetched["text"] == one["text"]
-    assert fetched["words"][0]["start"] == pytest.approx(one["words"][0]["start"] + 100)
-
-
-LIVE = (  # byte for byte what Reflector's live client has OpenAI's SDK send
-    ("model", "whisper-1"), ("language", "en"), ("response_format", "verbose_json"), ("timestamp_granularities[]", "word"),
-)  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("path", "headers"),
-    [(SOUND, {"Host": "transcription:8000"}), (SOUND, {"Host": "TRANSCRIPTION"}), (f"/reflector{SOUND}", {})],
-)
-async def test_reflectors_live_client_joins_its_words_to_the_text(
-    flac: bytes, path: str, headers: dict[str, str]
-) -> None:
-    async with running(settings(allowed_hosts=["transcription"])) as server:
-        status, body, _ = await post(server, path, data=form(flac, *LIVE), headers=headers)
-        assert (status, body["task"], body["language"]) == (200, "transcribe", "english")
-        assert "".join(word["word"] for word in body["words"]).strip() == body["text"]
-        ends, starts = [word["end"] for word in body["words"]], [word["start"] for word in body["words"]]
-        assert all(end <= start for end, start in zip(ends, starts[1:], strict=False))
-
-
-async def test_other_clients_with_the_same_request_get_words_without_spaces(files: Server, flac: bytes) -> None:
-    for host in ("localhost:8000", "127.0.0.1"):
-        _, body, _ = await post(files, SOUND, data=form(flac, *LIVE), headers={"Host": host})
-        assert " ".join(word["word"] for word in body["words"]) == body["text"]
-
-
-async def test_the_host_names_of_reflectors_requests_can_be_configured(flac: bytes) -> None:
-    for names, spaced in ((["*"], True), (["speech"], False)):
-        async with running(settings(reflector_hosts=names)) as server:
-            _, body, _ = await post(server, SOUND, data=form(flac, *LIVE))
-            assert all(word["word"].endswith(" ") is spaced for word in body["words"])
-
-
 @pytest.fixture(scope="module")
 async def web_files(flac: bytes) -> AsyncIterator[str]:
     """Yield a web server with a file and with addresses that misbehave."""

@@ -102,9 +102,9 @@ class Parameters:
             raise self.refusal(name, f"{name} must be one of {', '.join(choices)}, not {quoted(value)}")
         return value
 
-    def refusal(self, name: str, message: str, status: int = 400) -> Refusal:
+    def refusal(self, name: str, message: str) -> Refusal:
         """Return the refusal of a parameter."""
-        return Refusal(status, self._code, message, param=name)
+        return Refusal(400, self._code, message, param=name)
 
 
 def refused(message: str, code: str = "bad_request") -> Refusal:

@@ -12,6 +12,7 @@ from myna.batch.address_gate import AddressGate
 from myna.batch.job_runner import JobRunner
 from myna.batch.transcriber import Transcriber
 from myna.inference.models import Models
+from myna.runtime.errors import Refusal
 from myna.server.dialects import models as models_handlers
 from myna.server.dialects.base import Entry
 from myna.server.dialects.deepgram import description as deepgram_description
@@ -26,13 +27,17 @@ from myna.server.dialects.openai import description as openai_description
 from myna.server.dialects.openai import realtime_entry
 from myna.server.dialects.openai.client_secrets import ClientSecrets
 from myna.server.dialects.openai.errors import openai_response
+from myna.server.dialects.openai.transcriptions import PATH as TRANSCRIPTIONS
 from myna.server.dialects.openai.transcriptions import Transcriptions
 from myna.server.dialects.reflector import description as reflector_description
 from myna.server.dialects.reflector import requests as reflector
+from myna.server.dialects.reflector.diarize import PATH as DIARIZE
 from myna.server.dialects.reflector.diarize import Diarize
-from myna.server.dialects.reflector.from_url import FromUrl
+from myna.server.dialects.reflector.errors import reflector_response
+from myna.server.dialects.reflector.forms import TRANSCRIBE, ReflectorForms
+from myna.server.dialects.reflector.from_url import FROM_URL, FromUrl
 from myna.server.dialects.shared_errors import shared_response
-from myna.server.http import health, openapi
+from myna.server.http import docs_page, health, openapi
 from myna.server.http.errors import ErrorFormats, VendorAddresses
 from myna.server.http.file_requests import FileRequests
 from myna.server.http.file_work import FileWork
@@ -81,9 +86,23 @@ VENDORS = (
     VendorAddresses(
         ("/v1/audio/", "/v1/realtime"), openai_response, base_address="the base address of OpenAI's clients ends in /v1"
     ),
-    VendorAddresses((f"{reflector.PREFIX}/",), openai_response),
+    VendorAddresses((f"{reflector.PREFIX}/", FROM_URL, DIARIZE, TRANSCRIBE), reflector_response),
 )
-ERRORS = ErrorFormats(shared_response, VENDORS)
+
+
+def error_formats(settings: Settings) -> ErrorFormats:
+    """Return the error formats of a server with these settings."""
+
+    def audio(refusal: Refusal, request: web.Request) -> web.Response:
+        made = reflector_response if _is_reflectors(request, settings) else openai_response
+        return made(refusal, request)
+
+    formats = {prefix: vendor.error_format for vendor in VENDORS for prefix in vendor.prefixes if vendor.error_format}
+    return ErrorFormats(shared_response, formats | {TRANSCRIPTIONS: audio})
+
+
+def _is_reflectors(request: web.Request, settings: Settings) -> bool:
+    return reflector.is_theirs(request.path, request.headers.get("Host", ""), settings.reflector_hosts)
 
 
 @functools.cache
@@ -91,6 +110,7 @@ def description() -> openapi.Schema:
     """Return the OpenAPI document of every route."""
     return openapi.document(
         (
+            docs_page.DESCRIPTION,
             health.DESCRIPTION,
             models_handlers.DESCRIPTION,
             deepgram_description.DESCRIPTION,
@@ -118,10 +138,13 @@ def add_http_routes(
     work = FileWork(settings, models, transcriber, gate, intake)
     jobs.work = DeepgramJobs(work, intake)
 
-    def is_reflectors(request: web.Request) -> bool:
-        return reflector.is_theirs(request.path, request.headers.get("Host", ""), settings.reflector_hosts)
+    openais, reflectors = Transcriptions(requests, work), ReflectorForms(requests, work)
 
-    transcriptions = Transcriptions(requests, work, is_reflectors)
+    async def transcriptions(request: web.Request) -> web.StreamResponse:
+        handlers = reflectors if _is_reflectors(request, settings) else openais
+        return await handlers.transcriptions(request)
+
+    app.router.add_post(TRANSCRIPTIONS, transcriptions)
     for handlers in (
         HealthHandlers(services, models, admission, gauges),
         StatusHandlers(services, models, transcriber, admission, gauges),
@@ -131,9 +154,12 @@ def add_http_routes(
         work,
         Prerecorded(requests, work, jobs, gate, intake),
         JobStatus(requests, jobs),
-        transcriptions,
-        FromUrl(requests, work, transcriptions),
+        openais,
+        reflectors,
+        FromUrl(requests, work),
         Diarize(requests, work),
     ):
         handlers.add_to(app)
-    app.router.add_get(openapi.PATH, openapi.handler(description()))
+    for prefix in ("", reflector.PREFIX):
+        app.router.add_get(f"{prefix}{openapi.PATH}", openapi.handler(description()))
+        app.router.add_get(f"{prefix}{docs_page.ADDRESS}", docs_page.handler(description()))

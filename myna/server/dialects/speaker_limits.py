@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from myna.server.dialects.parameters import Parameters, whole
@@ -14,13 +15,12 @@ SPEAKER_COUNT: dict[str, Any] = {"type": "integer", "minimum": 1, "maximum": MOS
 """The OpenAPI schema of a limit."""
 
 
-def limits_of(given: Parameters, *, wanted: bool, asking: str, wrong_type: int = 400) -> SpeakerLimits | None:
+def limits_of(given: Parameters, *, wanted: bool, asking: str) -> SpeakerLimits | None:
     """Return the limits of a request, or None if it does not want speakers.
 
-    `asking` is the parameter that asks for speakers, `wrong_type` the status for a value that is no whole number. Raises
-    `Refusal`.
+    `asking` is the parameter that asks for speakers. Raises `Refusal`.
     """
-    values = {name: _number(given, name, wrong_type) for name in LIMITS}
+    values = {name: _number(given, name) for name in LIMITS}
     named = [name for name, value in values.items() if value is not None]
     if not wanted:
         if named:
@@ -37,14 +37,20 @@ def limits_of(given: Parameters, *, wanted: bool, asking: str, wrong_type: int =
     return SpeakerLimits(lowest, highest, number or (lowest if lowest == highest else None))
 
 
-def _number(given: Parameters, name: str, wrong_type: int) -> int | None:
+def limits_if_asked(fields: Collection[tuple[str, str]]) -> SpeakerLimits | None:
+    """Return the limits of a request whose parameter `diarize` asks for speakers, or None. Raises `Refusal`."""
+    given = Parameters(fields, "invalid_value")
+    return limits_of(given, wanted=given.flag("diarize"), asking="diarize=true")
+
+
+def _number(given: Parameters, name: str) -> int | None:
     text = given.text(name)
     if text is None:
         return None
     must = f"{name} must be a whole number from 1 to {MOST_SPEAKERS}, not {quoted(text)}"
     number = whole(text.removeprefix("-"))
     if number is None:
-        raise given.refusal(name, must, status=wrong_type)
+        raise given.refusal(name, must)
     if text.startswith("-") or not 1 <= number <= MOST_SPEAKERS:
         raise given.refusal(name, must)
     return number

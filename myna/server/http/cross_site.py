@@ -23,6 +23,7 @@ from aiohttp import web
 
 from myna.runtime.errors import Refusal
 from myna.server.http.errors import error_response
+from myna.server.http.open_routes import OpenRoutes
 from myna.server.settings import Settings
 from myna.wire.quoting import quoted
 
@@ -50,6 +51,7 @@ class CrossSite:
 
     def __init__(self, settings: Settings, listener: str, *, keyless: bool) -> None:
         self._keyless = keyless
+        self._open_routes = OpenRoutes(settings)
         self._local = ipaddress.ip_address(listener.partition("%")[0]).is_loopback
         self._hosts = {"localhost", _plain(settings.host), *map(_plain, settings.allowed_hosts)}
         self._origins = {origin.lower().removesuffix("/") for origin in settings.allowed_origins}
@@ -75,7 +77,7 @@ class CrossSite:
 
     def refusal(self, request: web.Request) -> Refusal | None:
         """Return why the request is refused: it has another host name, or its page may not use the server."""
-        if self._keyless and request.path not in PROBED:
+        if self._needs_no_key(request) and request.path not in PROBED:
             for host in request.headers.getall("Host", []):
                 if not self._is_own(host):
                     return Refusal(
@@ -106,7 +108,12 @@ class CrossSite:
         """Return whether the origin of the request is checked."""
         if _is_preflight(request):
             return True
-        return request.method != "OPTIONS" and request.path not in PROBED and (self._keyless or bool(self._origins))
+        if request.method == "OPTIONS" or request.path in PROBED:
+            return False
+        return bool(self._origins) or self._needs_no_key(request)
+
+    def _needs_no_key(self, request: web.Request) -> bool:
+        return self._keyless or self._open_routes.open(request)
 
     def _preflight(self, request: web.Request) -> web.Response:
         """Return the answer to a preflight: the page may send its request."""

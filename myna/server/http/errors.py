@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -25,17 +25,18 @@ class VendorAddresses:
 
 
 class ErrorFormats:
-    """The error formats of one server, by address. `default` holds for addresses of no vendor."""
+    """The error formats of one server, by the beginning of an address: the longest one counts.
 
-    def __init__(self, default: ErrorFormat, vendors: Sequence[VendorAddresses]) -> None:
+    `default` holds for addresses of no vendor.
+    """
+
+    def __init__(self, default: ErrorFormat, formats: Mapping[str, ErrorFormat]) -> None:
         self._default = default
-        self._by_prefix = {
-            prefix: vendor.error_format for vendor in vendors for prefix in vendor.prefixes if vendor.error_format
-        }
+        self._formats = sorted(formats.items(), key=lambda item: -len(item[0]))
 
     def response(self, refusal: Refusal, request: web.Request, path: str) -> web.Response:
         """Return a refusal in the format of this address."""
-        found = (made for prefix, made in self._by_prefix.items() if path.startswith(prefix))
+        found = (made for prefix, made in self._formats if path.startswith(prefix))
         return next(found, self._default)(refusal, request)
 
 

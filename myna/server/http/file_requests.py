@@ -17,8 +17,9 @@ from myna.batch.storage import UPLOADS, refusal_of
 from myna.runtime.errors import Refusal
 from myna.server.http.connections import authenticated
 from myna.server.http.intake import Intake, share_of
+from myna.server.http.open_routes import OpenRoutes
 from myna.server.http.uploads import Receiver
-from myna.server.keys import Authentication, Identity, Scope, credential
+from myna.server.keys import Authentication, Identity
 from myna.server.operations.admission import Admission
 from myna.server.settings import Settings
 
@@ -54,6 +55,7 @@ class FileRequests:
         self._admission = admission
         self._intake = intake
         self._unfinished = unfinished
+        self._open_routes = OpenRoutes(settings)
 
     async def answered(
         self, work: Awaitable[web.StreamResponse], refused: Callable[[Refusal], web.Response]
@@ -74,7 +76,7 @@ class FileRequests:
 
     def identify(self, request: web.Request) -> Identity:
         """Return the request's client. Raises `Refusal`."""
-        identity = self._authentication.identify(credential(request.headers), Scope.TRANSCRIBE)
+        identity = self._open_routes.identify(request, self._authentication)
         authenticated(request)
         return identity
 
@@ -82,7 +84,7 @@ class FileRequests:
     async def admit(self, request: web.Request) -> AsyncIterator[Admitted]:
         """Count the request against its client's limits while the context lasts. Raises `Refusal`."""
         identity = self.identify(request)
-        share = share_of(identity, request, self._authentication)
+        share = share_of(identity, request)
         async with self._admission.request(identity, self._unfinished):
             with self._intake.file(share) as grow:
                 yield Admitted(identity, share, grow)

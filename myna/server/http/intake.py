@@ -16,7 +16,7 @@ from aiohttp import web
 from myna.batch.addresses import network_of
 from myna.batch.storage import Doubt
 from myna.runtime.errors import Refusal
-from myna.server.keys import Authentication, Identity
+from myna.server.keys import ANYBODY, Identity
 from myna.server.operations.metrics import Metrics
 from myna.server.settings import Settings
 
@@ -32,9 +32,9 @@ Taken = Callable[[str | None], tuple[int, int]]
 """Returns how many jobs, of all shares or of one, are unfinished, and the bytes of audio they store."""
 
 
-def share_of(identity: Identity, request: web.Request, authentication: Authentication) -> str:
-    """Return the share a request counts against: its key's, or its address's if the server has no keys."""
-    return identity.name if authentication.required else f"@{network_of(request.remote or '')}"
+def share_of(identity: Identity, request: web.Request) -> str:
+    """Return the share a request counts against: its key's, or its address's if it needs no key."""
+    return f"@{network_of(request.remote or '')}" if identity is ANYBODY else identity.name
 
 
 class Intake:

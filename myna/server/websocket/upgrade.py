@@ -57,7 +57,7 @@ class Upgrade:
             if entry.callback is not None:
                 try:
                     callback = replace(entry.callback, key_name=identity.name)
-                    sender = CallbackSender(callback, self.gate, share_of(identity, request, self.authentication))
+                    sender = CallbackSender(callback, self.gate, share_of(identity, request))
                 except ValueError as error:
                     raise Refusal(400, "bad_callback", f"callback: {error}.") from error
                 delivery = (await stack.enter_async_context(sender)).send

@@ -57,8 +57,6 @@ class TranscriptionRequest:
     """An extension: the request has several files, and its answer a list."""
     diarize: bool = False
     """An extension: words have speakers in every format; the texts and subtitles name them."""
-    spaced: bool = False
-    """An extension: each word carries the space behind it, in every format that has words."""
     known_names: tuple[str, ...] = ()
     """The names of the speakers of whose voices there are clips."""
     speakers: SpeakerLimits | None = None
@@ -85,9 +83,7 @@ class TranscriptionRequest:
         return Options(spoken_language(self.language), self.keywords, hints, translate=self.translate, prompt=prompt)
 
 
-def parse(
-    fields: Collection[tuple[str, str]], *, spaced: bool = False, translate: bool = False
-) -> TranscriptionRequest:
+def parse(fields: Collection[tuple[str, str]], *, translate: bool = False) -> TranscriptionRequest:
     """Parse a form's fields, of a request to `translate` or to transcribe. Raises `Refusal`."""
     given = Parameters([(name.removesuffix("[]"), value) for name, value in fields], "invalid_value")
     response_format = given.choice("response_format", FORMATS)
@@ -114,7 +110,6 @@ def parse(
         logprobs="logprobs" in given.texts("include"),
         batch=given.flag("batch"),
         diarize=(diarize := given.flag("diarize")),
-        spaced=spaced,
         known_names=names_of(fields, diarized=response_format == DIARIZED),
         speakers=limits_of(
             given,
@@ -149,7 +144,7 @@ def answer(
     body: dict[str, Any] = {"text": transcript.text, "usage": _usage(transcript), **heard_languages(words)}
     if request.logprobs:
         body["logprobs"] = _logprobs(words)
-    if request.response_format is None or request.spaced:  # read by clients of the extensions; OpenAI's ignore it
+    if request.response_format is None:  # read by clients of the extensions; OpenAI's ignore it
         body |= {"words": spaced_words(words), "filename": filename}
     return body
 
@@ -208,11 +203,10 @@ def _verbose(
         "duration": round(transcript.duration_s, 3),
         "text": transcript.text,
     }
-    if "word" in request.granularities or request.spaced:
-        plain = (
+    if "word" in request.granularities:
+        body["words"] = (
             {"word": w.text, "start": round(w.start, 3), "end": round(w.end, 3), **_speaker([w])} for w in words
-        )  # fmt: skip
-        body["words"] = spaced_words(words) if request.spaced else plain
+        )
     if "segment" in request.granularities or not request.granularities:
         body["segments"] = (_segment(number, part) for number, part in enumerate(sentences(words)))
     return body | {"usage": _usage(transcript)}

@@ -26,16 +26,14 @@ PATH = "/v1/audio/transcriptions"
 
 
 class Transcriptions:
-    """Handlers of one server. `wants_spaces` tells whether a request's words must carry the spaces behind them."""
+    """Handlers of one server."""
 
-    def __init__(self, requests: FileRequests, work: FileWork, wants_spaces: Callable[[web.Request], bool]) -> None:
+    def __init__(self, requests: FileRequests, work: FileWork) -> None:
         self._requests = requests
         self._work = work
-        self._wants_spaces = wants_spaces
 
     def add_to(self, app: web.Application) -> None:
-        """Add the routes."""
-        app.router.add_post(PATH, self.transcriptions)
+        """Add the route of translations. The other address is shared with Reflector's clients."""
         app.router.add_post("/v1/audio/translations", self.translations)
 
     async def transcriptions(self, request: web.Request) -> web.StreamResponse:
@@ -50,7 +48,7 @@ class Transcriptions:
         async with self._requests.admit(request) as admitted, temporary_folder() as folder:
             receiver = self._requests.receiver(request, folder, admitted)
             form = await receiver.form(REFERENCES, LONGEST_REFERENCE)
-            asked = rest.parse(form.fields, spaced=self._wants_spaces(request), translate=translate)
+            asked = rest.parse(form.fields, translate=translate)
             uploads = _uploads_of(form, asked)
             clips = await clips_of(asked.known_names, form.stored, diarized=asked.speakers is not None)
             if asked.stream:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any, NotRequired
+
 from typing_extensions import TypedDict
 
-from myna.server.dialects.openai.description import OPENAI_ERROR, OpenAITranscript, transcriptions
-from myna.server.dialects.openai.rest import FORMATS
 from myna.server.dialects.openai.transcriptions import PATH
 from myna.server.dialects.reflector.diarize import PATH as DIARIZE
+from myna.server.dialects.reflector.errors import ReflectorError
+from myna.server.dialects.reflector.forms import TRANSCRIBE
 from myna.server.dialects.reflector.from_url import FROM_URL
 from myna.server.dialects.reflector.requests import PREFIX
 from myna.server.dialects.speaker_limits import LIMITS, SPEAKER_COUNT
@@ -20,33 +22,49 @@ from myna.server.http.openapi import (
     operation,
     query_parameter,
     reference,
-    schema_of,
 )
 
+_ERROR = reference(ReflectorError)
+_ERRORS = dict.fromkeys(("400", "404", "408", "413", "415", "422", "500", "503", "507"), _ERROR)
+_FILE: Schema = {"type": "string", "format": "binary"}
+_ADDRESS: Schema = {"type": "string", "format": "uri"}
+_SPEAKERS: dict[str, Schema] = {
+    "diarize": {"type": "boolean", "default": False},
+    **dict.fromkeys(LIMITS, SPEAKER_COUNT),
+}
 
-def _from_url() -> Schema:
-    asked = object_of(
-        ("audio_file_url",),
-        audio_file_url={"type": "string", "format": "uri"},
-        model=TEXT,
-        language=TEXT,
-        timestamp_offset={"type": "number", "default": 0},
-        response_format={"enum": list(FORMATS)},
-        diarize={"type": "boolean", "default": False},
-        **dict.fromkeys(LIMITS, SPEAKER_COUNT),
-    )
-    answer = {
-        "description": "The transcript.",
-        "content": {"application/json": {"schema": schema_of(OpenAITranscript)}, "text/plain": {"schema": TEXT}},
-    }
-    errors = dict.fromkeys(("400", "404", "408", "413", "415", "422", "500", "503", "507"), OPENAI_ERROR)
-    return operation(
-        "Transcribe the file at an address, as Reflector does.",
-        {"200": answer, **errors},
-        error=OPENAI_ERROR,
-        body=json_body(asked, required=True),
-        takes_files=True,
-    )
+
+class ReflectorWord(TypedDict):
+    """A word with the space behind it, and its times in seconds."""
+
+    word: str
+    start: float
+    end: float
+    speaker: NotRequired[int]
+
+
+class ReflectorTranscript(TypedDict, total=False):
+    """The transcript of a file; of several files, `results` with one for each."""
+
+    text: str
+    words: list[ReflectorWord]
+    filename: str | None
+    results: list[Any]
+
+
+class OlderWord(TypedDict):
+    """A word with the space behind it, and its times in seconds."""
+
+    text: str
+    start: float
+    end: float
+
+
+class OlderTranscript(TypedDict):
+    """The transcript of a file in the format of Reflector's API before 2025."""
+
+    text: str
+    words: list[OlderWord]
 
 
 class ReflectorTurn(TypedDict):
@@ -63,14 +81,65 @@ class ReflectorDiarization(TypedDict):
     diarization: list[ReflectorTurn]
 
 
+def _form(summary: str, answer: Any, **fields: Schema) -> Schema:
+    return operation(
+        summary,
+        {"200": reference(answer), **_ERRORS},
+        error=_ERROR,
+        body={"required": True, "content": {"multipart/form-data": {"schema": object_of((), **fields)}}},
+        takes_files=True,
+    )
+
+
+def _transcriptions() -> Schema:
+    return _form(
+        "Transcribe the file, or the files, of a form, as Reflector does.",
+        ReflectorTranscript,
+        file=_FILE,
+        files={"type": "array", "items": _FILE},
+        model=TEXT,
+        language=TEXT | {"default": "en"},
+        batch={"type": "boolean", "default": False},
+        **_SPEAKERS,
+    )
+
+
+def _transcribe() -> Schema:
+    return _form(
+        "Transcribe the file of a form, as Reflector did before 2025.",
+        OlderTranscript,
+        file=_FILE,
+        language=TEXT,
+        source_language=TEXT,
+        timestamp={"type": "number", "default": 0},
+    )
+
+
+def _from_url() -> Schema:
+    asked = object_of(
+        ("audio_file_url",),
+        audio_file_url=_ADDRESS,
+        model=TEXT,
+        language=TEXT | {"default": "en"},
+        timestamp_offset={"type": "number", "default": 0},
+        **_SPEAKERS,
+    )
+    return operation(
+        "Transcribe the file at an address, as Reflector does.",
+        {"200": reference(ReflectorTranscript), **_ERRORS},
+        error=_ERROR,
+        body=json_body(asked, required=True),
+        takes_files=True,
+    )
+
+
 def _diarize() -> Schema:
-    errors = dict.fromkeys(("400", "404", "408", "413", "415", "422", "500", "503", "507"), OPENAI_ERROR)
     return operation(
         "Tell who speaks when in the file at an address, as Reflector does.",
-        {"200": reference(ReflectorDiarization), **errors},
-        error=OPENAI_ERROR,
+        {"200": reference(ReflectorDiarization), **_ERRORS},
+        error=_ERROR,
         parameters=[
-            query_parameter("audio_file_url", {"type": "string", "format": "uri"}, required=True),
+            query_parameter("audio_file_url", _ADDRESS, required=True),
             query_parameter("timestamp", {"type": "number", "default": 0}),
             *(query_parameter(name, SPEAKER_COUNT) for name in LIMITS),
         ],
@@ -78,13 +147,19 @@ def _diarize() -> Schema:
     )
 
 
+_AT_BOTH: dict[str, Schema] = {FROM_URL: _from_url(), DIARIZE: _diarize(), TRANSCRIBE: _transcribe()}
 DESCRIPTION = RouteDescriptions(
     paths={
-        DIARIZE: {"post": _diarize()},
-        f"{PREFIX}{DIARIZE}": {"post": _diarize()},
-        FROM_URL: {"post": _from_url()},
-        f"{PREFIX}{FROM_URL}": {"post": _from_url()},
-        f"{PREFIX}{PATH}": {"post": transcriptions()},
+        f"{PREFIX}{PATH}": {"post": _transcriptions()},
+        **{f"{prefix}{path}": {"post": described} for path, described in _AT_BOTH.items() for prefix in ("", PREFIX)},
     },
-    components=(ReflectorDiarization,),
+    components=(
+        ReflectorError,
+        ReflectorWord,
+        ReflectorTranscript,
+        OlderWord,
+        OlderTranscript,
+        ReflectorTurn,
+        ReflectorDiarization,
+    ),
 )

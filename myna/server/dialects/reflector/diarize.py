@@ -9,17 +9,15 @@ from aiohttp import web
 
 from myna.batch.diarization import Diarization
 from myna.batch.json_pieces import json_pieces
-from myna.runtime.errors import Refusal
-from myna.server.dialects.openai.errors import openai_response
 from myna.server.dialects.parameters import Parameters
-from myna.server.dialects.reflector.requests import LARGEST_OFFSET_S, PREFIX
+from myna.server.dialects.reflector.errors import reflector_response, validated
+from myna.server.dialects.reflector.requests import PREFIX, DiarizeQuery, without_empty
 from myna.server.dialects.speaker_limits import limits_of
 from myna.server.http.answers import Answer
 from myna.server.http.file_requests import Admitted, FileRequests, temporary_folder, unless_gone
 from myna.server.http.file_work import FileWork
 from myna.streaming.events import seconds
 from myna.streaming.speakers.labelling import SpeakerLimits
-from myna.wire.quoting import quoted
 
 PATH = "/diarize"
 
@@ -33,24 +31,19 @@ class Diarize:
 
     def add_to(self, app: web.Application) -> None:
         """Add the routes."""
-        app.router.add_post(PATH, self.diarize)
-        app.router.add_post(f"{PREFIX}{PATH}", self.diarize)
+        for prefix in ("", PREFIX):
+            app.router.add_post(f"{prefix}{PATH}", self.diarize)
 
     async def diarize(self, request: web.Request) -> web.StreamResponse:
         """Return the turns of the speakers."""
-        return await self._requests.answered(self._diarize(request), openai_response)
+        return await self._requests.answered(self._diarize(request), reflector_response)
 
     async def _diarize(self, request: web.Request) -> web.StreamResponse:
         async with self._requests.admit(request) as admitted, temporary_folder() as folder:
-            limits = limits_of(
-                Parameters(request.query.items(), "invalid_value"), wanted=True, asking=PATH, wrong_type=422
-            )
-            url, offset_s = request.query.get("audio_file_url"), _offset(request.query.get("timestamp", "0"))
-            if not url:
-                raise Refusal(422, "missing_field", "audio_file_url is required.", param="audio_file_url")
-            return await (await unless_gone(request, self._answer(url, offset_s, limits, folder, admitted))).send(
-                request
-            )
+            asked = validated(DiarizeQuery, without_empty(request.query.items()), "query")
+            limits = limits_of(Parameters(request.query.items(), "invalid_value"), wanted=True, asking=PATH)
+            work = self._answer(asked.audio_file_url, asked.timestamp, limits, folder, admitted)
+            return await (await unless_gone(request, work)).send(request)
 
     async def _answer(
         self, url: str, offset_s: float, limits: SpeakerLimits | None, folder: Path, admitted: Admitted
@@ -69,15 +62,3 @@ def _turns(found: Diarization, offset_s: float) -> Iterator[dict[str, object]]:
         )
         if start < end:
             yield {"start": start, "end": end, "speaker": turn.speaker}
-
-
-def _offset(given: str) -> float:
-    try:
-        offset_s = float(given)
-    except ValueError as error:
-        message = f"timestamp must be a number of seconds, not {quoted(given)}."
-        raise Refusal(422, "wrong_type", message, param="timestamp") from error
-    if not abs(offset_s) <= LARGEST_OFFSET_S:  # also refuses NaN
-        message = f"timestamp must be from -{LARGEST_OFFSET_S} to {LARGEST_OFFSET_S} seconds, not {quoted(given)}."
-        raise Refusal(400, "invalid_value", message, param="timestamp")
-    return offset_s

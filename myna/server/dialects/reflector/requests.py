@@ -1,25 +1,62 @@
-"""Reflector's requests: which ones are theirs at an address shared with OpenAI's clients, and what their JSON body asks for.
+"""Reflector's requests: which ones are theirs at an address shared with OpenAI's clients, and their parameters.
 
 Reflector's live client sends requests to `/v1/audio/transcriptions` through OpenAI's SDK for `verbose_json` and joins the
 words without a separator. Only the host tells such a request from others of the SDK: Reflector's own compose file calls the
 service `transcription` (github.com/GreyhavenHQ/reflector, docker-compose.selfhosted.yml, `TRANSCRIPT_URL`).
+
+Types are converted as Reflector's server converts them (FastAPI with pydantic): `batch=yes` and `"timestamp_offset": "10"`
+are accepted. Other fields are ignored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated
 
-from myna.runtime.errors import Refusal
-from myna.server.dialects.openai import rest
+from pydantic import BaseModel, Field
+
 from myna.server.dialects.speaker_limits import LIMITS
-from myna.wire.quoting import quoted
 
 PREFIX = "/reflector"
 """Begins the addresses that are Reflector's alone. `TRANSCRIPT_URL` may end in it, since its clients append to it."""
-LARGEST_OFFSET_S = 1_000_000_000
-"""Seconds, about thirty years: offsets since 1970 are refused, and every time stays exact to a microsecond."""
 _ANY = "*"
+_LARGEST_OFFSET_S = 1_000_000_000
+"""Seconds, about thirty years: offsets since 1970 are refused, and every time stays exact to a microsecond."""
+_Offset = Annotated[float, Field(ge=-_LARGEST_OFFSET_S, le=_LARGEST_OFFSET_S, allow_inf_nan=False)]
+_Text = Annotated[str, Field(max_length=1000)]
+_Address = Annotated[str, Field(min_length=1)]
+
+
+class FormFields(BaseModel):
+    """The fields of a form with files."""
+
+    model: _Text = ""
+    language: _Text = "en"
+    batch: bool = False
+
+
+class TranscribeFields(BaseModel):
+    """The fields of a form for `/transcribe`. `source_language` is an older name of `language`."""
+
+    language: _Text = ""
+    source_language: _Text = ""
+    timestamp: _Offset = 0.0
+
+
+class FromUrlBody(BaseModel):
+    """The body of a request for the file at an address."""
+
+    audio_file_url: _Address
+    model: _Text = ""
+    language: _Text = "en"
+    timestamp_offset: _Offset = 0.0
+
+
+class DiarizeQuery(BaseModel):
+    """The query of a request for the speakers in the file at an address."""
+
+    audio_file_url: _Address
+    timestamp: _Offset = 0.0
 
 
 def is_theirs(path: str, host: str, names: Sequence[str]) -> bool:
@@ -32,24 +69,11 @@ def is_theirs(path: str, host: str, names: Sequence[str]) -> bool:
     return host.lower().partition(":")[0] in {name.lower() for name in names}
 
 
-def parse(body: dict[str, Any]) -> tuple[rest.TranscriptionRequest, str, float]:
-    """Return what a body asks for, the file's address, and the offset of its times in seconds. Raises `Refusal`."""
-    url, offset = body.get("audio_file_url"), body.get("timestamp_offset", 0.0)
-    if not isinstance(url, str) or not url:
-        raise Refusal(422, "missing_field", "audio_file_url is required and must be a string.", param="audio_file_url")
-    if not isinstance(offset, int | float) or isinstance(offset, bool):
-        raise Refusal(422, "wrong_type", "timestamp_offset must be a number of seconds.", param="timestamp_offset")
-    if not abs(offset) <= LARGEST_OFFSET_S:  # also refuses NaN
-        message = (
-            f"timestamp_offset must be from -{LARGEST_OFFSET_S} to {LARGEST_OFFSET_S} seconds, not {quoted(offset)}."
-        )
-        raise Refusal(400, "invalid_value", message, param="timestamp_offset")
-    # response_format and what concerns speakers are extensions of this server: Reflector's clients do not send them.
-    names = ("model", "language", "response_format")
-    fields = [(name, value) for name in names if isinstance(value := body.get(name), str)]
-    fields += [(name, str(body[name]).lower()) for name in ("diarize", *LIMITS) if body.get(name) is not None]
-    asked = rest.parse(fields, spaced=True)
-    if offset and asked.response_format is not None:
-        message = f"timestamp_offset must be 0 with response_format={asked.response_format}: its times are not shifted."
-        raise Refusal(400, "invalid_value", message, param="timestamp_offset")
-    return asked, url, float(offset)
+def without_empty(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return a form's fields, or a query, by name: the last value of each. Empty values count as absent, as in FastAPI."""
+    return {name: value for name, value in fields if value}
+
+
+def extensions(given: Mapping[str, object]) -> list[tuple[str, str]]:
+    """Return the fields that this server understands beyond Reflector's: what concerns speakers."""
+    return [(name, str(given[name]).lower()) for name in ("diarize", *LIMITS) if given.get(name) is not None]
