@@ -10,7 +10,17 @@ import traceback
 from collections import deque
 
 from myna.media.files import decode_file
-from myna.media.messages import HEAD, HELLO, PORTION_CPU_S, Media, MessageKind, message, samples_message
+from myna.media.messages import (
+    HEAD,
+    HELLO,
+    PORTION_CPU_S,
+    Media,
+    MessageKind,
+    encoded_message,
+    message,
+    samples_message,
+)
+from myna.media.padding import pad_file
 from myna.streaming.audio.container import decode_container
 from myna.streaming.audio.opus import decode_opus
 from myna.streaming.audio.parts import FlushAsked
@@ -48,6 +58,9 @@ def serve(line: socket.socket) -> None:
 
 def _decode(media: Media, feed: _SocketFeed) -> None:
     match media:
+        case Media(path=str(), pad_ms=int(pad_ms)):
+            pad_file(media.file, pad_ms, feed.write)
+            feed.write(0, b"")
         case Media(path=str()):
             decode_file(media.file, media.audio, feed, mix=media.mix)
         case Media(audio=Coded(codec=Codec.OPUS, channels=channels)):
@@ -120,6 +133,11 @@ class _SocketFeed:
         while self._decoded.samples >= PORTION:
             self._until_asked()
             self._answer(samples_message(self._decoded.take()))
+
+    def write(self, place: int, piece: bytes) -> None:
+        """Take a piece of a file that is made; wait until the server requests it."""
+        self._until_asked()
+        self._answer(encoded_message(place, piece))
 
     def close(self, kind: MessageKind, text: str = "") -> None:
         """Hand out the decoded samples, then answer every request with `kind`, until the server closes the socket."""

@@ -1,4 +1,4 @@
-"""Decodes audio and video files of any supported format to int16 at 16 kHz. This code runs in a decoder process."""
+"""Decodes audio and video files of any supported format to int16. This code runs in a decoder process."""
 
 from __future__ import annotations
 
@@ -17,17 +17,22 @@ _NEED_SEEKING = {"aiff", "au", "caf", "w64", "avi", "asf", "mpeg"}
 
 
 def decode_file(path: Path, audio: RawFormat | Coded, feed: Sink, *, mix: bool) -> None:
-    """Put the samples of a file into `feed`. Raises `AudioError`.
+    """Put the samples of a file into `feed`. Raises `AudioError`. `audio` is raw only if the client announced raw audio."""
+    if isinstance(audio, RawFormat):
+        with path.open("rb") as file:
+            _decode_raw(file, audio, feed, mix=mix)
+    else:
+        decode_coded(path, audio, FrameConverter(feed, mix=mix))
 
-    The first bytes of the file decide its format, not its name. `audio` is raw only if the client announced raw audio. The
-    audio of containers that follow each other in the file is joined.
+
+def decode_coded(path: Path, audio: Coded, sound: FrameConverter) -> None:
+    """Put the sound of a file into `sound`. Raises `AudioError`.
+
+    The first bytes of the file decide its format, not its name. The audio of containers that follow each other in the file is
+    joined.
     """
     with path.open("rb") as file:
-        if isinstance(audio, RawFormat):
-            _decode_raw(file, audio, feed, mix=mix)
-            return
         name = kind_of(file.read(TELLING), audio)
-        sound = FrameConverter(feed, mix=mix)
         try:
             if name == "mp4":
                 begins = boxes.beginnings(file)

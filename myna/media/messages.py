@@ -1,7 +1,7 @@
 """The messages between the server and a decoder process: a kind, a length and a body, over one local socket.
 
 A process that is ready sends one byte, `HELLO`. The server sends `OPEN` once, then `DATA` and `FLUSH`, and `END` last. The
-process answers each `READ` with one `SAMPLES`, `REFUSED` or `FAILED`.
+process answers each `READ` with one `SAMPLES`, `ENCODED`, `REFUSED` or `FAILED`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ STATUS = struct.Struct("<i")
 PORTION_CPU_S = 10
 """The most CPU time, in seconds, for a portion (ten seconds of audio); a normal one takes some hundredths of a second."""
 _CHANNELS = struct.Struct("<B")
+_PLACE = struct.Struct("<Q")
 
 
 class MessageKind(IntEnum):
@@ -45,6 +46,8 @@ class MessageKind(IntEnum):
     """The decoder has failed; the body is a traceback, for the log."""
     FLUSH = 8
     """The server requests all audio of the bytes so far, including buffers of filters; bytes may follow."""
+    ENCODED = 9
+    """A piece of the file that is made, after its place in that file; an empty piece: the file is complete."""
 
 
 def message(kind: MessageKind, body: bytes = b"") -> bytes:
@@ -68,13 +71,29 @@ def samples_of(body: bytes) -> list[bytes]:
     return [pcm[start : start + size] for start in range(0, len(pcm), size)]
 
 
+def encoded_message(place: int, piece: bytes) -> bytes:
+    """Return the message that carries a piece of a file."""
+    return message(MessageKind.ENCODED, _PLACE.pack(place) + piece)
+
+
+def encoded_of(body: bytes) -> tuple[int, bytes]:
+    """Return the place of a piece in its file, and the piece. Raises `ValueError` if the body is invalid."""
+    if len(body) < _PLACE.size:
+        raise ValueError(f"{len(body)} bytes cannot be a place and a piece")
+    return _PLACE.unpack_from(body)[0], body[_PLACE.size :]
+
+
 @dataclass(frozen=True, slots=True)
 class Media:
-    """The audio to decode: a file if there is a path, otherwise a stream. `mix`: its channels are mixed into one."""
+    """The audio to decode: a file if there is a path, otherwise a stream. `mix`: its channels are mixed into one.
+
+    With `pad_ms`, a file is not decoded to samples but encoded anew, after this much silence.
+    """
 
     audio: RawFormat | Coded
     mix: bool
     path: str | None = None
+    pad_ms: int | None = None
 
     def encoded(self) -> bytes:
         """Return the JSON form."""
@@ -89,7 +108,7 @@ class Media:
             sound: RawFormat | Coded = RawFormat(Encoding(audio["encoding"]), audio["sample_rate"], audio["channels"])
         else:
             sound = Coded(Codec(audio["codec"]) if audio["codec"] else None, audio["channels"])
-        return cls(sound, fields["mix"], fields["path"])
+        return cls(sound, fields["mix"], fields["path"], fields["pad_ms"])
 
     @property
     def file(self) -> Path:

@@ -9,7 +9,9 @@ import signal
 import socket
 import sys
 from collections import Counter, deque
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 
@@ -17,6 +19,7 @@ from myna.media.messages import (
     PORTION_CPU_S,
     Media,
     MessageKind,
+    encoded_of,
     samples_of,
 )
 from myna.media.process import DecoderProcess
@@ -40,6 +43,7 @@ MOST_HELD_BYTES = 512 << 20
 """The most bytes that decoders hold for all streams without samples yet, such as MP4s whose index comes last."""
 _FEW_BYTES = 1 << 20
 """A stream with fewer held bytes than this may continue when all streams together hold too many."""
+_Parsed = TypeVar("_Parsed")
 _CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGSYS}
 
 
@@ -89,6 +93,25 @@ class DecoderPool:
         """Return a decoder for a file, which must not be fed bytes."""
         return ProcessDecoder(self, Media(audio, mix, str(path.absolute())))
 
+    async def padded(self, path: Path, pad_ms: int, write: Callable[[int, bytes], Awaitable[None]]) -> None:
+        """Encode the sound of a file, named by an absolute path, as WebM with Opus after `pad_ms` of silence.
+
+        `write` takes each piece of the result with its place in the file; later pieces may replace earlier ones. Raises
+        `AudioError` and `DecoderLostError`.
+        """
+        media = Media(Coded(), mix=False, path=str(path), pad_ms=pad_ms)
+        process = await self.take()
+        try:
+            process.send(MessageKind.OPEN, media.encoded())
+            while True:
+                process.send(MessageKind.READ)
+                place, piece = await self.answer(process, MessageKind.ENCODED, encoded_of)
+                if not piece:
+                    return
+                await write(place, piece)
+        finally:
+            self.release(process)
+
     async def take(self) -> DecoderProcess:
         """Return a process for exclusive use, to be ended with `release`. Raises `DecoderLostError`."""
         while self._ahead and self._ahead[0].gone:
@@ -102,6 +125,42 @@ class DecoderPool:
         """End a process that was taken."""
         self.active -= 1
         process.end()
+
+    async def answer(self, process: DecoderProcess, wanted: MessageKind, parse: Callable[[bytes], _Parsed]) -> _Parsed:
+        """Return the next answer, which must be of the kind `wanted`. Raises `AudioError` and `DecoderLostError`."""
+        try:
+            async with timeout(ANSWER_S, self.clock):
+                kind, body = await process.answer()
+            if kind is MessageKind.REFUSED:
+                raise AudioError(body.decode(errors="replace"))
+            if kind is wanted:
+                return parse(body)
+        except TimeoutError as error:
+            self.lost["slow"] += 1
+            raise AudioError(
+                f"the audio cannot be decoded: its decoder did not answer within {ANSWER_S:g} s"
+            ) from error
+        except (EOFError, ConnectionError) as error:
+            raise self._ended(await process.status()) from error
+        except (ValueError, IndexError) as error:
+            self.lost["nonsense"] += 1
+            raise DecoderLostError(f"a decoder process sent an invalid answer: {error}") from error
+        self.lost["error"] += 1
+        raise DecoderLostError(f"a decoder process failed: {body.decode(errors='replace')}")
+
+    def _ended(self, status: int | None) -> Exception:
+        """Return the error to raise for a process that ended with this status."""
+        if status == -signal.SIGXCPU:
+            self.lost["slow"] += 1
+            return AudioError(
+                f"the audio cannot be decoded: ten seconds of it take more than {PORTION_CPU_S} s of CPU time"
+            )
+        if status is not None and -status in _CRASHES:
+            self.lost["crash"] += 1
+            log.error("a decoder process crashed", signal=signal.Signals(-status).name)
+            return AudioError("the audio cannot be decoded: its decoder crashed")
+        self.lost["killed"] += 1
+        return DecoderLostError(f"a decoder process ended with exit code {status}")
 
     async def _keep(self) -> None:
         """Run the fork server. Raises `RuntimeError` when it ends."""
@@ -237,7 +296,7 @@ class ProcessDecoder:
             self._process.send(kind, body)
         self._waiting.clear()
         self._process.send(MessageKind.READ)
-        channels = await self._answer(self._process)
+        channels = await self._pool.answer(self._process, MessageKind.SAMPLES, samples_of)
         if channels:
             self._hold(-self._held_bytes)
         self._over = False
@@ -255,38 +314,3 @@ class ProcessDecoder:
     def _hold(self, size: int) -> None:
         self._held_bytes += size
         self._pool.held_bytes += size
-
-    async def _answer(self, process: DecoderProcess) -> list[bytes]:
-        try:
-            async with timeout(ANSWER_S, self._pool.clock):
-                kind, body = await process.answer()
-            if kind is MessageKind.REFUSED:
-                raise AudioError(body.decode(errors="replace"))
-            if kind is MessageKind.SAMPLES:
-                return samples_of(body)
-        except TimeoutError as error:
-            self._pool.lost["slow"] += 1
-            raise AudioError(
-                f"the audio cannot be decoded: its decoder did not answer within {ANSWER_S:g} s"
-            ) from error
-        except (EOFError, ConnectionError) as error:
-            raise self._ended(await process.status()) from error
-        except (ValueError, IndexError) as error:
-            self._pool.lost["nonsense"] += 1
-            raise DecoderLostError(f"a decoder process sent an invalid answer: {error}") from error
-        self._pool.lost["error"] += 1
-        raise DecoderLostError(f"a decoder process failed: {body.decode(errors='replace')}")
-
-    def _ended(self, status: int | None) -> Exception:
-        """Return the error to raise for a process that ended with this status."""
-        if status == -signal.SIGXCPU:
-            self._pool.lost["slow"] += 1
-            return AudioError(
-                f"the audio cannot be decoded: ten seconds of it take more than {PORTION_CPU_S} s of CPU time"
-            )
-        if status is not None and -status in _CRASHES:
-            self._pool.lost["crash"] += 1
-            log.error("a decoder process crashed", signal=signal.Signals(-status).name)
-            return AudioError("the audio cannot be decoded: its decoder crashed")
-        self._pool.lost["killed"] += 1
-        return DecoderLostError(f"a decoder process ended with exit code {status}")

@@ -424,6 +424,8 @@ ROUTES = {
     ("POST", "/diarize"): TRANSCRIBE,
     ("POST", "/reflector/diarize"): TRANSCRIBE,
     ("POST", "/transcribe"): TRANSCRIBE,
+    ("POST", "/pad"): TRANSCRIBE,
+    ("POST", "/reflector/pad"): TRANSCRIBE,
     ("POST", "/reflector/transcribe"): TRANSCRIBE,
     ("POST", "/v1/audio/transcriptions-from-url"): TRANSCRIBE,
     ("POST", "/reflector/v1/audio/transcriptions"): TRANSCRIBE,

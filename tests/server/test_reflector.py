@@ -8,6 +8,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import av
+import numpy as np
 import pytest
 from aiohttp import ClientSession, FormData, web
 from peer import served, settings
@@ -235,6 +237,84 @@ async def test_the_older_route_has_a_text_and_words_with_texts(server: Server, f
     assert body["words"][0]["start"] >= 5
     status, body = await post(server, path, data=form([("file", flac)], ("language", "fr")))
     assert (status, set(body)) == (400, {"detail"})
+
+
+Stored = list[tuple[str, bytes]]
+
+
+@pytest.fixture
+async def tracks(flac: bytes) -> AsyncIterator[tuple[str, Stored]]:
+    """Yield an object store with a track, and what was stored there."""
+    stored: Stored = []
+
+    async def put(request: web.Request) -> web.Response:
+        stored.append((request.headers["Content-Type"], await request.read()))
+        return web.Response(status=403 if request.path == "/locked" else 200)
+
+    async def get(_request: web.Request) -> web.Response:
+        return web.Response(body=flac)
+
+    app = web.Application(client_max_size=1 << 26)
+    app.router.add_get("/track", get)
+    app.router.add_put("/{name}", put)
+    async with served(app) as url:
+        yield url, stored
+
+
+def loud_from(data: bytes) -> tuple[float, float]:
+    """Return when a file's sound begins, and the file's length by its header, in seconds."""
+    with av.open(BytesIO(data)) as container:
+        stream = container.streams.audio[0]
+        assert (stream.codec_context.name, stream.rate, stream.layout.name) == ("opus", 48_000, "stereo")
+        assert container.duration is not None
+        length = container.duration / av.time_base
+        sound = np.concatenate([np.abs(frame.to_ndarray()).max(axis=0) for frame in container.decode(audio=0)])
+    return float(np.argmax(sound > 0.02)) / 48_000, length
+
+
+@pytest.mark.parametrize("path", ["/pad", "/reflector/pad"])
+@pytest.mark.parametrize("silence_s", [2.5, 0.0335, 61])
+async def test_a_track_is_stored_after_its_silence(
+    server: Server, tracks: tuple[str, Stored], path: str, silence_s: float
+) -> None:
+    asked = {"track_url": f"{tracks[0]}/track", "output_url": f"{tracks[0]}/padded?X-Signature=%2F", "track_index": 0}
+    status, body = await post(server, path, json=asked | {"start_time_seconds": silence_s})
+    ((kind, data),) = tracks[1]
+    assert (status, body, kind) == (200, {"size": len(data), "cancelled": False}, "audio/webm")
+    speech = recording("beckett")
+    begins, length = loud_from(data)
+    assert begins == pytest.approx(float(np.argmax(np.abs(speech) > 0.02 * 32768)) / 16_000 + silence_s, abs=0.01)
+    assert length == pytest.approx(len(speech) / 16_000 + silence_s, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "detail"),
+    [
+        ({"track_url": ""}, 400, "track_url cannot be empty"),
+        ({"output_url": " "}, 400, "output_url cannot be empty"),
+        ({"start_time_seconds": 0}, 400, "start_time_seconds must be positive, got 0.0"),
+        ({"start_time_seconds": 18_001}, 400, "start_time_seconds exceeds maximum 18000s (5 hours)"),
+        ({"track_url": "STORE/no/where"}, 404, "cannot be fetched"),
+        ({"output_url": "STORE/locked"}, 502, "cannot be stored at this address: its server answered with HTTP 403"),
+        ({"output_url": "http://10.1.2.3/x"}, 502, "not a public address"),
+        ({"output_url": "ftp://127.0.0.1/x"}, 502, "no http or https address"),
+        ({"track_index": "first"}, 422, ""),
+        ({"start_time_seconds": None}, 422, ""),
+    ],
+)
+async def test_a_track_that_cannot_be_padded_is_refused(
+    server: Server, tracks: tuple[str, Stored], changes: dict[str, Any], status: int, detail: str
+) -> None:
+    asked = {
+        "track_url": "STORE/track",
+        "output_url": "STORE/padded",
+        "start_time_seconds": 1,
+        "track_index": 0,
+    } | changes
+    asked = {k: v.replace("STORE", tracks[0]) if isinstance(v, str) else v for k, v in asked.items()}
+    answer = await post(server, "/pad", json=asked)
+    assert (answer[0], set(answer[1])) == (status, {"detail"})
+    assert detail in str(answer[1]["detail"])
 
 
 @pytest.mark.parametrize("path", ["/docs", "/reflector/docs"])

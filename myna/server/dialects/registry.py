@@ -36,6 +36,8 @@ from myna.server.dialects.reflector.diarize import Diarize
 from myna.server.dialects.reflector.errors import reflector_response
 from myna.server.dialects.reflector.forms import TRANSCRIBE, ReflectorForms
 from myna.server.dialects.reflector.from_url import FROM_URL, FromUrl
+from myna.server.dialects.reflector.pad import PATH as PAD
+from myna.server.dialects.reflector.pad import Pad
 from myna.server.dialects.shared_errors import shared_response
 from myna.server.http import docs_page, health, openapi
 from myna.server.http.errors import ErrorFormats, VendorAddresses
@@ -86,7 +88,7 @@ VENDORS = (
     VendorAddresses(
         ("/v1/audio/", "/v1/realtime"), openai_response, base_address="the base address of OpenAI's clients ends in /v1"
     ),
-    VendorAddresses((f"{reflector.PREFIX}/", FROM_URL, DIARIZE, TRANSCRIBE), reflector_response),
+    VendorAddresses((f"{reflector.PREFIX}/", FROM_URL, DIARIZE, TRANSCRIBE, PAD), reflector_response),
 )
 
 
@@ -158,6 +160,7 @@ def add_http_routes(
         reflectors,
         FromUrl(requests, work),
         Diarize(requests, work),
+        Pad(requests, work),
     ):
         handlers.add_to(app)
     for prefix in ("", reflector.PREFIX):

@@ -16,6 +16,7 @@ from myna.batch.diarization import Diarization, diarize
 from myna.batch.fairness import FairTurns
 from myna.batch.fetch import Fetched, FetchError, FetchLimits, fetch
 from myna.batch.known_voices import ClipError, voices_of
+from myna.batch.padding import StoreError, pad, store
 from myna.batch.transcriber import DecodeFailedError, Listener, Progress, SoundFile, Transcriber
 from myna.batch.transcript import FileTranscript
 from myna.inference.engines.kind import Model
@@ -135,6 +136,19 @@ class FileWork:
         with _refusals():
             async with diarizer_of(self._models) as diarizer, self._turns.turn(share) as pause:
                 return await diarize(self._transcriber.decoders, sound, diarizer, pause)
+
+    async def pad(
+        self, path: Path, pad_ms: int, made: Path, url: str, *, grow: Callable[[int], None], share: str
+    ) -> int:
+        """Put silence before the sound of a file, write that to `made`, and store it at an address; return its bytes."""
+        with _refusals():
+            async with self._turns.turn(share):
+                size = await pad(self._transcriber.decoders, path, pad_ms, made, grow, self._intake.least_free)
+        try:
+            await store(url, made, size, self._gate, share)
+        except StoreError as error:
+            raise Refusal(502, "not_stored", f"The file cannot be stored at this address: {error}.") from error
+        return size
 
     async def _known(self, diarizer: EnginePool, clips: Sequence[Path]) -> tuple[np.ndarray, ...]:
         try:

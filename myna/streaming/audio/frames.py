@@ -1,4 +1,4 @@
-"""Converts FFmpeg's frames to int16 at 16 kHz, even if their rate, channels or time stamps change midway."""
+"""Converts FFmpeg's frames to int16 at one rate, even if their rate, channels or time stamps change midway."""
 
 from __future__ import annotations
 
@@ -28,30 +28,31 @@ class Sink(Protocol):
     """A receiver of samples."""
 
     def put(self, channels: list[bytes]) -> None:
-        """Take the next int16 samples at 16 kHz of each channel; may block until the reader needs them."""
+        """Take the next int16 samples of each channel; may block until the reader needs them."""
         ...
 
 
 class FrameConverter:
     """Converts the audio of one stream or file; rate, channels and format may change between frames.
 
-    The output has as many channels as the first frame, or one if they are mixed. If later frames have one channel, it goes
-    to every output channel. If they have fewer channels, these go to the first output channels. If they have more, their mix
+    The output has `channels` channels; 0: as many as the first frame, or one if they are mixed. If a frame has one channel,
+    it goes to every output channel. If it has fewer channels, they go to the first output channels. If it has more, their mix
     goes to every output channel. Frames are converted in batches of up to a second (`settle`), at half the cost of single
     frames.
     """
 
-    def __init__(self, sink: Sink, *, mix: bool) -> None:
+    def __init__(self, sink: Sink, *, mix: bool, rate: int = SAMPLE_RATE, channels: int = 0) -> None:
         self._sink = sink
         self._mix = mix
-        self._channels = 0
+        self._rate = rate
+        self._channels = channels
         self._form: _Form | None = None
         self._run: _Run | None = None
         self._waiting: list[np.ndarray] = []
         self._waiting_samples = 0
         self._stamps = Stamps()
         self._before = Fraction()  # seconds of audio before the current run
-        self._put = 0  # samples handed out, at 16 kHz
+        self._put = 0  # samples handed out, at the output's rate
 
     @property
     def heard(self) -> bool:
@@ -119,7 +120,7 @@ class FrameConverter:
             return
         total = self._before + Fraction(run.received, run.rate)
         # The end of a run is rounded in the whole stream, so that rounding errors do not add up over the runs.
-        missing = max(0, round(total * SAMPLE_RATE) - self._put)
+        missing = max(0, round(total * self._rate) - self._put)
         tail = [channel[: 2 * missing].ljust(2 * missing, b"\0") for channel in run.converter.flush()]
         self._hand_out(tail)
         self._before, run.received = total, 0
@@ -143,18 +144,18 @@ class FrameConverter:
 
     def _begin_run(self, rate: int, positions: Sequence[str]) -> _Run:
         self.finish()
-        self._run = _Run(rate, positions, self._channels, mix=self._mix)
+        self._run = _Run(rate, positions, self._channels, self._rate, mix=self._mix)
         self._channels = self._run.width
         return self._run
 
 
 class _Run:
-    """Consecutive samples of one rate and layout, converted to `width` channels; 0: to as many as they have.
+    """Consecutive samples of one rate and layout, converted to `width` channels at `to` Hz; 0: to as many as they have.
 
     Raises `AudioError` if the rate or the number of channels is not supported.
     """
 
-    def __init__(self, rate: int, positions: Sequence[str], width: int, *, mix: bool) -> None:
+    def __init__(self, rate: int, positions: Sequence[str], width: int, to: int, *, mix: bool) -> None:
         self.rate, self.positions, self.channels = rate, positions, len(positions)
         if not 1 <= self.channels <= MOST_CHANNELS:
             raise AudioError(
@@ -167,7 +168,7 @@ class _Run:
         self.received = 0
         self.width = width or (1 if mix else self.channels)
         self.arrange = _unchanged if mix else _arrangement(rate, positions, self.width)
-        self.converter = Converter(rate, positions if mix else [""] * self.width, mix=mix)
+        self.converter = Converter(rate, positions if mix else [""] * self.width, mix=mix, to=to)
 
 
 class _Form:

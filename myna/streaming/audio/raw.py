@@ -83,14 +83,14 @@ class Coded:
 
 
 class Converter:
-    """Converts float samples at one rate, shape [samples, channels], to int16 bytes at 16 kHz for each channel or their mix.
+    """Converts float samples at one rate, shape [samples, channels], to int16 bytes of each channel or their mix, at `to` Hz.
 
     `positions` are the channels' positions by FFmpeg's names (FL, FC …), "" if unknown.
     """
 
-    def __init__(self, rate: int, positions: Sequence[str], *, mix: bool) -> None:
+    def __init__(self, rate: int, positions: Sequence[str], *, mix: bool, to: int = SAMPLE_RATE) -> None:
         self._mixer = Mixer(rate, positions) if mix and len(positions) > 1 else None
-        self._resampler = Resampler(rate, 1 if mix else len(positions))
+        self._resampler = Resampler(rate, 1 if mix else len(positions), to)
 
     def convert(self, audio: np.ndarray) -> list[bytes]:
         """Return the int16 bytes that follow from these samples, for each channel."""

@@ -1,4 +1,4 @@
-"""Resamples any rate to 16 kHz with a delay of a few milliseconds; a flush returns everything received."""
+"""Resamples any rate to another, usually 16 kHz, with a delay of a few milliseconds; a flush returns everything received."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ _ROWS = 32
 
 
 class Resampler:
-    """Resamples float samples, shape [samples, channels], to 16 kHz.
+    """Resamples float samples, shape [samples, channels], from one rate in Hz to another.
 
-    Output k is the input at the time k / 16000 s: there is no shift, and rounding errors do not add up. The outputs do not
+    Output k is the input at the time k / `to` s: there is no shift, and rounding errors do not add up. The outputs do not
     depend on how the input was split.
     """
 
-    def __init__(self, rate: int, channels: int) -> None:
-        common = gcd(rate, SAMPLE_RATE)
-        self._outputs, self._inputs = SAMPLE_RATE // common, rate // common  # per period
+    def __init__(self, rate: int, channels: int, to: int = SAMPLE_RATE) -> None:
+        common = gcd(rate, to)
+        self._outputs, self._inputs = to // common, rate // common  # per period
         self._half = _half_length(self._outputs, self._inputs)
         self._bank = _bank(self._outputs, self._inputs) if self._inputs <= _LONGEST_PERIOD else None
         self._audio = np.zeros((channels, self._half), np.float64)  # the inputs of later outputs; silence at first

@@ -11,6 +11,8 @@ from myna.server.dialects.reflector.diarize import PATH as DIARIZE
 from myna.server.dialects.reflector.errors import ReflectorError
 from myna.server.dialects.reflector.forms import TRANSCRIBE
 from myna.server.dialects.reflector.from_url import FROM_URL
+from myna.server.dialects.reflector.pad import LONGEST_PAD_S
+from myna.server.dialects.reflector.pad import PATH as PAD
 from myna.server.dialects.reflector.requests import PREFIX
 from myna.server.dialects.speaker_limits import LIMITS, SPEAKER_COUNT
 from myna.server.http.openapi import (
@@ -81,6 +83,13 @@ class ReflectorDiarization(TypedDict):
     diarization: list[ReflectorTurn]
 
 
+class PadAnswer(TypedDict):
+    """The bytes of a padded track. `cancelled` is false: a client that has gone gets no answer."""
+
+    size: int
+    cancelled: bool
+
+
 def _form(summary: str, answer: Any, **fields: Schema) -> Schema:
     return operation(
         summary,
@@ -147,7 +156,23 @@ def _diarize() -> Schema:
     )
 
 
-_AT_BOTH: dict[str, Schema] = {FROM_URL: _from_url(), DIARIZE: _diarize(), TRANSCRIBE: _transcribe()}
+def _pad() -> Schema:
+    asked = object_of(
+        track_url=_ADDRESS,
+        output_url=_ADDRESS,
+        start_time_seconds={"type": "number", "exclusiveMinimum": 0, "maximum": LONGEST_PAD_S},
+        track_index={"type": "integer"},
+    )
+    return operation(
+        "Put silence before a track, encode it as WebM with Opus, and store it at an address, as Reflector does.",
+        {"200": reference(PadAnswer), **_ERRORS, "502": _ERROR},
+        error=_ERROR,
+        body=json_body(asked, required=True),
+        takes_files=True,
+    )
+
+
+_AT_BOTH: dict[str, Schema] = {FROM_URL: _from_url(), DIARIZE: _diarize(), TRANSCRIBE: _transcribe(), PAD: _pad()}
 DESCRIPTION = RouteDescriptions(
     paths={
         f"{PREFIX}{PATH}": {"post": _transcriptions()},
@@ -161,5 +186,6 @@ DESCRIPTION = RouteDescriptions(
         OlderTranscript,
         ReflectorTurn,
         ReflectorDiarization,
+        PadAnswer,
     ),
 )

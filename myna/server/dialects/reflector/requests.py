@@ -59,6 +59,15 @@ class DiarizeQuery(BaseModel):
     timestamp: _Offset = 0.0
 
 
+class PadBody(BaseModel):
+    """The body of a request for silence before a track."""
+
+    track_url: str
+    output_url: str
+    start_time_seconds: Annotated[float, Field(allow_inf_nan=False)]
+    track_index: int
+
+
 def is_theirs(path: str, host: str, names: Sequence[str]) -> bool:
     """Return whether a request is Reflector's: at an address of its own, or sent to this server by one of these names.
 
