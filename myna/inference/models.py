@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 import structlog
@@ -95,7 +95,9 @@ def _shape(settings: ModelSettings, kind: EngineKind) -> _Shape:
 
 
 @dataclass(slots=True)
-class _Loaded:
+class LoadedModel:
+    """A model in memory, and its workers."""
+
     model: Model
     pool: EnginePool
     streams: int = 0
@@ -114,9 +116,10 @@ class Models:
         self.catalogue = catalogue
         self._settings = settings
         self._on_step = on_step
-        self._loaded: dict[tuple[str, str], _Loaded] = {}
-        self._loading: dict[tuple[str, str], asyncio.Task[_Loaded]] = {}
+        self._loaded: dict[tuple[str, str], LoadedModel] = {}
+        self._loading: dict[tuple[str, str], asyncio.Task[LoadedModel]] = {}
         self._failed: dict[tuple[str, str], tuple[str, float]] = {}
+        self._gone: set[str] = set()
         self._room = asyncio.Lock()
         self._cores = Cores(os.cpu_count() or 1)
 
@@ -128,11 +131,16 @@ class Models:
     @property
     def pools_by_name(self) -> dict[str, EnginePool]:
         """The pools by model name; for a model whose file was replaced, the newer one."""
-        return {loaded.model.name: loaded.pool for loaded in self._loaded.values()}
+        return {name: loaded.pool for name, loaded in self._newest().items()}
 
     def why_not(self) -> str | None:
         """Return which models in memory cannot decode now, and why; None if all can."""
         return "; ".join(reason for pool in self.pools if (reason := pool.why_not())) or None
+
+    def in_memory(self, name: str) -> Model | None:
+        """Return the model of this name in memory, whatever its file is now, or None."""
+        loaded = self._newest().get(name)
+        return loaded.model if loaded else None
 
     def loaded(self, model: Model) -> bool:
         """Return whether the model is in memory."""
@@ -178,31 +186,34 @@ class Models:
         self._loaded.clear()
 
     @contextlib.asynccontextmanager
-    async def serving(self, model: Model) -> AsyncIterator[EnginePool]:
-        """Yield the model's pool, loading the model if needed. The model stays in memory meanwhile.
+    async def serving(self, model: Model) -> AsyncIterator[LoadedModel]:
+        """Yield the model, loading it if needed. It stays in memory meanwhile.
 
-        Raises `ModelBusyError`, or `EngineUnavailableError` if the model cannot be loaded.
+        If an older file of the model is in memory, that is yielded until the newer one is loaded. Raises `ModelBusyError`, or
+        `EngineUnavailableError` if the model cannot be loaded.
         """
         loaded = await self._get(model)
         loaded.streams += 1
         try:
-            yield loaded.pool
+            yield loaded
         finally:
             loaded.streams -= 1
             loaded.last_used = asyncio.get_running_loop().time()
             if not loaded.streams:
                 await self._retire_replaced()
 
-    async def _get(self, model: Model) -> _Loaded:
+    async def _get(self, model: Model) -> LoadedModel:
         key = (model.name, model.uuid)
         while (loaded := self._loaded.get(key)) is None:  # once more if it is unloaded before its first stream
+            older = self._newest().get(model.name)
             reason, failed_at = self._failed.get(key, ("", 0.0))
             if reason and asyncio.get_running_loop().time() - failed_at < FAILED_FOR_S:
+                if older is not None:
+                    return older
                 raise EngineUnavailableError(reason)
-            task = self._loading.get(key)
-            if task is None:
-                task = self._loading[key] = asyncio.create_task(self._load(model), name=f"loading {model.name}")
-                task.add_done_callback(lambda task: self._on_loaded(key, task))
+            task = self._loading_task(model)
+            if older is not None:
+                return older
             done, _ = await asyncio.wait([task], timeout=PATIENCE_S)
             if not done:
                 raise ModelBusyError(f"model {model.name!r} is being loaded; retry in a moment", RETRY_AFTER_S)
@@ -214,17 +225,46 @@ class Models:
                 raise EngineUnavailableError(self._failed[key][0]) from error
         return loaded
 
-    def _on_loaded(self, key: tuple[str, str], task: asyncio.Task[_Loaded]) -> None:
+    def _loading_task(self, model: Model) -> asyncio.Task[LoadedModel]:
+        """Return the task that loads the model, started if there is none."""
+        key = (model.name, model.uuid)
+        task = self._loading.get(key)
+        if task is None:
+            task = self._loading[key] = asyncio.create_task(self._load(model), name=f"loading {model.name}")
+            task.add_done_callback(lambda task: self._on_loaded(key, task))
+        return task
+
+    def _newest(self) -> dict[str, LoadedModel]:
+        """Return the models in memory by name; of a model whose file was replaced, the one loaded last."""
+        return {loaded.model.name: loaded for loaded in self._loaded.values()}
+
+    async def follow(self, usable: Mapping[str, Model], gone: Collection[str]) -> None:
+        """Load the newer files of models in memory, and unload the models that are gone once they have no streams."""
+        self._gone = set(gone)
+        for name, loaded in self._newest().items():
+            newer = usable.get(name)
+            if newer is None or newer.uuid == loaded.model.uuid:
+                continue
+            reason, failed_at = self._failed.get((newer.name, newer.uuid), ("", 0.0))
+            if not reason or asyncio.get_running_loop().time() - failed_at >= FAILED_FOR_S:
+                self._loading_task(newer)
+        await self._retire_replaced()
+
+    def _on_loaded(self, key: tuple[str, str], task: asyncio.Task[LoadedModel]) -> None:
         del self._loading[key]
         error = None if task.cancelled() else task.exception()
-        if error is None or isinstance(error, ModelBusyError):
+        older = self._newest().get(key[0])
+        if error is None or (isinstance(error, ModelBusyError) and older is None):
             return
-        expected = isinstance(error, EngineUnavailableError)
-        log.error("model cannot be loaded", model=key[0], reason=str(error), exc_info=None if expected else error)
+        expected = isinstance(error, EngineUnavailableError | ModelBusyError)
+        log.error(
+            "model cannot be loaded" if older is None else "model cannot be loaded; its older file stays in use",
+            model=key[0], reason=str(error), exc_info=None if expected else error,
+        )  # fmt: skip
         reason = str(error) if expected else f"The model {key[0]!r} cannot be used: the server failed to load it"
         self._failed[key] = (reason, asyncio.get_running_loop().time())
 
-    async def _load(self, model: Model) -> _Loaded:
+    async def _load(self, model: Model) -> LoadedModel:
         settings, kind = self._settings, registry.kinds()[model.engine]
         shape = _shape(settings, kind)
         options = ModelOptions(
@@ -251,7 +291,7 @@ class Models:
             memory_mb=pool.memory >> 20, workers=pool.pids, lanes=pool.lanes,
         )  # fmt: skip
         now = asyncio.get_running_loop().time()
-        loaded = self._loaded[(model.name, model.uuid)] = _Loaded(model, pool, last_used=now)
+        loaded = self._loaded[(model.name, model.uuid)] = LoadedModel(model, pool, last_used=now)
         await self._retire_replaced()
         await self._unload_down_to(self._limit(), sparing=loaded)
         return loaded
@@ -264,7 +304,8 @@ class Models:
 
     async def _make_room(self, model: Model, kind: EngineKind, shape: _Shape) -> None:
         expected = kind.memory(model.size, shape.workers, shape.lanes)
-        await self._unload_down_to(self._limit() - expected)
+        older = self._newest().get(model.name)
+        await self._unload_down_to(self._limit() - expected, sparing=older)
         if self._used() + expected > self._limit():
             in_use = ", ".join(loaded.model.name for loaded in self._loaded.values()) or "none"
             raise ModelBusyError(
@@ -273,7 +314,7 @@ class Models:
                 RETRY_AFTER_S,
             )
 
-    async def _unload_down_to(self, limit: float, sparing: _Loaded | None = None) -> None:
+    async def _unload_down_to(self, limit: float, sparing: LoadedModel | None = None) -> None:
         while self._used() > limit:
             idle = [one for one in self._loaded.values() if not one.streams and one is not sparing]
             if not idle:
@@ -281,13 +322,14 @@ class Models:
             await self._unload(min(idle, key=lambda one: one.last_used))
 
     async def _retire_replaced(self) -> None:
-        """Unload idle models whose file was replaced, once the newer file is loaded."""
-        newest = {loaded.model.name: loaded for loaded in self._loaded.values()}  # in order of loading
+        """Unload idle models whose file is gone, or was replaced and the newer file is loaded."""
+        newest = self._newest()
         for loaded in list(self._loaded.values()):
-            if loaded is not newest[loaded.model.name] and not loaded.streams:
+            replaced = loaded is not newest[loaded.model.name]
+            if (replaced or loaded.model.name in self._gone) and not loaded.streams:
                 await self._unload(loaded)
 
-    async def _unload(self, loaded: _Loaded) -> None:
+    async def _unload(self, loaded: LoadedModel) -> None:
         del self._loaded[(loaded.model.name, loaded.model.uuid)]
         await loaded.pool.close()
         log.info("model unloaded", model=loaded.model.name, memory_mb=loaded.pool.memory >> 20)

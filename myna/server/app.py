@@ -21,6 +21,7 @@ from myna.batch.job_runner import JobRunner
 from myna.batch.storage import STRAY_S, UPLOADS, Doubt, probe_uploads
 from myna.batch.transcriber import Hearing, Transcriber
 from myna.inference.engines.survey import advice, survey
+from myna.inference.folder_watch import FolderWatch
 from myna.inference.models import Models, ModelSettings
 from myna.inference.workers.vad_worker import VadWorker
 from myna.media.pool import DecoderPool
@@ -180,6 +181,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         models = Models(catalogue, wanted, metrics.on_step, supervisor, loop_monitor.awake)
         stack.push_async_callback(models.close)
         await models.start()
+        supervisor.run("model files", FolderWatch(models).run)
         await decoders.ready()
         server = Server(settings, listener, services, models, authentication, loop_monitor, supervisor)
         if authentication.required:

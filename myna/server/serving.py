@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import partial
 
 from myna.inference.engines.catalogue import Catalogue, UnknownModelError
+from myna.inference.engines.file_names import Serves
 from myna.inference.engines.kind import Model
 from myna.inference.models import ModelBusyError, Models
 from myna.inference.workers.pool import EnginePool
@@ -29,7 +30,7 @@ class ModelWanted:
     name: str | None = None
     or_default: bool = False
     language: str | None = None
-    """The language that the client names, as in `Options`; it chooses the model where the name is `auto`."""
+    """The language that the client names, as in `Options`; it chooses among models where the name leaves a choice."""
 
     @classmethod
     def of(cls, name: str | None, public: re.Pattern[str], language: str | None = None) -> ModelWanted:
@@ -39,17 +40,18 @@ class ModelWanted:
 
 @contextlib.asynccontextmanager
 async def engine_for(
-    models: Models, wanted: ModelWanted, unknown: str = "unknown_model"
+    models: Models, wanted: ModelWanted, unknown: str = "unknown_model", *, serves: Serves
 ) -> AsyncIterator[tuple[Model, EnginePool]]:
     """Yield the model asked for and its engine, which stays loaded while the context lasts. Raises `Refusal`.
 
-    `unknown` is the dialect's error code for a model that does not exist.
+    `unknown` is the dialect's error code for a model that does not exist. `serves` tells what the request is for.
     """
     try:
-        find = partial(models.catalogue.find, wanted.name, or_default=wanted.or_default, language=wanted.language)
-        model = await asyncio.to_thread(find)
-        async with models.serving(model) as engine:
-            yield model, engine
+        find = partial(
+            models.catalogue.find, wanted.name, or_default=wanted.or_default, language=wanted.language, serves=serves
+        )
+        async with models.serving(await _found(models, find)) as loaded:
+            yield loaded.model, loaded.pool
     except UnknownModelError as error:
         raise Refusal(400, unknown, str(error), param="model") from error
     except EngineUnavailableError as error:
@@ -58,13 +60,23 @@ async def engine_for(
         raise Refusal(503, "model_busy", str(error), retry_after_s=error.retry_s) from error
 
 
+async def _found(models: Models, find: Callable[[], Model]) -> Model:
+    """Return the model found, or the one in memory if its file was replaced by one that cannot be used."""
+    try:
+        return await asyncio.to_thread(find)
+    except UnknownModelError as error:
+        if error.broken and (older := models.in_memory(error.broken)):
+            return older
+        raise
+
+
 @contextlib.asynccontextmanager
 async def diarizer_of(models: Models) -> AsyncIterator[EnginePool]:
     """Yield the engine that tells speakers apart, which stays loaded while the context lasts. Raises `Refusal`."""
     try:
         model = await asyncio.to_thread(models.catalogue.diarizer)
-        async with models.serving(model) as engine:
-            yield engine
+        async with models.serving(model) as loaded:
+            yield loaded.pool
     except (UnknownModelError, EngineUnavailableError) as error:
         raise Refusal(400, NO_DIARIZER, str(error)) from error
     except ModelBusyError as error:

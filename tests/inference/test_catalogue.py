@@ -17,6 +17,7 @@ from sounds import contained, recording
 from myna.clients.local_server import local_server
 from myna.inference.engines import registry
 from myna.inference.engines.catalogue import Catalogue, UnknownModelError
+from myna.inference.engines.file_names import Serves
 from myna.inference.engines.kind import EngineKind, Model, Offer, nearest
 from myna.streaming.errors import EngineUnavailableError
 
@@ -210,3 +211,53 @@ async def test_the_documented_example_is_an_engine_that_a_package_adds(
 def test_the_nearest_trained_look_ahead_is_used_and_of_two_the_shorter(wanted: int | None, expected: int) -> None:
     trained = [1040, 480, 80, 0]
     assert trained[nearest(trained, wanted)] == expected
+
+
+@pytest.fixture
+def several(bird: None, tmp_path: Path) -> Catalogue:
+    """Return a catalogue with five files of one name, and one whose alias is gone."""
+    for number, stem in enumerate(
+        ["nova-2-general.en.batch.a1b2c3", "nova-2-general.en.streaming.a1b2c4", "nova-2-general.de.all.a1b2c5",
+         "2-general-nova.en.batch.a1b2c6", "wren"]
+    ):  # fmt: skip
+        file = tmp_path / f"{stem}.bird"
+        file.write_text("xx")
+        os.utime(file, (1_000_000 + number, 1_000_000 + number))
+    return Catalogue(tmp_path, "wren", {"old": "gone"}, {})
+
+
+@pytest.mark.parametrize("asked", ["nova-2-general", "2-general-nova"])
+@pytest.mark.parametrize(
+    ("language", "serves", "found"),
+    [
+        ("en", "streaming", "nova-2-general.en.streaming.a1b2c4"),
+        ("en", "batch", "2-general-nova.en.batch.a1b2c6"),
+        ("de", "batch", "nova-2-general.de.all.a1b2c5"),
+        (None, "streaming", "nova-2-general.de.all.a1b2c5"),
+        ("fr", "batch", "2-general-nova.en.batch.a1b2c6"),
+    ],
+)
+def test_language_and_mode_choose_among_the_files_of_one_name(
+    several: Catalogue, asked: str, language: str | None, serves: Serves, found: str
+) -> None:
+    assert several.find(asked, language=language, serves=serves).name == found
+
+
+def test_a_file_is_found_by_its_whole_name_and_by_its_uuid(several: Catalogue) -> None:
+    name = "nova-2-general.en.batch.a1b2c3"
+    assert several.find(name).name == name
+    assert several.find(several.find(name).uuid or name).name == name
+
+
+def test_an_alias_whose_model_is_gone_is_never_the_default(several: Catalogue) -> None:
+    with pytest.raises(UnknownModelError, match="'gone', which 'old' stands for, is not here"):
+        several.find("old", or_default=True)
+    assert several.find("nova-9", or_default=True).name == "wren"
+
+
+def test_a_broken_file_is_named_whichever_of_its_names_is_asked_for(bird: None, tmp_path: Path) -> None:
+    (tmp_path / "nova-2-general.en.batch.a1b2c3.bird").write_text("broken")
+    (tmp_path / "wren.bird").write_text("en")
+    with pytest.raises(UnknownModelError, match="is broken") as caught:
+        catalogue(tmp_path).find("2-general-nova", or_default=True)
+    assert caught.value.broken == "nova-2-general.en.batch.a1b2c3"

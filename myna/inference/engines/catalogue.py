@@ -7,11 +7,12 @@ engine: each engine kind recognises its own files and folders.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from myna.inference.engines import registry
+from myna.inference.engines import file_names, registry
+from myna.inference.engines.file_names import Serves
 from myna.inference.engines.kind import Answers, EngineKind, Model, nearest
 from myna.streaming.errors import EngineUnavailableError
 from myna.streaming.policy import MULTIPLE
@@ -29,7 +30,14 @@ ANY = "*"
 
 
 class UnknownModelError(Exception):
-    """No model of this name can be served. The message gives the reason or lists the available models."""
+    """No model of this name can be served. The message gives the reason or lists the available models.
+
+    `broken` is the name of the model if its file is there but cannot be used.
+    """
+
+    def __init__(self, message: str, broken: str = "") -> None:
+        super().__init__(message)
+        self.broken = broken
 
 
 class Catalogue:
@@ -93,10 +101,18 @@ class Catalogue:
                     broken[name] = str(error)
         return usable, broken
 
-    def find(self, name: str | None = None, *, or_default: bool = False, language: str | None = None) -> Model:
-        """Return the model of this name or alias; without a name, the default. Raises `UnknownModelError`.
+    def find(
+        self,
+        name: str | None = None,
+        *,
+        or_default: bool = False,
+        language: str | None = None,
+        serves: Serves = "all",
+    ) -> Model:
+        """Return the model of this name, alias or uuid; without a name, the default. Raises `UnknownModelError`.
 
-        With `or_default`, an unknown name returns the default. `language` chooses the model where the name is `auto`.
+        With `or_default`, an unknown name returns the default. `language` chooses the model where the name is `auto`;
+        `language` and `serves` (live streams or files) choose among several files of the name, of equal ones the newest.
         """
         wanted = _name_of(self._aliases.get(name, name)) if name else self.default
         usable, broken = self.models()
@@ -104,10 +120,16 @@ class Catalogue:
             return self._of_language(language, usable, broken)
         if wanted in usable:
             return usable[wanted]
-        if wanted in broken:
-            raise UnknownModelError(f"model {quoted(wanted)} cannot be used: {broken[wanted]}")
+        if found := _files_of(wanted, usable.values()):
+            return max(found, key=lambda model: _fit(model, language, serves))
+        if name_of_file := next((each for each in broken if _bears(each, wanted)), None):
+            raise UnknownModelError(
+                f"model {quoted(wanted)} cannot be used: {broken[name_of_file]}", broken=name_of_file
+            )
+        if name in self._aliases:
+            raise UnknownModelError(f"model {quoted(wanted)}, which {quoted(name or '')} stands for, is not here")
         if or_default:
-            return self.find(language=language)
+            return self.find(language=language, serves=serves)
         if offer := next((o for kind in _answering("words") for o in kind.offers if o.name == wanted), None):
             raise UnknownModelError(f"model {quoted(wanted)} is not here; to fetch it: myna models add {offer.name}")
         there = ", ".join(sorted({*usable, *(alias for alias, target in self.aliases.items() if target in usable)}))
@@ -227,7 +249,7 @@ class Catalogue:
         known, found = self._read.get(path, ((), ""))
         if known != stamp:
             try:
-                found = replace(kind.describe(path), name=name)
+                found = _named(replace(kind.describe(path), name=name))
             except EngineUnavailableError as error:
                 found = str(error)
             except OSError as error:
@@ -244,6 +266,40 @@ class Catalogue:
         if trained:
             trained.insert(0, trained.pop(nearest(trained, self._look_ahead_ms)))
         return replace(model, languages=languages, look_aheads_ms=tuple(trained))
+
+
+def _named(model: Model) -> Model:
+    """Return a model with what the name of its file says."""
+    told = file_names.parsed(model.name)
+    if told is None:
+        return model
+    return replace(
+        model,
+        called=told.called,
+        languages=told.languages or model.languages,
+        serves=told.serves,
+        formatted=told.formatted,
+        version=model.version or told.hash,
+    )
+
+
+def _files_of(wanted: str, usable: Collection[Model]) -> list[Model]:
+    """Return the models with this uuid, or else those whose files' names bear this name."""
+    return [model for model in usable if model.uuid == wanted] or [
+        model for model in usable if model.called and file_names.same(model.called, wanted)
+    ]
+
+
+def _bears(name: str, wanted: str) -> bool:
+    """Return whether the file with this name is of the wanted model."""
+    told = file_names.parsed(name)
+    return name == wanted or (told is not None and file_names.same(told.called, wanted))
+
+
+def _fit(model: Model, language: str | None, serves: Serves) -> tuple[bool, bool, int]:
+    """Return how well a model fits a request, for comparison."""
+    speaks = not model.languages or language is None or language in model.languages
+    return speaks, "all" in (serves, model.serves) or serves == model.serves, model.created
 
 
 def _answering(answers: Answers) -> list[EngineKind]:

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from myna.inference.engines.file_names import Serves
 from myna.streaming.errors import EngineUnavailableError
 
 Lanes = Literal["process", "threads", "one"]
@@ -36,6 +37,12 @@ class Model:
     """Modification time of its file, in seconds since 1970; 0 if unknown."""
     look_aheads_ms: tuple[int, ...] = ()
     """The look-aheads with which a streaming model was trained, in ms, the one to use first. Empty: none or unknown."""
+    called: str = ""
+    """What clients may ask for besides `name`, if its file's name tells (`file_names`). Several models may share it."""
+    serves: Serves = "all"
+    """What the file's name says the model is for."""
+    formatted: bool = True
+    """Whether the model writes case and marks, by its file's name."""
 
 
 def nearest(trained: Sequence[int], wanted_ms: int | None) -> int:

@@ -115,7 +115,7 @@ class FileWork:
         with _refusals():
             async with contextlib.AsyncExitStack() as stack:
                 model, engine = await stack.enter_async_context(
-                    engine_for(self._models, wanted, unknown="model_not_found")
+                    engine_for(self._models, wanted, unknown="model_not_found", serves="batch")
                 )
                 options = options_of(engine.info)
                 diarizer = await self._diarizer(stack, needed=needs_speakers) if speakers else None

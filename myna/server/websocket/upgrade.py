@@ -61,7 +61,7 @@ class Upgrade:
                 except ValueError as error:
                     raise Refusal(400, "bad_callback", f"callback: {error}.") from error
                 delivery = (await stack.enter_async_context(sender)).send
-            model, engine = await stack.enter_async_context(engine_for(self.models, wanted))
+            model, engine = await stack.enter_async_context(engine_for(self.models, wanted, serves="streaming"))
             diarizer = await self._diarizer(stack) if entry.speakers else None
             peer = network_of(request.remote or "")
             admitted = self.admission.stream(entry.name, identity, peer, engine, entry.channels, diarizer)

@@ -15,15 +15,15 @@ PUBLIC_MODELS = re.compile(r"(nova(-[23])?|enhanced|base|whisper|custom|flux)(-[
 def described(model: Model) -> dict[str, object]:
     """Return a model as `/v1/models` lists it for Deepgram's clients."""
     return {
-        "name": model.name,
-        "canonical_name": model.name,
+        "name": model.called or model.name,
+        "canonical_name": model.called or model.name,
         "architecture": model.engine,
         "languages": list(model.languages),
         "version": model.version,
         "uuid": model.uuid,
-        "batch": True,
-        "streaming": True,
-        "formatted_output": True,
+        "batch": model.serves in ("all", "batch"),
+        "streaming": model.serves in ("all", "streaming"),
+        "formatted_output": model.formatted,
     }
 
 
