@@ -38,6 +38,22 @@ class ModelWanted:
         return cls(name, name is not None and public.fullmatch(name) is not None, spoken_language(language))
 
 
+class NoSuchModelRefusal(Refusal):
+    """No model serves a request: none has its name, or the one that has lacks the language."""
+
+    def __init__(self, code: str, message: str, *, param: str | None = None, language: str | None = None) -> None:
+        super().__init__(400, code, message, param=param)
+        self.language = language
+        """The language that the client asked for, if any."""
+        self.suggestion: tuple[str, str] | None = None
+        """The name of a model that serves the language, or any, and the language."""
+
+    def suggest(self, models: Models) -> None:
+        """Find the suggestion."""
+        if model := models.catalogue.supporting(self.language):
+            self.suggestion = (model.called or model.name, self.language or model.languages[0])
+
+
 @contextlib.asynccontextmanager
 async def engine_for(
     models: Models, wanted: ModelWanted, unknown: str = "unknown_model", *, serves: Serves
@@ -53,7 +69,12 @@ async def engine_for(
         async with models.serving(await _found(models, find)) as loaded:
             yield loaded.model, loaded.pool
     except UnknownModelError as error:
-        raise Refusal(400, unknown, str(error), param="model") from error
+        refusal = NoSuchModelRefusal(unknown, str(error), param="model", language=wanted.language)
+        await asyncio.to_thread(refusal.suggest, models)
+        raise refusal from error
+    except NoSuchModelRefusal as refusal:
+        await asyncio.to_thread(refusal.suggest, models)
+        raise
     except EngineUnavailableError as error:
         raise Refusal(400, "unusable_model", str(error), param="model") from error
     except ModelBusyError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -171,3 +172,15 @@ async def test_a_broken_file_is_logged_once(tmp_path: Path, lines: Lines) -> Non
         with mock.patch.object(server.models.catalogue, "models", looks):
             await eventually(lambda: looks.call_count > 3)
         assert len([line for line in lines if line["event"] == "model cannot be used"]) == 1
+
+
+async def test_the_model_that_a_refusal_suggests_serves_the_request(tmp_path: Path) -> None:
+    put(tmp_path, "nova-2-general.fr.a1b2c3", "one")
+    async with running(settings(model="moonshine-tiny-en", models=tmp_path)) as server:
+        for asked in ("nova-3&language=fr", "nothing-like-it&language=fr"):
+            status, body = await ask(server, asked)
+            found = re.search(r'You could try the "(.+)" model \(language: (.+), (.+) tier\)\.', body["err_msg"])
+            assert (status, found and found.groups()) == (400, ("nova-2-general", "fr", "nova"))
+            assert "No such model/language/tier combination found." in body["err_msg"]
+        assert (await ask(server, "nova-2-general&language=fr"))[0] == 200
+        assert "could try" not in (await ask(server, "nova-3&language=fi"))[1]["err_msg"]

@@ -42,6 +42,10 @@ async def exchange(server: Server, head: str) -> tuple[str, dict[str, str], str]
     return status, headers, body.decode()
 
 
+UNKNOWN = "unknown model 'é'; available: fake, moonshine-tiny-en"
+NO_SUCH = "Bad Request: No such model/language/tier combination found."
+
+
 @pytest.mark.parametrize(
     ("query", "login", "status", "code", "message"),
     [
@@ -53,11 +57,12 @@ async def exchange(server: Server, head: str) -> tuple[str, dict[str, str], str]
          "Bad Request: detect_entities is not supported: this server has no model that detects entities."),
         ("?punctuate=7", LOGIN, 400, "Bad Request", "Bad Request: punctuate must be true or false, not '7'"),
         ("?language=fr", LOGIN, 400, "Bad Request",
-         "Bad Request: No such model/language combination found: fake does not support the language 'fr'; it supports en."),
+         f"{NO_SUCH} fake does not support the language 'fr'; it supports en."),
         ("?keyterm=Myna", LOGIN, 400, "Bad Request",
          "Bad Request: The model fake does not support keyterm and keywords."),
         ("?model=%C3%A9", LOGIN, 400, "Bad Request",
-         "Bad Request: unknown model 'é'; available: fake, moonshine-tiny-en"),
+         f'{NO_SUCH} You could try the "fake" model (language: en, base tier). '
+          "unknown model 'é'; available: fake, moonshine-tiny-en"),
         ("?encoding=linear16", LOGIN, 400, "Bad Request",
          "Bad Request: encoding linear16 requires sample_rate, in samples per second."),
         ("?callback=http://example.com&callback_method=DELETE", LOGIN, 400, "Bad Request",
@@ -77,7 +82,7 @@ async def test_a_refusal_before_the_upgrade_has_deepgrams_format(
     assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", request_id)
     assert headers["dg-error"] == message.replace("é", "?")
     assert headers["content-type"] == "application/json; charset=utf-8"
-    written = message.replace("é", "\\u00e9")
+    written = message.replace("é", "\\u00e9").replace('"', '\\"')
     assert body == f'{{"err_code": "{code}", "err_msg": "{written}", "request_id": "{request_id}"}}'
 
 

@@ -7,13 +7,14 @@ engine: each engine kind recognises its own files and folders.
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from myna.inference.engines import file_names, registry
+from myna.inference.engines import registry
 from myna.inference.engines.file_names import Serves
 from myna.inference.engines.kind import Answers, EngineKind, Model, nearest
+from myna.inference.engines.model_choice import bears, files_of, fit, named, supports
 from myna.streaming.errors import EngineUnavailableError
 from myna.streaming.policy import MULTIPLE
 from myna.wire.quoting import quoted
@@ -120,9 +121,9 @@ class Catalogue:
             return self._of_language(language, usable, broken)
         if wanted in usable:
             return usable[wanted]
-        if found := _files_of(wanted, usable.values()):
-            return max(found, key=lambda model: _fit(model, language, serves))
-        if name_of_file := next((each for each in broken if _bears(each, wanted)), None):
+        if found := files_of(wanted, usable.values()):
+            return max(found, key=lambda model: fit(model, language, serves))
+        if name_of_file := next((each for each in broken if bears(each, wanted)), None):
             raise UnknownModelError(
                 f"model {quoted(wanted)} cannot be used: {broken[name_of_file]}", broken=name_of_file
             )
@@ -134,6 +135,12 @@ class Catalogue:
             raise UnknownModelError(f"model {quoted(wanted)} is not here; to fetch it: myna models add {offer.name}")
         there = ", ".join(sorted({*usable, *(alias for alias, target in self.aliases.items() if target in usable)}))
         raise UnknownModelError(f"unknown model {quoted(name or self._default)}; available: {there or 'none'}")
+
+    def supporting(self, language: str | None) -> Model | None:
+        """Return a usable model that supports a language, or any language: the default if it does. None: there is none."""
+        usable, _ = self.models()
+        candidates = sorted(usable.values(), key=lambda model: model.name != self.default)
+        return next((model for model in candidates if supports(model, language)), None)
 
     @property
     def names_diarizer(self) -> bool:
@@ -200,12 +207,10 @@ class Catalogue:
             raise UnknownModelError(
                 f"model {quoted(name)}, chosen for the language {language or ANY}, cannot be used: {reason}"
             )
-        several = language == MULTIPLE
-        for model in usable.values():
-            if language is None or (len(model.languages) > 1 if several else language in model.languages):
-                return model
+        if found := next((model for model in usable.values() if language is None or supports(model, language)), None):
+            return found
         known = ", ".join(sorted({code for model in usable.values() for code in model.languages}))
-        asked = "speech whose language changes" if several else f"the language {quoted(language or '')}"
+        asked = "speech whose language changes" if language == MULTIPLE else f"the language {quoted(language or '')}"
         raise UnknownModelError(f"no model supports {asked}; the models support: {known or 'none'}")
 
     def _files(self, answers: Answers) -> list[str]:
@@ -249,7 +254,7 @@ class Catalogue:
         known, found = self._read.get(path, ((), ""))
         if known != stamp:
             try:
-                found = _named(replace(kind.describe(path), name=name))
+                found = named(replace(kind.describe(path), name=name))
             except EngineUnavailableError as error:
                 found = str(error)
             except OSError as error:
@@ -266,40 +271,6 @@ class Catalogue:
         if trained:
             trained.insert(0, trained.pop(nearest(trained, self._look_ahead_ms)))
         return replace(model, languages=languages, look_aheads_ms=tuple(trained))
-
-
-def _named(model: Model) -> Model:
-    """Return a model with what the name of its file says."""
-    told = file_names.parsed(model.name)
-    if told is None:
-        return model
-    return replace(
-        model,
-        called=told.called,
-        languages=told.languages or model.languages,
-        serves=told.serves,
-        formatted=told.formatted,
-        version=model.version or told.hash,
-    )
-
-
-def _files_of(wanted: str, usable: Collection[Model]) -> list[Model]:
-    """Return the models with this uuid, or else those whose files' names bear this name."""
-    return [model for model in usable if model.uuid == wanted] or [
-        model for model in usable if model.called and file_names.same(model.called, wanted)
-    ]
-
-
-def _bears(name: str, wanted: str) -> bool:
-    """Return whether the file with this name is of the wanted model."""
-    told = file_names.parsed(name)
-    return name == wanted or (told is not None and file_names.same(told.called, wanted))
-
-
-def _fit(model: Model, language: str | None, serves: Serves) -> tuple[bool, bool, int]:
-    """Return how well a model fits a request, for comparison."""
-    speaks = not model.languages or language is None or language in model.languages
-    return speaks, "all" in (serves, model.serves) or serves == model.serves, model.created
 
 
 def _answering(answers: Answers) -> list[EngineKind]:

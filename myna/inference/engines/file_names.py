@@ -19,7 +19,7 @@ _LANGUAGES = re.compile(r"[a-z]{2,3}(-[a-z]{2,3}|-[A-Z]{2}|-[A-Z][a-z]{3}|-[0-9]
 _MULTIPLE = "multi"
 _FORMATTED = {"formatted": True, "non-formatted": False}
 _SERVES: dict[str, Serves] = {"batch": "batch", "streaming": "streaming", "all": "all"}
-_FAMILIES = ("nova", "enhanced", "base", "whisper", "flux")
+FAMILIES = ("nova", "enhanced", "base", "whisper", "flux")
 """The families of Deepgram's models. An older order of their names has the family last: `2-general-nova`."""
 
 
@@ -59,4 +59,4 @@ def same(one: str, other: str) -> bool:
 
 def _ordered(name: str) -> str:
     *others, last = name.split("-")
-    return "-".join([last, *others]) if last in _FAMILIES else name
+    return "-".join([last, *others]) if last in FAMILIES else name

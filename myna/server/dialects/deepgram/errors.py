@@ -7,10 +7,12 @@ import re
 from aiohttp import web
 from typing_extensions import TypedDict
 
+from myna.inference.engines.file_names import FAMILIES
 from myna.runtime.errors import Refusal
 from myna.server.dialects.base import Refused
 from myna.server.http.errors import refusal_response
 from myna.server.http.request_id import REQUEST_ID
+from myna.server.serving import NoSuchModelRefusal
 
 _NAMES = {"remote_content": "REMOTE_CONTENT_ERROR"}
 CODES = {
@@ -35,11 +37,22 @@ class DeepgramError(TypedDict):
 
 def error_body(refusal: Refusal, request_id: str) -> DeepgramError:
     """Return a refusal as Deepgram's servers write it."""
+    message = _no_such_model(refusal) if isinstance(refusal, NoSuchModelRefusal) else refusal.message
     return {
         "err_code": _NAMES.get(refusal.code) or CODES.get(refusal.status, refusal.code.upper()),
-        "err_msg": refusal.message if refusal.status != 400 else f"Bad Request: {refusal.message}",
+        "err_msg": message if refusal.status != 400 else f"Bad Request: {message}",
         "request_id": request_id,
     }
+
+
+def _no_such_model(refusal: NoSuchModelRefusal) -> str:
+    """Return the message in Deepgram's words, which its clients parse, followed by the reason."""
+    advice = ""
+    if refusal.suggestion:
+        name, language = refusal.suggestion
+        tier = name.split("-")[0] if name.split("-")[0] in FAMILIES else "base"
+        advice = f'You could try the "{name}" model (language: {language}, {tier} tier). '
+    return f"No such model/language/tier combination found. {advice}{refusal.message}"
 
 
 def refused_stream(refusal: Refusal, request_id: str) -> Refused:

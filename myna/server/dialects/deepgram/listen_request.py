@@ -12,6 +12,7 @@ from myna.server.dialects.options import LONGEST_KEYTERM, MOST_KEYTERMS
 from myna.server.dialects.parameters import Parameters, decimal, refused
 from myna.server.dialects.speaker_limits import limits_of
 from myna.server.language_tags import primary, spoken_language, unknown_language
+from myna.server.serving import NoSuchModelRefusal
 from myna.server.settings import Settings
 from myna.streaming.audio.raw import AudioError, Codec, Coded, Encoding, RawFormat
 from myna.streaming.events import bare_words
@@ -109,16 +110,16 @@ def options_of(engine: EngineInfo, language: str | None, hints: tuple[str, ...],
     """Return the engine's options. Raises `Refusal` for options that the engine lacks."""
     known = ", ".join(engine.languages)
     if unknown := unknown_language(engine, (language, *hints)):
-        raise refused(
-            f"No such model/language combination found: {engine.name} does not support the language {quoted(unknown)}; "
-            f"it supports {known}.",
+        raise NoSuchModelRefusal(
             "unsupported_language",
+            f"{engine.name} does not support the language {quoted(unknown)}; it supports {known}.",
+            language=primary(unknown),
         )
     if language == MULTIPLE and len(engine.languages) == 1:
-        raise refused(
-            f"No such model/language combination found: {engine.name} supports one language, {known}, "
-            "and cannot follow a change of language.",
+        raise NoSuchModelRefusal(
             "unsupported_language",
+            f"{engine.name} supports one language, {known}, and cannot follow a change of language.",
+            language=MULTIPLE,
         )
     if keyterms and not engine.keyterms:
         raise refused(
