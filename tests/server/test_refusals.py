@@ -61,8 +61,7 @@ NO_SUCH = "Bad Request: No such model/language/tier combination found."
         ("?keyterm=Myna", LOGIN, 400, "Bad Request",
          "Bad Request: The model fake does not support keyterm and keywords."),
         ("?model=%C3%A9", LOGIN, 400, "Bad Request",
-         f'{NO_SUCH} You could try the "fake" model (language: en, base tier). '
-          "unknown model 'é'; available: fake, moonshine-tiny-en"),
+         f'{NO_SUCH} You could try the "fake" model (language: en, base tier). {UNKNOWN}'),
         ("?encoding=linear16", LOGIN, 400, "Bad Request",
          "Bad Request: encoding linear16 requires sample_rate, in samples per second."),
         ("?callback=http://example.com&callback_method=DELETE", LOGIN, 400, "Bad Request",
