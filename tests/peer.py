@@ -136,11 +136,12 @@ async def eventually(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.005)
 
 
-async def metric(server: Server, name: str) -> float:
-    """Return the sum of a metric's samples."""
+async def metric(server: Server, name: str, **labels: str) -> float:
+    """Return the sum of a metric's samples that have these labels."""
     async with ClientSession() as session, session.get(server.url + "/metrics") as response:
         families = text_string_to_metric_families(await response.text())
-        return sum(sample.value for family in families for sample in family.samples if sample.name == name)
+        samples = [sample for family in families for sample in family.samples if sample.name == name]
+        return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
 
 
 async def until_metric(server: Server, name: str, holds: Callable[[float], bool]) -> None:

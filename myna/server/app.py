@@ -41,6 +41,7 @@ from myna.server.http.errors import ERROR_FORMATS
 from myna.server.http.intake import Intake
 from myna.server.http.middlewares import Router, answered
 from myna.server.http.request_id import send_request_id
+from myna.server.http.request_log import logging_to
 from myna.server.http.wrong_addresses import ADDRESSES, Addresses
 from myna.server.keys import Authentication
 from myna.server.listener import listen
@@ -94,7 +95,7 @@ class Server:
         self.jobs = JobRunner(settings.data / "jobs", gate, supervisor)
         self._authentication = authentication
         self._upgrade = Upgrade(settings, services, models, authentication, self.admission, gate)
-        self.app = web.Application(middlewares=[answered])
+        self.app = web.Application(middlewares=[logging_to(services.metrics), answered])
         self.app._router = Router()  # the constructor's argument is deprecated, and there is no other way
         self.app[CLOCK] = services.clock
         CrossSite(settings, host, keyless=not authentication.required).add_to(self.app)

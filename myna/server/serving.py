@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import re
 from collections.abc import AsyncIterator, Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,6 +20,8 @@ from myna.server.language_tags import spoken_language
 from myna.server.settings import Settings
 from myna.streaming.errors import EngineUnavailableError
 
+SERVED_BY: ContextVar[list[str]] = ContextVar("served_by")
+"""The names of the models that serve the current request, for its log line; the middleware that logs sets the list."""
 NO_DIARIZER = "no_diarizer"
 """The error code where no model tells speakers apart."""
 
@@ -67,6 +70,7 @@ async def engine_for(
             models.catalogue.find, wanted.name, or_default=wanted.or_default, language=wanted.language, serves=serves
         )
         async with models.serving(await _found(models, find)) as loaded:
+            _note_served(loaded.model.name)
             yield loaded.model, loaded.pool
     except UnknownModelError as error:
         refusal = NoSuchModelRefusal(unknown, str(error), param="model", language=wanted.language)
@@ -79,6 +83,12 @@ async def engine_for(
         raise Refusal(400, "unusable_model", str(error), param="model") from error
     except ModelBusyError as error:
         raise Refusal(503, "model_busy", str(error), retry_after_s=error.retry_s) from error
+
+
+def _note_served(model: str) -> None:
+    models = SERVED_BY.get(None)
+    if models is not None and model not in models:
+        models.append(model)
 
 
 async def _found(models: Models, find: Callable[[], Model]) -> Model:

@@ -18,6 +18,7 @@ from myna.runtime.errors import Refusal
 from myna.server.http.connections import authenticated
 from myna.server.http.intake import Intake, share_of
 from myna.server.http.open_routes import OpenRoutes
+from myna.server.http.request_log import KIND
 from myna.server.http.uploads import Receiver
 from myna.server.keys import Authentication, Identity
 from myna.server.operations.admission import Admission
@@ -76,6 +77,7 @@ class FileRequests:
 
     def identify(self, request: web.Request) -> Identity:
         """Return the request's client. Raises `Refusal`."""
+        request[KIND] = "batch"
         identity = self._open_routes.identify(request, self._authentication)
         authenticated(request)
         return identity

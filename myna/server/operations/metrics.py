@@ -15,6 +15,7 @@ from myna.streaming.session.jobs import JobKind
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _DELAYS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 _LAGS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+_REQUESTS = (0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 Gauges = Callable[[], Iterable[Metric]]
@@ -76,6 +77,14 @@ class Metrics:
         )  # fmt: skip
         for result in ("words", "empty"):
             self._repeated.labels(result)  # makes the metric visible before the first one
+        self._requests = Counter(
+            "myna_requests_total", "Requests that ended, by route, kind (stream, batch, other) and class of status.",
+            ["route", "kind", "status"], registry=self._registry,
+        )  # fmt: skip
+        self._request_times = Histogram(
+            "myna_request_seconds", "Time from a request's headers until its end.", ["kind"],
+            registry=self._registry, buckets=_REQUESTS,
+        )  # fmt: skip
         self._lag = Histogram(
             "myna_loop_lag_seconds", "Delay of the event loop.", registry=self._registry, buckets=_LAGS
         )
@@ -99,6 +108,11 @@ class Metrics:
     def speech_repeated(self, *, heard: bool) -> None:
         """Count a segment of certain speech that was decoded again; `heard`: its final has words."""
         self._repeated.labels("words" if heard else "empty").inc()
+
+    def request_ended(self, route: str, kind: str, status: int, took_s: float) -> None:
+        """Count a request."""
+        self._requests.labels(route, kind, f"{status // 100}xx").inc()
+        self._request_times.labels(kind).observe(took_s)
 
     def lagged(self, seconds: float) -> None:
         """Record by how much the event loop was late for a timer."""

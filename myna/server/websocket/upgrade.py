@@ -17,6 +17,7 @@ from myna.server.dialects.base import Entry, Resume
 from myna.server.http.connections import authenticated
 from myna.server.http.errors import refusal_response
 from myna.server.http.intake import share_of
+from myna.server.http.request_log import KIND
 from myna.server.keys import Authentication, Identity, Scope, credential
 from myna.server.operations.admission import Admission
 from myna.server.services import Services
@@ -39,6 +40,7 @@ class Upgrade:
 
     async def serve(self, request: web.Request, entry: Entry) -> web.StreamResponse:
         """Serve a stream to its end, or refuse it before the upgrade."""
+        request[KIND] = "stream"
         try:
             return await self._serve(request, entry)
         except Refusal as refusal:
