@@ -86,7 +86,7 @@ class Server:
                 services.decoders,
                 services.vad,
                 functools.partial(default_policy, settings),
-                lambda repeated: services.metrics.speech_repeated(heard=repeated.heard),
+                services.metrics.speech_repeated,
             )
         )
         self.supervisor = supervisor

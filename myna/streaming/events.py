@@ -195,6 +195,8 @@ class Repeated(Event):
 
     span: Span
     heard: bool
+    unheard_s: float
+    """The seconds of sure speech that stayed without words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

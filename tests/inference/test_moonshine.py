@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,15 +12,17 @@ import numpy as np
 import onnxruntime
 import pytest
 from drive import Drive, SileroVoice, assert_tiles
-from sounds import RATE, in_noise, recording
+from sounds import BECKETT, RATE, in_noise, recording
 
 from myna.bench.accuracy import normalised
 from myna.inference.engines.moonshine.engine import BEGIN, END, PADDING, MoonshineEngine, align
 from myna.streaming.errors import EngineUnavailableError
-from myna.streaming.events import Interim
+from myna.streaming.events import Interim, Repeated
 from myna.streaming.policy import Options, Policy
-from myna.streaming.session.jobs import InferenceJob, JobError, JobKind, Transcript
+from myna.streaming.session.jobs import InferenceJob, JobError, JobKind, Outcome, Transcript
 from myna.streaming.session.session import Session
+
+FILE = Policy(live=False, endpoint_ms=None, interim_every_s=None, lead_s=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -227,6 +231,41 @@ def test_a_minute_of_speech_without_pauses_loses_and_repeats_no_word(engine: Moo
     assert measures.insertions == 0
     assert measures.deletions == 0
     assert measures.wer <= 0.03
+
+
+@pytest.mark.parametrize("policy", [Policy(endpoint_ms=100, interim_every_s=None), FILE], ids=["live", "file"])
+def test_no_final_over_clear_speech_is_empty(engine: MoonshineEngine, policy: Policy) -> None:
+    pcm = np.concatenate([recording("beckett"), np.zeros(round(0.2 * RATE), np.int16), recording("endgame_nagg_nell")])
+    pcm = pcm[: len(pcm) // 512 * 512]
+    drive = session(engine, policy)
+    drive.push(pcm, chunk=8000)
+    drive.end()
+    speech = np.array(SileroVoice()(0, pcm.tobytes())) > 0.5
+    for final in drive.finals:
+        spoken_s = 512 / RATE * speech[final.span.start // 512 : final.span.end // 512].sum()
+        assert final.words or spoken_s < 0.2
+    assert sum(event.unheard_s for event in drive.events if isinstance(event, Repeated)) == 0.0
+
+
+@pytest.mark.parametrize(("policy", "longest_s"), [(Policy(interim_every_s=None), 3), (FILE, 7)], ids=["live", "file"])
+def test_clear_speech_is_heard_although_each_decode_of_more_than_some_seconds_fails_its_gate(
+    policy: Policy, longest_s: int
+) -> None:
+    class Babbling(MoonshineEngine):
+        def transcribe(self, jobs: Sequence[InferenceJob]) -> list[Outcome]:
+            pairs = zip(jobs, super().transcribe(jobs), strict=True)
+            return [
+                replace(outcome, log_probability=-2.0)
+                if isinstance(outcome, Transcript) and job.length > longest_s * RATE
+                else outcome
+                for job, outcome in pairs
+            ]
+
+    drive = session(Babbling(), policy)
+    drive.push(np.concatenate([recording("beckett"), np.zeros(RATE, np.int16)]))
+    drive.end()
+    assert any(job.length > longest_s * RATE for job in drive.decoded)
+    assert jiwer.wer(BECKETT, normalised(" ".join(drive.text))) <= 0.2  # "fail again" without context: "fare again"
 
 
 TWO_CITIES = """It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of

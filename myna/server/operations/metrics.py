@@ -10,6 +10,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from myna.inference.workers.batches import Step
+from myna.streaming.events import Repeated
 from myna.streaming.session.jobs import JobKind
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -76,6 +77,10 @@ class Metrics:
         )  # fmt: skip
         for result in ("words", "empty"):
             self._repeated.labels(result)  # makes the metric visible before the first one
+        self._unheard = Counter(
+            "myna_unheard_seconds_total", "Certain speech that stayed without words after all decodes.",
+            registry=self._registry,
+        )  # fmt: skip
         self._lag = Histogram(
             "myna_loop_lag_seconds", "Delay of the event loop.", registry=self._registry, buckets=_LAGS
         )
@@ -96,9 +101,10 @@ class Metrics:
         """Count a connection or message that was dropped because of its cost."""
         self._dropped.labels(reason).inc()
 
-    def speech_repeated(self, *, heard: bool) -> None:
-        """Count a segment of certain speech that was decoded again; `heard`: its final has words."""
-        self._repeated.labels("words" if heard else "empty").inc()
+    def speech_repeated(self, event: Repeated) -> None:
+        """Count a segment of certain speech that was decoded again, and its speech without words."""
+        self._repeated.labels("words" if event.heard else "empty").inc()
+        self._unheard.inc(event.unheard_s)
 
     def lagged(self, seconds: float) -> None:
         """Record by how much the event loop was late for a timer."""

@@ -137,8 +137,8 @@ class LiveStream:
                 self._ended = True
             case Opened(channels=channels):
                 self._resize(channels)
-            case Repeated(heard=heard):
-                self._services.metrics.speech_repeated(heard=heard)
+            case Repeated():
+                self._services.metrics.speech_repeated(event)
                 return
         if self.broken.done():  # the client is being told the reason, and nothing may follow that
             return

@@ -7,7 +7,7 @@ from myna.streaming.events import Span
 from myna.streaming.policy import Options
 from myna.streaming.session.jobs import InferenceJob, JobKind
 from myna.streaming.session.languages import ChannelLanguage
-from myna.streaming.session.pending import Decode, FollowedUtterance
+from myna.streaming.session.pending import NEVER, Decode, FollowedUtterance, Retries
 from myna.streaming.session.requests import Cancel, Detect, Remind, Request, Revise, Submit, SubmitVoices
 from myna.streaming.speakers.history import Past
 from myna.streaming.speakers.runs import WindowPart
@@ -38,12 +38,12 @@ class Requester:
         """Request speech probabilities for a whole number of windows."""
         self._requests.append(Detect(channel, windows.start, self._buffer.cut(windows)))
 
-    def decode(self, audio: Span, kind: JobKind, *, after_s: float = 0.0, other_window: Span | None = None) -> Decode:
+    def decode(self, audio: Span, kind: JobKind, *, after_s: float = 0.0, retries: Retries = NEVER) -> Decode:
         """Request a decode of `audio`, due `after_s` seconds later than the newest audio.
 
-        `other_window` is where the decode is repeated if its words are not credible.
+        `retries` are where the decode is repeated while its words are not credible.
         """
-        return Decode(audio, self._submit(audio, kind, self.due + after_s), kind, other_window)
+        return Decode(audio, self._submit(audio, kind, self.due + after_s), kind, retries)
 
     def decode_step(
         self,
@@ -52,10 +52,10 @@ class Requester:
         kind: JobKind,
         *,
         after_s: float = 0.0,
-        other_window: Span | None = None,
+        retries: Retries = NEVER,
     ) -> Decode:
         """Request a decode of `audio` as the next step of a followed utterance, with what the engine lacks of it."""
-        decode = Decode(audio, "", kind, other_window, utterance)
+        decode = Decode(audio, "", kind, retries, utterance)
         self.send_step(decode, after_s=after_s)
         return decode
 
@@ -86,9 +86,9 @@ class Requester:
         self._requests.append(Revise(past))
 
     def repeat(self, decode: Decode, *, after_s: float = 0.0) -> None:
-        """Request a decode once more, in its other window."""
-        assert decode.other_window is not None
-        decode.repeat(self._submit(decode.other_window, decode.kind, self.due + after_s))
+        """Request a decode once more, in its next window."""
+        assert decode.next_window is not None
+        decode.repeat(self._submit(decode.next_window, decode.kind, self.due + after_s))
 
     def cancel(self, decode: Decode) -> None:
         """Cancel a decode, unless it has been answered."""

@@ -21,11 +21,14 @@ from myna.streaming.events import (
     seconds,
 )
 from myna.streaming.policy import PlausibilityGate
-from myna.streaming.session.credibility import is_sure, needs_repeat, words_of
+from myna.streaming.session.credibility import MOST_RETRIES, is_sure, needs_repeat, unheard, words_of
 from myna.streaming.session.jobs import JobError, Missing, Transcript
 from myna.streaming.session.pending import Barrier, Decode, PendingVoices, TurnEnd, Waiting
 from myna.streaming.session.voices import ChannelSpeakers
 from myna.streaming.speech.segmenter import Gap
+
+_IN_VAIN = 3
+"""After this many segments in a row in which no retry was credible, a segment is decoded twice at most, until one is."""
 
 
 class Timeline:
@@ -44,6 +47,7 @@ class Timeline:
         self.to_repeat: Decode | None = None
         """The decode of the oldest waiting segment, if it must be repeated before anything more is emitted."""
         self._turn_start = 0
+        self._in_vain = 0  # consecutive segments whose retries gave no credible words
         self._uttered = False  # whether words have been emitted that no `UtteranceEnd` has followed
 
     @property
@@ -91,7 +95,7 @@ class Timeline:
                     break
                 case Waiting() as segment:
                     words = self.words_of(segment, gate)
-                    if segment.decode and needs_repeat(segment.closed, segment.decode, words, gate):
+                    if segment.decode and self.needs_repeat(segment, words, gate):
                         self.to_repeat = segment.decode
                         break
                     if segment.voices and words and not segment.voices.ready:
@@ -129,6 +133,11 @@ class Timeline:
         """Return the words of a segment, provided that everything before it is final."""
         return words_of(segment.closed, segment.decode, gate, self.words) if segment.decode else ()
 
+    def needs_repeat(self, segment: Waiting, words: Sequence[Word], gate: PlausibilityGate) -> bool:
+        """Return whether to repeat the decode of a segment with these words, provided that everything before it is final."""
+        most = MOST_RETRIES if self._in_vain < _IN_VAIN else 1
+        return segment.decode is not None and needs_repeat(segment.closed, segment.decode, words, gate, most)
+
     def _finish(self, segment: Waiting, words: tuple[Word, ...], gate: PlausibilityGate, *, turns: bool) -> list[Event]:
         closed, decode = segment.closed, segment.decode
         events: list[Event] = []
@@ -137,9 +146,13 @@ class Timeline:
                 events.append(Failed(channel=self._channel, span=closed.span, reason=reason))
             case Missing():
                 raise AssertionError("a final decode needs audio that is not in memory")
-        lost = decode and isinstance(decode.outcome, Transcript) and is_sure(closed, gate) and not words
-        if decode and (decode.first_attempt or lost):
-            events.append(Repeated(channel=self._channel, span=closed.span, heard=bool(words)))
+        if decode and isinstance(decode.outcome, Transcript):
+            left = unheard(closed, words) if is_sure(closed, gate) else 0
+            if decode.before or left:
+                self._in_vain = self._in_vain + 1 if left else 0
+                events.append(
+                    Repeated(channel=self._channel, span=closed.span, heard=bool(words), unheard_s=seconds(left))
+                )
         if segment.voices:
             words = self._speakers.labelled(segment.voices, words)
         self.words.extend(words)
