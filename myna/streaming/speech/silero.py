@@ -16,6 +16,7 @@ from myna.streaming.speech.segmenter import WINDOW
 
 _CONTEXT = 64
 """Samples before each window that are part of the model's input, as the model requires at 16 kHz."""
+_NO_CONTEXT = bytes(2 * _CONTEXT)
 _STATE = (2, 1, 128)
 """The model's recurrent state: hidden and cell, one channel, width."""
 _MODEL = "silero_vad_16k_op15.onnx"
@@ -35,7 +36,7 @@ class VadMemory:
     """The model's state for one channel between windows: its recurrent state and the last samples as int16 bytes."""
 
     state: np.ndarray = field(default_factory=lambda: np.zeros(_STATE, np.float32))
-    context: bytes = bytes(2 * _CONTEXT)
+    context: bytes = _NO_CONTEXT
 
 
 class SileroVad:
@@ -52,39 +53,60 @@ class SileroVad:
 
         Each memory may occur once. The results of a part do not depend on the other parts.
         """
-        lengths = [len(pcm) // (2 * WINDOW) for _, pcm in parts]
-        heard = [index for index, length in enumerate(lengths) if length]
-        if not heard:
-            return [[] for _ in parts]
-        memories = [parts[index][0] for index in heard]
-        counts = np.array([lengths[index] for index in heard], np.int32)
-        ends = np.cumsum(counts)
-        sums, differences = _folded(memories, [parts[index][1] for index in heard], counts)
-        # Index 0 stands behind the end of a channel: the graph ignores it.
-        places = np.arange(counts.max())[:, None]
-        order = np.where(places < counts, places + (ends - counts), 0)
-        state = np.concatenate([memory.state for memory in memories], axis=1)
-        fed = {"sums": sums, "differences": differences, "order": order, "lengths": counts, "state": state}
-        probability, state = self._model.run(None, fed)
         results: list[list[float]] = [[] for _ in parts]
-        for row, (index, memory) in enumerate(zip(heard, memories, strict=True)):
+        heard = [index for index, (_, pcm) in enumerate(parts) if pcm]
+        if not heard:
+            return results
+        memories, audio = zip(*(parts[index] for index in heard), strict=True)
+        lengths = [len(pcm) // (2 * WINDOW) for pcm in audio]
+        silent = [memory.context == _NO_CONTEXT and _is_zero(pcm) for memory, pcm in zip(memories, audio, strict=True)]
+        sums, differences, order = _folded([memory.context for memory in memories], audio, lengths, silent)
+        fed = {
+            "sums": sums,
+            "differences": differences,
+            "order": order,
+            "lengths": np.array(lengths, np.int32),
+            "state": np.concatenate([memory.state for memory in memories], axis=1),
+        }
+        probability, state = self._model.run(None, fed)
+        for row, (index, memory, length) in enumerate(zip(heard, memories, lengths, strict=True)):
             memory.state = state[:, row : row + 1]
             memory.context = parts[index][1][-2 * _CONTEXT :]
-            results[index] = probability[: lengths[index], row].tolist()
+            results[index] = probability[:length, row].tolist()
         return results
 
 
-def _folded(memories: list[VadMemory], audio: list[bytes], counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sums and the differences of each frame's samples n and 256 - n, shape [windows * frames, 129]."""
-    joined = b"".join([part for memory, pcm in zip(memories, audio, strict=True) for part in (memory.context, pcm)])
+def _is_zero(pcm: bytes) -> bool:
+    """Return whether the samples are digital silence."""
+    return pcm.count(0) == len(pcm)
+
+
+def _folded(
+    contexts: Sequence[bytes], audio: Sequence[bytes], lengths: Sequence[int], silent: Sequence[bool]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the sums and the differences of each frame's samples n and 256 - n, shape [windows * frames, 129], and `order`.
+
+    The windows of all silent channels, which have no other samples in their context either, are one: the first.
+    """
+    joined, counts = [], []
+    if any(silent):
+        joined, counts = [bytes(2 * _INPUT)], [1]
+    own = np.where(silent, 0, lengths)  # windows that are the channel's alone
+    places = np.arange(max(lengths))[:, None]
+    # Index 0 also stands behind the end of a channel, where the graph ignores it.
+    order = np.where(places < own, places + (np.cumsum(own) - own + len(counts)), 0)
+    for context, pcm, length, is_silent in zip(contexts, audio, lengths, silent, strict=True):
+        if not is_silent:
+            joined += [context, pcm]
+            counts.append(length)
     channel = np.repeat(np.arange(len(counts)), counts)
     starts = np.arange(len(channel)) * WINDOW + channel * _CONTEXT
-    padded = np.frombuffer(joined, np.int16)[starts[:, None] + _REFLECTED].astype(np.float32)
+    padded = np.frombuffer(b"".join(joined), np.int16)[starts[:, None] + _REFLECTED].astype(np.float32)
     row, item = padded.strides
     hop, shape = _FRAME // 2 * item, (len(padded), _FRAMES, _FOLDED)
     early = np.lib.stride_tricks.as_strided(padded, shape, (row, hop, item))
     late = np.lib.stride_tricks.as_strided(padded[:, _FRAME:], shape, (row, hop, -item))
-    return (early + late).reshape(-1, _FOLDED), (early - late).reshape(-1, _FOLDED)
+    return (early + late).reshape(-1, _FOLDED), (early - late).reshape(-1, _FOLDED), order
 
 
 _REFLECTED = np.concatenate([np.arange(_INPUT), np.arange(_INPUT - 2, _INPUT - 2 - (_PADDED - _INPUT), -1)])
