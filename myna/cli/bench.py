@@ -180,6 +180,7 @@ def load(
     speakers: Annotated[bool, typer.Option(help="The streams ask for speakers.")] = False,
     in_phase: Annotated[bool, typer.Option("--in-phase", help="Start all streams at the same moment.")] = False,
     beside: Annotated[bool, typer.Option(help="Also measure a plain loop around sherpa-onnx.")] = False,
+    beside_busy: Annotated[bool, typer.Option(help="Also measure while another program keeps a core busy.")] = False,
     server_flag: Annotated[list[str] | None, typer.Option(help="Flag of the server; may be repeated.")] = None,
     report: Annotated[Path | None, typer.Option(help="Folder for load.json and load.svg.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
@@ -195,6 +196,7 @@ def load(
         counts=tuple(numbers("--streams", streams)), manifest=manifest, seconds=seconds, url=url,
         dialect=dialect, api_key=api_key, model=model, target_ms=target_ms, staggered=not in_phase,
         interim_every_s=interim_every_s, flags=tuple(server_flag or ()), speakers=speakers, beside=beside,
+        beside_busy=beside_busy,
     )  # fmt: skip
     try:
         measure(plan, report, as_json=json)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -56,16 +57,41 @@ class ClientSocket(web.WebSocketResponse):
             protocols=[subprotocol] if subprotocol else (),
         )
         self._too_big = too_big
+        self._patience: asyncio.TimerHandle | None = None
+        self._awaited_until = math.inf  # by the loop's clock
 
     async def next_message(self, within_s: float | None = None) -> WSMessage:
         """Return the next message; one of type ERROR, CLOSED or CLOSING if the connection has broken.
 
         Raises `TimeoutError` if none comes within `within_s` seconds.
         """
+        self._awaited_until = math.inf
+        if within_s is not None:
+            self._wait_until(asyncio.get_running_loop().time() + within_s)
         try:
-            return await self.receive(within_s)
+            return await self.receive()
         except ConnectionError as error:
             return WSMessage(WSMsgType.ERROR, error, None)
+
+    def _wait_until(self, at: float) -> None:
+        """Have `receive` raise `TimeoutError` at this time of the loop's clock.
+
+        A timer is made only where none falls due before: aiohttp's own timeouts make one for each message.
+        """
+        self._awaited_until = at
+        if self._patience is not None and self._patience.when() > at:
+            self._patience.cancel()
+            self._patience = None
+        if self._patience is None:
+            self._patience = asyncio.get_running_loop().call_at(at, self._lose_patience)
+
+    def _lose_patience(self) -> None:
+        self._patience = None
+        if asyncio.get_running_loop().time() < self._awaited_until:
+            if self._awaited_until < math.inf:
+                self._wait_until(self._awaited_until)
+        elif self._reader is not None and self._reader._waiter is not None and not self._reader._waiter.done():
+            self._reader._waiter.set_exception(TimeoutError())
 
     @property
     def has_data(self) -> bool:
@@ -109,6 +135,9 @@ class ClientSocket(web.WebSocketResponse):
 
     async def _close_within(self, farewell: Farewell, *, drain: bool) -> bool:
         """Close; drop the connection of a client that reads nothing."""
+        self._awaited_until = math.inf
+        if self._patience is not None:
+            self._patience.cancel()
         try:
             async with asyncio.timeout(_CLOSING_S):
                 for frame in farewell.frames:

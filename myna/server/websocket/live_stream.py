@@ -20,6 +20,9 @@ from myna.streaming.speakers.labelling import Distances
 
 log = structlog.get_logger()
 
+_NOTED_S = 0.25
+"""Audio after which admission is told of it. Admission looks at averages over seconds."""
+
 
 class LiveStream:
     """One connection's stream. `outbox` fills with frames; `broken` is done when the stream cannot go on."""
@@ -38,6 +41,7 @@ class LiveStream:
         self._driver: StreamDriver | None = None
         self._feeder: Feeder | None = None
         self._heard_s = 0.0
+        self._unnoted_s = 0.0  # audio of which admission has not been told
         self._ended = False
 
     @property
@@ -129,7 +133,10 @@ class LiveStream:
 
     def _count(self, audio_s: float) -> None:
         self._services.metrics.audio_in(audio_s)
-        self._place.heard(audio_s)
+        self._unnoted_s += audio_s
+        if self._unnoted_s >= _NOTED_S:
+            self._place.heard(self._unnoted_s)
+            self._unnoted_s = 0.0
 
     def _emit(self, event: Event) -> None:
         match event:

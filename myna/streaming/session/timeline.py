@@ -58,7 +58,10 @@ class Timeline:
     @property
     def oldest(self) -> int | None:
         """The first sample of the oldest segment that waits for its words; None: no segment waits."""
-        return next((item.closed.span.start for item in self._items if isinstance(item, Waiting)), None)
+        for item in self._items:
+            if isinstance(item, Waiting):
+                return item.closed.span.start
+        return None
 
     @property
     def decodes(self) -> list[Decode]:
