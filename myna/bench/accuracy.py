@@ -1,4 +1,4 @@
-"""Word error rate, word times and delays over a manifest of recordings, whole or streamed live."""
+"""Word error rate, written form, word times and delays over a manifest of recordings, whole or streamed live."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from rich.progress import track
 from rich.table import Table
 
 from myna.bench.local_engine import local_engine
+from myna.bench.written_form import WrittenForm, written_form
 from myna.clients import files
 from myna.clients.live import LiveClient, StreamError
 from myna.clients.local_server import LocalServerError, local_server
@@ -60,6 +61,9 @@ class HeardRecording:
     first_partial_s: list[float] = field(default_factory=list)
     partial_gap_s: list[float] = field(default_factory=list)
     final_delay_s: list[float] = field(default_factory=list)
+    finals: list[str] = field(default_factory=list)
+    """The texts of a stream's finals, in order."""
+    written: WrittenForm = field(default_factory=WrittenForm)
 
 
 def measure(
@@ -85,12 +89,16 @@ def measure(
             whole = _whole(model)
             heard = [h for r in track(recordings, "whole files", console=progress) if (h := whole(r)) is not None]
         else:
+            whole = _whole(model) if model or not url else lambda _: None
             with contextlib.ExitStack() as stack:
                 address = url or stack.enter_context(local_server(model)).url
                 for recording in track(recordings, "live", console=progress):
-                    heard.append(
-                        asyncio.run(_stream(recording, address, api_key, speed, endpointing_ms, model if url else None))
+                    told = asyncio.run(
+                        _stream(recording, address, api_key, speed, endpointing_ms, model if url else None)
                     )
+                    file = whole(recording)
+                    told.written = written_form(told.finals, file.hypothesis if file else None)
+                    heard.append(told)
     except (StreamError, EngineUnavailableError, LocalServerError, files.UnreadableFileError) as error:
         raise AccuracyError(str(error)) from error
     report = summary(heard)
@@ -153,6 +161,7 @@ def _figures(members: Sequence[HeardRecording]) -> dict[str, float | int]:
         "deletions": measures.deletions,
         "insertions": measures.insertions,
     }
+    figures |= sum((h.written for h in members), WrittenForm()).figures()
     starts = [abs(error) for h in members for error in h.start_errors_s]
     if starts:
         figures["start_error_median_ms"] = round(1000 * statistics.median(starts))
@@ -173,7 +182,8 @@ def start_errors(aligned: Sequence[tuple[str, float, float]], words: Sequence[tu
     return [words[b.b + i][1] - aligned[b.a + i][1] for b in blocks for i in range(b.size)]
 
 
-def _whole(model: str | None):  # type: ignore[no-untyped-def]
+def _whole(model: str | None) -> Callable[[Recording], HeardRecording | None]:
+    """Return a function that decodes a recording in one piece; it returns None for one longer than `WHOLE_FILE_S`."""
     build = local_engine(model)
     own_model = model in (None, MOONSHINE.name, MOONSHINE.engine)
     loaded = build(longest_segment_s=WHOLE_FILE_S) if own_model else build()
@@ -231,6 +241,7 @@ async def _stream(
                         last_partial = now  # a final replaces a partial
         await sending
     heard = _heard(recording, [(word.punctuated_word, word.start) for final in finals for word in final.words])
+    heard.finals = [final.text for final in finals]
     heard.first_partial_s, heard.partial_gap_s, heard.final_delay_s = first_partial, gaps, delays
     return heard
 
