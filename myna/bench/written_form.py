@@ -8,8 +8,7 @@ from itertools import pairwise
 
 import jiwer
 
-SENTENCE_MARKS = ".?!…。？！"
-"""A final after one of these begins a sentence."""
+from myna.streaming.text.marks import ends_sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,7 @@ class WrittenForm:
 def written_form(finals: Sequence[str], whole: str | None) -> WrittenForm:
     """Compare the texts of a stream's finals, in order, with the whole-file text; None: there is no such text."""
     texts = [text for text in (final.strip() for final in finals) if text]
-    lower = sum(before[-1] in SENTENCE_MARKS and _in_lower_case(after) for before, after in pairwise(texts))
+    lower = sum(ends_sentence(before) and _in_lower_case(after) for before, after in pairwise(texts))
     joints = max(0, len(texts) - 1)
     if not whole or not whole.split():
         return WrittenForm(joints=joints, lower=lower)

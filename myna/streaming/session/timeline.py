@@ -26,6 +26,7 @@ from myna.streaming.session.jobs import JobError, Missing, Transcript
 from myna.streaming.session.pending import Barrier, Decode, PendingVoices, TurnEnd, Waiting
 from myna.streaming.session.voices import ChannelSpeakers
 from myna.streaming.speech.segmenter import Gap
+from myna.streaming.text.seams import mark_before
 
 
 class Timeline:
@@ -140,9 +141,17 @@ class Timeline:
         lost = decode and isinstance(decode.outcome, Transcript) and is_sure(closed, gate) and not words
         if decode and (decode.first_attempt or lost):
             events.append(Repeated(channel=self._channel, span=closed.span, heard=bool(words)))
+        before = mark_of_seam(decode, words)
         if segment.voices:
             words = self._speakers.labelled(segment.voices, words)
         self.words.extend(words)
         self._uttered = self._uttered or bool(words)
-        events.append(Final(channel=self._channel, span=closed.span, words=words, cause=closed.cause))
+        events.append(Final(channel=self._channel, span=closed.span, words=words, cause=closed.cause, before=before))
         return [*events, *self.begin_turn(words)] if turns else events
+
+
+def mark_of_seam(decode: Decode | None, words: Sequence[Word]) -> str | None:
+    """Return the mark that a segment's decode writes before its words; None: the decode does not cover the word before."""
+    heard = [outcome.words for _, outcome in decode.attempts if isinstance(outcome, Transcript)] if decode else []
+    found = (mark_before(attempt, words) for attempt in reversed(heard))
+    return next((mark for mark in found if mark is not None), None)
