@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import jiwer
 import numpy as np
@@ -62,7 +63,7 @@ class HeardRecording:
     partial_gap_s: list[float] = field(default_factory=list)
     final_delay_s: list[float] = field(default_factory=list)
     finals: list[str] = field(default_factory=list)
-    """The texts of a stream's finals, in order."""
+    """The texts of a stream's finals, each with the mark that was told after it."""
     written: WrittenForm = field(default_factory=WrittenForm)
 
 
@@ -76,6 +77,7 @@ def measure(
     endpointing_ms: int | None,
     groups: Sequence[str],
     model: str | None,
+    marks: Literal["told", "held"],
     as_json: bool,
 ) -> None:
     """Measure and print. Raises `AccuracyError`."""
@@ -94,7 +96,7 @@ def measure(
                 address = url or stack.enter_context(local_server(model)).url
                 for recording in track(recordings, "live", console=progress):
                     told = asyncio.run(
-                        _stream(recording, address, api_key, speed, endpointing_ms, model if url else None)
+                        _stream(recording, address, api_key, speed, endpointing_ms, marks, model if url else None)
                     )
                     file = whole(recording)
                     told.written = written_form(told.finals, file.hypothesis if file else None)
@@ -207,10 +209,17 @@ def _heard(recording: Recording, words: Sequence[tuple[str, float]]) -> HeardRec
 
 
 async def _stream(
-    recording: Recording, url: str, api_key: str | None, speed: float, endpointing_ms: int | None, model: str | None
+    recording: Recording,
+    url: str,
+    api_key: str | None,
+    speed: float,
+    endpointing_ms: int | None,
+    marks: Literal["told", "held"],
+    model: str | None,
 ) -> HeardRecording:
-    start = wire.StartMessage(encoding="linear16", sample_rate=files.RATE, endpointing_ms=endpointing_ms)
+    start = wire.StartMessage(encoding="linear16", sample_rate=files.RATE, endpointing_ms=endpointing_ms, marks=marks)
     finals: list[wire.FinalMessage] = []
+    texts: list[str] = []
     first_partial, gaps, delays = list[float](), list[float](), list[float]()
     async with LiveClient(start, url, model=model, api_key=api_key) as client:
         began = time.monotonic()
@@ -230,18 +239,21 @@ async def _stream(
                     if last_partial is not None:
                         gaps.append(now - last_partial)
                     last_partial = now
-                case wire.FinalMessage(cause="endpoint"):
+                case wire.FinalMessage(cause=cause, words=words):
                     finals.append(message)
-                    last_partial = None
-                    if message.words:
+                    if words:
+                        texts.append(message.text)
+                    if cause == "endpoint" and words:
                         delays.append(now - message.end)
-                case wire.FinalMessage():
-                    finals.append(message)
-                    if last_partial is not None:
+                    if cause == "endpoint":
+                        last_partial = None
+                    elif last_partial is not None:
                         last_partial = now  # a final replaces a partial
+                case wire.MarkMessage(mark=mark):
+                    texts[-1] += mark
         await sending
     heard = _heard(recording, [(word.punctuated_word, word.start) for final in finals for word in final.words])
-    heard.finals = [final.text for final in finals]
+    heard.finals = texts
     heard.first_partial_s, heard.partial_gap_s, heard.final_delay_s = first_partial, gaps, delays
     return heard
 

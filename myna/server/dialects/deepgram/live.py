@@ -29,9 +29,10 @@ from myna.server.dialects.base import (
     json_frame,
 )
 from myna.server.dialects.deepgram.errors import refused_stream
-from myna.server.dialects.deepgram.listen_request import ListenRequest, checked_keyterms, parse, spoken
+from myna.server.dialects.deepgram.listen_request import ListenRequest, checked_keyterms, parse
 from myna.server.dialects.deepgram.models import PUBLIC_MODELS, model_metadata, models_used
 from myna.server.dialects.deepgram.results import confidence_of, now, search_results, word_of
+from myna.server.dialects.spoken_formatting import spoken
 from myna.server.serving import ModelWanted
 from myna.server.settings import Settings
 from myna.streaming import events

@@ -21,11 +21,11 @@ from myna.server.dialects.deepgram.listen_request import (
     options_of,
     searches_of,
     speakers_of,
-    spoken,
 )
 from myna.server.dialects.deepgram.models import PUBLIC_MODELS, model_metadata, models_used
 from myna.server.dialects.deepgram.results import confidence_of, now, search_results, word_of
 from myna.server.dialects.parameters import Parameters, decimal, refused
+from myna.server.dialects.spoken_formatting import spoken
 from myna.server.serving import ModelWanted
 from myna.streaming.audio.raw import Coded, RawFormat
 from myna.streaming.events import SpokenLanguage, Word

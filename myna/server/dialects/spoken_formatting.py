@@ -1,0 +1,35 @@
+"""How words are written in the language that is spoken, for every dialect."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from myna.runtime.errors import Refusal
+from myna.server.language_tags import primary
+from myna.streaming.policy import MULTIPLE
+from myna.streaming.session.jobs import EngineInfo
+from myna.streaming.text.formatting import Formatting
+from myna.streaming.text.numerals import LANGUAGES as NUMBER_LANGUAGES
+from myna.wire.quoting import quoted
+
+
+def spoken(formatting: Formatting, language: str | None, engine: EngineInfo) -> Formatting:
+    """Return the formatting for the spoken language: the client's, or the engine's if it has only one.
+
+    The language stays unknown if the engine finds it in each decode. Fillers stay unless the language is known to be English:
+    "um" is a word in German and Portuguese. Raises `Refusal` if numbers are to be redacted and the language is unknown, or is
+    one whose spoken numbers are not recognised.
+    """
+    certain = engine.languages[0] if language is None and len(engine.languages) == 1 else language
+    code = None if certain in (None, MULTIPLE) else primary(certain)
+    if formatting.redactions and code not in NUMBER_LANGUAGES:
+        spoken_in = f"in {quoted(code)}" if code else f"by {engine.name} unless one language is named"
+        raise Refusal(
+            400,
+            "unsupported_feature",
+            f"redact is not supported {spoken_in}: spoken numbers are only recognised in {', '.join(NUMBER_LANGUAGES)}.",
+            param="redact",
+        )
+    found = code is None and engine.detects_language
+    fillers = formatting.fillers or not (found or code == "en")
+    return replace(formatting, language="" if found else code or formatting.language, fillers=fillers)
