@@ -67,6 +67,10 @@ class FileTranscript:
     diarizer: str = ""
     """The uuid of the model that told the speakers apart; empty if none did."""
 
+    def written(self, write: Callable[[Sequence[Word]], tuple[Word, ...]]) -> FileTranscript:
+        """Return the transcript with `write` applied to the words of each segment."""
+        return replace(self, channels=tuple(channel.written(write) for channel in self.channels))
+
     @property
     def text(self) -> str:
         """The words of all channels, channel after channel."""

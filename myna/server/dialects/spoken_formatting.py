@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from myna.runtime.errors import Refusal
@@ -10,7 +11,25 @@ from myna.streaming.policy import MULTIPLE
 from myna.streaming.session.jobs import EngineInfo
 from myna.streaming.text.formatting import Formatting
 from myna.streaming.text.numerals import LANGUAGES as NUMBER_LANGUAGES
+from myna.streaming.text.redaction import Redaction
 from myna.wire.quoting import quoted
+
+AS_HEARD = Formatting(fillers=True)
+"""Words as the engine writes them."""
+
+
+def asked(
+    *, smart_format: bool, numerals: bool, profanity_filter: bool, redact: Collection[str], language: str = "en"
+) -> Formatting:
+    """Return the formatting that a client of a dialect without formatting of its own asks for by Deepgram's parameters."""
+    return Formatting(
+        language=language,
+        fillers=True,
+        smart=smart_format,
+        numerals=numerals,
+        profanity=not profanity_filter,
+        redactions=frozenset(map(Redaction, redact)),
+    )
 
 
 def spoken(formatting: Formatting, language: str | None, engine: EngineInfo) -> Formatting:

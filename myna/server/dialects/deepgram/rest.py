@@ -121,7 +121,7 @@ def answer(
     """Return the response's body. Iterators in it are written as lists."""
     formatting = spoken(request.formatting, request.named_language, engine)
     punctuated = formatting.punctuated
-    channels = [channel.written(lambda words: formatted(words, formatting)) for channel in transcript.channels]
+    channels = transcript.written(lambda words: formatted(words, formatting)).channels
     metadata: dict[str, Any] = {
         "transaction_key": "deprecated",
         "request_id": request_id,

@@ -31,7 +31,7 @@ from myna.server.dialects.native.entries import rounded, speakers_message, word_
 from myna.server.dialects.native.text import WATCH_S, ChannelTexts
 from myna.server.dialects.parameters import Parameters, whole
 from myna.server.dialects.speaker_limits import limits_of
-from myna.server.dialects.spoken_formatting import spoken
+from myna.server.dialects.spoken_formatting import asked, spoken
 from myna.server.language_tags import spoken_language, unknown_language
 from myna.server.serving import ModelWanted
 from myna.server.settings import Settings
@@ -46,7 +46,6 @@ from myna.streaming.speakers.labelling import SpeakerLimits
 from myna.streaming.text.formatting import Formatting
 from myna.streaming.text.joining import written_text
 from myna.streaming.text.languages import main_language
-from myna.streaming.text.redaction import Redaction
 from myna.wire import messages as wire
 from myna.wire import strictjson
 from myna.wire.quoting import quoted
@@ -311,12 +310,11 @@ class NativeDialect:
 
 def _formatting(start: wire.StartMessage, language: str | None, engine: EngineInfo) -> Formatting:
     """Return how words are written. Raises `DialectError`."""
-    formatting = Formatting(
-        fillers=True,
-        smart=start.smart_format,
+    formatting = asked(
+        smart_format=start.smart_format,
         numerals=start.numerals,
-        profanity=not start.profanity_filter,
-        redactions=frozenset(map(Redaction, start.redact)),
+        profanity_filter=start.profanity_filter,
+        redact=start.redact,
     )
     try:
         return spoken(formatting, language, engine)
