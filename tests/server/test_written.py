@@ -17,9 +17,12 @@ from myna.server.dialects.native.dialect import NativeDialect
 from myna.server.dialects.openai import rest
 from myna.server.dialects.openai.realtime import RealtimeDialect
 from myna.server.dialects.openai.realtime_session import RealtimeSession
+from myna.server.dialects.reflector.requests import parse
+from myna.server.dialects.spoken_formatting import AS_HEARD
 from myna.server.settings import Settings
 from myna.streaming import events
 from myna.streaming.events import Cause, Final, Interim, Span, Trigger, Word, samples
+from myna.streaming.text.redaction import Redaction
 from myna.wire import messages as wire
 
 ENGINE = FakeEngine().info
@@ -184,6 +187,13 @@ def test_the_native_protocol_and_openais_apis_write_numbers_as_asked(asked: dict
     answer = rest.answer(transcript, request, ENGINE, "a.wav")
     assert isinstance(answer, dict)
     assert answer["text"] == text
+
+
+def test_reflectors_requests_take_the_parameters_of_formatting() -> None:
+    asked, _, _ = parse({"audio_file_url": "http://a/b.wav", "numerals": True, "redact": ["pci"]})
+    assert asked.formatting == replace(AS_HEARD, numerals=True, redactions=frozenset({Redaction.PCI}))
+    with pytest.raises(Refusal, match="redact must be a list of texts"):
+        parse({"audio_file_url": "http://a/b.wav", "redact": "pci"})
 
 
 def test_a_partial_counts_its_stable_words_as_they_are_written() -> None:

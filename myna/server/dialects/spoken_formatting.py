@@ -14,6 +14,8 @@ from myna.streaming.text.numerals import LANGUAGES as NUMBER_LANGUAGES
 from myna.streaming.text.redaction import Redaction
 from myna.wire.quoting import quoted
 
+FLAGS = ("smart_format", "numerals", "profanity_filter")
+"""The parameters that are true or false; `redact` is another, with several values."""
 AS_HEARD = Formatting(fillers=True)
 """Words as the engine writes them."""
 
