@@ -22,15 +22,18 @@ def accuracy(
     endpointing_ms: Annotated[int | None, typer.Option(help="Silence in ms that ends an utterance; 0: never.")] = None,
     group: Annotated[list[str] | None, typer.Option(help="Measure only this group; may be repeated.")] = None,
     model: Annotated[str | None, typer.Option(help="Model: a name, a .nemo file or a hub name.")] = None,
+    marks_told: Annotated[
+        bool, typer.Option("--marks-told", help="Ask for all marks at once; by default a final's last mark is held.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print all results as JSON.")] = False,
 ) -> None:
-    """Measure word error rate, word times and delays over a manifest of recordings."""
+    """Measure word error rate, written form, word times and delays over a manifest of recordings."""
     from myna.bench.accuracy import AccuracyError, measure
 
     try:
         measure(
             manifest, live=live, url=url, api_key=api_key, speed=speed, endpointing_ms=endpointing_ms, groups=group or [],
-            model=model, as_json=json,
+            model=model, marks="told" if marks_told else "held", as_json=json,
         )  # fmt: skip
     except AccuracyError as error:
         fail(str(error))

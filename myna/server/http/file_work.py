@@ -101,14 +101,14 @@ class FileWork:
         speakers: SpeakerLimits | None = None,
         needs_speakers: bool = False,
         clips: Sequence[Path] = (),
-        accepted: Callable[[], None] = lambda: None,
+        accepted: Callable[[EngineInfo], None] = lambda _: None,
     ) -> Done:
         """Return the file's transcript when its share's turn comes; `begin` is awaited at the start of that turn.
 
         With `speakers`, each word has its speaker. Without a model that tells them apart, the words have none unless
         `needs_speakers`, or the setting `without_diarizer`, refuses such a request. Speakers whose voices are in `clips` are
-        known in the transcript; a refusal for a clip is a `ClipRefusal`. `accepted` is called when nothing but the file can
-        be the reason for a refusal.
+        known in the transcript; a refusal for a clip is a `ClipRefusal`. `accepted` is called with the engine when nothing
+        but the file can be the reason for a refusal.
         """
         sound = SoundFile(path, audio, mix, self._settings.max_file_hours * 3600, speakers)
         with _refusals():
@@ -120,7 +120,7 @@ class FileWork:
                 diarizer = await self._diarizer(stack, needed=needs_speakers) if speakers else None
                 if diarizer and clips:
                     sound = replace(sound, known=await self._known(diarizer, clips))
-                accepted()
+                accepted(engine.info)
                 async with self._turns.turn(share) as pause:
                     if begin is not None:
                         await begin()

@@ -26,6 +26,7 @@ from myna.streaming.session.jobs import JobError, Missing, Transcript
 from myna.streaming.session.pending import Barrier, Decode, PendingVoices, TurnEnd, Waiting
 from myna.streaming.session.voices import ChannelSpeakers
 from myna.streaming.speech.segmenter import Gap
+from myna.streaming.text.seams import mark_before
 
 _IN_VAIN = 3
 """After this many segments in a row in which no retry was credible, a segment is decoded twice at most, until one is."""
@@ -156,9 +157,17 @@ class Timeline:
                 events.append(
                     Repeated(channel=self._channel, span=closed.span, heard=bool(words), unheard_s=seconds(left))
                 )
+        before = mark_of_seam(decode, words)
         if segment.voices:
             words = self._speakers.labelled(segment.voices, words)
         self.words.extend(words)
         self._uttered = self._uttered or bool(words)
-        events.append(Final(channel=self._channel, span=closed.span, words=words, cause=closed.cause))
+        events.append(Final(channel=self._channel, span=closed.span, words=words, cause=closed.cause, before=before))
         return [*events, *self.begin_turn(words)] if turns else events
+
+
+def mark_of_seam(decode: Decode | None, words: Sequence[Word]) -> str | None:
+    """Return the mark that a segment's decode writes before its words; None: the decode does not cover the word before."""
+    heard = [outcome.words for _, outcome in decode.attempts if isinstance(outcome, Transcript)] if decode else []
+    found = (mark_before(attempt, words) for attempt in reversed(heard))
+    return next((mark for mark in found if mark is not None), None)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing_extensions import TypedDict
 
-from myna.server.dialects.openai.description import OPENAI_ERROR, OpenAITranscript, transcriptions
+from myna.server.dialects.openai.description import OPENAI_ERROR, REDACT, OpenAITranscript, transcriptions
 from myna.server.dialects.openai.rest import FORMATS
 from myna.server.dialects.openai.transcriptions import PATH
 from myna.server.dialects.reflector.diarize import PATH as DIARIZE
 from myna.server.dialects.reflector.from_url import FROM_URL
 from myna.server.dialects.reflector.requests import PREFIX
 from myna.server.dialects.speaker_limits import LIMITS, SPEAKER_COUNT
+from myna.server.dialects.spoken_formatting import FLAGS
 from myna.server.http.openapi import (
     TEXT,
     RouteDescriptions,
@@ -34,6 +35,8 @@ def _from_url() -> Schema:
         response_format={"enum": list(FORMATS)},
         diarize={"type": "boolean", "default": False},
         **dict.fromkeys(LIMITS, SPEAKER_COUNT),
+        **{name: {"type": "boolean"} for name in FLAGS},
+        redact=REDACT,
     )
     answer = {
         "description": "The transcript.",

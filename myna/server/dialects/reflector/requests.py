@@ -13,6 +13,7 @@ from typing import Any
 from myna.runtime.errors import Refusal
 from myna.server.dialects.openai import rest
 from myna.server.dialects.speaker_limits import LIMITS
+from myna.server.dialects.spoken_formatting import FLAGS
 from myna.wire.quoting import quoted
 
 PREFIX = "/reflector"
@@ -44,11 +45,14 @@ def parse(body: dict[str, Any]) -> tuple[rest.TranscriptionRequest, str, float]:
             f"timestamp_offset must be from -{LARGEST_OFFSET_S} to {LARGEST_OFFSET_S} seconds, not {quoted(offset)}."
         )
         raise Refusal(400, "invalid_value", message, param="timestamp_offset")
-    # response_format and what concerns speakers are extensions of this server: Reflector's clients do not send them.
+    # response_format and what concerns speakers and formatting are extensions: Reflector's clients do not send them.
     names = ("model", "language", "response_format")
     fields = [(name, value) for name in names if isinstance(value := body.get(name), str)]
-    fields += [(name, str(body[name]).lower()) for name in ("diarize", *LIMITS) if body.get(name) is not None]
-    asked = rest.parse(fields, spaced=True)
+    fields += [(name, str(body[name]).lower()) for name in ("diarize", *LIMITS, *FLAGS) if body.get(name) is not None]
+    redactions = body.get("redact") or []
+    if not (isinstance(redactions, list) and all(isinstance(kind, str) for kind in redactions)):
+        raise Refusal(422, "wrong_type", "redact must be a list of texts.", param="redact")
+    asked = rest.parse([*fields, *(("redact", kind) for kind in redactions)], spaced=True)
     if offset and asked.response_format is not None:
         message = f"timestamp_offset must be 0 with response_format={asked.response_format}: its times are not shifted."
         raise Refusal(400, "invalid_value", message, param="timestamp_offset")
