@@ -5,7 +5,7 @@ from __future__ import annotations
 from myna.streaming.audio.buffer import AudioBuffer
 from myna.streaming.events import Span
 from myna.streaming.policy import Options
-from myna.streaming.session.jobs import InferenceJob, JobKind
+from myna.streaming.session.jobs import InferenceJob, JobKind, Transcript
 from myna.streaming.session.languages import ChannelLanguage
 from myna.streaming.session.pending import NEVER, Decode, FollowedUtterance, Retries
 from myna.streaming.session.requests import Cancel, Detect, Remind, Request, Revise, Submit, SubmitVoices
@@ -26,6 +26,9 @@ class Requester:
         self.due = 0.0
         """The wall time at which the newest audio should be decoded (see `InferenceJob.due`)."""
         self._name = name
+        self._drafts: dict[
+            bool, tuple[int, ...]
+        ] = {}  # the tokens of the last interim and final transcripts, newest last
         self._buffer = buffer
         self._jobs = 0
         self._requests: list[Request] = []
@@ -95,6 +98,13 @@ class Requester:
         if decode.outcome is None:
             self._requests.append(Cancel(decode.job_id))
 
+    def noted(self, transcript: Transcript, *, interim: bool) -> Transcript:
+        """Return a transcript with the channel's language, and use its tokens in the drafts of later jobs."""
+        if transcript.tokens:
+            self._drafts.pop(interim, None)
+            self._drafts[interim] = transcript.tokens
+        return self._language.stamped(transcript)
+
     def take(self) -> list[Request]:
         """Return the requests made since the last call."""
         requests, self._requests = self._requests, []
@@ -107,5 +117,7 @@ class Requester:
         job_id = f"{self._name}/{self._jobs}"
         pcm = self._buffer.cut(audio)
         options = self._language.options(self.options)
-        self._requests.append(Submit(InferenceJob(job_id, self._name, kind, pcm, due, options, utterance, held, since)))
+        draft = tuple(token for tokens in reversed(self._drafts.values()) for token in tokens)
+        job = InferenceJob(job_id, self._name, kind, pcm, due, options, utterance, held, since, draft=draft)
+        self._requests.append(Submit(job))
         return job_id

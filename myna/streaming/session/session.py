@@ -163,7 +163,7 @@ class Session:
             self._drain()
             return
         if isinstance(outcome, Transcript):
-            outcome = self._language.stamped(outcome)
+            outcome = self._requester.noted(outcome, interim=self._interims.awaits(job_id))
         if self._interims.awaits(job_id):
             interim = self._interims.answer(job_id, outcome, may_repeat=not self._timeline.behind)
         else:
