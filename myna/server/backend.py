@@ -11,6 +11,7 @@ from myna.inference.models import Models, ModelSettings
 from myna.inference.port import ModelSource
 from myna.runtime.supervisor import Supervisor
 from myna.server.fronts.engine_link import EngineLink
+from myna.server.fronts.link import BUFFER_BYTES
 from myna.server.fronts.linked_models import LinkedAdmission, LinkedModels
 from myna.server.fronts.role import Role
 from myna.server.operations.admission import Admission
@@ -63,7 +64,7 @@ async def linked_backend(
     stack: AsyncExitStack,
 ) -> Backend:
     """Attach to the engine process; wait until it has loaded its models. `stack` ends the link."""
-    connect = functools.partial(asyncio.open_unix_connection, str(role.link()))
+    connect = functools.partial(asyncio.open_unix_connection, str(role.link()), limit=BUFFER_BYTES)
     link = EngineLink(connect, role.name, role.token, settings.stuck_after_s, supervisor, loop_monitor.awake)
     stack.push_async_callback(link.close)
     await link.attached()

@@ -16,6 +16,7 @@ from myna.runtime.supervisor import Supervisor
 from myna.server.backend import local_backend
 from myna.server.fronts.engine_node import EngineNode
 from myna.server.fronts.joint_overview import JointOverview
+from myna.server.fronts.link import BUFFER_BYTES
 from myna.server.fronts.peers import PeerListener
 from myna.server.fronts.role import Role
 from myna.server.operations.loop_monitor import LoopMonitor
@@ -58,7 +59,7 @@ async def engine_running(role: Role) -> AsyncIterator[EngineServer]:
         stack.callback(peers.close)
         supervisor.run("peers", peers.run)
         role.link().unlink(missing_ok=True)  # of an engine process that was killed
-        listening = await asyncio.start_unix_server(node.welcome, str(role.link()))
+        listening = await asyncio.start_unix_server(node.welcome, str(role.link()), limit=BUFFER_BYTES)
         stack.callback(listening.close)
         catalogue = backend.models.catalogue
         log.info("engine process ready", model=catalogue.default)

@@ -20,9 +20,11 @@ from speakers import Speaker, names, phrases
 from myna.inference.workers.ipc import encode
 from myna.runtime.errors import ConfigurationError
 from myna.server.fronts import parent
+from myna.server.fronts.joint_overview import together
 from myna.server.fronts.link import VERSION, Attach
 from myna.server.fronts.role import ENGINE, FILES
 from myna.server.keys import Scope, add_key
+from myna.server.operations.overview import Family, Snapshot
 from myna.server.settings import load
 
 RESUMABLE = {**RAW, "resume": True}
@@ -284,3 +286,36 @@ async def test_a_system_without_shared_ports_is_named(monkeypatch: pytest.Monkey
     monkeypatch.delattr(socket, "SO_REUSEPORT")
     with pytest.raises(ConfigurationError, match="SO_REUSEPORT"):
         await parent.serve_fronts(load(["--fronts", "2"]))
+
+
+async def test_a_port_that_another_server_shares_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0), reuse_port=True) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigurationError, match=f"cannot listen on 127.0.0.1:{port}"):
+            await parent.serve_fronts(load(["--fronts", "2", "--port", str(port)]))
+
+
+def test_metrics_of_processes_are_added_unless_their_sum_says_nothing() -> None:
+    def snapshot(process: str, value: float) -> Snapshot:
+        families = tuple(
+            Family(name, "", kind, ((sample, {"model": "m"}, value),))
+            for name, kind, sample in [
+                ("myna_streams", "gauge", "myna_streams"),
+                ("myna_backlog_seconds", "gauge", "myna_backlog_seconds"),
+                ("myna_loop_busy", "gauge", "myna_loop_busy"),
+                ("myna_audio_seconds", "counter", "myna_audio_seconds_total"),
+                ("myna_audio_seconds", "counter", "myna_audio_seconds_created"),
+            ]
+        )
+        return Snapshot(process, {}, {}, 0, families)
+
+    merged = together([snapshot("front 1", 2.0), snapshot("front 2", 3.0)])
+    found = {(s.name, s.labels.get("process")): s.value for metric in merged for s in metric.samples}
+    assert found == {
+        ("myna_streams", None): 5.0,
+        ("myna_backlog_seconds", None): 3.0,
+        ("myna_loop_busy", "front 1"): 2.0,
+        ("myna_loop_busy", "front 2"): 3.0,
+        ("myna_audio_seconds_total", None): 5.0,
+        ("myna_audio_seconds_created", None): 2.0,
+    }

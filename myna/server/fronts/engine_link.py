@@ -66,7 +66,7 @@ class EngineLink:
         self._connect = connect
         self._attach = Attach(VERSION, token, front)
         self._silent_s = silent_s
-        self._clock = clock
+        self.clock = clock
         self._writer: asyncio.StreamWriter | None = None
         self._heard_at = 0.0
         self._state: EngineState | None = None
@@ -160,7 +160,7 @@ class EngineLink:
             except OSError:
                 await asyncio.sleep(_AGAIN_S)
                 continue
-            self._heard_at = self._clock()
+            self._heard_at = self.clock()
             watch = asyncio.create_task(self._watch(writer), name="watch of the engine link")
             try:
                 await self._receive(reader, writer)
@@ -178,7 +178,7 @@ class EngineLink:
     async def _watch(self, writer: asyncio.StreamWriter) -> None:
         while True:
             await asyncio.sleep(_WATCH_S)
-            if self._clock() - self._heard_at > self._silent_s:
+            if self.clock() - self._heard_at > self._silent_s:
                 break
         log.error("the engine process is silent; connecting again", silent_s=self._silent_s)
         writer.transport.abort()
@@ -187,7 +187,7 @@ class EngineLink:
         writer.write(encode(self._attach))
         unpacker = Splitter(TO_FRONT_DECODER)
         while data := await reader.read(1 << 20):
-            self._heard_at = self._clock()
+            self._heard_at = self.clock()
             for message in unpacker.feed(data):
                 if isinstance(message, Attached):
                     self._on_attached(message, writer)

@@ -19,6 +19,8 @@ from myna.streaming.session.jobs import EngineInfo, InferenceJob
 VERSION = 1
 STATE_EVERY_S = 0.5
 """Interval of `EngineState`."""
+BUFFER_BYTES = 1 << 21
+"""Limit of a stream reader's buffer: several jobs of 12 s. The default would stop the transport within each of them."""
 LARGEST_ATTACH = 4096
 """Limit on the length of the first message, which is decoded before the front is known."""
 

@@ -14,6 +14,7 @@ from myna.inference.engines.kind import Model
 from myna.inference.models import RETRY_AFTER_S, ModelBusyError
 from myna.inference.port import OnResult
 from myna.inference.scheduling.claims import Claim, Claims
+from myna.runtime.deadlines import Clock, timeout
 from myna.runtime.errors import DialectError, Refusal
 from myna.server.fronts.link import (
     CancelJob,
@@ -40,7 +41,9 @@ _REOPEN_S = 1.0
 
 
 class Link(Protocol):
-    """The link, as a model or a stream sees it."""
+    """The link, as a model or a stream sees it. `clock` stands still while this process gets no time."""
+
+    clock: Clock
 
     @property
     def up(self) -> bool:
@@ -110,10 +113,11 @@ class LinkedPool:
 
     async def ready(self) -> None:
         """Wait until the model is open for the first time. Raises `ModelBusyError` and `EngineUnavailableError`."""
-        done, _ = await asyncio.wait([self._first], timeout=_ANSWER_WITHIN_S)
-        if not done:
-            raise ModelBusyError("the engine process does not answer; retry in a moment", RETRY_AFTER_S)
-        self._first.result()
+        try:
+            async with timeout(_ANSWER_WITHIN_S, self._link.clock):
+                await asyncio.shield(self._first)
+        except TimeoutError:
+            raise ModelBusyError("the engine process does not answer; retry in a moment", RETRY_AFTER_S) from None
 
     def submit(self, job: InferenceJob, on_result: OnResult) -> None:
         """Decode the job as soon as a lane is free; call `on_result` once, unless the job is cancelled or replaced."""
@@ -273,7 +277,8 @@ class LinkedStream:
     async def _answered(self) -> None:
         self._answer = asyncio.get_running_loop().create_future()
         try:
-            await asyncio.wait_for(self._answer, _ANSWER_WITHIN_S)
+            async with timeout(_ANSWER_WITHIN_S, self._link.clock):
+                await self._answer
         except TimeoutError:
             raise _lost() from None
         finally:

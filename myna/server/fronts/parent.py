@@ -41,6 +41,9 @@ async def serve_fronts(settings: Settings) -> None:
     """Run the server until SIGINT, SIGTERM or SIGQUIT. Raises `ConfigurationError` if it cannot start."""
     assert settings.fronts is not None
     _check(settings.fronts)
+    listen(
+        settings
+    ).close()  # fails if the port is taken; sockets that share a port would also share it with another server
     stop = _Stop()
     with listen(settings, shared=True, accepting=False) as holder, _folder() as folder:
         host, port = holder.getsockname()[:2]
