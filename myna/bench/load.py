@@ -234,14 +234,15 @@ class Usage:
 
 
 def pulse(url: str) -> tuple[float, float]:
-    """Return the share of a core that a server's event loop takes, and the 99 % quantile of its lag in seconds."""
+    """Return the share of a core that a server's busiest event loop takes, and the 99 % quantile of the lag in seconds."""
     parts = urlsplit(url)
     with urllib.request.urlopen(f"http://{parts.netloc}/metrics") as answer:
         families = {family.name: family for family in text_string_to_metric_families(answer.read().decode())}
     lags = families["myna_loop_lag_seconds"].samples
     total = next(sample.value for sample in lags if sample.name.endswith("_count"))
     bounds = [(float(sample.labels["le"]), sample.value) for sample in lags if sample.name.endswith("_bucket")]
-    return families["myna_loop_busy"].samples[0].value, next(bound for bound, count in bounds if count >= 0.99 * total)
+    busy = max(sample.value for sample in families["myna_loop_busy"].samples)
+    return busy, next(bound for bound, count in bounds if count >= 0.99 * total)
 
 
 def _plain_loop(plan: Plan, spoken: Sequence[Speech], console: Console) -> Report:

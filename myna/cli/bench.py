@@ -211,6 +211,7 @@ def load(
 def front(
     manifest: Annotated[Path, typer.Option(help="JSON lines with audio and text; see docs/accuracy.md.")],
     streams: Annotated[str, typer.Option(help="Numbers of concurrent streams, separated by commas.")] = "100,200,300",
+    fronts: Annotated[int, typer.Option(min=0, help="Front processes; 0: a server of one process.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Measure the cost of connections, sessions and voice activity detection, with an engine that costs nothing."""
@@ -219,7 +220,7 @@ def front(
 
     counts = numbers("--streams", streams)
     try:
-        measure(manifest, counts, as_json=json)
+        measure(manifest, counts, fronts, as_json=json)
     except AccuracyError as error:
         fail(str(error))
 

@@ -11,8 +11,8 @@ from functools import partial
 
 from myna.inference.engines.catalogue import Catalogue, UnknownModelError
 from myna.inference.engines.kind import Model
-from myna.inference.models import ModelBusyError, Models
-from myna.inference.workers.pool import EnginePool
+from myna.inference.models import ModelBusyError
+from myna.inference.port import ModelSource, Pool
 from myna.runtime.errors import Refusal
 from myna.server.language_tags import spoken_language
 from myna.server.settings import Settings
@@ -39,8 +39,8 @@ class ModelWanted:
 
 @contextlib.asynccontextmanager
 async def engine_for(
-    models: Models, wanted: ModelWanted, unknown: str = "unknown_model"
-) -> AsyncIterator[tuple[Model, EnginePool]]:
+    models: ModelSource, wanted: ModelWanted, unknown: str = "unknown_model"
+) -> AsyncIterator[tuple[Model, Pool]]:
     """Yield the model asked for and its engine, which stays loaded while the context lasts. Raises `Refusal`.
 
     `unknown` is the dialect's error code for a model that does not exist.
@@ -59,7 +59,7 @@ async def engine_for(
 
 
 @contextlib.asynccontextmanager
-async def diarizer_of(models: Models) -> AsyncIterator[EnginePool]:
+async def diarizer_of(models: ModelSource) -> AsyncIterator[Pool]:
     """Yield the engine that tells speakers apart, which stays loaded while the context lasts. Raises `Refusal`."""
     try:
         model = await asyncio.to_thread(models.catalogue.diarizer)

@@ -19,7 +19,7 @@ from myna.server.http.connections import authenticated
 from myna.server.http.intake import Intake, share_of
 from myna.server.http.uploads import Receiver
 from myna.server.keys import Authentication, Identity, Scope, credential
-from myna.server.operations.admission import Admission
+from myna.server.operations.front_admission import FrontAdmission
 from myna.server.settings import Settings
 
 LONGEST_JSON = 1 << 20
@@ -45,7 +45,7 @@ class FileRequests:
         self,
         settings: Settings,
         authentication: Authentication,
-        admission: Admission,
+        admission: FrontAdmission,
         intake: Intake,
         unfinished: Callable[[str | None], int],
     ) -> None:

@@ -134,6 +134,10 @@ class Metrics:
         """Read these gauges at each scrape."""
         self._registry.register(_GaugeCollector(gauges))
 
+    def families(self) -> list[Metric]:
+        """Return all metrics as they are now."""
+        return list(self._registry.collect())
+
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus's text format."""
         return generate_latest(self._registry)

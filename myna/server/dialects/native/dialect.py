@@ -58,8 +58,9 @@ _CLOSE_CODES = {**CLOSE_CODES, "invalid_message": 1007, "undecodable_audio": 100
 class NativeEntry(PlainEntry):
     """The entry at `wire.PATH`."""
 
-    def __init__(self, name: str, settings: Settings) -> None:
+    def __init__(self, name: str, settings: Settings, resume_prefix: str = "") -> None:
         self.name = name
+        self._resume_prefix = resume_prefix
         self._settings = settings
         self._form = wire.Format.JSON
         self._resume: Resume | None = None
@@ -90,7 +91,7 @@ class NativeEntry(PlainEntry):
     def dialect(self, model: Model, engine: EngineInfo, diarizer: str = "") -> NativeDialect:
         """Return the translator. Options that the model lacks are refused at the `start` message."""
         del model, diarizer
-        return NativeDialect(self._form, self._settings, engine, self._speakers)
+        return NativeDialect(self._form, self._settings, engine, self._speakers, self._resume_prefix)
 
     @property
     def speakers(self) -> bool:
@@ -111,8 +112,14 @@ class NativeDialect:
     """One connection's translator."""
 
     def __init__(
-        self, form: wire.Format, settings: Settings, engine: EngineInfo, speakers: SpeakerLimits | None = None
+        self,
+        form: wire.Format,
+        settings: Settings,
+        engine: EngineInfo,
+        speakers: SpeakerLimits | None = None,
+        resume_prefix: str = "",
     ) -> None:
+        self._resume_prefix = resume_prefix
         self.idle_timeout_s = settings.idle_timeout_s
         self.resume_token: str | None = None
         self._resume_s = settings.resume_s
@@ -310,7 +317,7 @@ class NativeDialect:
             policy = replace(policy, speakers_revised=False)  # its words are those of the engine
         self._policy = fitted(policy, self._engine)
         if start.resume and self._resume_s:
-            self.resume_token = secrets.token_urlsafe(18)
+            self.resume_token = self._resume_prefix + secrets.token_urlsafe(18)
         return Open(_audio(start), not start.multichannel, self._policy, Options(language, start.keyterms))
 
 
