@@ -23,6 +23,8 @@ _LATE_S = 1.0
 """A timer that runs this much too late shows that the event loop was blocked."""
 _LONGEST_REASON = 123
 """Bytes of a close frame's reason (RFC 6455, 5.5)."""
+_NO_MESSAGE = WSMessage(WSMsgType.CONTINUATION, None, None)
+"""What the queue of messages gets when the patience of its reader is over; a client's frames never have this type there."""
 DATA = (WSMsgType.TEXT, WSMsgType.BINARY)
 CONTROL = (WSMsgType.PING, WSMsgType.PONG)
 
@@ -68,13 +70,18 @@ class ClientSocket(web.WebSocketResponse):
         self._awaited_until = math.inf
         if within_s is not None:
             self._wait_until(asyncio.get_running_loop().time() + within_s)
-        try:
-            return await self.receive()
-        except ConnectionError as error:
-            return WSMessage(WSMsgType.ERROR, error, None)
+        while True:
+            try:
+                message = await self.receive()
+            except ConnectionError as error:
+                return WSMessage(WSMsgType.ERROR, error, None)
+            if message is not _NO_MESSAGE:
+                return message
+            if asyncio.get_running_loop().time() >= self._awaited_until:
+                raise TimeoutError
 
     def _wait_until(self, at: float) -> None:
-        """Have `receive` raise `TimeoutError` at this time of the loop's clock.
+        """Have `receive` return `_NO_MESSAGE` at this time of the loop's clock.
 
         A timer is made only where none falls due before: aiohttp's own timeouts make one for each message.
         """
@@ -90,8 +97,8 @@ class ClientSocket(web.WebSocketResponse):
         if asyncio.get_running_loop().time() < self._awaited_until:
             if self._awaited_until < math.inf:
                 self._wait_until(self._awaited_until)
-        elif self._reader is not None and self._reader._waiter is not None and not self._reader._waiter.done():
-            self._reader._waiter.set_exception(TimeoutError())
+        elif self._reader is not None and self._waiting and not self._reader._buffer:
+            self._reader.feed_data(_NO_MESSAGE, 0)
 
     @property
     def has_data(self) -> bool:
