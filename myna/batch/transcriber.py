@@ -15,7 +15,7 @@ import structlog
 from myna.batch.file_speakers import WINDOWS_AHEAD, FileSpeakers
 from myna.batch.transcript import Channel, FileTranscript, Segment
 from myna.inference.driver import StreamDriver
-from myna.inference.port import Pool
+from myna.inference.port import ModelPool
 from myna.inference.workers.vad_worker import VadWorker
 from myna.media.pool import DecoderPool
 from myna.streaming.audio.raw import AudioError, Coded, RawFormat
@@ -103,12 +103,12 @@ class Transcriber:
     async def transcribe(
         self,
         sound: SoundFile,
-        engine: Pool,
+        engine: ModelPool,
         options: Options,
         listener: Listener,
         progress: Progress,
         pause: Pause,
-        diarizer: Pool | None = None,
+        diarizer: ModelPool | None = None,
     ) -> FileTranscript:
         """Transcribe a file. Raises `AudioError` for an unusable file, `DecodeFailedError` if the engine fails.
 
@@ -127,13 +127,13 @@ class _Task:
     def __init__(
         self,
         sound: SoundFile,
-        engine: Pool,
+        engine: ModelPool,
         options: Options,
         hearing: Hearing,
         listener: Listener,
         progress: Progress,
         pause: Pause,
-        diarizer: Pool | None,
+        diarizer: ModelPool | None,
     ) -> None:
         self._sound = sound
         self._pause = pause

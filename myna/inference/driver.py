@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TypeVarTuple, Unpack
 
-from myna.inference.port import Pool
+from myna.inference.port import ModelPool
 from myna.inference.workers.vad_worker import VadWorker
 from myna.streaming.events import Event
 from myna.streaming.session.jobs import Outcome
@@ -34,11 +34,11 @@ class StreamDriver:
     def __init__(
         self,
         stream: Stream,
-        engine: Pool,
+        engine: ModelPool,
         vad: VadWorker,
         on_event: Callable[[Event], None],
         on_error: Callable[[Exception], None],
-        diarizer: Pool | None = None,
+        diarizer: ModelPool | None = None,
     ) -> None:
         self.stream = stream
         self.engine = engine

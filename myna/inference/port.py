@@ -13,7 +13,7 @@ from myna.streaming.session.jobs import EngineInfo, InferenceJob, Outcome
 OnResult = Callable[[str, Outcome], None]
 
 
-class Pool(Protocol):
+class ModelPool(Protocol):
     """One model that decodes jobs. Each job's result is called back once, on the event loop."""
 
     @property
@@ -52,7 +52,7 @@ class ModelSource(Protocol):
         """Return which models in memory cannot decode now, and why; None if all can."""
         ...
 
-    def serving(self, model: Model) -> AbstractAsyncContextManager[Pool]:
+    def serving(self, model: Model) -> AbstractAsyncContextManager[ModelPool]:
         """Return a context that yields the model's pool, loading the model if needed. The model stays in memory meanwhile.
 
         Entering raises `ModelBusyError`, or `EngineUnavailableError` if the model cannot be loaded.

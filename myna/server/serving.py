@@ -12,7 +12,7 @@ from functools import partial
 from myna.inference.engines.catalogue import Catalogue, UnknownModelError
 from myna.inference.engines.kind import Model
 from myna.inference.models import ModelBusyError
-from myna.inference.port import ModelSource, Pool
+from myna.inference.port import ModelPool, ModelSource
 from myna.runtime.errors import Refusal
 from myna.server.language_tags import spoken_language
 from myna.server.settings import Settings
@@ -40,7 +40,7 @@ class ModelWanted:
 @contextlib.asynccontextmanager
 async def engine_for(
     models: ModelSource, wanted: ModelWanted, unknown: str = "unknown_model"
-) -> AsyncIterator[tuple[Model, Pool]]:
+) -> AsyncIterator[tuple[Model, ModelPool]]:
     """Yield the model asked for and its engine, which stays loaded while the context lasts. Raises `Refusal`.
 
     `unknown` is the dialect's error code for a model that does not exist.
@@ -59,7 +59,7 @@ async def engine_for(
 
 
 @contextlib.asynccontextmanager
-async def diarizer_of(models: ModelSource) -> AsyncIterator[Pool]:
+async def diarizer_of(models: ModelSource) -> AsyncIterator[ModelPool]:
     """Yield the engine that tells speakers apart, which stays loaded while the context lasts. Raises `Refusal`."""
     try:
         model = await asyncio.to_thread(models.catalogue.diarizer)

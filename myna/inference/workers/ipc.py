@@ -125,7 +125,7 @@ _ENCODER = msgspec.msgpack.Encoder(enc_hook=_plain)
 _DECODER: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 
 
-class Splitter(Generic[M]):
+class MessageSplitter(Generic[M]):
     """Splits a stream of bytes, received in chunks of any size, into messages of the type that the decoder returns."""
 
     def __init__(self, decoder: msgspec.msgpack.Decoder[M], largest: int = LARGEST) -> None:
@@ -155,7 +155,7 @@ class Splitter(Generic[M]):
             raise ValueError(f"malformed message: {error}") from error
 
 
-class Unpacker(Splitter[Message]):
+class Unpacker(MessageSplitter[Message]):
     """Splits a stream of bytes into a worker's messages."""
 
     def __init__(self) -> None:

@@ -12,7 +12,7 @@ import msgspec
 import structlog
 
 from myna.inference.port import OnResult
-from myna.inference.workers.ipc import Result, Splitter, encode
+from myna.inference.workers.ipc import MessageSplitter, Result, encode
 from myna.runtime.deadlines import Clock
 from myna.runtime.supervisor import Supervisor
 from myna.runtime.tasks import cancel_and_wait
@@ -185,7 +185,7 @@ class EngineLink:
 
     async def _receive(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(encode(self._attach))
-        unpacker = Splitter(TO_FRONT_DECODER)
+        unpacker = MessageSplitter(TO_FRONT_DECODER)
         while data := await reader.read(1 << 20):
             self._heard_at = self.clock()
             for message in unpacker.feed(data):

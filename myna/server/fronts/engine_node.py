@@ -11,7 +11,7 @@ import hmac
 import structlog
 
 from myna.inference.models import Models
-from myna.inference.workers.ipc import Splitter, encode
+from myna.inference.workers.ipc import MessageSplitter, encode
 from myna.runtime.deadlines import Clock, timeout
 from myna.runtime.supervisor import Supervisor
 from myna.server.fronts.front_session import FrontSession
@@ -54,7 +54,7 @@ class EngineNode:
             self._sessions.add(session)
             log.info("front attached", front=front)
             session.send(self._state())
-            unpacker = Splitter(TO_ENGINE_DECODER)
+            unpacker = MessageSplitter(TO_ENGINE_DECODER)
             while data := await reader.read(1 << 20):
                 for message in unpacker.feed(data):
                     session.take(message)
@@ -110,7 +110,7 @@ class EngineNode:
         return head.front
 
     async def _first(self, reader: asyncio.StreamReader) -> Attach:
-        unpacker = Splitter(ATTACH_DECODER, LARGEST_ATTACH)
+        unpacker = MessageSplitter(ATTACH_DECODER, LARGEST_ATTACH)
         while data := await reader.read(LARGEST_ATTACH):  # a front waits for the answer before it sends more
             for message in unpacker.feed(data):
                 return message

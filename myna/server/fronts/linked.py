@@ -84,7 +84,7 @@ class Link(Protocol):
 
 
 class LinkedPool:
-    """A model that the engine process keeps open for this front; see `Pool`. `users` counts what uses it."""
+    """A model that the engine process keeps open for this front; see `ModelPool`. `users` counts what uses it."""
 
     def __init__(self, model: Model, link: Link) -> None:
         self._model = model

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from myna.inference.engines.catalogue import Catalogue
 from myna.inference.engines.kind import Model
 from myna.inference.models import RETRY_AFTER_S, ModelBusyError
-from myna.inference.port import Pool
+from myna.inference.port import ModelPool
 from myna.server.fronts.engine_link import RESTARTING, EngineLink
 from myna.server.fronts.linked import LinkedPool, LinkedStream
 from myna.server.keys import Identity
@@ -35,7 +35,7 @@ class LinkedModels:
         return RESTARTING if self._link.state is None else self._link.state.models_failing
 
     @contextlib.asynccontextmanager
-    async def serving(self, model: Model) -> AsyncIterator[Pool]:
+    async def serving(self, model: Model) -> AsyncIterator[ModelPool]:
         """Yield the model's pool, loading the model if needed. The model stays in memory meanwhile.
 
         Raises `ModelBusyError`, or `EngineUnavailableError` if the model cannot be loaded.
@@ -72,7 +72,7 @@ class LinkedAdmission(FrontAdmission):
 
     @contextlib.asynccontextmanager
     async def stream(
-        self, name: str, key: Identity, peer: str, pool: Pool, channels: int, speakers: Pool | None = None
+        self, name: str, key: Identity, peer: str, pool: ModelPool, channels: int, speakers: ModelPool | None = None
     ) -> AsyncIterator[LinkedStream]:
         """Admit a live stream while the context lasts; `peer` is the client's address. Raises `Refusal`.
 

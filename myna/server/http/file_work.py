@@ -19,7 +19,7 @@ from myna.batch.known_voices import ClipError, voices_of
 from myna.batch.transcriber import DecodeFailedError, Listener, Progress, SoundFile, Transcriber
 from myna.batch.transcript import FileTranscript
 from myna.inference.engines.kind import Model
-from myna.inference.port import ModelSource, Pool
+from myna.inference.port import ModelPool, ModelSource
 from myna.media.source import DecoderLostError
 from myna.runtime.errors import Refusal
 from myna.server.http.answers import Answers
@@ -135,13 +135,13 @@ class FileWork:
             async with diarizer_of(self._models) as diarizer, self._turns.turn(share) as pause:
                 return await diarize(self._transcriber.decoders, sound, diarizer, pause)
 
-    async def _known(self, diarizer: Pool, clips: Sequence[Path]) -> tuple[np.ndarray, ...]:
+    async def _known(self, diarizer: ModelPool, clips: Sequence[Path]) -> tuple[np.ndarray, ...]:
         try:
             return await voices_of(self._transcriber.decoders, diarizer, clips)
         except ClipError as error:
             raise ClipRefusal(error) from error
 
-    async def _diarizer(self, stack: contextlib.AsyncExitStack, *, needed: bool) -> Pool | None:
+    async def _diarizer(self, stack: contextlib.AsyncExitStack, *, needed: bool) -> ModelPool | None:
         try:
             return await stack.enter_async_context(diarizer_of(self._models))
         except Refusal as refusal:

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 
 import structlog
 
-from myna.inference.port import Pool
+from myna.inference.port import ModelPool
 from myna.inference.scheduling.capacity import ALONE, Beside
 from myna.inference.scheduling.claims import Claim
 from myna.inference.workers.pool import EnginePool
@@ -95,7 +95,7 @@ class Admission(FrontAdmission):
 
     @contextlib.asynccontextmanager
     async def stream(
-        self, name: str, key: Identity, peer: str, pool: Pool, channels: int, speakers: Pool | None = None
+        self, name: str, key: Identity, peer: str, pool: ModelPool, channels: int, speakers: ModelPool | None = None
     ) -> AsyncIterator[Place]:
         """Admit a live stream while the context lasts; `peer` is the client's address. Raises `Refusal`.
 

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import structlog
 
-from myna.inference.port import Pool
+from myna.inference.port import ModelPool
 from myna.inference.scheduling.claims import Claim
 from myna.runtime.errors import Refusal
 from myna.server.keys import Identity
@@ -38,7 +38,7 @@ class StreamPlace(Protocol):
     """A live stream's place, from its admission to its end."""
 
     @property
-    def pool(self) -> Pool:
+    def pool(self) -> ModelPool:
         """The engine of the stream's words."""
         ...
 
@@ -78,7 +78,7 @@ class FrontAdmission(ABC):
 
     @abstractmethod
     def stream(
-        self, name: str, key: Identity, peer: str, pool: Pool, channels: int, speakers: Pool | None = None
+        self, name: str, key: Identity, peer: str, pool: ModelPool, channels: int, speakers: ModelPool | None = None
     ) -> AbstractAsyncContextManager[StreamPlace]:
         """Return a context in which a live stream is admitted; `peer` is the client's address. Entering raises `Refusal`.
 

@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 from aiohttp import WSCloseCode, web
 
-from myna.inference.port import Pool
+from myna.inference.port import ModelPool
 from myna.runtime.deadlines import timeout
 from myna.runtime.errors import DialectError
 from myna.runtime.tasks import cancel_and_wait
@@ -58,7 +58,7 @@ class Connection:
         *,
         subprotocol: str | None = None,
         delivery: Delivery | None = None,
-        diarizer: Pool | None = None,
+        diarizer: ModelPool | None = None,
     ) -> None:
         self.identity = identity
         self.path = ""

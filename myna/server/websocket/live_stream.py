@@ -7,7 +7,7 @@ import asyncio
 import structlog
 
 from myna.inference.driver import StreamDriver
-from myna.inference.port import Pool
+from myna.inference.port import ModelPool
 from myna.runtime.errors import DialectError
 from myna.runtime.tasks import cancel_and_wait
 from myna.server.dialects.base import Command, Dialect, KeepAlive, Open, Reply
@@ -29,7 +29,7 @@ class LiveStream:
     """One connection's stream. `outbox` fills with frames; `broken` is done when the stream cannot go on."""
 
     def __init__(
-        self, name: str, dialect: Dialect, place: StreamPlace, services: Services, diarizer: Pool | None = None
+        self, name: str, dialect: Dialect, place: StreamPlace, services: Services, diarizer: ModelPool | None = None
     ) -> None:
         self.name = name
         self.engine = place.pool

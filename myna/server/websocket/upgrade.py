@@ -10,7 +10,7 @@ from aiohttp import web
 from myna.batch.address_gate import AddressGate
 from myna.batch.addresses import network_of
 from myna.batch.callback import CallbackSender
-from myna.inference.port import ModelSource, Pool
+from myna.inference.port import ModelPool, ModelSource
 from myna.runtime.errors import Refusal
 from myna.server.dialects.base import Entry, Resume
 from myna.server.http.connections import authenticated
@@ -79,7 +79,7 @@ class Upgrade:
             _check_upgrade(request)
             return await connection.run(request)
 
-    async def _diarizer(self, stack: contextlib.AsyncExitStack) -> Pool | None:
+    async def _diarizer(self, stack: contextlib.AsyncExitStack) -> ModelPool | None:
         """Return the engine that tells speakers apart; None if there is none and the settings allow an answer without."""
         try:
             return await stack.enter_async_context(diarizer_of(self.models))
