@@ -36,10 +36,15 @@ class Pause:
     length_s: float
     confidences: tuple[tuple[float, float], ...]
     """Seconds since the last speech and the end-of-turn confidence then, for each window of the silence."""
+    late_s: float = 0.0
+    """At the end of a turn: how long after the true end of the last word the silence begins."""
 
 
-def pauses(audio: str, pcm: np.ndarray, vad: SileroVad, engine: Engine) -> list[Pause]:
-    """Return the pauses of one turn, int16 samples at 16 kHz; the last one is its end. Raises `AccuracyError`."""
+def pauses(audio: str, pcm: np.ndarray, end_s: float, vad: SileroVad, engine: Engine) -> list[Pause]:
+    """Return the pauses of one turn, int16 samples at 16 kHz whose last word ends at `end_s`; the last pause is its end.
+
+    Raises `AccuracyError` if there is no speech.
+    """
     sound = np.concatenate([np.zeros(samples(LEAD_S), np.int16), pcm, np.zeros(samples(TAIL_S), np.int16)])
     confidences, probabilities = _confidences(sound, vad, engine)
     speech = np.flatnonzero(np.array(probabilities) >= SPEECH)
@@ -47,11 +52,13 @@ def pauses(audio: str, pcm: np.ndarray, vad: SileroVad, engine: Engine) -> list[
         raise AccuracyError(f"{audio} contains no speech")
     found = []
     for last, following in zip(speech, [*speech[1:], len(probabilities)], strict=True):
-        start, length_s, ends = last + 1, seconds((following - last - 1) * WINDOW), following == len(probabilities)
+        start, ends = int(last) + 1, bool(following == len(probabilities))
+        length_s = seconds((int(following) - start) * WINDOW)
         if ends or SHORTEST_S <= length_s <= LONGEST_S:
             heard = enumerate(confidences[start:following], start=1)
             told = tuple((seconds(windows * WINDOW), confidence) for windows, confidence in heard)
-            found.append(Pause(audio, bool(ends), length_s, told))
+            late_s = seconds(start * WINDOW) - LEAD_S - end_s if ends else 0.0
+            found.append(Pause(audio, ends, length_s, told, late_s))
     return found
 
 

@@ -42,6 +42,29 @@ class Outcome:
     latency_p90_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class AtThreshold:
+    """What the server does at a threshold, with a time-out that is never reached and decodes that take no time."""
+
+    threshold: float
+    false_ends: float
+    """The share of turns that end inside."""
+    cutoffs: float
+    """The share of holds during which the turn ends."""
+    delay_median_s: float
+    """From the true end of the last word."""
+    delay_p90_s: float
+
+
+def at_threshold(found: Sequence[Pause], threshold: float) -> AtThreshold:
+    """Return the figures of one threshold. Raises `AccuracyError` without holds or without ends."""
+    holds, ends = _parted(found)
+    cut = [hold for hold in holds if _fires_at(hold, threshold) < hold.length_s - _EQUAL]
+    delays = [min(_fires_at(end, threshold), end.length_s) + end.late_s for end in ends]
+    median, p90 = (float(np.quantile(delays, share)) for share in (0.5, 0.9))
+    return AtThreshold(threshold, len({hold.audio for hold in cut}) / len(ends), len(cut) / len(holds), median, p90)
+
+
 def swept(found: Sequence[Pause]) -> list[Outcome]:
     """Return the outcome of each policy with a threshold. Raises `AccuracyError` without holds or without ends."""
     holds, ends = _parted(found)

@@ -22,7 +22,7 @@ from rich.table import Table
 from myna.bench.accuracy import AccuracyError, Recording, read_manifest
 from myna.bench.local_engine import local_engine
 from myna.bench.pauses import Pause, pauses
-from myna.bench.turn_sweep import Outcome, by_silence, operating_points, swept
+from myna.bench.turn_sweep import Outcome, at_threshold, by_silence, operating_points, swept
 from myna.clients import files
 from myna.clients.local_server import local_server
 from myna.streaming.events import samples, seconds
@@ -63,20 +63,26 @@ class EndedTurn:
     trigger: str
 
 
-def sweep(manifest: Path, *, groups: Sequence[str], model: str | None, as_json: bool) -> None:
+def sweep(
+    manifest: Path, thresholds: Sequence[float], *, groups: Sequence[str], model: str | None, as_json: bool
+) -> None:
     """Sweep policies over the pauses of recordings, and print the best within each budget beside silence alone.
+
+    Then print the figures of the thresholds.
 
     Raises `AccuracyError` and `EngineUnavailableError`.
     """
     recordings = _utterances_of(manifest, groups)
     engine, vad = local_engine(model)(), SileroVad()
     found: list[Pause] = []
-    for recording, pcm, _ in track(recordings, "pauses", console=Console(file=sys.stderr)):
-        found += pauses(recording.audio.name, np.frombuffer(pcm, np.int16), vad, engine)
+    for recording, pcm, end_s in track(recordings, "pauses", console=Console(file=sys.stderr)):
+        found += pauses(str(recording.audio), np.frombuffer(pcm, np.int16), end_s, vad, engine)
     points = {"confidence": operating_points(swept(found)), "silence alone": operating_points(by_silence(found))}
     if as_json:
         told = {way: {budget: one and asdict(one) for budget, one in best.items()} for way, best in points.items()}
-        json.dump({"points": told, "pauses": [asdict(pause) for pause in found]}, sys.stdout, indent=1)
+        fixed = [asdict(at_threshold(found, threshold)) for threshold in thresholds]
+        everything = {"points": told, "thresholds": fixed, "pauses": [asdict(pause) for pause in found]}
+        json.dump(everything, sys.stdout, indent=1)
         sys.stdout.write("\n")
         return
     ends = sum(pause.ends for pause in found)
@@ -85,6 +91,13 @@ def sweep(manifest: Path, *, groups: Sequence[str], model: str | None, as_json: 
         table.add_column(column, justify="right")
     for way, best in points.items():
         table.add_row(way, *(_cell(budget, one) for budget, one in best.items()))
+    Console(width=130).print(table)
+    table = Table("threshold")
+    for column in ("false ends, % of turns", "cut-offs, % of pauses", "delay median ms", "p90 ms"):
+        table.add_column(column, justify="right")
+    for one in (at_threshold(found, threshold) for threshold in thresholds):
+        shares = (f"{100 * share:.1f}" for share in (one.false_ends, one.cutoffs))
+        table.add_row(str(one.threshold), *shares, *(f"{1000 * s:.0f}" for s in (one.delay_median_s, one.delay_p90_s)))
     Console(width=130).print(table)
 
 

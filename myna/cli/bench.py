@@ -106,9 +106,7 @@ def turns(
     live: Annotated[
         bool, typer.Option(help="Stream in real time to Flux; by default policies are swept in this process.")
     ] = False,
-    thresholds: Annotated[
-        str, typer.Option(help="End-of-turn thresholds of --live, separated by commas.")
-    ] = "0.5,0.7,0.85",
+    thresholds: Annotated[str, typer.Option(help="End-of-turn thresholds, separated by commas.")] = "0.5,0.7,0.85",
     eager: Annotated[float | None, typer.Option(help="Eager threshold of --live, for all of them.")] = None,
     url: Annotated[
         str | None, typer.Option(help="Address of a running server for --live; by default one is started.")
@@ -132,7 +130,7 @@ def turns(
         fail(f"--thresholds must be numbers separated by commas, such as 0.5,0.7, not {thresholds!r}")
     try:
         if not live:
-            sweep(manifest, groups=group or [], model=model, as_json=json)
+            sweep(manifest, [one.end for one in settings], groups=group or [], model=model, as_json=json)
             return
         measure(
             manifest, settings, url=url, api_key=api_key, groups=group or [], model=model, streams=streams, as_json=json

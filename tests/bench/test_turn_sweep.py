@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import wave
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 
 from myna.bench.accuracy import AccuracyError
 from myna.bench.pauses import Pause, pauses
-from myna.bench.turn_sweep import by_silence, fewest_cutoffs, operating_points, shortest_latency, swept
+from myna.bench.turn_sweep import at_threshold, by_silence, fewest_cutoffs, operating_points, shortest_latency, swept
 from myna.cli import app
 from myna.inference.engines.moonshine.engine import MoonshineEngine
 from myna.streaming.speech.silero import SileroVad
@@ -60,6 +61,15 @@ def test_operating_points_are_the_best_policies_within_each_budget() -> None:
     assert best.latency_s == pytest.approx(1.2, abs=0.31)
 
 
+def test_a_threshold_has_false_ends_by_turn_and_delays_from_the_last_word() -> None:
+    found = [pause(0.8, 0.4), pause(1.2, 0.5), pause(0.5, 0.9), *(pause(4, 0.3, ends=True) for _ in range(3))]
+    found.append(replace(pause(4, 0.7, ends=True), audio="b", late_s=0.1))
+    figures = at_threshold(found, 0.7)
+    assert (figures.false_ends, figures.cutoffs) == pytest.approx((1 / 4, 2 / 3))
+    assert (figures.delay_median_s, figures.delay_p90_s) == pytest.approx((0.3, 0.65))
+    assert at_threshold(found, 0.9).delay_median_s == pytest.approx(4)
+
+
 def test_a_sweep_without_pauses_inside_turns_is_refused() -> None:
     with pytest.raises(AccuracyError, match="pauses inside turns"):
         swept(KNOWN[-2:])
@@ -67,7 +77,7 @@ def test_a_sweep_without_pauses_inside_turns_is_refused() -> None:
 
 def test_the_last_pause_of_a_recording_is_its_end_and_confidence_grows_in_it() -> None:
     speech = recording("two_cities")[: 16_000 * 9]
-    found = pauses("two_cities", speech, SileroVad(), MoonshineEngine())
+    found = pauses("two_cities", speech, 8.5, SileroVad(), MoonshineEngine())
     assert [one.ends for one in found] == [False] * (len(found) - 1) + [True]
     assert len(found) > 2
     assert all(0.2 <= one.length_s <= 5 for one in found)
@@ -90,6 +100,7 @@ def test_the_command_prints_operating_points_and_pauses_as_json(tmp_path: Path) 
     told = json.loads(result.stdout)
     assert set(told["points"]) == {"confidence", "silence alone"}
     assert sum(one["ends"] for one in told["pauses"]) == 2
+    assert [one["threshold"] for one in told["thresholds"]] == [0.5, 0.7, 0.85]
     refused = CliRunner().invoke(app, ["bench", "turns", "--manifest", "m", "--eager", "0.4"])
     assert refused.exit_code != 0
     assert "--eager needs --live" in refused.output
