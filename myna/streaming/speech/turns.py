@@ -26,8 +26,8 @@ _MARK = 1.7
 """The weight of a final sentence mark. It is low, since models write a mark at most pauses."""
 _HABIT = -0.75
 """With this term the default threshold is reached at twice the longest pause from which the speaker has resumed."""
-_LEAST = 0.67
-"""The least evidence from words that may end a sentence: the default threshold is then reached after 1.08 s of silence. Only
+_LEAST = 0.735
+"""The least evidence from words that may end a sentence: the default threshold is then reached after 1.05 s of silence. Only
 one in twenty reference recordings contains a longer pause."""
 _LEAST_UNFINISHED = -0.97
 """The least evidence from words that do not end a sentence: the default threshold is then reached after 2.2 s of silence."""
@@ -50,8 +50,8 @@ WORDLESS_S = 0.5
 """Speech without a recognised word ends after this much silence, in seconds. It is no turn."""
 SHORTEST_REST = samples(0.44)
 """The shortest pause that counts as a rest. Shorter ones are part of fluent speech, whatever the speaker's habits."""
-_LONGEST_REST = samples(0.56)
-"""A longer rest counts as one of this length, so that a rest extends the wait to 1.12 s at most. One in six recordings has
+_LONGEST_REST = samples(0.54)
+"""A longer rest counts as one of this length, so that a rest extends the wait to 1.08 s at most. One in six recordings has
 a rest of 0.8 s; twice that would delay too many ends."""
 _LONGEST_FALSE_END = samples(1.0)
 """The pause at a false end counts up to this length, so that the wait after one is two seconds at most."""
