@@ -106,25 +106,35 @@ def batch(
 @app.command()
 def turns(
     manifest: Annotated[Path, typer.Option(help="JSON lines with audio and text; see docs/accuracy.md.")],
+    live: Annotated[
+        bool, typer.Option(help="Stream in real time to Flux; by default policies are swept in this process.")
+    ] = False,
     thresholds: Annotated[str, typer.Option(help="End-of-turn thresholds, separated by commas.")] = "0.5,0.7,0.85",
-    eager: Annotated[float | None, typer.Option(help="Eager threshold for all of them.")] = None,
-    url: Annotated[str | None, typer.Option(help="Address of a running server; by default one is started.")] = None,
+    eager: Annotated[float | None, typer.Option(help="Eager threshold of --live, for all of them.")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="Address of a running server for --live; by default one is started.")
+    ] = None,
     api_key: ApiKey = None,
-    streams: Annotated[int, typer.Option(min=1, help="Recordings streamed at a time.")] = 6,
+    streams: Annotated[int, typer.Option(min=1, help="Recordings that --live streams at a time.")] = 6,
     group: Annotated[list[str] | None, typer.Option(help="Measure only this group; may be repeated.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model of the server that is started.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model: a name, a .nemo file or a hub name.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print all results as JSON.")] = False,
 ) -> None:
-    """Measure turns: how many end inside an utterance, and how long after its end the others end."""
+    """Measure turns: how often a pause inside a turn ends it, and how long after the last word turns end."""
     from myna.bench.accuracy import AccuracyError
-    from myna.bench.turns import Setting, measure
+    from myna.bench.turns import Setting, measure, sweep
     from myna.streaming.errors import EngineUnavailableError
 
+    if not live and (eager is not None or url is not None):
+        fail(f"--{'url' if eager is None else 'eager'} needs --live")
     try:
         settings = [Setting(float(threshold), eager) for threshold in thresholds.split(",")]
     except ValueError:
         fail(f"--thresholds must be numbers separated by commas, such as 0.5,0.7, not {thresholds!r}")
     try:
+        if not live:
+            sweep(manifest, [one.end for one in settings], groups=group or [], model=model, as_json=json)
+            return
         measure(
             manifest, settings, url=url, api_key=api_key, groups=group or [], model=model, streams=streams, as_json=json
         )
