@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from myna.streaming.events import Cause, Final, Span, SpokenLanguage, Word, samples
@@ -96,6 +98,18 @@ def test_after_a_rest_a_held_mark_is_that_of_the_words_before_it() -> None:
         "He was tired,",
         "and slept.",
     ]
+
+
+def test_the_words_of_another_speaker_do_not_continue_the_sentence() -> None:
+    first, second = final("He was tired."), final("Were you?", 2.0, before=",")
+    spoken = [
+        replace(each, words=tuple(replace(word, speaker=number) for word in each.words))
+        for number, each in enumerate((first, second))
+    ]
+    assert held(first, second) == ["He was tired,", "Were you?"]
+    assert held(*spoken) == ["He was tired.", "Were you?"]
+    assert at_once(final("But his"), replace(spoken[1], before=None))[1] == "were you?"
+    assert at_once(replace(spoken[0], words=spoken[0].words[:2]), replace(spoken[1], before=None))[1] == "Were you?"
 
 
 def test_a_released_mark_is_not_told_again() -> None:
