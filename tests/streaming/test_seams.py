@@ -185,6 +185,15 @@ def test_a_name_that_the_engine_wrote_inside_a_sentence_keeps_its_capital() -> N
     assert told == ["when Margaret said", "Margaret left", "and so"]
 
 
+def test_the_names_that_were_written_longest_ago_are_forgotten() -> None:
+    marks = MarksAtOnce()
+    marks.take(final("so Anna and Berta"))
+    marks.take(final(" ".join(["then", *(f"N{number}x" for number in range(999))]), 3.0, before=""))
+    (last,) = marks.take(final("so", 503.5, before=""))
+    assert text(marks.peek(words("Berta", last.end + 0.1))) == "Berta"
+    assert text(marks.peek(words("Anna", last.end + 0.1))) == "anna"
+
+
 @pytest.mark.parametrize(("language", "reported"), [("de", ""), ("", "de")])
 def test_german_words_keep_their_capital(language: str, reported: str) -> None:
     told = at_once(

@@ -25,6 +25,8 @@ _OPEN = frozenset({Cause.ENDPOINT, Cause.GAP, Cause.SILENCE})
 """Causes of a final whose decode covers nothing of what the speaker says next."""
 _CAPITAL_NOUNS = frozenset({"de", "lb"})
 """Languages that write nouns in upper case: the first word of a segment keeps its case."""
+_MOST_NAMES = 1000
+"""How many names a channel remembers; the one that was written longest ago is forgotten first."""
 _RECENT = 4
 """Words before a final that matter to its end-of-turn confidence."""
 
@@ -52,7 +54,9 @@ class _Seam:
     def __init__(self, language: str = "") -> None:
         self._language = language
         self._last: Word | None = None
-        self._names: set[str] = set()  # bare words that the engine wrote in upper case inside a sentence
+        self._names: dict[
+            str, None
+        ] = {}  # bare words that the engine wrote in upper case inside a sentence, newest last
 
     def _goes_on(self, words: Sequence[Word]) -> bool:
         """Return whether the words may continue the sentence: the same speaker goes on soon."""
@@ -75,7 +79,10 @@ class _Seam:
         self._last = words[-1]
         for before, word in pairwise(words):
             if word.parts[1][:1].isupper() and not ends_sentence(before.text):
-                self._names.add(word.bare)
+                self._names.pop(word.bare, None)
+                self._names[word.bare] = None
+        while len(self._names) > _MOST_NAMES:
+            del self._names[next(iter(self._names))]
 
     def _is_name(self, word: Word) -> bool:
         """Return whether a word keeps its capital inside a sentence."""
