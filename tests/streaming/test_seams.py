@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from myna.streaming.events import Cause, Final, Span, SpokenLanguage, Word, samples
@@ -98,6 +100,18 @@ def test_after_a_rest_a_held_mark_is_that_of_the_words_before_it() -> None:
     ]
 
 
+def test_the_words_of_another_speaker_do_not_continue_the_sentence() -> None:
+    first, second = final("He was tired."), final("Were you?", 2.0, before=",")
+    spoken = [
+        replace(each, words=tuple(replace(word, speaker=number) for word in each.words))
+        for number, each in enumerate((first, second))
+    ]
+    assert held(first, second) == ["He was tired,", "Were you?"]
+    assert held(*spoken) == ["He was tired.", "Were you?"]
+    assert at_once(final("But his"), replace(spoken[1], before=None))[1] == "were you?"
+    assert at_once(replace(spoken[0], words=spoken[0].words[:2]), replace(spoken[1], before=None))[1] == "Were you?"
+
+
 def test_a_released_mark_is_not_told_again() -> None:
     marks = HeldMarks()
     assert marks.take(final("He was tired.")) == ("", words("He was") + words("tired", 1.0))
@@ -169,6 +183,15 @@ def test_a_final_keeps_its_capital_after_a_rest() -> None:
 def test_a_name_that_the_engine_wrote_inside_a_sentence_keeps_its_capital() -> None:
     told = at_once(final("when Margaret said"), final("Margaret left", 2.0), final("And so", 3.5))
     assert told == ["when Margaret said", "Margaret left", "and so"]
+
+
+def test_the_names_that_were_written_longest_ago_are_forgotten() -> None:
+    marks = MarksAtOnce()
+    marks.take(final("so Anna and Berta"))
+    marks.take(final(" ".join(["then", *(f"N{number}x" for number in range(999))]), 3.0, before=""))
+    (last,) = marks.take(final("so", 503.5, before=""))
+    assert text(marks.peek(words("Berta", last.end + 0.1))) == "Berta"
+    assert text(marks.peek(words("Anna", last.end + 0.1))) == "anna"
 
 
 @pytest.mark.parametrize(("language", "reported"), [("de", ""), ("", "de")])

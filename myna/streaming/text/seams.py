@@ -17,14 +17,16 @@ from myna.streaming.speech.turns import confidence
 from myna.streaming.text.marks import ends_sentence, parted
 
 REST_S = 1.2
-"""After a pause of this length, in seconds, the mark that the engine wrote before it stands. In a shorter one the mark is
-that of the decode with the words on both sides. Any length from 0.9 to 1.3 is as good; see docs/accuracy.md."""
+"""After a pause of this length, in seconds, or before another speaker, the mark that the engine wrote first stands. After a
+shorter one it is that of the decode with the words on both sides. Any length from 0.9 to 1.3 is as good: docs/accuracy.md."""
 _SURE = 0.5
 """The least end-of-turn confidence with which a sentence mark is told at once at an endpoint."""
 _OPEN = frozenset({Cause.ENDPOINT, Cause.GAP, Cause.SILENCE})
 """Causes of a final whose decode covers nothing of what the speaker says next."""
 _CAPITAL_NOUNS = frozenset({"de", "lb"})
 """Languages that write nouns in upper case: the first word of a segment keeps its case."""
+_MOST_NAMES = 1000
+"""How many names a channel remembers; the one that was written longest ago is forgotten first."""
 _RECENT = 4
 """Words before a final that matter to its end-of-turn confidence."""
 
@@ -52,10 +54,15 @@ class _Seam:
     def __init__(self, language: str = "") -> None:
         self._language = language
         self._last: Word | None = None
-        self._names: set[str] = set()  # bare words that the engine wrote in upper case inside a sentence
+        self._names: dict[
+            str, None
+        ] = {}  # bare words that the engine wrote in upper case inside a sentence, newest last
 
-    def _pause_s(self, words: Sequence[Word]) -> float:
-        return words[0].start - self._last.end if self._last else 0.0
+    def _goes_on(self, words: Sequence[Word]) -> bool:
+        """Return whether the words may continue the sentence: the same speaker goes on soon."""
+        if self._last is None or words[0].start - self._last.end >= REST_S:
+            return False
+        return words[0].speaker == self._last.speaker or None in (words[0].speaker, self._last.speaker)
 
     def _begun(self, words: Sequence[Word], mark: str, before: str | None) -> list[Word]:
         """Return words that follow the last one and this mark, with the case of the first as people write it."""
@@ -64,7 +71,7 @@ class _Seam:
             return [*words]
         if ends_sentence(mark):
             first = _capitalised(first)
-        elif before is None and self._pause_s(words) < REST_S and not self._is_name(first):
+        elif before is None and self._goes_on(words) and not self._is_name(first):
             first = _in_lower_case(first)  # its decode began with it
         return [first, *words[1:]]
 
@@ -72,7 +79,10 @@ class _Seam:
         self._last = words[-1]
         for before, word in pairwise(words):
             if word.parts[1][:1].isupper() and not ends_sentence(before.text):
-                self._names.add(word.bare)
+                self._names.pop(word.bare, None)
+                self._names[word.bare] = None
+        while len(self._names) > _MOST_NAMES:
+            del self._names[next(iter(self._names))]
 
     def _is_name(self, word: Word) -> bool:
         """Return whether a word keeps its capital inside a sentence."""
@@ -146,7 +156,7 @@ class HeldMarks(_Seam):
     def peek(self, words: Sequence[Word], before: str | None) -> tuple[str, tuple[Word, ...]]:
         """Return the mark that completes the words before, and the words that follow them, without taking note of either."""
         mark = self._mark
-        if words and not self._told and before is not None and self._pause_s(words) < REST_S:
+        if words and not self._told and before is not None and self._goes_on(words):
             mark = before
         return "" if self._told else mark, tuple(self._begun(words, mark, before) if words else ())
 

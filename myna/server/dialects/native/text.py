@@ -23,6 +23,8 @@ class ChannelTexts:
         self._marks = defaultdict[int, HeldMarks](lambda: HeldMarks(formatting.language))
         self._held = held
         self._speaking: set[int] = set()
+        self._stopped = defaultdict[int, int](int)  # channel → where its last utterance ended, in samples
+        self._covered = defaultdict[int, int](int)  # channel → where its last final ended
 
     def partial(self, event: events.Interim) -> tuple[tuple[Word, ...], int]:
         """Return the words of a partial, and how many of them have settled."""
@@ -44,6 +46,7 @@ class ChannelTexts:
         mark, words = (
             self._marks[event.channel].take(event) if self._held else ("", self._at_once[event.channel].take(event))
         )
+        self._covered[event.channel] = event.span.end
         return mark, formatted(words, self._formatting)
 
     def settled(self, event: events.Event) -> Sequence[tuple[int, str]]:
@@ -51,9 +54,10 @@ class ChannelTexts:
         match event:
             case events.SpeechStarted(channel=channel):
                 self._speaking.add(channel)
-            case events.SpeechStopped(channel=channel):
+            case events.SpeechStopped(channel=channel, at=at):
                 self._speaking.discard(channel)
-            case events.Progress(channel=channel, at=at) if channel not in self._speaking:
+                self._stopped[channel] = at
+            case events.Progress(channel=channel, at=at) if not self._expects_words(channel):
                 rests_at = self._marks[channel].rests_at
                 if rests_at is not None and at >= rests_at:
                     return self._released([channel])
@@ -62,6 +66,10 @@ class ChannelTexts:
             case events.Ended():
                 return self._released(sorted(self._marks))
         return ()
+
+    def _expects_words(self, channel: int) -> bool:
+        """Return whether somebody speaks, or has spoken and the final is not decoded yet."""
+        return channel in self._speaking or self._covered[channel] < self._stopped[channel]
 
     def _released(self, channels: Sequence[int]) -> list[tuple[int, str]]:
         marks = [(channel, self._marks[channel].release()) for channel in channels]
