@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from myna.batch.file_speakers import WINDOWS_AHEAD, FileSpeakers
 from myna.batch.transcriber import Pause, SoundFile, TooLongError
-from myna.inference.workers.pool import EnginePool
+from myna.inference.port import ModelPool
 from myna.media.pool import DecoderPool
 from myna.streaming.audio.raw import AudioError
 from myna.streaming.events import seconds
@@ -25,7 +25,7 @@ class Diarization:
     duration_s: float
 
 
-async def diarize(decoders: DecoderPool, sound: SoundFile, diarizer: EnginePool, pause: Pause) -> Diarization:
+async def diarize(decoders: DecoderPool, sound: SoundFile, diarizer: ModelPool, pause: Pause) -> Diarization:
     """Return who spoke when in a file. Raises `AudioError`."""
     async with heard(decoders, sound, diarizer, pause) as (speakers, duration_s):
         return Diarization(tuple((await speakers.turns())[0]), duration_s)
@@ -33,7 +33,7 @@ async def diarize(decoders: DecoderPool, sound: SoundFile, diarizer: EnginePool,
 
 @contextlib.asynccontextmanager
 async def heard(
-    decoders: DecoderPool, sound: SoundFile, diarizer: EnginePool, pause: Pause
+    decoders: DecoderPool, sound: SoundFile, diarizer: ModelPool, pause: Pause
 ) -> AsyncIterator[tuple[FileSpeakers, float]]:
     """Yield the speakers of a file, all of whose windows have been heard, and its length in seconds. Raises `AudioError`."""
     changed = asyncio.Event()

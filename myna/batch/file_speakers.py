@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import structlog
 
-from myna.inference.workers.pool import EnginePool
+from myna.inference.port import ModelPool
 from myna.runtime.threads import on_thread
 from myna.streaming.session.jobs import InferenceJob, JobError, JobKind, Outcome
 from myna.streaming.speakers.labelling import Distances, SpeakerLimits, SpeakerTurn
@@ -25,7 +25,7 @@ WINDOWS_AHEAD = 4
 class FileSpeakers:
     """The speakers of one file, each channel by itself. `changed` is called when a window has been heard."""
 
-    def __init__(self, name: str, diarizer: EnginePool, limits: SpeakerLimits, changed: Callable[[], None]) -> None:
+    def __init__(self, name: str, diarizer: ModelPool, limits: SpeakerLimits, changed: Callable[[], None]) -> None:
         self._name = name
         self._diarizer = diarizer
         self._limits = limits

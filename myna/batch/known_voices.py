@@ -9,7 +9,7 @@ import numpy as np
 
 from myna.batch.diarization import heard
 from myna.batch.transcriber import SoundFile, TooLongError
-from myna.inference.workers.pool import EnginePool
+from myna.inference.port import ModelPool
 from myna.media.pool import DecoderPool
 from myna.streaming.audio.raw import AudioError, Coded
 
@@ -27,12 +27,12 @@ class ClipError(Exception):
         self.number = number
 
 
-async def voices_of(decoders: DecoderPool, diarizer: EnginePool, clips: Sequence[Path]) -> tuple[np.ndarray, ...]:
+async def voices_of(decoders: DecoderPool, diarizer: ModelPool, clips: Sequence[Path]) -> tuple[np.ndarray, ...]:
     """Return the voice, float32 [D], of the main speaker of each clip. Raises `ClipError`."""
     return tuple([await _voice(decoders, diarizer, number, clip) for number, clip in enumerate(clips)])
 
 
-async def _voice(decoders: DecoderPool, diarizer: EnginePool, number: int, clip: Path) -> np.ndarray:
+async def _voice(decoders: DecoderPool, diarizer: ModelPool, number: int, clip: Path) -> np.ndarray:
     sound = SoundFile(clip, Coded(), mix=True, longest_s=LONGEST_CLIP_S + _PADDING_S)
     try:
         async with heard(decoders, sound, diarizer, _no_pause) as (speakers, duration_s):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import structlog
 from myna.batch.file_speakers import WINDOWS_AHEAD, FileSpeakers
 from myna.batch.transcript import Channel, FileTranscript, Segment
 from myna.inference.driver import StreamDriver
-from myna.inference.workers.pool import EnginePool
+from myna.inference.port import ModelPool
 from myna.inference.workers.vad_worker import VadWorker
 from myna.media.pool import DecoderPool
 from myna.streaming.audio.raw import AudioError, Coded, RawFormat
@@ -24,6 +25,7 @@ from myna.streaming.session.decode_window import fitted
 from myna.streaming.session.jobs import EngineInfo
 from myna.streaming.session.stream import Stream
 from myna.streaming.speakers.labelling import SpeakerLimits
+from myna.streaming.text.seams import HeldMarks, marked
 
 log = structlog.get_logger()
 
@@ -34,7 +36,7 @@ _LEAD_S = 1.0
 """Audio included before speech starts. WER of `libri_other`: 12.7 %; with 0.3 s, as in live streams, 13.8 %."""
 
 Listener = Callable[[Final], None]
-"""Receives each final as it is decoded; the finals of a channel come in order."""
+"""Receives each final with words once the mark at its end is known; the finals of a channel come in order."""
 Progress = Callable[[float], None]
 """Receives the seconds from the start of a file that have been heard: its words and, if they are wanted, its speakers."""
 Pause = Callable[[], Awaitable[None]]
@@ -101,12 +103,12 @@ class Transcriber:
     async def transcribe(
         self,
         sound: SoundFile,
-        engine: EnginePool,
+        engine: ModelPool,
         options: Options,
         listener: Listener,
         progress: Progress,
         pause: Pause,
-        diarizer: EnginePool | None = None,
+        diarizer: ModelPool | None = None,
     ) -> FileTranscript:
         """Transcribe a file. Raises `AudioError` for an unusable file, `DecodeFailedError` if the engine fails.
 
@@ -125,13 +127,13 @@ class _Task:
     def __init__(
         self,
         sound: SoundFile,
-        engine: EnginePool,
+        engine: ModelPool,
         options: Options,
         hearing: Hearing,
         listener: Listener,
         progress: Progress,
         pause: Pause,
-        diarizer: EnginePool | None,
+        diarizer: ModelPool | None,
     ) -> None:
         self._sound = sound
         self._pause = pause
@@ -151,6 +153,8 @@ class _Task:
         self._listener = listener
         self._progress = progress
         self._decoded: dict[int, int] = {}  # by channel: the end of its last final, in samples
+        self._marks = defaultdict[int, HeldMarks](lambda: HeldMarks(options.language or ""))
+        self._unmarked: dict[int, Final] = {}  # by channel: the last final with words, until its last mark is known
         self._segments: dict[int, list[Segment]] = {}
         self._failed: list[str] = []
         self._error: Exception | None = None
@@ -209,12 +213,11 @@ class _Task:
 
     def _tell(self, event: Event) -> None:
         match event:
-            case Final(channel=channel, span=span, words=words) as final:
-                if words:
-                    self._segments.setdefault(channel, []).append(
-                        Segment(seconds(span.start), seconds(span.end), words)
-                    )
-                self._listener(final)
+            case Final(channel=channel, span=span) as final:
+                if final.words:
+                    mark, words = self._marks[channel].take(final)
+                    self._complete(channel, mark)
+                    self._unmarked[channel] = replace(final, words=words)
                 self._decoded[channel] = span.end
                 self._report()
             case Failed(span=span, reason=reason):
@@ -222,7 +225,17 @@ class _Task:
             case Repeated():
                 self._on_repeated(event)
             case Ended():
+                for channel in sorted(self._unmarked):
+                    self._complete(channel, self._marks[channel].release())
                 self._ended = True
+
+    def _complete(self, channel: int, mark: str) -> None:
+        """Tell the channel's last final with words, now that the mark at its end is known."""
+        if final := self._unmarked.pop(channel, None):
+            words = (*final.words[:-1], marked(final.words[-1], mark))
+            span = final.span
+            self._segments.setdefault(channel, []).append(Segment(seconds(span.start), seconds(span.end), words))
+            self._listener(replace(final, words=words))
 
     def _window_heard(self) -> None:
         self._report()

@@ -9,6 +9,7 @@ from myna.streaming.events import Word
 from myna.streaming.speakers.attribution import with_speakers
 from myna.streaming.speakers.labelling import SpeakerTurn
 from myna.streaming.text.joining import written_text
+from myna.streaming.text.marks import is_abbreviated
 
 UTTERANCE_GAP_S = 0.8
 """Default silence between two utterances, as in Deepgram."""
@@ -20,28 +21,6 @@ _SENTENCE_GAP_S = 1.5
 """Silence that ends a sentence without punctuation."""
 _ENDS = (".", "?", "!", "…", "。", "？", "！")
 _CLOSING = "\"'”’)]»"
-_ABBREVIATIONS = frozenset(
-    {
-        "mr",
-        "mrs",
-        "ms",
-        "dr",
-        "prof",
-        "st",
-        "jr",
-        "sr",
-        "vs",
-        "etc",
-        "e.g",
-        "i.e",
-        "no",
-        "vol",
-        "fig",
-        "inc",
-        "ltd",
-        "co",
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +66,10 @@ class FileTranscript:
     failed: tuple[str, ...] = field(default=())
     diarizer: str = ""
     """The uuid of the model that told the speakers apart; empty if none did."""
+
+    def written(self, write: Callable[[Sequence[Word]], tuple[Word, ...]]) -> FileTranscript:
+        """Return the transcript with `write` applied to the words of each segment."""
+        return replace(self, channels=tuple(channel.written(write) for channel in self.channels))
 
     @property
     def text(self) -> str:
@@ -155,8 +138,7 @@ def ends_sentence(word: Word, following: Word | None = None) -> bool:
     """Return whether a sentence ends with this word."""
     if not word.text.rstrip(_CLOSING).endswith(_ENDS):
         return False
-    abbreviated = word.bare in _ABBREVIATIONS or (len(word.bare) == 1 and word.text.endswith("."))
-    return not abbreviated or following is None or word.text.rstrip(_CLOSING).endswith(("?", "!"))
+    return not is_abbreviated(word) or following is None or word.text.rstrip(_CLOSING).endswith(("?", "!"))
 
 
 def _parted(words: Sequence[Word], parts: Callable[[Sequence[Word], Word], bool]) -> Iterator[Words]:

@@ -1,4 +1,4 @@
-"""Word error rate, word times and delays over a manifest of recordings, whole or streamed live."""
+"""Word error rate, written form, word times and delays over a manifest of recordings, whole or streamed live."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import jiwer
 import numpy as np
@@ -20,6 +21,7 @@ from rich.progress import track
 from rich.table import Table
 
 from myna.bench.local_engine import local_engine
+from myna.bench.written_form import WrittenForm, written_form
 from myna.clients import files
 from myna.clients.live import LiveClient, StreamError
 from myna.clients.local_server import LocalServerError, local_server
@@ -60,6 +62,9 @@ class HeardRecording:
     first_partial_s: list[float] = field(default_factory=list)
     partial_gap_s: list[float] = field(default_factory=list)
     final_delay_s: list[float] = field(default_factory=list)
+    finals: list[str] = field(default_factory=list)
+    """The texts of a stream's finals, each with the mark that was told after it."""
+    written: WrittenForm = field(default_factory=WrittenForm)
 
 
 def measure(
@@ -72,6 +77,7 @@ def measure(
     endpointing_ms: int | None,
     groups: Sequence[str],
     model: str | None,
+    marks: Literal["told", "held"],
     as_json: bool,
 ) -> None:
     """Measure and print. Raises `AccuracyError`."""
@@ -85,12 +91,16 @@ def measure(
             whole = _whole(model)
             heard = [h for r in track(recordings, "whole files", console=progress) if (h := whole(r)) is not None]
         else:
+            whole = _whole(model) if model or not url else lambda _: None
             with contextlib.ExitStack() as stack:
                 address = url or stack.enter_context(local_server(model)).url
                 for recording in track(recordings, "live", console=progress):
-                    heard.append(
-                        asyncio.run(_stream(recording, address, api_key, speed, endpointing_ms, model if url else None))
+                    told = asyncio.run(
+                        _stream(recording, address, api_key, speed, endpointing_ms, marks, model if url else None)
                     )
+                    file = whole(recording)
+                    told.written = written_form(told.finals, file.hypothesis if file else None)
+                    heard.append(told)
     except (StreamError, EngineUnavailableError, LocalServerError, files.UnreadableFileError) as error:
         raise AccuracyError(str(error)) from error
     report = summary(heard)
@@ -153,6 +163,7 @@ def _figures(members: Sequence[HeardRecording]) -> dict[str, float | int]:
         "deletions": measures.deletions,
         "insertions": measures.insertions,
     }
+    figures |= sum((h.written for h in members), WrittenForm()).figures()
     starts = [abs(error) for h in members for error in h.start_errors_s]
     if starts:
         figures["start_error_median_ms"] = round(1000 * statistics.median(starts))
@@ -173,7 +184,8 @@ def start_errors(aligned: Sequence[tuple[str, float, float]], words: Sequence[tu
     return [words[b.b + i][1] - aligned[b.a + i][1] for b in blocks for i in range(b.size)]
 
 
-def _whole(model: str | None):  # type: ignore[no-untyped-def]
+def _whole(model: str | None) -> Callable[[Recording], HeardRecording | None]:
+    """Return a function that decodes a recording in one piece; it returns None for one longer than `WHOLE_FILE_S`."""
     build = local_engine(model)
     own_model = model in (None, MOONSHINE.name, MOONSHINE.engine)
     loaded = build(longest_segment_s=WHOLE_FILE_S) if own_model else build()
@@ -197,10 +209,17 @@ def _heard(recording: Recording, words: Sequence[tuple[str, float]]) -> HeardRec
 
 
 async def _stream(
-    recording: Recording, url: str, api_key: str | None, speed: float, endpointing_ms: int | None, model: str | None
+    recording: Recording,
+    url: str,
+    api_key: str | None,
+    speed: float,
+    endpointing_ms: int | None,
+    marks: Literal["told", "held"],
+    model: str | None,
 ) -> HeardRecording:
-    start = wire.StartMessage(encoding="linear16", sample_rate=files.RATE, endpointing_ms=endpointing_ms)
+    start = wire.StartMessage(encoding="linear16", sample_rate=files.RATE, endpointing_ms=endpointing_ms, marks=marks)
     finals: list[wire.FinalMessage] = []
+    texts: list[str] = []
     first_partial, gaps, delays = list[float](), list[float](), list[float]()
     async with LiveClient(start, url, model=model, api_key=api_key) as client:
         began = time.monotonic()
@@ -220,17 +239,21 @@ async def _stream(
                     if last_partial is not None:
                         gaps.append(now - last_partial)
                     last_partial = now
-                case wire.FinalMessage(cause="endpoint"):
+                case wire.FinalMessage(cause=cause, words=words):
                     finals.append(message)
-                    last_partial = None
-                    if message.words:
+                    if words:
+                        texts.append(message.text)
+                    if cause == "endpoint" and words:
                         delays.append(now - message.end)
-                case wire.FinalMessage():
-                    finals.append(message)
-                    if last_partial is not None:
+                    if cause == "endpoint":
+                        last_partial = None
+                    elif last_partial is not None:
                         last_partial = now  # a final replaces a partial
+                case wire.MarkMessage(mark=mark):
+                    texts[-1] += mark
         await sending
     heard = _heard(recording, [(word.punctuated_word, word.start) for final in finals for word in final.words])
+    heard.finals = texts
     heard.first_partial_s, heard.partial_gap_s, heard.final_delay_s = first_partial, gaps, delays
     return heard
 

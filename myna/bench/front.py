@@ -1,4 +1,4 @@
-"""Measure the front alone: real-time streams to a server with a free engine, with and without voice activity."""
+"""Measure fronts alone: real-time streams to a server with a free engine, with and without voice activity."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from rich.table import Table
 from myna.bench.accuracy import read_manifest
 from myna.bench.load import pulse
 from myna.bench.load_streams import HeardStream, NativeWords, Speech, speak, speeches
+from myna.clients.local_server import local_server
 
 _SPREAD_S = 5.0
 _SECONDS = 20.0
@@ -28,11 +29,16 @@ _SECONDS = 20.0
 
 @dataclass(frozen=True, slots=True)
 class FrontFigures:
-    """One number of streams. CPU is that of the front's process, in cores; delays are in ms, measured by the client."""
+    """One number of streams. CPU is in cores, of all fronts and of the engine process; delays are in ms, seen by the client.
 
+    `fronts` is 0 for a server of one process; its CPU is all that it has.
+    """
+
+    fronts: int
     streams: int
     voice: bool
     cpu: float
+    engine_cpu: float
     streams_a_core: float
     loop_busy: float
     lag_p99_ms: float
@@ -40,40 +46,72 @@ class FrontFigures:
     broken: int
 
 
-def measure(manifest: Path, counts: list[int], *, as_json: bool) -> None:
-    """Measure and print."""
+@dataclass(frozen=True, slots=True)
+class _Processes:
+    """A server's address and the ids of its processes."""
+
+    url: str
+    fronts: list[int]
+    engine: list[int]
+
+
+def measure(manifest: Path, counts: list[int], fronts: int, *, as_json: bool) -> None:
+    """Measure and print. With `fronts`, voice activity is on: their processes are those of the installed server."""
     recordings = [one for one in read_manifest(manifest) if one.group != "long"]
     spoken = speeches(recordings, 16, _SECONDS)
     rows = []
-    for voice in (True, False):
-        with _server(voice=voice) as (url, pid):
-            rows += [_measured(url, pid, count, spoken, voice=voice) for count in counts]
+    for voice in (True,) if fronts else (True, False):
+        with _several(fronts) if fronts else _server(voice=voice) as server:
+            rows += [_measured(server, fronts, count, spoken, voice=voice) for count in counts]
     if as_json:
         json.dump([asdict(row) for row in rows], sys.stdout, indent=1)
         sys.stdout.write("\n")
         return
     table = Table(
-        "streams", "voice activity", "cores", "streams a core", "loop busy", "lag p99 ms", "final p95 ms", "broken"
+        "streams",
+        "voice activity",
+        "cores",
+        "engine process",
+        "streams a core",
+        "loop busy",
+        "lag p99 ms",
+        "final p95 ms",
+        "broken",
     )
     for row in rows:
         table.add_row(
-            str(row.streams), "on" if row.voice else "off", f"{row.cpu:.2f}", f"{row.streams_a_core:.0f}",
-            f"{row.loop_busy:.2f}", f"{row.lag_p99_ms:.1f}", f"{row.final_p95_ms:.0f}", str(row.broken),
+            str(row.streams), "on" if row.voice else "off", f"{row.cpu:.2f}", f"{row.engine_cpu:.2f}",
+            f"{row.streams_a_core:.0f}", f"{row.loop_busy:.2f}", f"{row.lag_p99_ms:.1f}",
+            f"{row.final_p95_ms:.0f}", str(row.broken),
         )  # fmt: skip
     Console(width=120).print(table)
 
 
-def _measured(url: str, pid: int, count: int, spoken: list[Speech], *, voice: bool) -> FrontFigures:
-    process = psutil.Process(pid)  # without the worker
-    before = process.cpu_times()
+def _measured(server: _Processes, fronts: int, count: int, spoken: list[Speech], *, voice: bool) -> FrontFigures:
+    before = _cpu_s(server.fronts), _cpu_s(server.engine)
     with multiprocessing.get_context("spawn").Pool(1) as clients:
-        heard, busy, lag_s = clients.apply(_speak_all, (url, count, spoken))
-    after = process.cpu_times()
-    cores = (after.user + after.system - before.user - before.system) / _SECONDS
+        heard, busy, lag_s = clients.apply(_speak_all, (server.url, count, spoken))
+    cores = (_cpu_s(server.fronts) - before[0]) / _SECONDS
+    engine_cores = (_cpu_s(server.engine) - before[1]) / _SECONDS
     finals = [1000 * delay for one in heard for delay in one.finals_s]
     broken = sum(1 for one in heard if one.broken or one.refused)
     p95 = float(np.quantile(finals, 0.95)) if finals else 0.0
-    return FrontFigures(count, voice, cores, count / cores, busy, 1000 * lag_s, p95, broken)
+    return FrontFigures(fronts, count, voice, cores, engine_cores, count / cores, busy, 1000 * lag_s, p95, broken)
+
+
+def _cpu_s(pids: list[int]) -> float:
+    """Return the CPU time of these processes, without their workers."""
+    times = [psutil.Process(pid).cpu_times() for pid in pids]
+    return float(sum(each.user + each.system for each in times))
+
+
+@contextmanager
+def _several(fronts: int) -> Iterator[_Processes]:
+    flags = ("--fronts", str(fronts), "--lanes", "1", "--final-target-ms", "0")
+    with local_server("fake", *flags) as server:
+        started = sorted(psutil.Process(server.pid).children(), key=lambda process: process.create_time())
+        engine, _files, *others = [process.pid for process in started if "myna.server.child" in process.cmdline()]
+        yield _Processes(server.url, others, [engine])
 
 
 def _speak_all(url: str, count: int, spoken: list[Speech]) -> tuple[list[HeardStream], float, float]:
@@ -94,13 +132,13 @@ async def _all(url: str, count: int, spoken: list[Speech]) -> tuple[list[HeardSt
 
 
 @contextmanager
-def _server(*, voice: bool) -> Iterator[tuple[str, int]]:
+def _server(*, voice: bool) -> Iterator[_Processes]:
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs, voice))
     process.start()
     try:
         assert process.pid is not None
-        yield ours.recv(), process.pid
+        yield _Processes(ours.recv(), [process.pid], [])
     finally:
         ours.send(None)
         process.join(30)

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from myna.bench.accuracy import AccuracyError, normalised, read_manifest
+from myna.bench.busy_core import busy_core
 from myna.bench.load_report import Level, Report
 from myna.bench.load_streams import DeepgramWords, HeardStream, NativeWords, Speech, Words, speak, speeches
 from myna.clients.local_server import local_server
@@ -59,6 +60,8 @@ class Plan:
     """Whether the streams ask for speakers."""
     beside: bool = False
     """Also measure the plain loop around sherpa-onnx."""
+    beside_busy: bool = False
+    """Also measure the server while another program keeps one core busy."""
 
 
 def measure(plan: Plan, report_folder: Path | None, *, as_json: bool) -> None:
@@ -66,7 +69,7 @@ def measure(plan: Plan, report_folder: Path | None, *, as_json: bool) -> None:
     console = Console(file=sys.stderr)
     recordings = [one for one in read_manifest(plan.manifest) if one.group != "long"]
     spoken = speeches(recordings, max(plan.counts), plan.seconds)
-    reports = [_server(plan, spoken, console)]
+    reports = _server(plan, spoken, console)
     if plan.beside:
         reports.append(_plain_loop(plan, spoken, console))
     for report in reports:
@@ -111,7 +114,7 @@ def _shown(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def _server(plan: Plan, spoken: Sequence[Speech], console: Console) -> Report:
+def _server(plan: Plan, spoken: Sequence[Speech], console: Console) -> list[Report]:
     words_of = NativeWords if plan.dialect == "native" else DeepgramWords
     with contextlib.ExitStack() as stack:
         pid: int | None = None
@@ -123,14 +126,19 @@ def _server(plan: Plan, spoken: Sequence[Speech], console: Console) -> Report:
         words = words_of(url, speakers=plan.speakers)
         console.print(f"{max(plan.counts)} streams one by one, to measure their words without load …")
         alone = asyncio.run(_alone(spoken, words, plan))
-        levels = []
-        for count in plan.counts:
-            console.print(f"{count} streams …")
-            time.sleep(_SETTLE_S)
-            level, heard = _level(count, spoken, words, plan, pid)
-            _judge_words(level, spoken, heard, alone)
-            levels.append(level)
-    return Report(plan.url or "Myna", plan.target_ms, plan.staggered, levels)
+        reports = []
+        for beside in (contextlib.nullcontext(), busy_core()) if plan.beside_busy else (contextlib.nullcontext(),):
+            reports.append(Report(plan.url or "Myna", plan.target_ms, plan.staggered, []))
+            with beside as core:
+                if core is not None:
+                    reports[-1].what += f", core {core} busy"
+                for count in plan.counts:
+                    console.print(f"{reports[-1].what}, {count} streams …")
+                    time.sleep(_SETTLE_S)
+                    level, heard = _level(count, spoken, words, plan, pid)
+                    _judge_words(level, spoken, heard, alone)
+                    reports[-1].levels.append(level)
+    return reports
 
 
 async def _alone(spoken: Sequence[Speech], words: Words, plan: Plan) -> list[HeardStream]:
@@ -226,14 +234,15 @@ class Usage:
 
 
 def pulse(url: str) -> tuple[float, float]:
-    """Return the share of a core that a server's event loop takes, and the 99 % quantile of its lag in seconds."""
+    """Return the share of a core that a server's busiest event loop takes, and the 99 % quantile of the lag in seconds."""
     parts = urlsplit(url)
     with urllib.request.urlopen(f"http://{parts.netloc}/metrics") as answer:
         families = {family.name: family for family in text_string_to_metric_families(answer.read().decode())}
     lags = families["myna_loop_lag_seconds"].samples
     total = next(sample.value for sample in lags if sample.name.endswith("_count"))
     bounds = [(float(sample.labels["le"]), sample.value) for sample in lags if sample.name.endswith("_bucket")]
-    return families["myna_loop_busy"].samples[0].value, next(bound for bound, count in bounds if count >= 0.99 * total)
+    busy = max(sample.value for sample in families["myna_loop_busy"].samples)
+    return busy, next(bound for bound, count in bounds if count >= 0.99 * total)
 
 
 def _plain_loop(plan: Plan, spoken: Sequence[Speech], console: Console) -> Report:

@@ -24,7 +24,7 @@ from myna.inference.scheduling.scheduler import Scheduler
 from myna.inference.workers.ipc import encode
 from myna.inference.workers.worker import run_batch
 from myna.streaming.events import SAMPLE_RATE
-from myna.streaming.session.jobs import InferenceJob, JobKind
+from myna.streaming.session.jobs import InferenceJob, JobKind, Transcript
 
 ROUNDS = 5
 """Rounds in which everything is decoded both ways; the result is the median of their ratios."""
@@ -35,7 +35,11 @@ _WHEEL_SPEECH = ("two_cities.wav", "beckett.wav", "endgame_nagg_nell.wav")
 
 @dataclass(frozen=True, slots=True)
 class EngineFigures:
-    """One batch size. Speeds are audio seconds decoded in a second."""
+    """One batch size. Speeds are audio seconds decoded in a second.
+
+    The costs are CPU seconds for a second of audio of single decodes: without a draft, and with the tokens of a decode of
+    all but the last second as draft, as in a live stream.
+    """
 
     batch: int
     bare: float
@@ -44,6 +48,8 @@ class EngineFigures:
     step_p50_ms: float
     step_p95_ms: float
     padding: float
+    cost: float
+    drafted_cost: float
 
 
 def measure(
@@ -54,22 +60,29 @@ def measure(
     engine = local_engine(model, largest_batch=max(batches))()
     bare = _bare(engine)
     engine.warm_up()
-    rows = [_measured(engine, bare, speech, batch) for batch in batches]
+    costs = _costs(engine, speech)
+    rows = [_measured(engine, bare, speech, batch, costs) for batch in batches]
     if as_json:
         json.dump([asdict(row) for row in rows], sys.stdout, indent=1)
         sys.stdout.write("\n")
         return
-    table = Table("batch", "bare loop", "engine", "ratio", "step p50 ms", "p95 ms", "padding %", title=engine.info.name)
+    table = Table("batch", "bare loop", "engine", "ratio", "step p50 ms", "p95 ms", "padding %", "CPU s", "drafted")
+    table.title = engine.info.name
     for row in rows:
         table.add_row(
             str(row.batch), f"{row.bare:.1f}", f"{row.engine:.1f}", f"{row.ratio:.3f}",
             f"{row.step_p50_ms:.0f}", f"{row.step_p95_ms:.0f}", f"{100 * row.padding:.1f}",
+            f"{row.cost:.4f}", f"{row.drafted_cost:.4f}",
         )  # fmt: skip
     Console().print(table)
 
 
 def _measured(
-    engine: Engine, bare: Callable[[Sequence[bytes]], Any], speech: Sequence[bytes], batch: int
+    engine: Engine,
+    bare: Callable[[Sequence[bytes]], Any],
+    speech: Sequence[bytes],
+    batch: int,
+    costs: tuple[float, float],
 ) -> EngineFigures:
     audio_s = sum(len(pcm) for pcm in speech) / 2 / SAMPLE_RATE
     alike = sorted(speech, key=len)  # the least padding a bare loop can have
@@ -90,7 +103,24 @@ def _measured(
         step_p50_ms=1000 * statistics.median(steps),
         step_p95_ms=1000 * float(np.quantile(steps, 0.95)),
         padding=padding,
+        cost=costs[0],
+        drafted_cost=costs[1],
     )
+
+
+def _costs(engine: Engine, speech: Sequence[bytes]) -> tuple[float, float]:
+    """Return `EngineFigures.cost` and `drafted_cost`; the two decodes of an utterance follow each other."""
+    spent = [0.0, 0.0]
+    for pcm in speech:
+        whole = InferenceJob("1", "1", JobKind.FINAL, pcm, 0.0)
+        (before,) = engine.transcribe([replace(whole, pcm=pcm[: -2 * SAMPLE_RATE])])
+        draft = before.tokens if isinstance(before, Transcript) else ()
+        for number, job in enumerate((whole, replace(whole, draft=draft))):
+            began = time.process_time()
+            engine.transcribe([job])
+            spent[number] += time.process_time() - began
+    audio_s = sum(map(len, speech)) / 2 / SAMPLE_RATE
+    return spent[0] / audio_s, spent[1] / audio_s
 
 
 def _round(

@@ -1,4 +1,4 @@
-"""Measure turns: recordings streamed to Flux in real time, false ends, and the delay of the true ones."""
+"""Measure turns: policies swept over the pauses of recordings, or recordings streamed to Flux in real time."""
 
 from __future__ import annotations
 
@@ -16,9 +16,13 @@ from typing import Any
 import numpy as np
 from aiohttp import ClientError, ClientSession, WSMsgType
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from myna.bench.accuracy import AccuracyError, Recording, read_manifest
+from myna.bench.local_engine import local_engine
+from myna.bench.pauses import Pause, pauses
+from myna.bench.turn_sweep import Outcome, at_threshold, by_silence, operating_points, swept
 from myna.clients import files
 from myna.clients.local_server import local_server
 from myna.streaming.events import samples, seconds
@@ -59,6 +63,55 @@ class EndedTurn:
     trigger: str
 
 
+def sweep(
+    manifest: Path, thresholds: Sequence[float], *, groups: Sequence[str], model: str | None, as_json: bool
+) -> None:
+    """Sweep policies over the pauses of recordings, and print the best within each budget beside silence alone.
+
+    Then print the figures of the thresholds.
+
+    Raises `AccuracyError` and `EngineUnavailableError`.
+    """
+    recordings = _utterances_of(manifest, groups)
+    engine, vad = local_engine(model)(), SileroVad()
+    found: list[Pause] = []
+    for recording, pcm, end_s in track(recordings, "pauses", console=Console(file=sys.stderr)):
+        found += pauses(str(recording.audio), np.frombuffer(pcm, np.int16), end_s, vad, engine)
+    points = {"confidence": operating_points(swept(found)), "silence alone": operating_points(by_silence(found))}
+    if as_json:
+        told = {way: {budget: one and asdict(one) for budget, one in best.items()} for way, best in points.items()}
+        fixed = [asdict(at_threshold(found, threshold)) for threshold in thresholds]
+        everything = {"points": told, "thresholds": fixed, "pauses": [asdict(pause) for pause in found]}
+        json.dump(everything, sys.stdout, indent=1)
+        sys.stdout.write("\n")
+        return
+    ends = sum(pause.ends for pause in found)
+    table = Table("", title=f"{len(found) - ends} pauses inside turns, {ends} ends", title_justify="left")
+    for column in ("cut-offs at 300 ms", "at 600 ms", "latency at 5 % cut-offs", "at 10 %"):
+        table.add_column(column, justify="right")
+    for way, best in points.items():
+        table.add_row(way, *(_cell(budget, one) for budget, one in best.items()))
+    Console(width=130).print(table)
+    table = Table("threshold")
+    for column in ("false ends, % of turns", "cut-offs, % of pauses", "delay median ms", "p90 ms"):
+        table.add_column(column, justify="right")
+    for one in (at_threshold(found, threshold) for threshold in thresholds):
+        shares = (f"{100 * share:.1f}" for share in (one.false_ends, one.cutoffs))
+        table.add_row(str(one.threshold), *shares, *(f"{1000 * s:.0f}" for s in (one.delay_median_s, one.delay_p90_s)))
+    Console(width=130).print(table)
+
+
+def _cell(budget: str, one: Outcome | None) -> str:
+    """Return an operating point as text: its value and its policy."""
+    if one is None:
+        return "none"
+    value = f"{100 * one.cutoffs:.1f} %" if budget.startswith("cutoffs") else f"{1000 * one.latency_s:.0f} ms"
+    policy = (
+        f"{one.least_s:g} s" if one.threshold is None else f"{one.threshold:g}, {one.least_s:g} s, {one.timeout_s:g} s"
+    )
+    return f"{value} ({policy})"
+
+
 def measure(
     manifest: Path,
     settings: Sequence[Setting],
@@ -70,10 +123,8 @@ def measure(
     streams: int,
     as_json: bool,
 ) -> None:
-    """Measure and print. Raises `AccuracyError`."""
-    recordings = list(utterances(read_manifest(manifest, groups)))
-    if not recordings:
-        raise AccuracyError(f"{manifest} contains no recording of at most {LONGEST_S:g} s")
+    """Stream the recordings with each setting and print the figures. Raises `AccuracyError`."""
+    recordings = _utterances_of(manifest, groups)
     table = Table("thresholds")
     for column in ("utterances", "false ends %", "delay median ms", "p90 ms", "by time-out", "false eager %"):
         table.add_column(column, justify="right")
@@ -103,6 +154,13 @@ def figures(ended: Sequence[EndedTurn]) -> dict[str, float | int]:
         "timeouts": sum(one.trigger == "timeout" for one in ended),
         "false_eager_percent": round(100 * sum(one.false_eager > 0 for one in ended) / len(ended), 1),
     }
+
+
+def _utterances_of(manifest: Path, groups: Sequence[str]) -> list[tuple[Recording, bytes, float]]:
+    recordings = list(utterances(read_manifest(manifest, groups)))
+    if not recordings:
+        raise AccuracyError(f"{manifest} contains no recording of at most {LONGEST_S:g} s")
+    return recordings
 
 
 def utterances(recordings: Sequence[Recording]) -> Iterator[tuple[Recording, bytes, float]]:

@@ -22,15 +22,18 @@ def accuracy(
     endpointing_ms: Annotated[int | None, typer.Option(help="Silence in ms that ends an utterance; 0: never.")] = None,
     group: Annotated[list[str] | None, typer.Option(help="Measure only this group; may be repeated.")] = None,
     model: Annotated[str | None, typer.Option(help="Model: a name, a .nemo file or a hub name.")] = None,
+    marks_told: Annotated[
+        bool, typer.Option("--marks-told", help="Ask for all marks at once; by default a final's last mark is held.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print all results as JSON.")] = False,
 ) -> None:
-    """Measure word error rate, word times and delays over a manifest of recordings."""
+    """Measure word error rate, written form, word times and delays over a manifest of recordings."""
     from myna.bench.accuracy import AccuracyError, measure
 
     try:
         measure(
             manifest, live=live, url=url, api_key=api_key, speed=speed, endpointing_ms=endpointing_ms, groups=group or [],
-            model=model, as_json=json,
+            model=model, marks="told" if marks_told else "held", as_json=json,
         )  # fmt: skip
     except AccuracyError as error:
         fail(str(error))
@@ -103,25 +106,35 @@ def batch(
 @app.command()
 def turns(
     manifest: Annotated[Path, typer.Option(help="JSON lines with audio and text; see docs/accuracy.md.")],
+    live: Annotated[
+        bool, typer.Option(help="Stream in real time to Flux; by default policies are swept in this process.")
+    ] = False,
     thresholds: Annotated[str, typer.Option(help="End-of-turn thresholds, separated by commas.")] = "0.5,0.7,0.85",
-    eager: Annotated[float | None, typer.Option(help="Eager threshold for all of them.")] = None,
-    url: Annotated[str | None, typer.Option(help="Address of a running server; by default one is started.")] = None,
+    eager: Annotated[float | None, typer.Option(help="Eager threshold of --live, for all of them.")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="Address of a running server for --live; by default one is started.")
+    ] = None,
     api_key: ApiKey = None,
-    streams: Annotated[int, typer.Option(min=1, help="Recordings streamed at a time.")] = 6,
+    streams: Annotated[int, typer.Option(min=1, help="Recordings that --live streams at a time.")] = 6,
     group: Annotated[list[str] | None, typer.Option(help="Measure only this group; may be repeated.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model of the server that is started.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model: a name, a .nemo file or a hub name.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print all results as JSON.")] = False,
 ) -> None:
-    """Measure turns: how many end inside an utterance, and how long after its end the others end."""
+    """Measure turns: how often a pause inside a turn ends it, and how long after the last word turns end."""
     from myna.bench.accuracy import AccuracyError
-    from myna.bench.turns import Setting, measure
+    from myna.bench.turns import Setting, measure, sweep
     from myna.streaming.errors import EngineUnavailableError
 
+    if not live and (eager is not None or url is not None):
+        fail(f"--{'url' if eager is None else 'eager'} needs --live")
     try:
         settings = [Setting(float(threshold), eager) for threshold in thresholds.split(",")]
     except ValueError:
         fail(f"--thresholds must be numbers separated by commas, such as 0.5,0.7, not {thresholds!r}")
     try:
+        if not live:
+            sweep(manifest, [one.end for one in settings], groups=group or [], model=model, as_json=json)
+            return
         measure(
             manifest, settings, url=url, api_key=api_key, groups=group or [], model=model, streams=streams, as_json=json
         )
@@ -180,6 +193,7 @@ def load(
     speakers: Annotated[bool, typer.Option(help="The streams ask for speakers.")] = False,
     in_phase: Annotated[bool, typer.Option("--in-phase", help="Start all streams at the same moment.")] = False,
     beside: Annotated[bool, typer.Option(help="Also measure a plain loop around sherpa-onnx.")] = False,
+    beside_busy: Annotated[bool, typer.Option(help="Also measure while another program keeps a core busy.")] = False,
     server_flag: Annotated[list[str] | None, typer.Option(help="Flag of the server; may be repeated.")] = None,
     report: Annotated[Path | None, typer.Option(help="Folder for load.json and load.svg.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
@@ -195,6 +209,7 @@ def load(
         counts=tuple(numbers("--streams", streams)), manifest=manifest, seconds=seconds, url=url,
         dialect=dialect, api_key=api_key, model=model, target_ms=target_ms, staggered=not in_phase,
         interim_every_s=interim_every_s, flags=tuple(server_flag or ()), speakers=speakers, beside=beside,
+        beside_busy=beside_busy,
     )  # fmt: skip
     try:
         measure(plan, report, as_json=json)
@@ -206,6 +221,7 @@ def load(
 def front(
     manifest: Annotated[Path, typer.Option(help="JSON lines with audio and text; see docs/accuracy.md.")],
     streams: Annotated[str, typer.Option(help="Numbers of concurrent streams, separated by commas.")] = "100,200,300",
+    fronts: Annotated[int, typer.Option(min=0, help="Front processes; 0: a server of one process.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Measure the cost of connections, sessions and voice activity detection, with an engine that costs nothing."""
@@ -214,7 +230,7 @@ def front(
 
     counts = numbers("--streams", streams)
     try:
-        measure(manifest, counts, as_json=json)
+        measure(manifest, counts, fronts, as_json=json)
     except AccuracyError as error:
         fail(str(error))
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import TypeVarTuple, Unpack
 
-from myna.inference.workers.pool import EnginePool
+from myna.inference.port import ModelPool
 from myna.inference.workers.vad_worker import VadWorker
 from myna.streaming.events import Event
 from myna.streaming.session.jobs import Outcome
@@ -24,6 +25,8 @@ from myna.streaming.session.stream import Stream
 from myna.streaming.speakers.history import SpeakersRevised
 from myna.streaming.speech.silero import VadMemory
 
+_Given = TypeVarTuple("_Given")
+
 
 class StreamDriver:
     """Drives one stream. `on_event` receives its events, `on_error` the error of a step; `changed` is set after each step."""
@@ -31,11 +34,11 @@ class StreamDriver:
     def __init__(
         self,
         stream: Stream,
-        engine: EnginePool,
+        engine: ModelPool,
         vad: VadWorker,
         on_event: Callable[[Event], None],
         on_error: Callable[[Exception], None],
-        diarizer: EnginePool | None = None,
+        diarizer: ModelPool | None = None,
     ) -> None:
         self.stream = stream
         self.engine = engine
@@ -70,7 +73,8 @@ class StreamDriver:
         for request in requests:
             match request:
                 case Detect(channel, start, pcm):
-                    memory = self._memories.setdefault(channel, VadMemory())
+                    if (memory := self._memories.get(channel)) is None:
+                        memory = self._memories[channel] = VadMemory()
                     self._vad.detect(memory, pcm, self._vad_answer(channel, start), self._on_failure)
                 case Submit(job):
                     self.engine.submit(job, self._on_result)
@@ -93,14 +97,14 @@ class StreamDriver:
     def _remind(self, channel: int, number: int, after_s: float) -> None:
         def remind() -> None:
             self._reminders.discard(reminder)
-            self._step(lambda stream: stream.on_reminder(channel, number))
+            self._step(self.stream.on_reminder, channel, number)
 
         reminder = asyncio.get_running_loop().call_later(after_s, remind)
         self._reminders.add(reminder)
 
     def _vad_answer(self, channel: int, start: int) -> Callable[[list[float]], None]:
         def answer(probabilities: list[float]) -> None:
-            self._step(lambda stream: stream.on_vad(channel, start, probabilities))
+            self._step(self.stream.on_vad, channel, start, probabilities)
 
         return answer
 
@@ -109,7 +113,7 @@ class StreamDriver:
             self._on_error(error)
 
     def _on_result(self, job_id: str, outcome: Outcome) -> None:
-        self._step(lambda stream: stream.on_result(job_id, outcome))
+        self._step(self.stream.on_result, job_id, outcome)
 
     def _on_revised(self, revising: asyncio.Future[SpeakersRevised]) -> None:
         if revising.cancelled():
@@ -117,14 +121,14 @@ class StreamDriver:
         if error := revising.exception():
             self._on_failure(error if isinstance(error, Exception) else RuntimeError(str(error)))
             return
-        self._step(lambda stream: stream.on_revised(revising.result()))
+        self._step(self.stream.on_revised, revising.result())
 
-    def _step(self, step: Callable[[Stream], None]) -> None:
+    def _step(self, step: Callable[[Unpack[_Given]], None], *given: *_Given) -> None:
         """Run a step of the core from a callback. An error ends this stream only."""
         if self._closed:
             return
         try:
-            step(self.stream)
+            step(*given)
             self.run()
         except Exception as error:
             self._on_error(error)

@@ -133,6 +133,11 @@ class Models:
         """The pools by model name; for a model whose file was replaced, the newer one."""
         return {name: loaded.pool for name, loaded in self._newest().items()}
 
+    @property
+    def names_loaded(self) -> list[tuple[str, str]]:
+        """Name and uuid of each model in memory."""
+        return list(self._loaded)
+
     def why_not(self) -> str | None:
         """Return which models in memory cannot decode now, and why; None if all can."""
         return "; ".join(reason for pool in self.pools if (reason := pool.why_not())) or None

@@ -284,6 +284,11 @@ class ProcessDecoder:
         """Take note that no more bytes follow."""
         self._waiting.append((MessageKind.END, b""))
 
+    @property
+    def is_empty(self) -> bool:
+        """Return False: only the process knows what its filters buffer."""
+        return False
+
     async def read(self) -> list[bytes]:
         """Return the next samples of each channel. Raises `AudioError` and `DecoderLostError`, each only once."""
         if self._over or not self._begun:  # a client that sends no audio needs no process

@@ -15,6 +15,11 @@ class DecoderLostError(Exception):
 class Source(Protocol):
     """A decoder of one stream or file: bytes in, samples out. Only one task at a time may use it."""
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it is known that the next read returns nothing unless more is fed."""
+        ...
+
     def feed(self, data: bytes) -> None:
         """Take the next bytes of a stream. Raises `AudioError` if there is no room for them."""
 
@@ -42,6 +47,11 @@ class RawSource:
     def __init__(self, audio: RawFormat, *, mix: bool = False) -> None:
         self._decoder = RawDecoder(audio, mix=mix)
         self._more = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the next read returns nothing unless more is fed."""
+        return self._decoder.is_empty
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import functools
@@ -35,6 +36,13 @@ def give_back() -> None:
     """Return free pages of the heap to the system."""
     with contextlib.suppress(AttributeError, OSError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
+
+
+async def trim_regularly() -> None:
+    """Return free pages of the heap to the system once a minute, on a thread, until cancelled."""
+    while True:
+        await asyncio.sleep(TRIM_EVERY_S)
+        await asyncio.to_thread(give_back)
 
 
 def _trim() -> None:

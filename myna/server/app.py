@@ -7,8 +7,7 @@ import contextlib
 import functools
 import socket
 import tempfile
-from collections.abc import AsyncIterator
-from dataclasses import fields
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import structlog
@@ -21,18 +20,21 @@ from myna.batch.job_runner import JobRunner
 from myna.batch.storage import STRAY_S, UPLOADS, Doubt, probe_uploads
 from myna.batch.transcriber import Hearing, Transcriber
 from myna.inference.engines.survey import advice, survey
-from myna.inference.folder_watch import FolderWatch
-from myna.inference.models import Models, ModelSettings
 from myna.inference.workers.vad_worker import VadWorker
 from myna.media.pool import DecoderPool
 from myna.runtime.deadlines import CLOCK
 from myna.runtime.descriptors import descriptor_limit, descriptors_left
 from myna.runtime.errors import DialectError
-from myna.runtime.memory import TRIM_EVERY_S, give_back
+from myna.runtime.memory import trim_regularly
 from myna.runtime.supervisor import Supervisor
 from myna.runtime.threads import on_thread
+from myna.server.backend import Backend, linked_backend, local_backend
 from myna.server.dialects import registry
 from myna.server.dialects.defaults import default_policy
+from myna.server.fronts.joint_overview import JointOverview
+from myna.server.fronts.peers import PeerListener
+from myna.server.fronts.role import FILES, Role, name_of
+from myna.server.fronts.routing import destination_of, no_files, resume_prefix
 from myna.server.http import page
 from myna.server.http.connection_limits import ConnectionLimits, Connections
 from myna.server.http.connections import WatchedConnection
@@ -45,13 +47,12 @@ from myna.server.http.request_log import logging_to
 from myna.server.http.wrong_addresses import ADDRESSES, Addresses
 from myna.server.keys import Authentication
 from myna.server.listener import listen
-from myna.server.operations.admission import Admission
 from myna.server.operations.drain import drain
 from myna.server.operations.gauges import Gauges
 from myna.server.operations.loop_monitor import LoopMonitor
 from myna.server.operations.metrics import Metrics
+from myna.server.operations.overview import Overview
 from myna.server.services import Services
-from myna.server.serving import catalogue_of
 from myna.server.settings import Settings
 from myna.server.websocket.client_socket import CLOSE_TIMEOUT_S
 from myna.server.websocket.connection import FINALS_S
@@ -70,16 +71,17 @@ class Server:
         settings: Settings,
         listener: socket.socket,
         services: Services,
-        models: Models,
+        backend: Backend,
         authentication: Authentication,
         loop_monitor: LoopMonitor,
         supervisor: Supervisor,
+        role: Role | None = None,
     ) -> None:
         self.settings = settings
         self.services = services
-        self.models = models
+        self.models = models = backend.models
         self.loop_monitor = loop_monitor
-        self.admission = Admission(settings, services.metrics, loop_monitor)
+        self.admission = backend.admission
         host, port = listener.getsockname()[:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         gate = AddressGate(settings.allowed_networks)
@@ -88,23 +90,24 @@ class Server:
                 services.decoders,
                 services.vad,
                 functools.partial(default_policy, settings),
-                lambda repeated: services.metrics.speech_repeated(heard=repeated.heard),
+                services.metrics.speech_repeated,
             )
         )
         self.supervisor = supervisor
         self.jobs = JobRunner(settings.data / "jobs", gate, supervisor)
         self._authentication = authentication
         self._upgrade = Upgrade(settings, services, models, authentication, self.admission, gate)
-        self.app = web.Application(middlewares=[logging_to(services.metrics), answered])
+        elsewhere = [no_files] if role is not None and role.number != FILES else []
+        self.app = web.Application(middlewares=[logging_to(services.metrics), answered, *elsewhere])
         self.app._router = Router()  # the constructor's argument is deprecated, and there is no other way
         self.app[CLOCK] = services.clock
+        self.app[registry.RESUME_PREFIX] = "" if role is None else resume_prefix(role)
         CrossSite(settings, host, keyless=not authentication.required).add_to(self.app)
         self.app.on_response_prepare.append(send_request_id)
         gauges = Gauges(
             services.streams,
             services.vad,
             services.decoders,
-            models,
             transcriber,
             self.admission,
             loop_monitor,
@@ -112,6 +115,16 @@ class Server:
             supervisor,
         )
         services.metrics.add_gauges(gauges.read)
+        self.overview = overview = Overview(
+            "server" if role is None else role.name,
+            services.metrics,
+            lambda: gauges.failing,
+            lambda: [stream.path for stream in services.streams.values()],
+            lambda: transcriber.active,
+        )
+        if role is not None:
+            peers = {name_of(number): role.peer(number) for number in role.others}
+            self.overview = overview = JointOverview(overview, peers)
         self.disk = Doubt(
             "disk", lambda: on_thread(functools.partial(probe_uploads, settings.min_free_mb << 20)), supervisor
         )
@@ -119,7 +132,7 @@ class Server:
         registry.add_http_routes(
             self.app,
             settings,
-            services,
+            overview,
             models,
             transcriber,
             authentication,
@@ -155,14 +168,15 @@ class Server:
 
 
 @contextlib.asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[Server]:
-    """Run a server on the current event loop.
+async def running(settings: Settings, role: Role | None = None) -> AsyncIterator[Server]:
+    """Run a server on the current event loop; with a `role`, one front of a server with several.
 
     Raises `ConfigurationError` if it cannot listen, `EngineUnavailableError` if a model is missing, and `DecoderLostError` if
     no decoder process can be started.
     """
-    authentication = Authentication(settings.keys)
-    listener = listen(settings)
+    authentication = Authentication(settings.keys, None if role is None else role.secret)
+    has_files, accepting = role is None or role.number == FILES, role is None or role.number != FILES
+    listener = listen(settings, shared=role is not None, accepting=accepting)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(listener.close)
         supervisor = Supervisor()
@@ -171,24 +185,24 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         loop_monitor = LoopMonitor(metrics.lagged)
         supervisor.watch("descriptors", functools.partial(descriptors_left, listener.fileno()))
         supervisor.run("loop-monitor", loop_monitor.run)
-        supervisor.run("memory", _trim_memory)
+        supervisor.run("memory", trim_regularly)
         decoders = DecoderPool(supervisor, loop_monitor.awake)
         decoders.start()
         vad = VadWorker(SileroVad(), supervisor, loop_monitor.awake)
         stack.push_async_callback(vad.close)
         services = Services(vad, metrics, decoders, settings.max_backlog_s, settings.spool_mb << 20, loop_monitor.awake)
-        catalogue = catalogue_of(settings)
-        wanted = ModelSettings(**{field.name: getattr(settings, field.name) for field in fields(ModelSettings)})
-        models = Models(catalogue, wanted, metrics.on_step, supervisor, loop_monitor.awake)
-        stack.push_async_callback(models.close)
-        await models.start()
-        supervisor.run("model files", FolderWatch(models).run)
+        backend = (
+            await local_backend(settings, metrics, loop_monitor, supervisor, stack)
+            if role is None
+            else await linked_backend(role, settings, metrics, loop_monitor, supervisor, stack)
+        )
         await decoders.ready()
-        server = Server(settings, listener, services, models, authentication, loop_monitor, supervisor)
+        server = Server(settings, listener, services, backend, authentication, loop_monitor, supervisor, role)
         if authentication.required:
             supervisor.run("keys", lambda: watch(authentication, services))
-        await on_thread(functools.partial(remove_strays, Path(tempfile.gettempdir()), UPLOADS, STRAY_S))
-        server.jobs.start()
+        if has_files:
+            await on_thread(functools.partial(remove_strays, Path(tempfile.gettempdir()), UPLOADS, STRAY_S))
+            server.jobs.start()
         stack.push_async_callback(server.jobs.close)
         stack.push_async_callback(server.disk.close)
         runner = web.AppRunner(server.app, shutdown_timeout=5.0)
@@ -209,22 +223,42 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         connections.start()
         stack.callback(connections.close)
         protocol = functools.partial(WatchedConnection, connections, runner.server)
-        listening = await asyncio.get_running_loop().create_server(protocol, sock=listener)
-        stack.callback(listening.close)
-        log.info("listening", url=server.url, model=catalogue.default, version=__version__)
-        log.info(await asyncio.to_thread(lambda: advice(survey(catalogue), catalogue.default)))
-        if settings.keys is None:
-            log.info(
-                "no API keys: any client that reaches this address may transcribe; `myna keys add NAME` makes a key"
-            )
+        if role is not None:
+            protocol = functools.partial(protocol, functools.partial(destination_of, role=role))
+            await _join_peers(server, role, protocol, supervisor, stack)
+        if accepting:
+            listening = await asyncio.get_running_loop().create_server(protocol, sock=listener)
+            stack.callback(listening.close)
+        if role is None:
+            await _tell_start(server)
         stack.callback(_abort_streams, services)
         yield server
 
 
-async def _trim_memory() -> None:
-    while True:
-        await asyncio.sleep(TRIM_EVERY_S)
-        await asyncio.to_thread(give_back)
+async def _join_peers(
+    server: Server,
+    role: Role,
+    protocol: Callable[..., WatchedConnection],
+    supervisor: Supervisor,
+    stack: contextlib.AsyncExitStack,
+) -> None:
+    """Take the connections that the other processes of the server pass on, and answer their questions."""
+
+    async def take(connection: socket.socket, begun: bytes) -> None:
+        await asyncio.get_running_loop().connect_accepted_socket(functools.partial(protocol, begun=begun), connection)
+
+    assert isinstance(server.overview, JointOverview)
+    peers = PeerListener(role.peer(role.number), server.overview.answer, take)
+    stack.callback(peers.close)
+    supervisor.run("peers", peers.run)
+
+
+async def _tell_start(server: Server) -> None:
+    catalogue = server.models.catalogue
+    log.info("listening", url=server.url, model=catalogue.default, version=__version__)
+    log.info(await asyncio.to_thread(lambda: advice(survey(catalogue), catalogue.default)))
+    if server.settings.keys is None:
+        log.info("no API keys: any client that reaches this address may transcribe; `myna keys add NAME` makes a key")
 
 
 def _abort_streams(services: Services) -> None:

@@ -127,15 +127,23 @@ def credential(headers: Mapping[str, str]) -> Credential | None:
     return None
 
 
-class Authentication:
-    """The keys of one server. If `file` is None there are none, and every client is admitted."""
+def new_secret() -> bytes:
+    """Return a random secret that signs tokens. Tokens are valid for minutes, so a restart may invalidate them."""
+    return secrets.token_bytes(32)
 
-    def __init__(self, file: Path | None) -> None:
+
+class Authentication:
+    """The keys of one server. If `file` is None there are none, and every client is admitted.
+
+    `secret` signs the tokens: processes that share it accept each other's. None: a random one.
+    """
+
+    def __init__(self, file: Path | None, secret: bytes | None = None) -> None:
         self._file = file
         self._stamp: tuple[int, int, int] | None = None
         self._keys: list[_Key] = []
         self._by_id: dict[str, _Key] = {}
-        self._secret = secrets.token_bytes(32)  # tokens are valid for minutes: a restart may invalidate them
+        self._secret = secret or new_secret()
         if file is not None:
             self._stamp = _stamp(file)
             self._keep(_read(file))

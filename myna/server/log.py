@@ -39,8 +39,15 @@ class _LossyStream:
             self._stream.flush()
 
 
-def configure(level: str, form: str) -> None:
-    """Write log lines of at least `level` to standard error, for a console or as JSON."""
+def configure(level: str, form: str, process: str | None = None) -> None:
+    """Write log lines of at least `level` to standard error, for a console or as JSON.
+
+    Each line names the `process`, if there is a name.
+    """
+
+    def named(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
+        return {**line, "process": process}
+
     renderer: structlog.types.Processor = (
         structlog.processors.JSONRenderer()
         if form == "json"
@@ -49,6 +56,7 @@ def configure(level: str, form: str) -> None:
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            *([named] if process else []),
             structlog.processors.add_log_level,
             structlog.processors.format_exc_info,
             bounded,

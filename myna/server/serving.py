@@ -13,8 +13,8 @@ from functools import partial
 from myna.inference.engines.catalogue import Catalogue, UnknownModelError
 from myna.inference.engines.file_names import Serves
 from myna.inference.engines.kind import Model
-from myna.inference.models import ModelBusyError, Models
-from myna.inference.workers.pool import EnginePool
+from myna.inference.models import ModelBusyError
+from myna.inference.port import ModelPool, ModelSource
 from myna.runtime.errors import Refusal
 from myna.server.language_tags import spoken_language
 from myna.server.settings import Settings
@@ -51,7 +51,7 @@ class NoSuchModelRefusal(Refusal):
         self.suggestion: tuple[str, str] | None = None
         """The name of a model that serves the language, or any, and the language."""
 
-    def suggest(self, models: Models) -> None:
+    def suggest(self, models: ModelSource) -> None:
         """Find the suggestion."""
         if model := models.catalogue.supporting(self.language):
             self.suggestion = (model.called or model.name, self.language or model.languages[0])
@@ -59,8 +59,8 @@ class NoSuchModelRefusal(Refusal):
 
 @contextlib.asynccontextmanager
 async def engine_for(
-    models: Models, wanted: ModelWanted, unknown: str = "unknown_model", *, serves: Serves
-) -> AsyncIterator[tuple[Model, EnginePool]]:
+    models: ModelSource, wanted: ModelWanted, unknown: str = "unknown_model", *, serves: Serves
+) -> AsyncIterator[tuple[Model, ModelPool]]:
     """Yield the model asked for and its engine, which stays loaded while the context lasts. Raises `Refusal`.
 
     `unknown` is the dialect's error code for a model that does not exist. `serves` tells what the request is for.
@@ -91,7 +91,7 @@ def _note_served(model: str) -> None:
         models.append(model)
 
 
-async def _found(models: Models, find: Callable[[], Model]) -> Model:
+async def _found(models: ModelSource, find: Callable[[], Model]) -> Model:
     """Return the model found, or the one in memory if its file was replaced by one that cannot be used."""
     try:
         return await asyncio.to_thread(find)
@@ -102,7 +102,7 @@ async def _found(models: Models, find: Callable[[], Model]) -> Model:
 
 
 @contextlib.asynccontextmanager
-async def diarizer_of(models: Models) -> AsyncIterator[EnginePool]:
+async def diarizer_of(models: ModelSource) -> AsyncIterator[ModelPool]:
     """Yield the engine that tells speakers apart, which stays loaded while the context lasts. Raises `Refusal`."""
     try:
         model = await asyncio.to_thread(models.catalogue.diarizer)

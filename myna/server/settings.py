@@ -100,6 +100,12 @@ class Settings(BaseSettings):
         le=64,
         description="Worker processes per model; each of Parakeet's takes another GPU. 0: one, or for Moonshine one a lane.",
     )
+    fronts: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="Processes that serve clients and share one set of workers; unset: one process does both.",
+    )
     final_target_ms: int = Field(
         700,
         ge=0,

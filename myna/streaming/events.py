@@ -170,6 +170,8 @@ class Interim(Event):
     span: Span
     words: tuple[Word, ...]
     stable: int
+    before: str | None = None
+    """The mark before the first word, as that of a Final."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +181,8 @@ class Final(Event):
     span: Span
     words: tuple[Word, ...]
     cause: Cause
+    before: str | None = None
+    """The mark before the first word, from a decode that covers the word before it as well; None: there is no such decode."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +199,8 @@ class Repeated(Event):
 
     span: Span
     heard: bool
+    unheard_s: float
+    """The seconds of sure speech that stayed without words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +232,8 @@ class TurnEager(Event):
     at: int
     words: tuple[Word, ...]
     confidence: float
+    before: str | None = None
+    """The mark before the first word, as that of a Final."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

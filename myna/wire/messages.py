@@ -75,6 +75,18 @@ class StartMessage(_ClientMessage):
     """The length at which speech without a pause is cut; absent, or above the model's limit: the server's default."""
     resume: bool = False
     """Whether the client resumes the stream if it loses its connection."""
+    marks: Literal["told", "held"] = "told"
+    """`held`: finals come without the mark at their end, and a `mark` follows once it is known."""
+    smart_format: bool = False
+    """Write numbers in digits, and money, percentages and other figures as usual in writing."""
+    numerals: bool = False
+    """Write numbers in digits."""
+    profanity_filter: bool = False
+    """Mask profane English words."""
+    redact: Annotated[
+        tuple[Literal["numbers", "aggressive_numbers", "pci", "ssn"], ...], Field(max_length=4, strict=False)
+    ] = ()
+    """Kinds of numbers to replace by `[REDACTED]`."""
 
 
 class AudioMessage(_ClientMessage):
@@ -169,6 +181,14 @@ class FinalMessage(_ServerMessage):
     cause: Literal["endpoint", "length", "finalize", "close"]
 
 
+class MarkMessage(_ServerMessage):
+    """The mark after the last word of the channel's finals, to be added to it; only in streams with `marks` held."""
+
+    type: Literal["mark"] = "mark"
+    channel: int
+    mark: str
+
+
 class UtteranceEndMessage(_ServerMessage):
     """The endpointing silence has followed speech; this message follows the utterance's last final."""
 
@@ -240,6 +260,7 @@ AnyServerMessage = (
     | SpeechStartedMessage
     | PartialMessage
     | FinalMessage
+    | MarkMessage
     | UtteranceEndMessage
     | FinalizedMessage
     | SpeakersMessage

@@ -10,7 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from myna.inference.engines.boosting import BoostingTree, BoostingTrees
-from myna.inference.engines.moonshine.engine import END, installed_weights, read_tokenizer
+from myna.inference.engines.moonshine.decoding import END
+from myna.inference.engines.moonshine.engine import installed_weights, read_tokenizer
 from myna.inference.engines.moonshine.keyterms import MOST_LOST, MOST_OPENED, Terms
 
 PIECES = read_tokenizer(installed_weights() / "tokenizer.bin")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import jiwer
@@ -10,15 +12,19 @@ import numpy as np
 import onnxruntime
 import pytest
 from drive import Drive, SileroVoice, assert_tiles
-from sounds import RATE, in_noise, recording
+from sounds import BECKETT, RATE, in_noise, recording
 
 from myna.bench.accuracy import normalised
-from myna.inference.engines.moonshine.engine import BEGIN, END, PADDING, MoonshineEngine, align
+from myna.inference.engines.moonshine.decoding import BEGIN, END
+from myna.inference.engines.moonshine.encoder_graph import LAYERS, SCALE
+from myna.inference.engines.moonshine.engine import FRAME, PADDING, MoonshineEngine, align, installed_weights
 from myna.streaming.errors import EngineUnavailableError
-from myna.streaming.events import Interim
+from myna.streaming.events import Interim, Repeated
 from myna.streaming.policy import Options, Policy
-from myna.streaming.session.jobs import InferenceJob, JobError, JobKind, Transcript
+from myna.streaming.session.jobs import InferenceJob, JobError, JobKind, Outcome, Transcript
 from myna.streaming.session.session import Session
+
+FILE = Policy(live=False, endpoint_ms=None, interim_every_s=None, lead_s=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +32,9 @@ def engine() -> MoonshineEngine:
     return MoonshineEngine()
 
 
-def transcribe(engine: MoonshineEngine, pcm: np.ndarray, *keyterms: str) -> Transcript:
+def transcribe(engine: MoonshineEngine, pcm: np.ndarray, *keyterms: str, draft: tuple[int, ...] = ()) -> Transcript:
     options, audio = Options(keyterms=keyterms), pcm.astype(np.int16).tobytes()
-    (outcome,) = engine.transcribe([InferenceJob("1", "1", JobKind.FINAL, audio, 0.0, options=options)])
+    (outcome,) = engine.transcribe([InferenceJob("1", "1", JobKind.FINAL, audio, 0.0, options=options, draft=draft)])
     assert isinstance(outcome, Transcript)
     return outcome
 
@@ -58,37 +64,98 @@ def test_words_start_where_they_are_spoken(engine: MoonshineEngine) -> None:
     assert not [w for w in after if cut / RATE + 0.1 < w.start < cut / RATE + pause_s - 0.1]
 
 
+def shipped(name: str) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(str(installed_weights() / name), providers=["CPUExecutionProvider"])
+
+
+def shipped_frames(pcm: np.ndarray) -> np.ndarray:
+    """Return the frames of the shipped encoder."""
+    audio = np.pad(pcm.astype(np.float32) / 32768.0, PADDING)[None]
+    mask = np.ones(audio.shape, np.int64)
+    return shipped("encoder_model.ort").run(None, {"input_values": audio, "attention_mask": mask})[0]
+
+
+def shipped_decoder_inputs(decoder: onnxruntime.InferenceSession, frames: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the inputs of the shipped decoder's first step, without tokens."""
+    inputs = {
+        "encoder_hidden_states": frames,
+        "encoder_attention_mask": np.ones((1, frames.shape[1] * FRAME), np.int64),
+        "use_cache_branch": np.array([False]),
+    }
+    for value in decoder.get_inputs():
+        if value.name.startswith("past"):
+            inputs[value.name] = np.zeros((1, 8, 0 if "decoder" in value.name else frames.shape[1], 36), np.float32)
+    return inputs
+
+
+def test_the_rebuilt_encoder_gives_the_values_of_the_shipped_one_to_the_bit(engine: MoonshineEngine) -> None:
+    pcm = recording("two_cities")[: 7 * RATE]
+    decoder = shipped("decoder_model_merged.ort")
+    inputs = shipped_decoder_inputs(decoder, shipped_frames(pcm)) | {"input_ids": np.array([[BEGIN]], np.int64)}
+    heard = engine._heard(np.pad(pcm.astype(np.float32) / 32768.0, PADDING))
+    for layer in range(LAYERS):
+        names = [f"present.{layer}.encoder.{part}" for part in ("key", "value")]
+        key, value = decoder.run(names, inputs)
+        scaled = key.transpose(1, 0, 3, 2) * np.float32(SCALE)
+        assert (heard[f"cross.{layer}.key"].numpy() == scaled).all()
+        assert (heard[f"cross.{layer}.value"].numpy() == value.transpose(1, 0, 2, 3)).all()
+
+
 def test_the_rebuilt_decoder_predicts_the_same_tokens_as_the_shipped_one(engine: MoonshineEngine) -> None:
     """With teacher forcing, the merged decoder of the wheel predicts the same tokens as the rebuilt graphs."""
     pcm = recording("beckett")[: 5 * RATE]
-    audio = np.pad(pcm.astype(np.float32) / 32768.0, PADDING)
-    frames = engine._encoder.run(
-        None, {"input_values": audio[None], "attention_mask": np.ones((1, len(audio)), np.int64)}
-    )[0]
-    tokens = engine._decode(frames, 40).tokens
-    spec = find_spec("moonshine_voice")
-    assert spec is not None
-    assert spec.origin is not None
-    shipped = onnxruntime.InferenceSession(
-        str(Path(spec.origin).parent / "assets" / "tiny-en" / "decoder_model_merged.ort"),
-        providers=["CPUExecutionProvider"],
-    )
+    decoder = shipped("decoder_model_merged.ort")
+    inputs = shipped_decoder_inputs(decoder, shipped_frames(pcm))
     said: list[int] = []
     while len(said) < 40:
-        inputs = {
-            "input_ids": np.array([[BEGIN, *said]], np.int64),
-            "encoder_hidden_states": frames,
-            "encoder_attention_mask": np.ones((1, len(audio)), np.int64),
-            "use_cache_branch": np.array([False]),
-        }
-        for value in shipped.get_inputs():
-            if value.name.startswith("past"):
-                inputs[value.name] = np.zeros((1, 8, 0 if "decoder" in value.name else frames.shape[1], 36), np.float32)
-        token = int(shipped.run(["logits"], inputs)[0][0, -1].argmax())
+        inputs["input_ids"] = np.array([[BEGIN, *said]], np.int64)
+        token = int(decoder.run(["logits"], inputs)[0][0, -1].argmax())
         if token == END:
             break
         said.append(token)
-    assert said == tokens
+    assert tuple(said) == transcribe(engine, pcm).tokens
+
+
+@pytest.mark.parametrize("keyterms", [(), ("heartily", "Kowalczyk")])
+@pytest.mark.parametrize(("name", "end_s"), [("two_cities", 15), ("beckett", 9), ("endgame_nagg_nell", 8)])
+def test_a_draft_changes_no_transcript(
+    engine: MoonshineEngine, name: str, end_s: int, keyterms: tuple[str, ...]
+) -> None:
+    """Whether it is right, wrong at its start, in the middle or at its end, in another order, or of another recording."""
+    pcm = recording(name)[: end_s * RATE]
+    if keyterms:
+        pcm = in_noise(pcm, 8)
+    without = transcribe(engine, pcm, *keyterms)
+    tokens = without.tokens
+    other = transcribe(engine, recording("two_cities")[20 * RATE : 28 * RATE]).tokens
+    assert len(tokens) > 10
+    drafts = [tokens, tokens[:7], tokens[5:], (*tokens[:6], 500, *tokens[6:]), tokens[::-1], tokens[::2], other]
+    drafts += [tokens + tokens, (*tokens, END, END), (BEGIN,) * 20, other[-4:] + tokens]
+    for draft in drafts:
+        assert transcribe(engine, pcm, *keyterms, draft=draft) == without
+
+
+def test_the_jobs_of_a_stream_have_the_tokens_of_earlier_ones_as_their_draft(engine: MoonshineEngine) -> None:
+    told: dict[str, tuple[int, ...]] = {}
+
+    class Noting:
+        info = engine.info
+
+        def transcribe(self, jobs: list[InferenceJob]) -> list[Outcome]:
+            (outcome,) = engine.transcribe(jobs)
+            (alone,) = engine.transcribe([replace(jobs[0], draft=())])
+            assert outcome == alone
+            assert isinstance(outcome, Transcript)
+            told[jobs[0].id] = outcome.tokens
+            return [outcome]
+
+    drive = Drive(Session("s/0", Policy(interim_every_s=1.0), Options(), engine.info), Noting(), SileroVoice())
+    drive.push(recording("beckett")[: 8 * RATE])
+    drive.end()
+    assert len(drive.decoded) > 6
+    assert drive.decoded[0].draft == ()
+    for earlier, job in pairwise(drive.decoded):
+        assert job.draft[: len(told[earlier.id])] == told[earlier.id]
 
 
 def test_a_result_does_not_depend_on_the_previous_job(engine: MoonshineEngine) -> None:
@@ -120,10 +187,9 @@ def test_a_keyterm_that_is_heard_wrong_without_is_heard_and_the_other_words_stay
 
 def test_probabilities_are_those_of_the_model_without_boosting(engine: MoonshineEngine) -> None:
     audio = np.pad(in_noise(recording("endgame_nagg_nell")[: 8 * RATE], 8).astype(np.float32) / 32768.0, PADDING)
-    frames = engine._encoder.run(
-        None, {"input_values": audio[None], "attention_mask": np.ones((1, len(audio)), np.int64)}
-    )[0]
-    plain, boosted = engine._decode(frames, 40), engine._decode(frames, 40, ("heartily",))
+    heard = engine._heard(audio)
+    plain = engine._decoder.decode(heard, 40)
+    boosted = engine._decoder.decode(heard, 40, engine._terms.choice(("heartily",), budget=40))
     same = [a == b for a, b in zip(plain.tokens, boosted.tokens, strict=False)].index(False)
     assert list(boosted.likeliest[: same + 1]) == list(plain.probabilities[: same + 1])
     assert list(boosted.probabilities[:same]) == list(plain.probabilities[:same])
@@ -227,6 +293,41 @@ def test_a_minute_of_speech_without_pauses_loses_and_repeats_no_word(engine: Moo
     assert measures.insertions == 0
     assert measures.deletions == 0
     assert measures.wer <= 0.03
+
+
+@pytest.mark.parametrize("policy", [Policy(endpoint_ms=100, interim_every_s=None), FILE], ids=["live", "file"])
+def test_no_final_over_clear_speech_is_empty(engine: MoonshineEngine, policy: Policy) -> None:
+    pcm = np.concatenate([recording("beckett"), np.zeros(round(0.2 * RATE), np.int16), recording("endgame_nagg_nell")])
+    pcm = pcm[: len(pcm) // 512 * 512]
+    drive = session(engine, policy)
+    drive.push(pcm, chunk=8000)
+    drive.end()
+    speech = np.array(SileroVoice()(0, pcm.tobytes())) > 0.5
+    for final in drive.finals:
+        spoken_s = 512 / RATE * speech[final.span.start // 512 : final.span.end // 512].sum()
+        assert final.words or spoken_s < 0.2
+    assert sum(event.unheard_s for event in drive.events if isinstance(event, Repeated)) == 0.0
+
+
+@pytest.mark.parametrize(("policy", "longest_s"), [(Policy(interim_every_s=None), 3), (FILE, 7)], ids=["live", "file"])
+def test_clear_speech_is_heard_although_each_decode_of_more_than_some_seconds_fails_its_gate(
+    policy: Policy, longest_s: int
+) -> None:
+    class Babbling(MoonshineEngine):
+        def transcribe(self, jobs: Sequence[InferenceJob]) -> list[Outcome]:
+            pairs = zip(jobs, super().transcribe(jobs), strict=True)
+            return [
+                replace(outcome, log_probability=-2.0)
+                if isinstance(outcome, Transcript) and job.length > longest_s * RATE
+                else outcome
+                for job, outcome in pairs
+            ]
+
+    drive = session(Babbling(), policy)
+    drive.push(np.concatenate([recording("beckett"), np.zeros(RATE, np.int16)]))
+    drive.end()
+    assert any(job.length > longest_s * RATE for job in drive.decoded)
+    assert jiwer.wer(BECKETT, normalised(" ".join(drive.text))) <= 0.2  # "fail again" without context: "fare again"
 
 
 TWO_CITIES = """It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of

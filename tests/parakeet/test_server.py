@@ -17,7 +17,8 @@ from peer import RAW, Peer, connected, listening, settings
 from tiny import TINY, TINY_STREAMING, Reference, Sentence, contents, plain, spaced, write
 
 from myna.clients.live import LiveClient, StreamError
-from myna.inference.workers.pool import EnginePool, OnResult
+from myna.inference.port import OnResult
+from myna.inference.workers.pool import EnginePool
 from myna.server.app import Server, running
 from myna.streaming.errors import EngineUnavailableError
 from myna.streaming.session.jobs import InferenceJob, JobKind

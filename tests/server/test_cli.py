@@ -130,6 +130,7 @@ def test_accuracy_is_measured_through_a_server_and_on_whole_files(tmp_path: Path
         figures = json.loads(done.stdout)["groups"]["all"]
         assert figures["words"] == 12
         assert figures["wer_percent"] <= 20
+        assert ("written_unlike_percent" in figures) == bool(flags)
     assert_one_clear_line(myna("bench", "accuracy", "--manifest", str(tmp_path / "none")), "none")
 
 

@@ -51,6 +51,17 @@ async def test_the_metrics_reflect_a_stream() -> None:
     assert ("myna_loop_lag_seconds_count", frozenset()) in found
 
 
+async def test_clear_speech_without_words_is_counted_in_seconds() -> None:
+    async with running_fake() as server:
+        async with Speaker(server, START) as speaker:
+            await speaker.say(recording("beckett").tobytes())  # the fake engine hears no word in real speech
+            await speaker.done()
+        await eventually(lambda: not server.services.streams)
+        found = await read(server)
+    assert found["myna_speech_repeated_total", frozenset({("result", "empty")})] >= 1
+    assert 3 < found["myna_unheard_seconds_total", frozenset()] < 10
+
+
 async def test_the_dashboard_and_the_documentation_name_only_existing_metrics(server: Server) -> None:
     async with Speaker(server, START.model_copy(update={"interim": True})) as speaker:
         await speaker.say(recording("beckett").tobytes())

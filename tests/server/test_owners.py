@@ -24,7 +24,7 @@ from speakers import AmplitudeVad, Speaker, names, phrases, running_fake
 from myna.batch import job_runner as jobrunner
 from myna.inference.engines.fake.engine import EXIT
 from myna.inference.workers import vad_worker as voice
-from myna.server import app
+from myna.runtime import memory
 from myna.server.app import Server
 from myna.streaming.speech.silero import VadMemory
 
@@ -67,7 +67,7 @@ async def failing_loop_monitor(server: Server) -> AsyncIterator[None]:
 
 @contextlib.asynccontextmanager
 async def failing_memory(server: Server) -> AsyncIterator[None]:
-    with failing_once(app, "give_back") as failed:
+    with failing_once(memory, "give_back") as failed:
         await eventually(failed)
         yield
     await eventually(lambda: server.supervisor.restarts > 0)
@@ -171,7 +171,7 @@ PARTS = {
 async def test_a_stream_gets_its_words_when_a_part_fails_and_the_server_becomes_ready_again(
     part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app, "TRIM_EVERY_S", 0.05)
+    monkeypatch.setattr(memory, "TRIM_EVERY_S", 0.05)
     monkeypatch.setattr(jobrunner, "_TIDY_S", 0.05)
     async with running_fake(vad=Vad) as server, Speaker(server) as speaker:
         await speaker.say(phrases([1, 2], pause_s=2.5))

@@ -1,4 +1,4 @@
-"""Sure speech whose decode is not credible is decoded once more before its words are lost."""
+"""Sure speech whose decode is not credible is decoded in other windows before its words are lost."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from drive import Drive
+from drive import Drive, assert_tiles
 
 from myna.inference.engines.fake.engine import FakeEngine, FakeSettings, silence, spoken
-from myna.streaming.events import Interim, Repeated, TurnEnded, Word
+from myna.streaming.events import SAMPLE_RATE, Interim, Repeated, TurnEnded, Word
 from myna.streaming.policy import Options, Policy, TurnPolicy
 from myna.streaming.session.jobs import InferenceJob, JobKind, Outcome, Transcript
 from myna.streaming.session.session import Session
@@ -98,13 +98,96 @@ def test_a_repeated_decode_of_a_segment_with_context_loses_and_doubles_no_word(f
         assert d.text == names(*codes)
 
 
-def test_a_segment_is_decoded_at_most_twice_and_is_then_empty() -> None:
+def finals_of(d: Drive) -> list[InferenceJob]:
+    return [job for job in d.decoded if job.kind is not JobKind.INTERIM]
+
+
+def repeats(d: Drive) -> list[Repeated]:
+    return [event for event in d.events if isinstance(event, Repeated)]
+
+
+class Deaf(FakeEngine):
+    """An engine that hears no word in final decodes of more than `longest_s` of sound."""
+
+    def __init__(self, longest_s: float) -> None:
+        super().__init__()
+        self._longest = longest_s * SAMPLE_RATE
+
+    def transcribe(self, jobs: Sequence[InferenceJob]) -> list[Outcome]:
+        outcomes = super().transcribe(jobs)
+        for index, (job, outcome) in enumerate(zip(jobs, outcomes, strict=True)):
+            sound = np.count_nonzero(np.frombuffer(job.pcm, np.int16))
+            if job.kind is not JobKind.INTERIM and isinstance(outcome, Transcript) and sound > self._longest:
+                outcomes[index] = nothing(outcome)
+        return outcomes
+
+
+@pytest.mark.parametrize("seed", [None, 1, 2])
+@pytest.mark.parametrize("policy", [Policy(), FILE, Policy(endpoint_ms=None, turns=TurnPolicy())])
+def test_speech_without_words_in_every_window_is_decoded_in_two_parts(policy: Policy, seed: int | None) -> None:
+    codes = range(1, 21)
+    d = drive(Deaf(5.0), policy, seed)
+    d.push(said(*codes, pause_s=3.0))
+    d.end()
+    assert d.text == names(*codes)
+    assert_tiles(d.finals, d.session.received)
+    assert [(event.heard, event.unheard_s) for event in repeats(d)] == [(True, 0.0)]
+
+
+@pytest.mark.parametrize("policy", [Policy(), FILE])
+def test_a_second_of_speech_without_a_word_is_decoded_again(policy: Policy) -> None:
+    def gap(heard: Transcript) -> Transcript:
+        return replace(heard, words=(*heard.words[:3], *heard.words[7:]))
+
+    kind = JobKind.FINAL if policy.live else JobKind.FILE
+    d = drive(Unsure(gap, at={0}, kind=kind), policy)
+    d.push(said(*range(1, 13)))
+    d.end()
+    assert d.text == names(*range(1, 13))
+
+
+def test_words_around_speech_that_no_decode_makes_out_are_told_and_the_rest_is_counted() -> None:
+    def gap(heard: Transcript) -> Transcript:
+        return replace(heard, words=tuple(word for word in heard.words if word.text not in names(4, 5, 6, 7)))
+
+    d = drive(Unsure(gap, at=set(range(100)), kind=JobKind.FINAL), Policy())
+    d.push(said(*range(1, 13)))
+    d.end()
+    assert d.text == names(1, 2, 3, 8, 9, 10, 11, 12)
+    assert [(event.heard, event.unheard_s) for event in repeats(d)] == [(True, pytest.approx(1.2, abs=0.05))]
+
+
+def test_speech_that_no_decode_makes_out_is_decoded_five_times_and_counted() -> None:
     d = drive(Unsure(babble, at=set(range(100)), kind=JobKind.FINAL), Policy())
-    d.push(said(1, 2, 3, 4))
+    d.push(said(*range(1, 11)))
     d.end()
     assert d.text == []
-    assert len([job for job in d.decoded if job.kind is JobKind.FINAL]) == 2
-    assert [event.heard for event in d.events if isinstance(event, Repeated)] == [False]
+    assert len(finals_of(d)) == 5
+    assert len({job.pcm for job in finals_of(d)}) == 5
+    assert [(event.heard, event.unheard_s) for event in repeats(d)] == [(False, pytest.approx(3.0, abs=0.05))]
+
+
+def test_after_three_segments_in_vain_a_segment_is_decoded_twice_until_one_has_words() -> None:
+    engine = Unsure(babble, at=set(range(5 + 5 + 5 + 2 + 2 + 1)), kind=JobKind.FINAL)
+    d = drive(engine, Policy())
+    d.push(silence(1.0))
+    decodes = []
+    for _ in range(7):
+        before = len(finals_of(d))
+        d.push(np.concatenate([*map(spoken, range(1, 11)), silence(2.5)]))
+        decodes.append(len(finals_of(d)) - before)
+    assert decodes == [5, 5, 5, 2, 2, 2, 1]
+    assert d.text == names(*range(1, 11)) * 2
+
+
+def test_speech_that_resumes_while_its_decode_is_repeated_loses_no_word() -> None:
+    for seed in range(6):
+        d = drive(Unsure(nothing, at=set(range(0, 40, 3)), kind=JobKind.FINAL), Policy(endpoint_ms=900), seed)
+        phrases = [range(1, 5), range(5, 12), range(12, 15), range(15, 22)]
+        d.push(np.concatenate([part for codes in phrases for part in (*map(spoken, codes), silence(0.4))]), chunk=800)
+        d.push(silence(1.5))
+        d.end()
+        assert d.text == names(*range(1, 22))
 
 
 def test_sound_that_is_barely_speech_is_not_decoded_again() -> None:

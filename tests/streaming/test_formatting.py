@@ -262,6 +262,44 @@ def test_digits_inside_a_word_are_redacted_like_numbers(text: str) -> None:
     assert [word.text for word in formatted(said(f"the {text} left"), wanted)] == ["the", "[REDACTED]", "left"]
 
 
+@pytest.mark.parametrize(
+    ("language", "spoken", "written"),
+    [
+        ("de", "Das sind fünfzig Prozent.", "Das sind 50 %."),
+        ("de", "zwölf tausend fünfhundert Euro und zwanzig Cent, bitte", "12.500,20 €, bitte"),
+        ("de", "gegen neun Uhr dreißig", "gegen 9:30 Uhr"),
+        ("de", "gegen neun Uhr. Dreißig Leute kamen", "gegen 9 Uhr. 30 Leute kamen"),
+        ("de", "drei Komma fünf Kilometer", "3,5 Kilometer"),
+        ("de", "am dreiundzwanzigsten April", "am 23. April"),
+        ("fr", "cinquante pour cent", "50 %"),
+        ("fr", "douze mille cinq cents euros", "12 500 €"),
+        ("es", "cincuenta por ciento de doce mil quinientos", "50 % de 12 500"),
+        ("it", "dodicimila cinquecento euro", "12.500 €"),
+        ("pt", "vinte reais", "R$ 20"),
+        ("nl", "twaalfduizend vijfhonderd euro", "€ 12.500"),
+        ("da", "tolv tusind fem hundrede kroner", "12.500 kr"),
+        ("fi", "viisikymmentä prosenttia", "viisikymmentä prosenttia"),
+    ],
+)
+def test_smart_format_writes_figures_by_the_rules_of_the_language(language: str, spoken: str, written: str) -> None:
+    text = write(spoken, smart=True, fillers=True, language=language)
+    assert text.replace("\u00a0", " ") == written
+
+
+@pytest.mark.parametrize(
+    ("language", "spoken", "written"),
+    [
+        ("es", "cincuenta por ciento", "50 por ciento"),
+        ("fr", "cinquante pour cent", "50 pour cent"),
+        ("it", "cinquanta per cento", "50 per cento"),
+        ("pt", "cinquenta por cento", "50 por cento"),
+        ("fr", "cent personnes", "100 personnes"),
+    ],
+)
+def test_the_hundred_of_percent_stays_a_word(language: str, spoken: str, written: str) -> None:
+    assert write(spoken, numerals=True, language=language) == written
+
+
 def test_english_marks_and_profanities_are_unchanged_in_other_languages() -> None:
     german = said("der dicke dick und comma")
     wanted = Formatting(language="de", dictation=True, profanity=False, fillers=True)

@@ -35,8 +35,18 @@ def test_windows_give_the_same_probabilities_one_by_one_and_at_once() -> None:
     assert singly == vad.probabilities([(VadMemory(), pcm.tobytes())])[0]
 
 
+def test_digital_silence_of_some_channels_does_not_change_the_others() -> None:
+    vad = SileroVad()
+    parts = [np.zeros(3 * WINDOW, np.int16), recording("beckett")[: 5 * WINDOW], np.zeros(7 * WINDOW, np.int16)]
+    alone = [vad.probabilities([(VadMemory(), part.tobytes())])[0] for part in parts]
+    assert [len(probabilities) for probabilities in alone] == [3, 5, 7]
+    assert vad.probabilities([(VadMemory(), part.tobytes()) for part in parts]) == alone
+    assert alone[2][:3] == alone[0]
+
+
 def test_no_windows_give_no_probabilities() -> None:
     assert SileroVad().probabilities([]) == []
+    assert SileroVad().probabilities([(VadMemory(), b"")]) == [[]]
 
 
 def test_the_rebuilt_graph_computes_the_probabilities_of_the_shipped_one() -> None:
@@ -44,7 +54,8 @@ def test_the_rebuilt_graph_computes_the_probabilities_of_the_shipped_one() -> No
 
     from myna.streaming.speech.silero import installed_model
 
-    pcm = recording("two_cities")[: 200 * WINDOW]
+    speech = recording("two_cities")[: 200 * WINDOW]
+    pcm = np.concatenate([speech, np.zeros(50 * WINDOW, np.int16), speech])
     session = onnxruntime.InferenceSession(str(installed_model()), providers=["CPUExecutionProvider"])
     state, context = np.zeros((2, 1, 128), np.float32), np.zeros((1, 64), np.float32)
     shipped = []
@@ -53,5 +64,7 @@ def test_the_rebuilt_graph_computes_the_probabilities_of_the_shipped_one() -> No
         probability, state = session.run(None, {"input": heard, "state": state, "sr": np.array(RATE, np.int64)})
         shipped.append(float(probability[0, 0]))
         context = window[:, -64:]
-    (rebuilt,) = SileroVad().probabilities([(VadMemory(), pcm.tobytes())])
+    vad, memory, rebuilt = SileroVad(), VadMemory(), list[float]()
+    for start in range(0, len(pcm), 5 * WINDOW):
+        rebuilt += vad.probabilities([(memory, pcm[start : start + 5 * WINDOW].tobytes())])[0]
     assert np.abs(np.array(rebuilt) - shipped).max() < 1e-5

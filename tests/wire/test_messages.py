@@ -19,6 +19,7 @@ FROM_SERVER: list[wire.AnyServerMessage] = [
     wire.PartialMessage(channel=0, start=0.0, end=1.0, text="hé", words=(WORD,), stable=0),
     wire.FinalMessage(channel=1, start=0.0, end=1.0, text="", words=(), cause="endpoint"),
     wire.UtteranceEndMessage(channel=0, last_word_end=0.75),
+    wire.MarkMessage(channel=0, mark=","),
     wire.FinalizedMessage(id=None),
     wire.SpeakersMessage(
         channel=0,

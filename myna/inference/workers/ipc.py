@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from typing import Generic, TypeVar
 
 import msgspec
 
 from myna.streaming.session.jobs import EngineInfo, InferenceJob, JobError, Missing, Outcome, Transcript
 from myna.streaming.speakers.runs import Voices
 
+M = TypeVar("M")
 _LENGTH = struct.Struct("<I")
 STATUS_EVERY_S = 0.5
 """Interval of a worker's `Status` messages."""
@@ -104,8 +106,8 @@ def result(job_id: str, outcome: Outcome, step_s: float) -> Result:
             return ErrorResult(job_id, outcome, step_s)
 
 
-def encode(message: Message) -> bytearray:
-    """Return the message as bytes, prefixed with its length."""
+def encode(message: msgspec.Struct) -> bytearray:
+    """Return the message, of this module or another one's, as bytes, prefixed with its length."""
     data = bytearray(_LENGTH.size)
     _ENCODER.encode_into(message, data, _LENGTH.size)
     _LENGTH.pack_into(data, 0, len(data) - _LENGTH.size)
@@ -123,30 +125,38 @@ _ENCODER = msgspec.msgpack.Encoder(enc_hook=_plain)
 _DECODER: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 
 
-class Unpacker:
-    """Splits a stream of bytes, received in chunks of any size, into messages."""
+class MessageSplitter(Generic[M]):
+    """Splits a stream of bytes, received in chunks of any size, into messages of the type that the decoder returns."""
 
-    def __init__(self) -> None:
+    def __init__(self, decoder: msgspec.msgpack.Decoder[M], largest: int = LARGEST) -> None:
+        self._decoder = decoder
+        self._largest = largest
         self._bytes = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[Message]:
+    def feed(self, data: bytes) -> Iterator[M]:
         """Append received bytes and yield the messages they complete. Raises `ValueError` for malformed data."""
         self._bytes += data
         while len(self._bytes) >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._bytes)
-            if length > LARGEST:
-                raise ValueError(f"worker message of {length} bytes exceeds the limit of {LARGEST} bytes")
+            if length > self._largest:
+                raise ValueError(f"a message of {length} bytes exceeds the limit of {self._largest} bytes")
             end = _LENGTH.size + length
             if len(self._bytes) < end:
                 return
             with memoryview(self._bytes) as view, view[_LENGTH.size : end] as packed:
-                message = _decode(packed)
+                message = self._decode(packed)
             del self._bytes[:end]
             yield message
 
+    def _decode(self, packed: memoryview) -> M:
+        try:
+            return self._decoder.decode(packed)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise ValueError(f"malformed message: {error}") from error
 
-def _decode(packed: memoryview) -> Message:
-    try:
-        return _DECODER.decode(packed)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"malformed worker message: {error}") from error
+
+class Unpacker(MessageSplitter[Message]):
+    """Splits a stream of bytes into a worker's messages."""
+
+    def __init__(self) -> None:
+        super().__init__(_DECODER)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import structlog
 
+from myna.inference.port import OnResult
 from myna.inference.scheduling.capacity import Capacity
 from myna.inference.scheduling.dispatcher import BLAME, KILLED_BLAME, Dispatcher
 from myna.inference.workers.batches import RunningBatch, RunningBatches, Step
@@ -28,8 +29,6 @@ _MEASURE_EVERY_S, _MEASURE_WITHIN_S = 5.0, 1.0
 """Shortest interval between two measurements of the cost, and the longest wait for one."""
 _MEASURE_AHEAD_S = 0.001
 """A measurement is due this long before the oldest file job, so that it is decoded first."""
-
-OnResult = Callable[[str, Outcome], None]
 
 
 class EnginePool:
@@ -175,6 +174,10 @@ class EnginePool:
         if replaced := self._dispatcher.submit(job):
             self._waiting.pop(replaced.id, None)
         self._assign()
+
+    def awaits(self, job_id: str) -> bool:
+        """Return whether a result of this job is still to be called back."""
+        return job_id in self._waiting
 
     def cancel(self, job_id: str) -> None:
         """Discard a job, or its result if the job is already running."""

@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 
 from myna.inference.engines.catalogue import UnknownModelError
 from myna.inference.engines.kind import Model
-from myna.inference.models import Models
+from myna.inference.port import ModelSource
 from myna.runtime.errors import Refusal
 from myna.server.dialects.deepgram import models as deepgram_models
 from myna.server.dialects.openai import models as openai_models
@@ -47,7 +47,7 @@ class ModelsAnswer(TypedDict):
 class ModelHandlers:
     """Handlers of one server."""
 
-    def __init__(self, models: Models, authentication: Authentication) -> None:
+    def __init__(self, models: ModelSource, authentication: Authentication) -> None:
         self._models = models
         self._authentication = authentication
 

@@ -11,7 +11,7 @@ from aiohttp import web
 from myna.batch.address_gate import AddressGate
 from myna.batch.job_runner import JobRunner
 from myna.batch.transcriber import Transcriber
-from myna.inference.models import Models
+from myna.inference.port import ModelSource
 from myna.runtime.errors import Refusal
 from myna.server.dialects import models as models_handlers
 from myna.server.dialects.base import Entry
@@ -47,17 +47,29 @@ from myna.server.http.health import HealthHandlers
 from myna.server.http.intake import Intake
 from myna.server.http.request_id import REQUEST_ID
 from myna.server.keys import Authentication
-from myna.server.operations.admission import Admission
+from myna.server.operations.front_admission import FrontAdmission
 from myna.server.operations.gauges import Gauges
-from myna.server.services import Services
+from myna.server.operations.overview import Overview
 from myna.server.settings import Settings
 from myna.wire import messages as wire
+
+RESUME_PREFIX: web.AppKey[str] = web.AppKey("resume prefix")
+"""Key, in a server's application, of what its tokens for resumption begin with."""
+_ANYWHERE = ("/v1/auth/", "/v1/realtime/")
+"""Beginnings of the addresses with POST that have no files."""
+_JOBS = "/v1/jobs/"
+
+
+def has_files(method: str, path: str) -> bool:
+    """Return whether requests of this method and path are about files: transcriptions, and the jobs that make them."""
+    return (method == "POST" and not path.startswith(_ANYWHERE)) or path.startswith(_JOBS)
+
 
 EntryOf = Callable[[web.Request, Settings, Authentication], Entry]
 
 
-def _native(_request: web.Request, settings: Settings, _authentication: Authentication) -> Entry:
-    return NativeEntry(secrets.token_hex(8), settings)
+def _native(request: web.Request, settings: Settings, _authentication: Authentication) -> Entry:
+    return NativeEntry(secrets.token_hex(8), settings, request.app[RESUME_PREFIX])
 
 
 def _deepgram(request: web.Request, settings: Settings, _authentication: Authentication) -> Entry:
@@ -125,11 +137,11 @@ def description() -> openapi.Schema:
 def add_http_routes(
     app: web.Application,
     settings: Settings,
-    services: Services,
-    models: Models,
+    overview: Overview,
+    models: ModelSource,
     transcriber: Transcriber,
     authentication: Authentication,
-    admission: Admission,
+    admission: FrontAdmission,
     gauges: Gauges,
     gate: AddressGate,
     jobs: JobRunner,
@@ -148,8 +160,8 @@ def add_http_routes(
 
     app.router.add_post(TRANSCRIPTIONS, transcriptions)
     for handlers in (
-        HealthHandlers(services, models, admission, gauges),
-        StatusHandlers(services, models, transcriber, admission, gauges),
+        HealthHandlers(overview, models, admission, gauges),
+        StatusHandlers(overview, models, admission),
         models_handlers.ModelHandlers(models, authentication),
         GrantHandler(authentication),
         ClientSecrets(authentication),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 from myna.server.dialects.parameters import Parameters, whole
@@ -35,12 +34,6 @@ def limits_of(given: Parameters, *, wanted: bool, asking: str) -> SpeakerLimits 
         raise given.refusal("num_speakers", f"num_speakers must be at most max_speakers, {high}, not {number}")
     lowest, highest = low or 1, high or MOST_SPEAKERS
     return SpeakerLimits(lowest, highest, number or (lowest if lowest == highest else None))
-
-
-def limits_if_asked(fields: Collection[tuple[str, str]]) -> SpeakerLimits | None:
-    """Return the limits of a request whose parameter `diarize` asks for speakers, or None. Raises `Refusal`."""
-    given = Parameters(fields, "invalid_value")
-    return limits_of(given, wanted=given.flag("diarize"), asking="diarize=true")
 
 
 def _number(given: Parameters, name: str) -> int | None:

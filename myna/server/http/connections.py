@@ -17,10 +17,9 @@ from aiohttp.web_request import BaseRequest
 from myna.batch.addresses import network_of
 from myna.batch.pace import TOO_SLOW, Pace
 from myna.server.http.connection_limits import Connections
+from myna.server.http.diversion import MOST_LINE_BYTES, Diversion, Route
 from myna.server.http.frame_meter import FrameMeter
 
-MOST_LINE_BYTES = 65_536
-"""Bytes of a request's first line: a hundred keyterms fit into an address."""
 MOST_FIELD_BYTES = 32_768
 """Bytes of each header. A client secret of OpenAI's Realtime API holds its session."""
 MOST_HEADERS = 64
@@ -66,7 +65,9 @@ class SlowBodyError(web.HTTPRequestTimeout):
 class WatchedConnection(web.RequestHandler):
     """aiohttp's connection, which answers one request at a time, with bounds."""
 
-    def __init__(self, connections: Connections, server: web.Server) -> None:
+    def __init__(
+        self, connections: Connections, server: web.Server, route: Route | None = None, begun: bytes = b""
+    ) -> None:
         super().__init__(
             server,
             loop=asyncio.get_running_loop(),
@@ -97,6 +98,9 @@ class WatchedConnection(web.RequestHandler):
         self._dropped_at: float | None = None  # when the answer that says why was sent
         self._receiving, self._sending = Pace(connections.clock), Pace(connections.clock)
         self._answer_bytes = 0  # of all answers but the present one
+        self._route = route
+        self._begun = begun  # what another process has read from the connection
+        self._diversion: Diversion | None = None
 
     @property
     def age_s(self) -> float:
@@ -123,6 +127,10 @@ class WatchedConnection(web.RequestHandler):
         if sock is not None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MOST_UNSENT_BYTES)
         self._connections.add(self, self._peer, sock.fileno() if sock is not None else -1)
+        if self._route is not None:
+            self._diversion = Diversion(self._route, self._own_transport, self._take_request, self.abort)
+        if self._begun:
+            self._take_request(self._begun)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Remove the connection from the counts."""
@@ -153,6 +161,16 @@ class WatchedConnection(web.RequestHandler):
             if self._meter.pieces > MOST_PIECES:
                 self.overflow("pieces")
             return
+        diversion, in_request = self._diversion, self._busy or self._is_in_body()
+        if diversion is None or in_request or (self.head_bytes and not diversion.holds):
+            self._take_request(data)
+        elif (begun := diversion.take(data)) is not None:
+            self._take_request(begun)
+        else:
+            self._take_head(len(data))
+
+    def _take_request(self, data: bytes) -> None:
+        """Pass bytes of requests on to aiohttp."""
         before, of_body = self._request_count, self._is_in_body()
         super().data_received(data)
         requests = self._request_count - before

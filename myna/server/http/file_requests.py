@@ -21,7 +21,7 @@ from myna.server.http.open_routes import OpenRoutes
 from myna.server.http.request_log import KIND
 from myna.server.http.uploads import Receiver
 from myna.server.keys import Authentication, Identity
-from myna.server.operations.admission import Admission
+from myna.server.operations.front_admission import FrontAdmission
 from myna.server.settings import Settings
 
 LONGEST_JSON = 1 << 20
@@ -47,7 +47,7 @@ class FileRequests:
         self,
         settings: Settings,
         authentication: Authentication,
-        admission: Admission,
+        admission: FrontAdmission,
         intake: Intake,
         unfinished: Callable[[str | None], int],
     ) -> None:

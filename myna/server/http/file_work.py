@@ -20,8 +20,7 @@ from myna.batch.padding import StoreError, pad, store
 from myna.batch.transcriber import DecodeFailedError, Listener, Progress, SoundFile, Transcriber
 from myna.batch.transcript import FileTranscript
 from myna.inference.engines.kind import Model
-from myna.inference.models import Models
-from myna.inference.workers.pool import EnginePool
+from myna.inference.port import ModelPool, ModelSource
 from myna.media.source import DecoderLostError
 from myna.runtime.errors import Refusal
 from myna.server.http.answers import Answers
@@ -61,7 +60,7 @@ class FileWork:
     """Fetches and transcribes the files of one server. Every method raises `Refusal`."""
 
     def __init__(
-        self, settings: Settings, models: Models, transcriber: Transcriber, gate: AddressGate, intake: Intake
+        self, settings: Settings, models: ModelSource, transcriber: Transcriber, gate: AddressGate, intake: Intake
     ) -> None:
         self._settings = settings
         self._models = models
@@ -102,14 +101,14 @@ class FileWork:
         speakers: SpeakerLimits | None = None,
         needs_speakers: bool = False,
         clips: Sequence[Path] = (),
-        accepted: Callable[[], None] = lambda: None,
+        accepted: Callable[[EngineInfo], None] = lambda _: None,
     ) -> Done:
         """Return the file's transcript when its share's turn comes; `begin` is awaited at the start of that turn.
 
         With `speakers`, each word has its speaker. Without a model that tells them apart, the words have none unless
         `needs_speakers`, or the setting `without_diarizer`, refuses such a request. Speakers whose voices are in `clips` are
-        known in the transcript; a refusal for a clip is a `ClipRefusal`. `accepted` is called when nothing but the file can
-        be the reason for a refusal.
+        known in the transcript; a refusal for a clip is a `ClipRefusal`. `accepted` is called with the engine when nothing
+        but the file can be the reason for a refusal.
         """
         sound = SoundFile(path, audio, mix, self._settings.max_file_hours * 3600, speakers)
         with _refusals():
@@ -121,7 +120,7 @@ class FileWork:
                 diarizer = await self._diarizer(stack, needed=needs_speakers) if speakers else None
                 if diarizer and clips:
                     sound = replace(sound, known=await self._known(diarizer, clips))
-                accepted()
+                accepted(engine.info)
                 async with self._turns.turn(share) as pause:
                     if begin is not None:
                         await begin()
@@ -150,13 +149,13 @@ class FileWork:
             raise Refusal(502, "not_stored", f"The file cannot be stored at this address: {error}.") from error
         return size
 
-    async def _known(self, diarizer: EnginePool, clips: Sequence[Path]) -> tuple[np.ndarray, ...]:
+    async def _known(self, diarizer: ModelPool, clips: Sequence[Path]) -> tuple[np.ndarray, ...]:
         try:
             return await voices_of(self._transcriber.decoders, diarizer, clips)
         except ClipError as error:
             raise ClipRefusal(error) from error
 
-    async def _diarizer(self, stack: contextlib.AsyncExitStack, *, needed: bool) -> EnginePool | None:
+    async def _diarizer(self, stack: contextlib.AsyncExitStack, *, needed: bool) -> ModelPool | None:
         try:
             return await stack.enter_async_context(diarizer_of(self._models))
         except Refusal as refusal:

@@ -6,6 +6,8 @@ _READ_BYTES = 64
 """Memory of each read of an unfinished message besides its bytes."""
 _LENGTHS = {126: 2, 127: 8}
 """Bytes of the extended forms of a frame's length."""
+_LAST_DATA = (0x80, 0x81, 0x82)
+"""First bytes of a message's last frame: continuation, text, binary."""
 
 
 class FrameMeter:
@@ -28,6 +30,9 @@ class FrameMeter:
     def feed(self, data: bytes) -> None:
         """Process the next bytes."""
         at = 0
+        if not self._in_frame and not self._head and _is_one_message(data):
+            self.held = self.pieces = 0
+            return
         while at < len(data):
             if not self._in_frame:
                 at = self._begin(data, at)
@@ -64,3 +69,8 @@ class FrameMeter:
             self.held = self.pieces = 0
         else:
             self.pieces += 1
+
+
+def _is_one_message(data: bytes) -> bool:
+    """Return whether the bytes are one complete masked data frame of 126 to 65,535 bytes, the last of its message."""
+    return len(data) > 8 and data[0] in _LAST_DATA and data[1] == 0xFE and len(data) == 8 + (data[2] << 8) + data[3]

@@ -9,13 +9,13 @@ from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
 from myna import __version__
-from myna.inference.models import Models
+from myna.inference.port import ModelSource
 from myna.server.http.json_answer import json_answer
 from myna.server.http.openapi import RouteDescriptions, json_response, operation, reference
-from myna.server.operations.admission import Admission
+from myna.server.operations.front_admission import FrontAdmission
 from myna.server.operations.gauges import Gauges
 from myna.server.operations.metrics import CONTENT_TYPE
-from myna.server.services import Services
+from myna.server.operations.overview import Overview
 
 Failing = Annotated[dict[str, str], Field(description="The parts that do not work, each with the reason.")]
 
@@ -50,8 +50,8 @@ class NotReadyAnswer(TypedDict):
 class HealthHandlers:
     """Handlers of one server."""
 
-    def __init__(self, services: Services, models: Models, admission: Admission, gauges: Gauges) -> None:
-        self._services = services
+    def __init__(self, overview: Overview, models: ModelSource, admission: FrontAdmission, gauges: Gauges) -> None:
+        self._overview = overview
         self._models = models
         self._admission = admission
         self._gauges = gauges
@@ -65,13 +65,13 @@ class HealthHandlers:
 
     async def health(self, _request: web.Request) -> web.Response:
         """Return whether every part of the server works, and which do not."""
-        failing = self._gauges.failing
+        failing = await self._overview.failing()
         body: HealthAnswer = {
             "status": "degraded" if failing else "ok",
             "failing": failing,
             "version": __version__,
             "model": self._models.catalogue.default,
-            "streams": len(self._services.streams),
+            "streams": sum((await self._overview.streams()).values()),
         }
         return json_answer(body, status=503 if failing else 200)
 
@@ -95,7 +95,7 @@ class HealthHandlers:
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """Return every metric in Prometheus's text format."""
-        return web.Response(body=self._services.metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
+        return web.Response(body=await self._overview.exposition(), headers={"Content-Type": CONTENT_TYPE})
 
 
 DESCRIPTION = RouteDescriptions(

@@ -10,31 +10,23 @@ import contextlib
 import math
 import os
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import structlog
 
+from myna.inference.port import ModelPool
 from myna.inference.scheduling.capacity import ALONE, Beside
 from myna.inference.scheduling.claims import Claim
 from myna.inference.workers.pool import EnginePool
 from myna.runtime.errors import DialectError, Refusal
 from myna.server.keys import ANYBODY, Identity
+from myna.server.operations.front_admission import FrontAdmission
 from myna.server.operations.loop_monitor import LoopMonitor
 from myna.server.operations.metrics import Metrics
 from myna.server.settings import Settings
 
 log = structlog.get_logger()
 
-RETRY_S = 5
-"""Seconds in `Retry-After`. When a place becomes free is unknown, and a retry after this time costs little."""
-_BUSIEST = 0.9
-"""Share of a core, all that the event loop can use, above which everything is late."""
-_BUSY_FROM = 0.5
-"""Share of a core below which the estimate of a channel's cost on the event loop is too uncertain."""
-_CHANNEL_BUSY = 0.02
-"""Most of a core that one channel is assumed to cost on the event loop: seven times the cost in docs/performance.md. A higher
-figure comes from other work, such as files."""
 KEPT_S = 10.0
 """Seconds for which a stream keeps its place after its client lost the connection; then another stream may take it."""
 _MOST_ROOM = 1000
@@ -67,7 +59,7 @@ class Place:
         """Seconds since the client lost its connection; negative while it is connected."""
         return time.monotonic() - self._away_since
 
-    def resize(self, channels: int) -> None:
+    async def resize(self, channels: int) -> None:
         """Note how many channels the stream really has. Raises `DialectError` if there is no room for the additional ones."""
         if channels > self.channels:
             self._admission.widen(self, channels - self.channels)
@@ -89,17 +81,12 @@ class Place:
             self.claim.back(time.monotonic())
 
 
-class Admission:
-    """Admits the streams and files of one server."""
+class Admission(FrontAdmission):
+    """Admits the streams and files of a server whose models run in workers of this process."""
 
     def __init__(self, settings: Settings, metrics: Metrics, loop_monitor: LoopMonitor) -> None:
-        self._settings = settings
-        self._metrics = metrics
-        self._loop_monitor = loop_monitor
+        super().__init__(settings, metrics, loop_monitor)
         self._places: list[Place] = []
-        self._requests: Counter[str] = Counter()
-        self.draining = False
-        """Whether the server is stopping and admits no more streams and files."""
 
     @property
     def away(self) -> int:
@@ -108,14 +95,16 @@ class Admission:
 
     @contextlib.asynccontextmanager
     async def stream(
-        self, name: str, key: Identity, peer: str, pool: EnginePool, channels: int, speakers: EnginePool | None = None
+        self, name: str, key: Identity, peer: str, pool: ModelPool, channels: int, speakers: ModelPool | None = None
     ) -> AsyncIterator[Place]:
         """Admit a live stream while the context lasts; `peer` is the client's address. Raises `Refusal`.
 
         `pool` decodes its words; `speakers` tells its speakers apart, if it asks for them.
         """
         self._check_open()
-        owner = peer if key is ANYBODY else f"key {key.name}"
+        assert isinstance(pool, EnginePool)
+        assert speakers is None or isinstance(speakers, EnginePool)
+        owner = _owner(key, peer)
         pools = (pool,) if speakers is None else (pool, speakers)
         if not self._keeps_target(pools, owner, channels):
             for each in pools:
@@ -123,9 +112,18 @@ class Admission:
             self._check_open()
         for place in self._check(key, owner, pools, channels):
             self._give_up(place)
-        place = Place(self, key, pool, pool.capacity.claims.join(name, owner, channels, time.monotonic()), speakers)
+        with self.present(name, key, peer, pool, channels, speakers) as place:
+            yield place
+
+    @contextlib.contextmanager
+    def present(
+        self, name: str, key: Identity, peer: str, pool: EnginePool, channels: int, speakers: EnginePool | None
+    ) -> Iterator[Place]:
+        """Count a live stream while the context lasts, without a check: it has been admitted."""
+        claim = pool.capacity.claims.join(name, _owner(key, peer), channels, time.monotonic())
+        place = Place(self, key, pool, claim, speakers)
         if speakers is not None:
-            speakers.capacity.claims.share(place.claim)
+            speakers.capacity.claims.share(claim)
         self._places.append(place)
         try:
             yield place
@@ -142,22 +140,6 @@ class Admission:
         for other in yielding:
             self._give_up(other)
 
-    @contextlib.asynccontextmanager
-    async def request(self, identity: Identity, waiting: Callable[[str], int]) -> AsyncIterator[None]:
-        """Admit a file; `waiting` returns how many accepted files of a key are not finished. Raises `Refusal`."""
-        self._check_open()
-        if limit := identity.requests or self._settings.key_requests:
-            accepted = waiting(identity.id)
-            taken = self._requests[identity.name] + accepted
-            if taken >= limit:
-                message = f"This API key may have {limit} requests at a time and has {taken}."
-                raise self._refusal(429, "too_many_requests", "key_requests", message)
-        self._requests[identity.name] += 1
-        try:
-            yield
-        finally:
-            self._requests[identity.name] -= 1
-
     def room(self, pool: EnginePool) -> int:
         """Return how many more channels the model is expected to serve; at most 1,000."""
         limit, target_s = self._settings.max_streams, self._settings.final_target_ms / 1000
@@ -168,7 +150,7 @@ class Admission:
             pool.start_measurement(_GAUGED_S)
             alone = pool.capacity.claims.weight(now) < 1
             room = max(pool.capacity.room(now, target_s, self._beside(now, (pool,), pool, 0)), int(alone))
-            if self._front_is_full(1):
+            if self._front_is_full(self._claims, 1):
                 room = 0
         if limit:
             taken = sum(place.channels for place in self._places if place.pool is pool and place.away_s < KEPT_S)
@@ -199,8 +181,7 @@ class Admission:
             predicted_s = self._predicted_p95(time.monotonic(), pools, owner, channels)
             message = "The server is too busy: with another stream its finals would be late."
             raise self._busy("headroom", message, predicted_ms=1000 * predicted_s)
-        if self._settings.final_target_ms and self._front_is_full(channels):
-            raise self._busy("front", "The server is too busy for another connection.")
+        self._check_front(self._claims, channels)
         return yielding
 
     def _keeps_target(
@@ -230,13 +211,9 @@ class Admission:
         more = sum(channels * other.capacity.demand(now) for other in pools if other is not pool and not other.info.gpu)
         return Beside(seen / cores, more / cores)
 
-    def _front_is_full(self, channels: int) -> bool:
-        """Return whether the additional channels would overload the event loop."""
-        now, busy = time.monotonic(), self._loop_monitor.busy
-        there = sum(place.claim.speaking(now) for place in self._places)
-        if not there or busy <= _BUSY_FROM:
-            return False
-        return busy + channels * min(_CHANNEL_BUSY, busy / there) > _BUSIEST
+    @property
+    def _claims(self) -> list[Claim]:
+        return [place.claim for place in self._places]
 
     def _give_up(self, place: Place) -> None:
         log.info("a stream whose client is away loses its place to another stream", stream=place.claim.name)
@@ -248,17 +225,10 @@ class Admission:
         for pool in place.pools:
             pool.capacity.claims.leave(place.claim)
 
-    def _check_open(self) -> None:
-        if self.draining:
-            raise self._refusal(503, "shutting_down", "draining", "The server is stopping.")
 
-    def _busy(self, reason: str, message: str, **details: float) -> Refusal:
-        log.warning("a stream was refused", reason=reason, **details)
-        return self._refusal(503, "too_busy", reason, message)
-
-    def _refusal(self, status: int, code: str, reason: str, message: str) -> Refusal:
-        self._metrics.refused(reason)
-        return Refusal(status, code, message, retry_after_s=RETRY_S)
+def _owner(key: Identity, peer: str) -> str:
+    """Return whose claim a stream is: its key's, or its address's if the server has no keys."""
+    return peer if key is ANYBODY else f"key {key.name}"
 
 
 def _give(places: list[Place], limit: int, yielding: list[Place]) -> int:

@@ -10,7 +10,7 @@ import structlog
 
 from myna.runtime.deadlines import Clock
 from myna.runtime.errors import DialectError
-from myna.server.operations.admission import Admission
+from myna.server.operations.front_admission import FrontAdmission
 
 log = structlog.get_logger()
 
@@ -26,7 +26,7 @@ class DrainedStream(Protocol):
 
 
 async def drain(
-    admission: Admission,
+    admission: FrontAdmission,
     streams: Mapping[str, DrainedStream],
     files: Callable[[], int],
     clock: Clock,

@@ -1,4 +1,4 @@
-"""The current state of the server as gauges, read at each scrape."""
+"""The current state of a front as gauges, read at each scrape."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from myna.batch.job_runner import JobRunner
 from myna.batch.transcriber import Transcriber
-from myna.inference.models import Models
 from myna.inference.workers.vad_worker import VadWorker
 from myna.media.pool import DecoderPool
 from myna.runtime.supervisor import Supervisor
-from myna.server.operations.admission import Admission
+from myna.server.operations.front_admission import FrontAdmission
 from myna.server.operations.loop_monitor import LoopMonitor
-from myna.streaming.session.jobs import JobKind
 
 
 class MeasuredStream(Protocol):
@@ -41,15 +39,14 @@ class MeasuredStream(Protocol):
 
 @dataclass(slots=True)
 class Gauges:
-    """Reads the gauges of one server."""
+    """Reads the gauges of one front."""
 
     streams: Mapping[str, MeasuredStream]
     """The live streams, by name."""
     vad: VadWorker
     decoders: DecoderPool
-    models: Models
     transcriber: Transcriber
-    admission: Admission
+    admission: FrontAdmission
     loop_monitor: LoopMonitor
     jobs: JobRunner
     supervisor: Supervisor
@@ -85,7 +82,6 @@ class Gauges:
         yield GaugeMetricFamily("myna_failing_parts", "Parts of the server that do not work.", value=len(self.failing))
         restarts = self.supervisor.restarts
         yield CounterMetricFamily("myna_part_restarts", "Restarts of parts that failed.", value=restarts)
-        yield from self._of_models()
 
     def _of_streams(self) -> Iterator[Metric]:
         streams = self.streams.values()
@@ -103,28 +99,3 @@ class Gauges:
             "Decoded audio that waits for a final, of the stream furthest behind.",
             value=backlog_s,
         )
-
-    def _of_models(self) -> Iterator[Metric]:
-        channels = GaugeMetricFamily("myna_channels", "Live channels.", labels=["model"])
-        workers = GaugeMetricFamily("myna_workers", "Workers that accept jobs.", labels=["model"])
-        busy = GaugeMetricFamily("myna_lanes_busy", "Lanes that run a batch.", labels=["model"])
-        lanes = GaugeMetricFamily("myna_lanes", "Lanes of all workers.", labels=["model"])
-        restarts = CounterMetricFamily("myna_worker_restarts", "Workers that were replaced.", labels=["model"])
-        memory = GaugeMetricFamily(
-            "myna_worker_memory_bytes", "Memory of the workers when they were ready.", labels=["model"]
-        )
-        ages = GaugeMetricFamily(
-            "myna_queue_age_seconds", "How overdue the oldest waiting job is.", labels=["model", "kind"]
-        )
-        room = GaugeMetricFamily("myna_headroom_streams", "Streams that could still be admitted.", labels=["model"])
-        for name, pool in self.models.pools_by_name.items():
-            channels.add_metric([name], pool.capacity.streams)
-            workers.add_metric([name], len(pool.pids))
-            busy.add_metric([name], pool.busy_lanes)
-            lanes.add_metric([name], pool.lanes)
-            restarts.add_metric([name], pool.restarts)
-            memory.add_metric([name], pool.memory)
-            room.add_metric([name], self.admission.room(pool))
-            for kind in JobKind:
-                ages.add_metric([name, kind.name.lower()], pool.waiting_s(kind))
-        yield from (channels, workers, busy, lanes, restarts, memory, ages, room)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -22,6 +23,8 @@ _LATE_S = 1.0
 """A timer that runs this much too late shows that the event loop was blocked."""
 _LONGEST_REASON = 123
 """Bytes of a close frame's reason (RFC 6455, 5.5)."""
+_NO_MESSAGE = WSMessage(WSMsgType.CONTINUATION, None, None)
+"""What the queue of messages gets when the patience of its reader is over; a client's frames never have this type there."""
 DATA = (WSMsgType.TEXT, WSMsgType.BINARY)
 CONTROL = (WSMsgType.PING, WSMsgType.PONG)
 
@@ -56,16 +59,46 @@ class ClientSocket(web.WebSocketResponse):
             protocols=[subprotocol] if subprotocol else (),
         )
         self._too_big = too_big
+        self._patience: asyncio.TimerHandle | None = None
+        self._awaited_until = math.inf  # by the loop's clock
 
     async def next_message(self, within_s: float | None = None) -> WSMessage:
         """Return the next message; one of type ERROR, CLOSED or CLOSING if the connection has broken.
 
         Raises `TimeoutError` if none comes within `within_s` seconds.
         """
-        try:
-            return await self.receive(within_s)
-        except ConnectionError as error:
-            return WSMessage(WSMsgType.ERROR, error, None)
+        self._awaited_until = math.inf
+        if within_s is not None:
+            self._wait_until(asyncio.get_running_loop().time() + within_s)
+        while True:
+            try:
+                message = await self.receive()
+            except ConnectionError as error:
+                return WSMessage(WSMsgType.ERROR, error, None)
+            if message is not _NO_MESSAGE:
+                return message
+            if asyncio.get_running_loop().time() >= self._awaited_until:
+                raise TimeoutError
+
+    def _wait_until(self, at: float) -> None:
+        """Have `receive` return `_NO_MESSAGE` at this time of the loop's clock.
+
+        A timer is made only where none falls due before: aiohttp's own timeouts make one for each message.
+        """
+        self._awaited_until = at
+        if self._patience is not None and self._patience.when() > at:
+            self._patience.cancel()
+            self._patience = None
+        if self._patience is None:
+            self._patience = asyncio.get_running_loop().call_at(at, self._lose_patience)
+
+    def _lose_patience(self) -> None:
+        self._patience = None
+        if asyncio.get_running_loop().time() < self._awaited_until:
+            if self._awaited_until < math.inf:
+                self._wait_until(self._awaited_until)
+        elif self._reader is not None and self._waiting and not self._reader._buffer:
+            self._reader.feed_data(_NO_MESSAGE, 0)
 
     @property
     def has_data(self) -> bool:
@@ -109,6 +142,9 @@ class ClientSocket(web.WebSocketResponse):
 
     async def _close_within(self, farewell: Farewell, *, drain: bool) -> bool:
         """Close; drop the connection of a client that reads nothing."""
+        self._awaited_until = math.inf
+        if self._patience is not None:
+            self._patience.cancel()
         try:
             async with asyncio.timeout(_CLOSING_S):
                 for frame in farewell.frames:

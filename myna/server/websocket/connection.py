@@ -10,14 +10,14 @@ from typing import Any
 import structlog
 from aiohttp import WSCloseCode, web
 
-from myna.inference.workers.pool import EnginePool
+from myna.inference.port import ModelPool
 from myna.runtime.deadlines import timeout
 from myna.runtime.errors import DialectError
 from myna.runtime.tasks import cancel_and_wait
 from myna.server.dialects.base import Dialect, Farewell
 from myna.server.http.connections import on_excess
 from myna.server.keys import Identity
-from myna.server.operations.admission import Place
+from myna.server.operations.front_admission import StreamPlace
 from myna.server.services import Services
 from myna.server.settings import Settings
 from myna.server.websocket.client_socket import ClientGone, ClientSocket
@@ -52,13 +52,13 @@ class Connection:
         name: str,
         identity: Identity,
         dialect: Dialect,
-        place: Place,
+        place: StreamPlace,
         services: Services,
         settings: Settings,
         *,
         subprotocol: str | None = None,
         delivery: Delivery | None = None,
-        diarizer: EnginePool | None = None,
+        diarizer: ModelPool | None = None,
     ) -> None:
         self.identity = identity
         self.path = ""

@@ -198,6 +198,8 @@ class Feeder:
             if not channels:
                 return True
             self._push(channels)
+            if self._source.is_empty:
+                return True
         return True
 
     def _push(self, channels: list[bytes]) -> None:

@@ -7,10 +7,11 @@ import asyncio
 import structlog
 
 from myna.inference.driver import StreamDriver
-from myna.inference.workers.pool import EnginePool
+from myna.inference.port import ModelPool
 from myna.runtime.errors import DialectError
+from myna.runtime.tasks import cancel_and_wait
 from myna.server.dialects.base import Command, Dialect, KeepAlive, Open, Reply
-from myna.server.operations.admission import Place
+from myna.server.operations.front_admission import StreamPlace
 from myna.server.services import Services
 from myna.server.websocket.feeder import Feeder
 from myna.server.websocket.outbox import Outbox, SlowReaderError
@@ -20,12 +21,15 @@ from myna.streaming.speakers.labelling import Distances
 
 log = structlog.get_logger()
 
+_NOTED_S = 0.25
+"""Audio after which admission is told of it. Admission looks at averages over seconds."""
+
 
 class LiveStream:
     """One connection's stream. `outbox` fills with frames; `broken` is done when the stream cannot go on."""
 
     def __init__(
-        self, name: str, dialect: Dialect, place: Place, services: Services, diarizer: EnginePool | None = None
+        self, name: str, dialect: Dialect, place: StreamPlace, services: Services, diarizer: ModelPool | None = None
     ) -> None:
         self.name = name
         self.engine = place.pool
@@ -37,7 +41,9 @@ class LiveStream:
         self._diarizer = diarizer
         self._driver: StreamDriver | None = None
         self._feeder: Feeder | None = None
+        self._resizing: asyncio.Task[None] | None = None
         self._heard_s = 0.0
+        self._unnoted_s = 0.0  # audio of which admission has not been told
         self._ended = False
 
     @property
@@ -69,7 +75,7 @@ class LiveStream:
         """Carry out a command, or queue it. Raises `DialectError` if its audio cannot be decoded or kept."""
         match command:
             case Open():
-                self._open(command)
+                await self._open(command)
             case Reply(frames):
                 for frame in frames:
                     self.outbox.put(frame)
@@ -91,6 +97,8 @@ class LiveStream:
 
     async def close(self) -> None:
         """Free everything: audio, frames, queued jobs, the decoder."""
+        if self._resizing is not None:
+            await cancel_and_wait(self._resizing)
         if self._feeder is not None:
             await self._feeder.close()
         self.outbox.clear()
@@ -115,8 +123,8 @@ class LiveStream:
             error = failure()
         self.abort(error)
 
-    def _open(self, command: Open) -> None:
-        self._place.resize(command.channels)
+    async def _open(self, command: Open) -> None:
+        await self._place.resize(command.channels)
         distances = Distances(*self._diarizer.info.voice_distances) if self._diarizer else None
         stream = Stream(self.name, command.policy, command.options, self.engine.info, distances)
         driver = StreamDriver(stream, self.engine, self._services.vad, self._emit, self.fail, self._diarizer)
@@ -129,27 +137,32 @@ class LiveStream:
 
     def _count(self, audio_s: float) -> None:
         self._services.metrics.audio_in(audio_s)
-        self._place.heard(audio_s)
+        self._unnoted_s += audio_s
+        if self._unnoted_s >= _NOTED_S:
+            self._place.heard(self._unnoted_s)
+            self._unnoted_s = 0.0
 
     def _emit(self, event: Event) -> None:
         match event:
             case Ended():
                 self._ended = True
             case Opened(channels=channels):
-                self._resize(channels)
-            case Repeated(heard=heard):
-                self._services.metrics.speech_repeated(heard=heard)
+                self._resizing = asyncio.create_task(self._resize(channels), name=f"channels {self.name}")
+            case Repeated():
+                self._services.metrics.speech_repeated(event)
                 return
         if self.broken.done():  # the client is being told the reason, and nothing may follow that
             return
         for frame in self._dialect.emit(event):
             self.outbox.put(frame)
 
-    def _resize(self, channels: int) -> None:
+    async def _resize(self, channels: int) -> None:
         try:
-            self._place.resize(channels)
+            await self._place.resize(channels)
         except DialectError as error:
             self.abort(error)
+        except Exception as error:
+            self.fail(error)
 
 
 def failure() -> DialectError:

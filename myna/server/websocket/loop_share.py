@@ -50,7 +50,12 @@ class LoopShare:
     @property
     def is_due(self) -> bool:
         """Whether the client has worked for a step, or is over its share: `yield_to_others` should be called."""
-        return self._spent() - self._began >= STEP_S or self._owed > BURST_S
+        return self._spent() - self._began >= STEP_S or self.is_over
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the client may be over its share: `yield_to_others` knows, and must be called."""
+        return self._owed > BURST_S
 
     async def run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         """Run the coroutine and count the processor time of its steps; what others do while it waits does not count."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable
 
 from aiohttp import WSMessage, WSMsgType
@@ -49,10 +48,12 @@ class Receiver:
         silence = self._silence
         silence.message_received()
         while True:
-            await self._yield_to_others()
-            message: WSMessage | None = None
-            with contextlib.suppress(TimeoutError):
-                message = await socket.next_message(silence.wait_s)
+            if socket.has_data or self._share.is_over:  # otherwise waiting for the next message lets others run
+                await self._yield_to_others()
+            try:
+                message: WSMessage | None = await socket.next_message(silence.wait_s)
+            except TimeoutError:
+                message = None
             if message is not None and message.type is WSMsgType.PING:
                 await socket.answer_ping(message.data)
             if message is None or (message.type in CONTROL and silence.has_expired):
@@ -114,7 +115,7 @@ class Receiver:
 
     async def _join(self, audio: bytes) -> None:
         """Keep audio back; hand over what was kept where it would grow too large, or is not to be joined."""
-        if sum(map(len, self._joined)) + len(audio) > _JOINED_BYTES:
+        if self._joined and sum(map(len, self._joined)) + len(audio) > _JOINED_BYTES:
             await self._hand_over()
         self._joined.append(audio)
         if not self._joins:
@@ -123,6 +124,7 @@ class Receiver:
     async def _hand_over(self) -> None:
         """Hand the audio that was kept back to the stream."""
         if self._joined:
-            audio, self._joined = Audio(b"".join(self._joined)), []
+            audio = Audio(self._joined[0] if len(self._joined) == 1 else b"".join(self._joined))
+            self._joined.clear()
             await self._live.act(audio)
             self._silence.audio_received()

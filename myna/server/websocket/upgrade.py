@@ -10,8 +10,7 @@ from aiohttp import web
 from myna.batch.address_gate import AddressGate
 from myna.batch.addresses import network_of
 from myna.batch.callback import CallbackSender
-from myna.inference.models import Models
-from myna.inference.workers.pool import EnginePool
+from myna.inference.port import ModelPool, ModelSource
 from myna.runtime.errors import Refusal
 from myna.server.dialects.base import Entry, Resume
 from myna.server.http.connections import authenticated
@@ -19,7 +18,7 @@ from myna.server.http.errors import refusal_response
 from myna.server.http.intake import share_of
 from myna.server.http.request_log import KIND
 from myna.server.keys import Authentication, Identity, Scope, credential
-from myna.server.operations.admission import Admission
+from myna.server.operations.front_admission import FrontAdmission
 from myna.server.services import Services
 from myna.server.serving import NO_DIARIZER, diarizer_of, engine_for
 from myna.server.settings import Settings
@@ -33,9 +32,9 @@ class Upgrade:
 
     settings: Settings
     services: Services
-    models: Models
+    models: ModelSource
     authentication: Authentication
-    admission: Admission
+    admission: FrontAdmission
     gate: AddressGate
 
     async def serve(self, request: web.Request, entry: Entry) -> web.StreamResponse:
@@ -82,7 +81,7 @@ class Upgrade:
             _check_upgrade(request)
             return await connection.run(request)
 
-    async def _diarizer(self, stack: contextlib.AsyncExitStack) -> EnginePool | None:
+    async def _diarizer(self, stack: contextlib.AsyncExitStack) -> ModelPool | None:
         """Return the engine that tells speakers apart; None if there is none and the settings allow an answer without."""
         try:
             return await stack.enter_async_context(diarizer_of(self.models))

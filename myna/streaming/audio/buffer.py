@@ -11,18 +11,17 @@ class AudioBuffer:
     def __init__(self) -> None:
         self._pcm = bytearray()
         self.start = 0
+        """The first sample held."""
+        self.end = 0
+        """The sample after the last one held."""
 
     def __len__(self) -> int:
-        return len(self._pcm) // 2
-
-    @property
-    def end(self) -> int:
-        """The sample after the last one held."""
-        return self.start + len(self)
+        return self.end - self.start
 
     def append(self, pcm: bytes) -> None:
         """Take the next samples."""
         self._pcm += pcm
+        self.end += len(pcm) // 2
 
     def cut(self, span: Span) -> bytes:
         """Return the samples of a span, which must be held."""

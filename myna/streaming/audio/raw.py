@@ -113,13 +113,16 @@ class RawDecoder:
         self._format = audio
         self._frame = audio.channels * _BYTES[audio.encoding]
         self._portion = STEP_BYTES // self._frame * self._frame
-        self._waiting = bytearray()
+        self._waiting = b""
+        self._at = 0  # the bytes of `_waiting` that have been read
         self._flush = False
         self._converter = Converter(audio.sample_rate, [""] * audio.channels, mix=mix)
+        self._is_output = audio == RawFormat(Encoding.LINEAR16, SAMPLE_RATE)
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes."""
-        self._waiting += data
+        self._waiting = self._waiting[self._at :] + data if self._left else data
+        self._at = 0
 
     def flush(self) -> None:
         """Make the next reads return everything fed so far, including the filter's buffer. More bytes may follow."""
@@ -132,14 +135,21 @@ class RawDecoder:
     @property
     def steps_waiting(self) -> bool:
         """Whether at least `STEP_BYTES` of bytes wait to be decoded."""
-        return len(self._waiting) >= self._portion
+        return self._left >= self._portion
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the next read returns nothing unless more is fed."""
+        return self._left < self._frame and not self._flush
 
     def read(self) -> list[bytes]:
         """Return the samples of each channel from the next `STEP_BYTES` at most; an empty list until more is fed."""
-        size = min(len(self._waiting) // self._frame * self._frame, self._portion)
+        size = min(self._left // self._frame * self._frame, self._portion)
         if size:
-            data = bytes(self._waiting[:size])
-            del self._waiting[:size]
+            data = self._waiting[self._at : self._at + size]
+            self._at += size
+            if self._is_output:
+                return [data]
             return self._converter.convert(to_float(data, self._format.encoding).reshape(-1, self._format.channels))
         if self._flush:
             self._flush = False
@@ -149,7 +159,11 @@ class RawDecoder:
 
     def close(self) -> None:
         """Drop the bytes that wait."""
-        self._waiting.clear()
+        self._waiting, self._at = b"", 0
+
+    @property
+    def _left(self) -> int:
+        return len(self._waiting) - self._at
 
 
 class PcmQueue:

@@ -12,6 +12,7 @@ from myna.streaming.audio.buffer import AudioBuffer
 from myna.streaming.events import Span, samples, seconds
 from myna.streaming.policy import MULTIPLE, Options, Policy
 from myna.streaming.session.jobs import EngineInfo
+from myna.streaming.session.pending import Retries
 from myna.streaming.speech.segmenter import Segmenter
 
 BEYOND = samples(1.0)
@@ -28,6 +29,12 @@ _LEAD_SHARE = 1 / 4
 """The longest lead (silence before the speech), as a share of the longest audio the engine takes."""
 _SHIFT = samples(0.1)
 """A repeated decode begins at least this much earlier or later: a smaller shift hardly changes an engine's output."""
+_MOST_WHOLE = 2
+"""The most repeated decodes of a whole segment, before it is decoded in two parts."""
+_DIVISIBLE = samples(2.0)
+"""Shorter speech is not split: each part would hold a word or two."""
+_BEYOND_SPLIT = samples(0.5)
+"""Audio decoded beyond a split, so that the decode of the first part covers the whole last word before it."""
 INTERIM_OVERLAP = samples(1.0)
 """The words in this first part of a windowed interim decode are not used: the window may begin inside a word."""
 
@@ -94,29 +101,50 @@ class DecodeWindow:
             return newest if to_the_end else min(speech.end + BEYOND, newest)
         return min(speech.end + self._segmenter.pause, newest)  # as the speculative decode, so that it can be promoted
 
-    def of_repeat(self, speech: Span, audio: Span) -> Span | None:
-        """Return the span of a second decode of `speech` after a first one of `audio`; None: there is no other window.
+    def of_retries(self, speech: Span, audio: Span) -> Retries:
+        """Return where a decode of `speech` is repeated after a first one of `audio`.
 
-        If the first decode had context, the second has none, so that it cannot begin inside a word of the context. Otherwise
-        the second has more or less silence before the speech.
+        First in other windows: if the first decode had context, without it; otherwise with more or less silence before the
+        speech. Then in two parts, split at the quietest point of the middle third.
         """
-        earliest = max(self._buffer.start, audio.end - self._longest, self.not_before)
-        near = self._segmenter.quietest(max(earliest, speech.start - self._lead), max(earliest, speech.start))
+        whole = self._other_windows(speech, audio)[:_MOST_WHOLE]
+        if len(speech) < _DIVISIBLE:
+            return Retries(tuple(whole))
+        third = len(speech) // 3
+        split = self._segmenter.quietest(speech.start + third, speech.end - third)
+        first = Span(self._without_context(speech.start, audio.end), min(split + _BEYOND_SPLIT, audio.end))
+        return Retries((*whole, first, Span(split, audio.end)), split)
+
+    def _other_windows(self, speech: Span, audio: Span) -> list[Span]:
+        """Return the windows for a decode of `speech` that begin at least `_SHIFT` from each other and from `audio`."""
+        earliest = self._earliest(audio.end)
+        near, shifted = self._without_context(speech.start, audio.end), audio.start + _SHIFT
         far = speech.start - 2 * self._lead
         if self.last_speech_end is not None:
             far = max(far, self.last_speech_end)
         had_context = audio.start < speech.start - self._lead
-        for start in (near, audio.start + _SHIFT) if had_context else (far, near, audio.start + _SHIFT):
-            if earliest <= start < audio.end and abs(start - audio.start) >= _SHIFT:
-                return Span(start, audio.end)
-        return None
+        starts = [audio.start]
+        for start in (near, shifted) if had_context else (far, near, shifted):
+            if earliest <= start < audio.end and all(abs(start - other) >= _SHIFT for other in starts):
+                starts.append(start)
+        return [Span(start, audio.end) for start in starts[1:]]
+
+    def _without_context(self, speech_start: int, end: int) -> int:
+        """Return where a decode up to `end` begins that covers this speech and nothing before it."""
+        earliest = self._earliest(end)
+        return self._segmenter.quietest(max(earliest, speech_start - self._lead), max(earliest, speech_start))
+
+    def _earliest(self, end: int) -> int:
+        """Return the first sample that a decode up to `end` may cover."""
+        return max(self._buffer.start, end - self._longest, self.not_before)
 
     def of_repeated_interim(self, speech_start: int, audio: Span) -> Span | None:
         """Return the span of a second interim decode after a first one of `audio`; None: there is no other window."""
         if audio.start > speech_start:  # the first one covered only the end of long speech
             start = self._segmenter.quietest(audio.start + INTERIM_OVERLAP // 2, audio.start + INTERIM_OVERLAP)
             return Span(start, audio.end) if start < audio.end else None
-        return self.of_repeat(Span(speech_start, audio.end), audio)
+        others = self._other_windows(Span(speech_start, audio.end), audio)
+        return others[0] if others else None
 
     def of_interim(self, speech_start: int, now: int) -> Span:
         """Return the span of an interim decode: the open speech, or the last seconds of long speech."""
@@ -140,7 +168,7 @@ class DecodeWindow:
         return self.last_speech_end is not None and at - self.last_speech_end < self._context_gap
 
     def _start(self, speech_start: int, end: int, context: int) -> int:
-        earliest = max(self._buffer.start, end - self._longest, self.not_before)
+        earliest = self._earliest(end)
         context = min(context, max(SURE_CONTEXT, ENOUGH - (end - speech_start)), speech_start - earliest)
         if self._is_near(speech_start) and context >= LEAST_CONTEXT:
             return self._segmenter.quietest(speech_start - context, speech_start - context // 2)

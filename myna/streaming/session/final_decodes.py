@@ -30,7 +30,7 @@ class FinalDecodes:
 
     def request(self, speech: Span, audio: Span, *, after_s: float = 0.0) -> Decode:
         """Request the final decode of `speech`, due `after_s` seconds later than the newest audio."""
-        other = self._window.of_repeat(speech, audio)
+        retries = self._window.of_retries(speech, audio)
         if self._following is None:
-            return self._requester.decode(audio, self._kind, after_s=after_s, other_window=other)
-        return self._following.step(speech.start, audio, self._kind, after_s=after_s, other_window=other)
+            return self._requester.decode(audio, self._kind, after_s=after_s, retries=retries)
+        return self._following.step(speech.start, audio, self._kind, after_s=after_s, retries=retries)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from myna.streaming.events import Span, samples
 from myna.streaming.session.decode_window import SURE_CONTEXT, DecodeWindow
 from myna.streaming.session.jobs import EngineInfo, JobKind, Missing, Outcome, Transcript
-from myna.streaming.session.pending import Decode, FollowedUtterance
+from myna.streaming.session.pending import NEVER, Decode, FollowedUtterance, Retries
 from myna.streaming.session.requester import Requester
 from myna.streaming.speech.segmenter import Segmenter
 
@@ -58,11 +58,11 @@ class Following:
         kind: JobKind,
         *,
         after_s: float = 0.0,
-        other_window: Span | None = None,
+        retries: Retries = NEVER,
     ) -> Decode:
         """Request the next step of the utterance with this speech."""
         utterance = self._utterance(speech_start, audio.end)
-        return self._requester.decode_step(utterance, audio, kind, after_s=after_s, other_window=other_window)
+        return self._requester.decode_step(utterance, audio, kind, after_s=after_s, retries=retries)
 
     def answer(self, decode: Decode, outcome: Outcome) -> bool:
         """Take a decode's outcome; return whether its audio is sent again because the engine holds less than assumed."""

@@ -42,6 +42,8 @@ class InferenceJob:
     since: int = 0
     window: WindowPart | None = None
     """For a job whose answer is `Voices`: which part of its audio counts."""
+    draft: tuple[int, ...] = ()
+    """`Transcript.tokens` of earlier decodes of some of the same speech, the newest first. Results do not depend on it."""
 
     @property
     def length(self) -> int:
@@ -69,6 +71,8 @@ class Transcript:
     end_of_utterance_s: float | None = None
     """Where the engine heard that the speaker has finished, in seconds like the words; None: it did not, a word follows, or
     the engine cannot tell."""
+    tokens: tuple[int, ...] = ()
+    """The words as the engine's own tokens, for `InferenceJob.draft` of later jobs; empty: the engine uses no drafts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,21 @@ class FollowedUtterance:
     """Whether no further step may be requested."""
 
 
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """Where a decode is repeated, in order, while its words are not credible: each window covers the segment's speech.
+
+    The last two windows cover it together if there is a `split`: one ends after this sample, the other begins at it.
+    """
+
+    windows: tuple[Span, ...] = ()
+    split: int | None = None
+
+
+NEVER = Retries()
+"""The retries of a decode that is not repeated."""
+
+
 @dataclass(slots=True)
 class Decode:
     """A requested decode of `audio`, with its outcome once it is answered."""
@@ -29,33 +44,38 @@ class Decode:
     audio: Span
     job_id: str
     kind: JobKind
-    other_window: Span | None = None
-    """The window in which to repeat the decode if its outcome is not credible; None: it cannot be repeated, or has been."""
+    retries: Retries = NEVER
     utterance: FollowedUtterance | None = None
     """The followed utterance of which the decode is a step; None: it stands alone."""
     outcome: Outcome | None = None
     words: tuple[Word, ...] | None = None
     """The words of the segment if it ended here; computed on first use."""
-    first_attempt: tuple[Span, Outcome] | None = None
-    """The window and the outcome of the first attempt, once the decode is repeated."""
+    before: list[tuple[Span, Outcome]] = field(default_factory=list)
+    """The windows and outcomes of the attempts before this one, in order."""
 
     def repeat(self, job_id: str) -> None:
-        """Replace the answered job with another one, in the other window.
+        """Replace the answered job with another one, in the next window.
 
         A followed utterance whose words are not credible ends: the decoder would go on from the state that led to them.
         """
-        assert self.other_window is not None
+        assert self.next_window is not None
         assert self.outcome is not None
         if self.utterance is not None:
             self.utterance.ended, self.utterance = True, None
-        self.first_attempt = self.audio, self.outcome
-        self.audio, self.other_window = self.other_window, None
-        self.job_id, self.outcome, self.words = job_id, None, None
+        window = self.next_window
+        self.before.append((self.audio, self.outcome))
+        self.audio, self.job_id, self.outcome, self.words = window, job_id, None, None
+
+    @property
+    def next_window(self) -> Span | None:
+        """The window of the next attempt; None: there is none."""
+        windows, made = self.retries.windows, len(self.before)
+        return windows[made] if made < len(windows) else None
 
     @property
     def first_window(self) -> Span:
         """The window of the first attempt."""
-        return self.first_attempt[0] if self.first_attempt else self.audio
+        return self.before[0][0] if self.before else self.audio
 
     @property
     def earliest(self) -> int:
@@ -63,13 +83,24 @@ class Decode:
 
         The final words after it show which words of the decode are new.
         """
-        starts = [self.first_window.start, self.audio.start, (self.other_window or self.audio).start]
+        starts = [self.first_window.start, *(window.start for window in self.retries.windows)]
         return min(starts) if self.utterance is None else min(*starts, self.utterance.start)
 
     @property
     def attempts(self) -> list[tuple[Span, Outcome | None]]:
         """The windows and outcomes so far, in order."""
-        return [*([self.first_attempt] if self.first_attempt else []), (self.audio, self.outcome)]
+        return [*self.before, (self.audio, self.outcome)]
+
+    @property
+    def whole(self) -> list[tuple[Span, Outcome | None]]:
+        """The attempts at the whole segment."""
+        return self.attempts if self.retries.split is None else self.attempts[: len(self.retries.windows) - 1]
+
+    @property
+    def halves(self) -> list[tuple[Span, Outcome | None]]:
+        """The attempts at the two parts of the segment; empty until there are both."""
+        split = self.retries.split is not None and len(self.before) == len(self.retries.windows)
+        return self.attempts[-2:] if split else []
 
 
 @dataclass(slots=True)

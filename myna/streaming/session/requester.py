@@ -5,9 +5,9 @@ from __future__ import annotations
 from myna.streaming.audio.buffer import AudioBuffer
 from myna.streaming.events import Span
 from myna.streaming.policy import Options
-from myna.streaming.session.jobs import InferenceJob, JobKind
+from myna.streaming.session.jobs import InferenceJob, JobKind, Transcript
 from myna.streaming.session.languages import ChannelLanguage
-from myna.streaming.session.pending import Decode, FollowedUtterance
+from myna.streaming.session.pending import NEVER, Decode, FollowedUtterance, Retries
 from myna.streaming.session.requests import Cancel, Detect, Remind, Request, Revise, Submit, SubmitVoices
 from myna.streaming.speakers.history import Past
 from myna.streaming.speakers.runs import WindowPart
@@ -26,6 +26,9 @@ class Requester:
         self.due = 0.0
         """The wall time at which the newest audio should be decoded (see `InferenceJob.due`)."""
         self._name = name
+        self._drafts: dict[
+            bool, tuple[int, ...]
+        ] = {}  # the tokens of the last interim and final transcripts, newest last
         self._buffer = buffer
         self._jobs = 0
         self._requests: list[Request] = []
@@ -38,12 +41,12 @@ class Requester:
         """Request speech probabilities for a whole number of windows."""
         self._requests.append(Detect(channel, windows.start, self._buffer.cut(windows)))
 
-    def decode(self, audio: Span, kind: JobKind, *, after_s: float = 0.0, other_window: Span | None = None) -> Decode:
+    def decode(self, audio: Span, kind: JobKind, *, after_s: float = 0.0, retries: Retries = NEVER) -> Decode:
         """Request a decode of `audio`, due `after_s` seconds later than the newest audio.
 
-        `other_window` is where the decode is repeated if its words are not credible.
+        `retries` are where the decode is repeated while its words are not credible.
         """
-        return Decode(audio, self._submit(audio, kind, self.due + after_s), kind, other_window)
+        return Decode(audio, self._submit(audio, kind, self.due + after_s), kind, retries)
 
     def decode_step(
         self,
@@ -52,10 +55,10 @@ class Requester:
         kind: JobKind,
         *,
         after_s: float = 0.0,
-        other_window: Span | None = None,
+        retries: Retries = NEVER,
     ) -> Decode:
         """Request a decode of `audio` as the next step of a followed utterance, with what the engine lacks of it."""
-        decode = Decode(audio, "", kind, other_window, utterance)
+        decode = Decode(audio, "", kind, retries, utterance)
         self.send_step(decode, after_s=after_s)
         return decode
 
@@ -86,14 +89,21 @@ class Requester:
         self._requests.append(Revise(past))
 
     def repeat(self, decode: Decode, *, after_s: float = 0.0) -> None:
-        """Request a decode once more, in its other window."""
-        assert decode.other_window is not None
-        decode.repeat(self._submit(decode.other_window, decode.kind, self.due + after_s))
+        """Request a decode once more, in its next window."""
+        assert decode.next_window is not None
+        decode.repeat(self._submit(decode.next_window, decode.kind, self.due + after_s))
 
     def cancel(self, decode: Decode) -> None:
         """Cancel a decode, unless it has been answered."""
         if decode.outcome is None:
             self._requests.append(Cancel(decode.job_id))
+
+    def noted(self, transcript: Transcript, *, interim: bool) -> Transcript:
+        """Return a transcript with the channel's language, and use its tokens in the drafts of later jobs."""
+        if transcript.tokens:
+            self._drafts.pop(interim, None)
+            self._drafts[interim] = transcript.tokens
+        return self._language.stamped(transcript)
 
     def take(self) -> list[Request]:
         """Return the requests made since the last call."""
@@ -107,5 +117,7 @@ class Requester:
         job_id = f"{self._name}/{self._jobs}"
         pcm = self._buffer.cut(audio)
         options = self._language.options(self.options)
-        self._requests.append(Submit(InferenceJob(job_id, self._name, kind, pcm, due, options, utterance, held, since)))
+        draft = tuple(token for tokens in reversed(self._drafts.values()) for token in tokens)
+        job = InferenceJob(job_id, self._name, kind, pcm, due, options, utterance, held, since, draft=draft)
+        self._requests.append(Submit(job))
         return job_id

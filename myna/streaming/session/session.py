@@ -95,7 +95,7 @@ class Session:
     def backlog(self) -> int:
         """The received samples that are neither covered by a Final nor part of the open segment."""
         oldest, position = self._timeline.oldest, self._segmenter.position
-        return self.received - (position if oldest is None else min(oldest, position))
+        return self._buffer.end - (position if oldest is None else min(oldest, position))
 
     @property
     def audio_held(self) -> int:
@@ -144,8 +144,10 @@ class Session:
             raise ValueError(f"voice activity starts at sample {start}; expected sample {self._segmenter.position}")
         for probability in probabilities:  # one at a time: decisions must not depend on how windows were batched
             self._pass_reached()
-            self._apply(self._segmenter.feed(probability))
-            self._consider_turn()
+            if decisions := self._segmenter.feed(probability):
+                self._apply(decisions)
+            if self._turns.enabled:
+                self._consider_turn()
             self._emit_progress()
         self._pass_reached()
         if self._segmenter.speech_start is not None:
@@ -161,7 +163,7 @@ class Session:
             self._drain()
             return
         if isinstance(outcome, Transcript):
-            outcome = self._language.stamped(outcome)
+            outcome = self._requester.noted(outcome, interim=self._interims.awaits(job_id))
         if self._interims.awaits(job_id):
             interim = self._interims.answer(job_id, outcome, may_repeat=not self._timeline.behind)
         else:

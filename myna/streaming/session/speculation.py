@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from myna.streaming.events import Span, Word
 from myna.streaming.policy import PlausibilityGate
-from myna.streaming.session.credibility import needs_repeat
 from myna.streaming.session.jobs import Outcome, Transcript
 from myna.streaming.session.pending import Decode, Waiting
 from myna.streaming.session.requester import Requester
@@ -59,8 +58,9 @@ class Speculation:
         decode.outcome = outcome
         segment = self._segmenter.open_segment
         if segment is not None and not self._timeline.behind:
-            words = self._timeline.words_of(Waiting(segment, decode), self.gate)
-            if needs_repeat(segment, decode, words, self.gate):
+            waiting = Waiting(segment, decode)
+            words = self._timeline.words_of(waiting, self.gate)
+            if self._timeline.needs_repeat(waiting, words, self.gate):
                 self._requester.repeat(decode, after_s=self._segmenter.ahead_s)
                 return None
             decode.words = words

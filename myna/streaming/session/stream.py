@@ -47,6 +47,8 @@ class Stream:
     @property
     def backlog_s(self) -> float:
         """The seconds of audio that wait for voice activity or for their Final, on the channel with the most."""
+        if len(self._sessions) == 1:  # most streams, at every frame
+            return self._sessions[0].backlog / SAMPLE_RATE
         return seconds(max((session.backlog for session in self._sessions), default=0))
 
     @property

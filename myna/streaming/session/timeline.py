@@ -21,11 +21,15 @@ from myna.streaming.events import (
     seconds,
 )
 from myna.streaming.policy import PlausibilityGate
-from myna.streaming.session.credibility import is_sure, needs_repeat, words_of
+from myna.streaming.session.credibility import MOST_RETRIES, is_sure, needs_repeat, unheard, words_of
 from myna.streaming.session.jobs import JobError, Missing, Transcript
 from myna.streaming.session.pending import Barrier, Decode, PendingVoices, TurnEnd, Waiting
 from myna.streaming.session.voices import ChannelSpeakers
 from myna.streaming.speech.segmenter import Gap
+from myna.streaming.text.seams import mark_before
+
+_IN_VAIN = 3
+"""After this many segments in a row in which no retry was credible, a segment is decoded twice at most, until one is."""
 
 
 class Timeline:
@@ -44,6 +48,7 @@ class Timeline:
         self.to_repeat: Decode | None = None
         """The decode of the oldest waiting segment, if it must be repeated before anything more is emitted."""
         self._turn_start = 0
+        self._in_vain = 0  # consecutive segments whose retries gave no credible words
         self._uttered = False  # whether words have been emitted that no `UtteranceEnd` has followed
 
     @property
@@ -54,7 +59,10 @@ class Timeline:
     @property
     def oldest(self) -> int | None:
         """The first sample of the oldest segment that waits for its words; None: no segment waits."""
-        return next((item.closed.span.start for item in self._items if isinstance(item, Waiting)), None)
+        for item in self._items:
+            if isinstance(item, Waiting):
+                return item.closed.span.start
+        return None
 
     @property
     def decodes(self) -> list[Decode]:
@@ -91,7 +99,7 @@ class Timeline:
                     break
                 case Waiting() as segment:
                     words = self.words_of(segment, gate)
-                    if segment.decode and needs_repeat(segment.closed, segment.decode, words, gate):
+                    if segment.decode and self.needs_repeat(segment, words, gate):
                         self.to_repeat = segment.decode
                         break
                     if segment.voices and words and not segment.voices.ready:
@@ -129,6 +137,11 @@ class Timeline:
         """Return the words of a segment, provided that everything before it is final."""
         return words_of(segment.closed, segment.decode, gate, self.words) if segment.decode else ()
 
+    def needs_repeat(self, segment: Waiting, words: Sequence[Word], gate: PlausibilityGate) -> bool:
+        """Return whether to repeat the decode of a segment with these words, provided that everything before it is final."""
+        most = MOST_RETRIES if self._in_vain < _IN_VAIN else 1
+        return segment.decode is not None and needs_repeat(segment.closed, segment.decode, words, gate, most)
+
     def _finish(self, segment: Waiting, words: tuple[Word, ...], gate: PlausibilityGate, *, turns: bool) -> list[Event]:
         closed, decode = segment.closed, segment.decode
         events: list[Event] = []
@@ -137,12 +150,24 @@ class Timeline:
                 events.append(Failed(channel=self._channel, span=closed.span, reason=reason))
             case Missing():
                 raise AssertionError("a final decode needs audio that is not in memory")
-        lost = decode and isinstance(decode.outcome, Transcript) and is_sure(closed, gate) and not words
-        if decode and (decode.first_attempt or lost):
-            events.append(Repeated(channel=self._channel, span=closed.span, heard=bool(words)))
+        if decode and isinstance(decode.outcome, Transcript):
+            left = unheard(closed, words) if is_sure(closed, gate) else 0
+            if decode.before or left:
+                self._in_vain = self._in_vain + 1 if left else 0
+                events.append(
+                    Repeated(channel=self._channel, span=closed.span, heard=bool(words), unheard_s=seconds(left))
+                )
+        before = mark_of_seam(decode, words)
         if segment.voices:
             words = self._speakers.labelled(segment.voices, words)
         self.words.extend(words)
         self._uttered = self._uttered or bool(words)
-        events.append(Final(channel=self._channel, span=closed.span, words=words, cause=closed.cause))
+        events.append(Final(channel=self._channel, span=closed.span, words=words, cause=closed.cause, before=before))
         return [*events, *self.begin_turn(words)] if turns else events
+
+
+def mark_of_seam(decode: Decode | None, words: Sequence[Word]) -> str | None:
+    """Return the mark that a segment's decode writes before its words; None: the decode does not cover the word before."""
+    heard = [outcome.words for _, outcome in decode.attempts if isinstance(outcome, Transcript)] if decode else []
+    found = (mark_before(attempt, words) for attempt in reversed(heard))
+    return next((mark for mark in found if mark is not None), None)

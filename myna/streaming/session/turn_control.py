@@ -8,7 +8,7 @@ from myna.streaming.events import Cause, Final, Trigger, TurnEager, TurnResumed
 from myna.streaming.policy import Policy
 from myna.streaming.session.pending import Barrier, TurnEnd
 from myna.streaming.session.speculation import Speculation
-from myna.streaming.session.timeline import Timeline
+from myna.streaming.session.timeline import Timeline, mark_of_seam
 from myna.streaming.speech.segmenter import ClosedSegment, Gap, Segmenter
 from myna.streaming.speech.turns import Eager, Over, TurnDetector
 
@@ -54,7 +54,8 @@ class TurnControl:
         verdict = self._detector.assess(self._segmenter.silence, said, finished=self._speculation.finished)
         if isinstance(verdict, Eager):
             at, confidence = self._segmenter.position, verdict.confidence
-            return TurnEager(channel=self._channel, at=at, words=words or (), confidence=confidence)
+            before = mark_of_seam(self._speculation.decode, words or ())
+            return TurnEager(channel=self._channel, at=at, words=words or (), confidence=confidence, before=before)
         return verdict
 
     def end(self, over: Over, at: int) -> TurnEnd | None:

@@ -10,7 +10,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import onnxruntime
@@ -19,13 +19,17 @@ from platformdirs import user_cache_path
 from myna.streaming.errors import EngineUnavailableError
 
 
-def cached(shipped: Path, kind: str, revision: int, make: Callable[[], dict[str, bytes]]) -> dict[str, Path]:
+def cached(
+    shipped: Path, kind: str, revision: int, make: Callable[[], dict[str, bytes]], also: Sequence[Path] = ()
+) -> dict[str, Path]:
     """Return, by name, the files of the graphs that `make` builds from a shipped model, from the cache if they are there.
+
+    `also` are further files that `make` reads.
 
     An entry of the cache belongs to one revision, one shipped model and one onnxruntime version; increase `revision` whenever
     `make` changes. Raises `EngineUnavailableError` if no folder is writable.
     """
-    digest = hashlib.sha256(shipped.read_bytes()).hexdigest()[:16]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in (shipped, *also))).hexdigest()[:16]
     name = f"{digest}-{revision}-{onnxruntime.__version__}"
     graphs = functools.cache(make)
     failures: list[str] = []

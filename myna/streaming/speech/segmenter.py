@@ -29,7 +29,7 @@ _PAUSE_SHARE = 0.6
 _AHEAD_S = 0.3
 """Without an endpoint, the decode of a pause falls due this long after the pause, like an interim decode."""
 _TURN_PAUSE = 5 * WINDOW
-"""With turns, a pause is announced after 160 ms: its words decide whether the turn is over, at the earliest 0.42 s after the
+"""With turns, a pause is announced after 160 ms: its words decide whether the turn is over, at the earliest 0.49 s after the
 last word. That costs hardly more decoding, since a decode that speech overtakes serves as an interim. At 128 ms words are
 lost (docs/turns.md)."""
 _TURN_AHEAD_S = 0.1

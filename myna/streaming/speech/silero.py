@@ -16,21 +16,27 @@ from myna.streaming.speech.segmenter import WINDOW
 
 _CONTEXT = 64
 """Samples before each window that are part of the model's input, as the model requires at 16 kHz."""
-_STATE = (2, 128)
-"""Layers and width of the model's recurrent state."""
+_NO_CONTEXT = bytes(2 * _CONTEXT)
+_STATE = (2, 1, 128)
+"""The model's recurrent state: hidden and cell, one channel, width."""
 _MODEL = "silero_vad_16k_op15.onnx"
-
-
-_REVISION = 1
+_REVISION = 2
 """The revision of the cached graph. Increase it whenever `silero_graph.build` changes."""
+
+_FRAMES, _FRAME, _FOLDED = 4, 256, 129
+"""Frames of a window, samples of a frame, and the sums (or differences) of a frame: those of `silero_graph`."""
+_INPUT = _CONTEXT + WINDOW
+_PADDED = _INPUT + 65
+"""Samples of a window with its context, and with the reflection of its last samples that fills the fourth frame. The last one
+is sample 256 of that frame, whose weight is 0."""
 
 
 @dataclass(slots=True)
 class VadMemory:
-    """The model's state for one channel between windows."""
+    """The model's state for one channel between windows: its recurrent state and the last samples as int16 bytes."""
 
     state: np.ndarray = field(default_factory=lambda: np.zeros(_STATE, np.float32))
-    context: np.ndarray = field(default_factory=lambda: np.zeros(_CONTEXT, np.float32))
+    context: bytes = _NO_CONTEXT
 
 
 class SileroVad:
@@ -47,26 +53,64 @@ class SileroVad:
 
         Each memory may occur once. The results of a part do not depend on the other parts.
         """
-        windows = [np.frombuffer(pcm, np.int16).reshape(-1, WINDOW) for _, pcm in parts]
         results: list[list[float]] = [[] for _ in parts]
-        step = 0
-        while active := [i for i, w in enumerate(windows) if len(w) > step]:
-            steps = min(len(windows[index]) for index in active) - step
-            batch = np.empty((steps, len(active), _CONTEXT + WINDOW), np.float32)
-            for row, index in enumerate(active):
-                memory = parts[index][0]
-                batch[:, row, _CONTEXT:] = windows[index][step : step + steps]
-                batch[:, row, _CONTEXT:] /= 32768.0
-                batch[0, row, :_CONTEXT] = memory.context
-                batch[1:, row, :_CONTEXT] = batch[:-1, row, -_CONTEXT:]
-                memory.context = batch[-1, row, -_CONTEXT:].copy()
-            state = np.stack([parts[index][0].state for index in active], axis=1)
-            probability, state = self._model.run(None, {"input": batch, "state": state})
-            for row, index in enumerate(active):
-                parts[index][0].state = state[:, row]
-                results[index] += probability[:, row].tolist()
-            step += steps
+        heard = [index for index, (_, pcm) in enumerate(parts) if pcm]
+        if not heard:
+            return results
+        memories, audio = zip(*(parts[index] for index in heard), strict=True)
+        lengths = [len(pcm) // (2 * WINDOW) for pcm in audio]
+        silent = [memory.context == _NO_CONTEXT and _is_zero(pcm) for memory, pcm in zip(memories, audio, strict=True)]
+        sums, differences, order = _folded([memory.context for memory in memories], audio, lengths, silent)
+        fed = {
+            "sums": sums,
+            "differences": differences,
+            "order": order,
+            "lengths": np.array(lengths, np.int32),
+            "state": np.concatenate([memory.state for memory in memories], axis=1),
+        }
+        probability, state = self._model.run(None, fed)
+        for row, (index, memory, length) in enumerate(zip(heard, memories, lengths, strict=True)):
+            memory.state = state[:, row : row + 1]
+            memory.context = parts[index][1][-2 * _CONTEXT :]
+            results[index] = probability[:length, row].tolist()
         return results
+
+
+def _is_zero(pcm: bytes) -> bool:
+    """Return whether the samples are digital silence."""
+    return pcm.count(0) == len(pcm)
+
+
+def _folded(
+    contexts: Sequence[bytes], audio: Sequence[bytes], lengths: Sequence[int], silent: Sequence[bool]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the sums and the differences of each frame's samples n and 256 - n, shape [windows * frames, 129], and `order`.
+
+    The windows of all silent channels, which have no other samples in their context either, are one: the first.
+    """
+    joined, counts = [], []
+    if any(silent):
+        joined, counts = [bytes(2 * _INPUT)], [1]
+    own = np.where(silent, 0, lengths)  # windows that are the channel's alone
+    places = np.arange(max(lengths))[:, None]
+    # Index 0 also stands behind the end of a channel, where the graph ignores it.
+    order = np.where(places < own, places + (np.cumsum(own) - own + len(counts)), 0)
+    for context, pcm, length, is_silent in zip(contexts, audio, lengths, silent, strict=True):
+        if not is_silent:
+            joined += [context, pcm]
+            counts.append(length)
+    channel = np.repeat(np.arange(len(counts)), counts)
+    starts = np.arange(len(channel)) * WINDOW + channel * _CONTEXT
+    padded = np.frombuffer(b"".join(joined), np.int16)[starts[:, None] + _REFLECTED].astype(np.float32)
+    row, item = padded.strides
+    hop, shape = _FRAME // 2 * item, (len(padded), _FRAMES, _FOLDED)
+    early = np.lib.stride_tricks.as_strided(padded, shape, (row, hop, item))
+    late = np.lib.stride_tricks.as_strided(padded[:, _FRAME:], shape, (row, hop, -item))
+    return (early + late).reshape(-1, _FOLDED), (early - late).reshape(-1, _FOLDED), order
+
+
+_REFLECTED = np.concatenate([np.arange(_INPUT), np.arange(_INPUT - 2, _INPUT - 2 - (_PADDED - _INPUT), -1)])
+"""The samples of a padded window, as places in the window with its context."""
 
 
 def _sequence_graph(model: Path) -> Path:

@@ -16,7 +16,7 @@ from myna.streaming.policy import TurnPolicy
 
 _PER_LOG_SECOND = 2.3
 """The weight of the logarithm of the silence in seconds: 2.1 to 2.3 in every fit to the reference recordings."""
-_BASE = -6.73
+_BASE = -7.1
 """The constant term."""
 _SURE = 5.1
 """The weight of the engine's confidence in the last word: it is higher for a finished word than for one that was cut off."""
@@ -26,6 +26,11 @@ _MARK = 1.7
 """The weight of a final sentence mark. It is low, since models write a mark at most pauses."""
 _HABIT = -0.75
 """With this term the default threshold is reached at twice the longest pause from which the speaker has resumed."""
+_LEAST = 0.735
+"""The least evidence from words that may end a sentence: the default threshold is then reached after 1.05 s of silence. Only
+one in twenty reference recordings contains a longer pause."""
+_LEAST_UNFINISHED = -0.97
+"""The least evidence from words that do not end a sentence: the default threshold is then reached after 2.2 s of silence."""
 
 _FINISHED = 3.62
 """The least evidence from words after which the engine heard the end of the utterance. The default threshold is then reached
@@ -37,15 +42,19 @@ _WORDS = 4
 _MARKS = ".?!…。？！"
 _DANGLING = {
     "a", "an", "the", "and", "or", "but", "nor", "because", "although", "if", "than", "of", "from", "with", "into", "my",
-    "your", "our", "their",
+    "your", "our", "their", "its", "i'm", "i'll", "i've", "we're", "we'll", "we've", "you're", "you'll", "you've", "they're",
+    "they'll", "they've", "um", "uh", "er", "erm",
 }  # fmt: skip
 """English words that do not end a sentence, whatever mark a model writes after them."""
 WORDLESS_S = 0.5
 """Speech without a recognised word ends after this much silence, in seconds. It is no turn."""
 SHORTEST_REST = samples(0.44)
 """The shortest pause that counts as a rest. Shorter ones are part of fluent speech, whatever the speaker's habits."""
-_LONGEST_REST = samples(1.0)
-"""A longer rest counts as one of this length, so that a speaker's habit extends the wait to two seconds at most."""
+_LONGEST_REST = samples(0.54)
+"""A longer rest counts as one of this length, so that a rest extends the wait to 1.08 s at most. One in six recordings has
+a rest of 0.8 s; twice that would delay too many ends."""
+_LONGEST_FALSE_END = samples(1.0)
+"""The pause at a false end counts up to this length, so that the wait after one is two seconds at most."""
 GOES_ON_S = 1.5
 """Speech within this many seconds of a turn's last word marks the end of that turn as false: a reply takes longer."""
 
@@ -71,8 +80,8 @@ Verdict = Eager | Over
 def confidence(silence: int, words: Sequence[Word], rest: int = 0, *, finished: bool = False) -> float:
     """Return the probability that a turn is over after these `words` and `silence` samples of silence.
 
-    `rest` is the longest pause, in samples, from which the speaker has resumed in this turn; 0: there was none. `finished`
-    says whether the engine itself heard the end of the utterance.
+    `rest` is the pause, in samples, from which the speaker has resumed, limited as `TurnDetector` does; 0: there was none.
+    `finished` says whether the engine itself heard the end of the utterance.
     """
     if silence <= 0 or not words:
         return 0.0
@@ -85,10 +94,9 @@ def confidence(silence: int, words: Sequence[Word], rest: int = 0, *, finished: 
         said += 1
     sure = min(-math.log(max(1e-9, 1 - last.confidence)), _SUREST) / _SUREST
     known = _BASE + _SURE * sure + _SENTENCE * said / _WORDS * ends + _MARK * (last.text[-1:] in _MARKS) * ends
-    if finished:
-        known = max(known, _FINISHED)
+    known = max(known, _FINISHED if finished else _LEAST if ends else _LEAST_UNFINISHED)
     if rest >= SHORTEST_REST:
-        known = min(known, _HABIT - _PER_LOG_SECOND * math.log(seconds(min(rest, _LONGEST_REST))))
+        known = min(known, _HABIT - _PER_LOG_SECOND * math.log(seconds(rest)))
     return 1 / (1 + math.exp(-known - _PER_LOG_SECOND * math.log(seconds(silence))))
 
 
@@ -110,7 +118,7 @@ class TurnDetector:
         self._silence = 0  # at the last call of `assess`
         self._last_end = 0.0  # the end of the last word known then, in seconds
         self._left: tuple[int, float] | None = None  # a pause that sound ended, and `_last_end` before it
-        self._rest = 0  # the longest pause that words have followed
+        self._rest = 0  # the longest pause that words have followed, limited
         self._ended: float | None = None  # the end of the turn before's last word, if confidence ended that turn
 
     def assess(self, silence: int, words: Sequence[Word] | None, *, finished: bool = False) -> Verdict | None:
@@ -160,9 +168,9 @@ class TurnDetector:
         """
         if self._ended is not None:
             gap = first.start - self._ended
-            self._rest, self._ended = samples(gap) if gap <= GOES_ON_S else 0, None
+            self._rest, self._ended = min(samples(gap), _LONGEST_FALSE_END) if gap <= GOES_ON_S else 0, None
         if self._left is not None and last.start >= self._left[1]:
-            self._rest = max(self._rest, self._left[0])
+            self._rest = max(self._rest, min(self._left[0], _LONGEST_REST))
             self._left = None
         self._last_end = last.end
 

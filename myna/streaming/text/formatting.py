@@ -64,6 +64,13 @@ class Formatting:
         """Whether words keep case and punctuation."""
         return self.punctuate or self.smart
 
+    @property
+    def rewrites(self) -> bool:
+        """Whether formatted words may be others than the words that the engine wrote."""
+        return bool(
+            self.smart or self.numerals or self.measurements or self.dictation or self.replacements or self.redactions
+        ) or not (self.fillers and self.profanity)
+
 
 def formatted(words: Sequence[Word], wanted: Formatting, *, open_ended: bool = False) -> tuple[Word, ...]:
     """Return the formatted words; `open_ended`: more words of the same segment may follow (an interim).

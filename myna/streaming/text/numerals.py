@@ -81,8 +81,17 @@ def numbers(words: Sequence[Word], language: str) -> list[Number]:
         found += [
             Number(n.start, n.end, n.text, n.is_ordinal, spelled=len(n.text) == n.end - n.start)
             for n in find_numbers(tokens, language, 0.0)
+            if not _is_percent(bares, n.start)
         ]
     return _years(_joined(sorted(found, key=lambda n: n.start)))
+
+
+_PERCENT = {("pour", "cent"), ("por", "ciento"), ("por", "cento"), ("per", "cento")}
+
+
+def _is_percent(bares: Sequence[str], start: int) -> bool:
+    """Return whether a hundred that begins here is part of "percent" ("por ciento")."""
+    return start > 0 and (bares[start - 1], bares[start]) in _PERCENT
 
 
 def _is_written(bare: str) -> bool:

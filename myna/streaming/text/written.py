@@ -1,4 +1,7 @@
-"""Writes numbers as 21, $21.50, 50%, 3:30 PM or 555-1212, and spoken mail and web addresses as addresses. Pure."""
+"""Writes numbers as 21, $21.50, 50%, 3:30 PM or 555-1212, and spoken mail and web addresses as addresses. Pure.
+
+These are the rules of English; those of other languages are in `conventions`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from myna.streaming.events import Word
+from myna.streaming.text.conventions import CONVENTIONS, ENGLISH, Conventions, figure, grouped
 from myna.streaming.text.numerals import Number
 
 _CURRENCIES = {
@@ -28,8 +32,6 @@ _UNITS = {
 }  # fmt: skip
 _HALVES = {"am": "AM", "a.m": "AM", "pm": "PM", "p.m": "PM"}
 _HALF_ENDS = ("AM", "PM")
-_GROUPED_FROM = 5
-"""The fewest digits in which thousands are separated: four digits may be a year."""
 _DOMAINS = {
     "com",
     "org",
@@ -58,17 +60,17 @@ def written(
 ) -> list[Word]:
     """Return the words with these numbers in digits.
 
-    `smart` (English only) also formats money, percentages, times of day, telephone numbers and addresses. `measurements`
-    (English only) abbreviates units after a number.
+    `smart` also formats money, percentages and times of day by the rules of the language, and in English telephone numbers
+    and addresses. `measurements` (English only) abbreviates units after a number.
     """
-    smart = smart and language == "en"
+    rules = CONVENTIONS.get(language) if smart else None
     if measurements and language == "en":
         words = _with_units(words, found)
     at = {number.start: number for number in found}
     result: list[Word] = []
     index = 0
     while index < len(words):
-        end, text = _piece(words, at, index, smart=smart)
+        end, text = _piece(words, at, index, rules)
         if text is None:
             result.append(words[index])
             end = index + 1
@@ -102,18 +104,23 @@ def _is_round(number: Number | None) -> bool:
     return number is not None and number.text[:1] == "1" and number.digits > 2 and not number.text.strip("10")
 
 
-def _piece(words: Sequence[Word], at: dict[int, Number], index: int, *, smart: bool) -> tuple[int, str | None]:
+def _piece(
+    words: Sequence[Word], at: dict[int, Number], index: int, rules: Conventions | None
+) -> tuple[int, str | None]:
     """Return the end and the text of the number or address that begins at this word; text None: the word stays as it is."""
     number = at.get(index)
     if number is None:
-        return _address(words, index) if smart else (index, None)
-    if smart:
-        for kind in (_money, _percentage, _time_of_day):
-            end, text = kind(words, at, number)
-            if text is not None:
-                return end, text
-        return number.end, _plain(number)
-    return number.end, None if number.is_small else number.text
+        return _address(words, index) if rules is ENGLISH else (index, None)
+    if rules is None:
+        return number.end, None if number.is_small else number.text
+    if rules is not ENGLISH:
+        end, text = figure(words, at, number, rules)
+        return (number.end, _plain(number, rules)) if text is None else (end, text)
+    for kind in (_money, _percentage, _time_of_day):
+        end, text = kind(words, at, number)
+        if text is not None:
+            return end, text
+    return number.end, _plain(number, rules)
 
 
 def _bare(words: Sequence[Word], index: int) -> str:
@@ -129,7 +136,7 @@ def _money(words: Sequence[Word], at: dict[int, Number], number: Number) -> tupl
     sign = _CURRENCIES.get(_bare(words, number.end))
     if number.ordinal or sign is None or _closes(words, number.end):
         return number.end, None
-    end, amount = number.end + 1, _grouped(number.text)
+    end, amount = number.end + 1, grouped(number.text, ENGLISH)
     rest = at.get(end + 1) if _bare(words, end) == "and" else at.get(end)
     if rest and rest.digits <= 2 and _bare(words, rest.end) in _CENTS and not _closes(words, end):
         return rest.end + 1, f"{sign}{amount}.{rest.text.zfill(2)}"
@@ -156,19 +163,14 @@ def _time_of_day(words: Sequence[Word], at: dict[int, Number], number: Number) -
     return number.end, None
 
 
-def _plain(number: Number) -> str | None:
+def _plain(number: Number, rules: Conventions) -> str | None:
     if number.is_small:
         return None
-    if number.spelled and number.digits in (7, 10, 11):
+    if rules is ENGLISH and number.spelled and number.digits in (7, 10, 11):
         digits = number.text
         area = [digits[:-10], digits[-10:-7], digits[-7:-4], digits[-4:]]
         return "-".join(part for part in area if part)
-    return number.text if number.spelled or number.ordinal else _grouped(number.text)
-
-
-def _grouped(text: str) -> str:
-    whole, point, rest = text.partition(".")
-    return f"{int(whole):,}{point}{rest}" if whole.isdecimal() and len(whole) >= _GROUPED_FROM else text
+    return number.text if number.spelled or number.ordinal else grouped(number.text, rules)
 
 
 def _address(words: Sequence[Word], index: int) -> tuple[int, str | None]:

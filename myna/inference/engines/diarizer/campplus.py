@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from onnx import TensorProto
 
-from myna.inference.engines.diarizer.graph_builder import GraphBuilder
 from myna.inference.engines.diarizer.torch_zip import Tensors
+from myna.inference.engines.graph_builder import GraphBuilder
 
 INPUT, OUTPUT = "features", "embedding"
 SIZE = 192

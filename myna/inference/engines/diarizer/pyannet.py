@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from myna.inference.engines.diarizer.graph_builder import GraphBuilder
 from myna.inference.engines.diarizer.torch_zip import Tensors
+from myna.inference.engines.graph_builder import GraphBuilder
 
 POWERSET = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1]], bool)
 """Class → which of three voices speak."""

@@ -8,23 +8,27 @@ graphs only in decodes with keyterms.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
+from onnxruntime import OrtValue
 
 from myna.inference.engines.byte_pairs import WORD_START
 from myna.inference.engines.cpu_session import cpu_session
-from myna.inference.engines.moonshine.graph import LAYERS, LOGITS, decoder_graphs
+from myna.inference.engines.moonshine.decoder_graphs import step_graph, steps_graph
+from myna.inference.engines.moonshine.decoding import Decoded, Decoder
+from myna.inference.engines.moonshine.encoder_graph import AUDIO, CROSS_CACHE, encoder_graph
 from myna.inference.engines.moonshine.keyterms import Terms
 from myna.inference.engines.moonshine.kind import MODEL
+from myna.inference.engines.moonshine.shipped import Shipped
 from myna.inference.engines.port import ModelOptions
 from myna.runtime.memory import keep_steady
 from myna.streaming.errors import EngineUnavailableError
 from myna.streaming.events import SAMPLE_RATE, Word
 from myna.streaming.session.jobs import EngineInfo, InferenceJob, JobError, JobKind, Outcome, Transcript
+from myna.streaming.speech.graph_cache import cached
 
 INFO = EngineInfo(
     name=MODEL.name,
@@ -35,7 +39,6 @@ INFO = EngineInfo(
     version=MODEL.version,
     uuid=MODEL.uuid,
 )
-BEGIN, END = 1, 2
 TOKENS_PER_SECOND = 6.5
 """Limit on tokens per second of audio, as the authors advise: on noise the model can loop."""
 FRAME = 384
@@ -44,22 +47,10 @@ SHORTEST = 1600
 """Shortest audio that is decoded, in samples. The encoder's convolutions need 127 + 64 * 8; 100 ms hold no word."""
 PADDING = SAMPLE_RATE // 4
 """Samples of silence added before and after every utterance: tight cuts lose words (docs/accuracy.md)."""
-ALIGNMENT_HEADS = {3: (5,), 4: (7,), 5: (3, 4, 6, 7)}
-"""Layer → heads whose cross-attention follows the audio in time; selected by forced alignment (docs/accuracy.md)."""
+_REVISION = 7
+"""Increase when the code that builds the graphs changes: it is part of the cache key."""
 START_SHARE, END_SHARE = 0.3, 0.02
 """Shares of a token's peak attention at which the token starts and ends. They halve the p90 of the start time's error."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Decoded:
-    tokens: list[int]
-    probabilities: (
-        np.ndarray
-    )  # [len(tokens) + 1], of the model without boosting; the last is the end token's if it was reached
-    likeliest: (
-        np.ndarray
-    )  # [len(tokens) + 1], of the tokens that the model prefers; without keyterms, equal to the former
-    attention: np.ndarray  # [len(tokens), frames]
 
 
 class MoonshineEngine:
@@ -77,13 +68,10 @@ class MoonshineEngine:
         for name in ("encoder_model.ort", "decoder_model_merged.ort", "tokenizer.bin"):
             if not (folder / name).is_file():
                 raise EngineUnavailableError(f"The Moonshine model file {name} is missing from {folder}")
-        first, step = decoder_graphs(folder / "decoder_model_merged.ort")
+        graphs = _graphs(folder)
         self._info = replace(INFO, longest_segment_s=longest_segment_s)
-        self._encoder = cpu_session(folder / "encoder_model.ort")
-        self._first = cpu_session(first)
-        self._step = cpu_session(step)
-        self._first_outputs = [output.name for output in self._first.get_outputs() if output.name != LOGITS]
-        self._step_outputs = [output.name for output in self._step.get_outputs() if output.name != LOGITS]
+        self._encoder = cpu_session(graphs["encoder"])
+        self._decoder = Decoder(graphs["step"], graphs["steps"], most_tokens(longest_segment_s))
         self._pieces = read_tokenizer(folder / "tokenizer.bin")
         self._terms = Terms(self._pieces)
 
@@ -114,69 +102,24 @@ class MoonshineEngine:
                 f"{job.length / SAMPLE_RATE:.1f} s of audio exceed the {longest_s:g} s that {INFO.name} decodes at once"
             )
         audio = np.pad(np.frombuffer(job.pcm, np.int16).astype(np.float32) / 32768.0, PADDING)
-        frames = self._encoder.run(
-            None, {"input_values": audio[None], "attention_mask": np.ones((1, len(audio)), np.int64)}
-        )[0]
-        most_tokens = int(job.length / SAMPLE_RATE * TOKENS_PER_SECOND) + 2
-        decoded = self._decode(frames, most_tokens, job.options.keyterms)
+        most = most_tokens(job.length / SAMPLE_RATE)
+        keyterms = job.options.keyterms
+        choice = self._terms.choice(keyterms, budget=most) if keyterms else None
+        decoded = self._decoder.decode(self._heard(audio), most, choice, job.draft)
         log_probability = float(np.log(np.maximum(decoded.likeliest, 1e-9)).mean())
-        return Transcript(tuple(self._words(decoded, job.length / SAMPLE_RATE)), log_probability)
+        words = self._words(decoded, job.length / SAMPLE_RATE)
+        return Transcript(tuple(words), log_probability, tokens=tuple(decoded.tokens))
 
-    def _decode(self, frames: np.ndarray, most_tokens: int, keyterms: tuple[str, ...] = ()) -> _Decoded:
-        choice = self._terms.choice(keyterms, budget=most_tokens) if keyterms else None
-        logits = [LOGITS] if keyterms else []
-        first = self._first.io_binding()
-        first.bind_ortvalue_input("encoder_hidden_states", onnxruntime.OrtValue.ortvalue_from_numpy(frames))
-        first.bind_cpu_input("input_ids", np.array([[BEGIN]], np.int64))
-        outputs = [*self._first_outputs, *logits]
-        for name in outputs:
-            first.bind_output(name, "cpu")
-        self._first.run_with_iobinding(first)
-        values = opened = dict(zip(outputs, first.get_outputs(), strict=True))
+    def _heard(self, audio: np.ndarray) -> dict[str, OrtValue]:
+        """Return what the decoder hears of an utterance, float32 [samples]."""
+        encoder = self._encoder.io_binding()
+        encoder.bind_cpu_input(AUDIO, audio[None])
+        for name in CROSS_CACHE:
+            encoder.bind_output(name)
+        self._encoder.run_with_iobinding(encoder)
+        return dict(zip(CROSS_CACHE, encoder.get_outputs(), strict=True))
 
-        step = self._step.io_binding()
-        for name in _CROSS_CACHE:
-            step.bind_ortvalue_input(f"past_key_values.{name}", values[f"present.{name}"])
-        outputs = [*self._step_outputs, *logits]
-        tokens: list[int] = []
-        probabilities: list[float] = []
-        likeliest: list[float] = []
-        attention: list[np.ndarray] = []
-        while True:
-            best = token = int(values["token"].numpy()[0, 0])
-            greatest = probability = float(values["probability"].numpy()[0, 0])
-            if choice is not None:
-                scores = values[LOGITS].numpy()[0, 0]
-                chosen = choice.choose(scores, best, len(tokens), last=len(tokens) >= most_tokens)
-                if chosen is None:
-                    place, values = choice.go_back(len(tokens)), opened
-                    for kept in (tokens, probabilities, likeliest, attention):
-                        del kept[place:]
-                    continue
-                if choice.opened == len(tokens):
-                    opened = values
-                if chosen != best:
-                    token, probability = chosen, greatest * float(np.exp(scores[chosen] - scores[best]))
-            probabilities.append(probability)
-            likeliest.append(greatest)
-            if token == END or len(tokens) >= most_tokens:
-                break
-            tokens.append(token)
-            followed = [
-                values[f"attention.{layer}"].numpy()[0, list(heads), 0] for layer, heads in ALIGNMENT_HEADS.items()
-            ]
-            attention.append(np.concatenate(followed).mean(axis=0))
-            step.bind_cpu_input("input_ids", np.array([[token]], np.int64))
-            for name in _SELF_CACHE:
-                step.bind_ortvalue_input(f"past_key_values.{name}", values[f"present.{name}"])
-            for name in outputs:
-                step.bind_output(name, "cpu")
-            self._step.run_with_iobinding(step)
-            values = dict(zip(outputs, step.get_outputs(), strict=True))
-        weights = np.stack(attention) if attention else np.zeros((0, frames.shape[1]), np.float32)
-        return _Decoded(tokens, np.array(probabilities), np.array(likeliest), weights)
-
-    def _words(self, decoded: _Decoded, duration_s: float) -> list[Word]:
+    def _words(self, decoded: Decoded, duration_s: float) -> list[Word]:
         words: list[Word] = []
         starts, ends = align(decoded.attention)
         text, first = b"", 0
@@ -232,8 +175,26 @@ def align(attention: np.ndarray) -> tuple[list[int], list[int]]:
 
 
 _SPACE = WORD_START.encode()
-_SELF_CACHE = [f"{layer}.decoder.{part}" for layer in range(LAYERS) for part in ("key", "value")]
-_CROSS_CACHE = [f"{layer}.encoder.{part}" for layer in range(LAYERS) for part in ("key", "value")]
+
+
+def most_tokens(duration_s: float) -> int:
+    """Return the most tokens that an utterance may have."""
+    return int(duration_s * TOKENS_PER_SECOND) + 2
+
+
+def _graphs(folder: Path) -> dict[str, Path]:
+    """Return the engine's graphs, built from the shipped models in this folder, from the cache if present."""
+    encoder, decoder = folder / "encoder_model.ort", folder / "decoder_model_merged.ort"
+
+    def make() -> dict[str, bytes]:
+        weights = Shipped(decoder)
+        return {
+            "encoder": encoder_graph(Shipped(encoder), weights),
+            "step": step_graph(weights),
+            "steps": steps_graph(weights),
+        }
+
+    return cached(decoder, "moonshine", _REVISION, make, also=[encoder])
 
 
 def read_tokenizer(path: Path) -> list[bytes]:

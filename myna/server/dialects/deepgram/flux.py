@@ -41,6 +41,7 @@ from myna.streaming.session.decode_window import fitted
 from myna.streaming.session.jobs import EngineInfo
 from myna.streaming.text.formatting import formatted, text_of
 from myna.streaming.text.languages import languages_of
+from myna.streaming.text.seams import HeldMarks, marked
 from myna.wire import strictjson
 from myna.wire.quoting import quoted
 
@@ -99,8 +100,10 @@ class FluxDialect(Unresumable):
         self._turn_start = 0
         self._in_turn = False
         self._heard = 0
-        self._said: list[Word] = []
+        self._said: list[Word] = []  # without the mark that is held
+        self._seams = HeldMarks(self._now.formatting.language)
         self._open: tuple[Word, ...] = ()
+        self._before: str | None = None  # the mark before the open words
         self._eager: str | None = None
         self._update_due = 0  # sample before which no `Update` is sent
         self._state_sent = False  # whether a state of the turn has been sent since the last `Update`
@@ -139,18 +142,18 @@ class FluxDialect(Unresumable):
     def emit(self, event: events.Event) -> Sequence[Frame]:
         """Return the messages to send for an event."""
         match event:
-            case events.Interim(words=words, span=span):
-                self._open = words
+            case events.Interim(span=span):
+                self._open, self._before = event.words, event.before
                 self._heard = max(self._heard, span.end)
-            case events.Final(words=words, span=span):
-                self._said += words
+            case events.Final(span=span):
+                self._complete(*self._seams.take(event))
                 self._open = ()
                 self._heard = max(self._heard, span.end)
             case events.TurnStarted(at=at):
                 self._in_turn, self._turn_start = True, at
                 return [self._turn_info("StartOfTurn", 0.0)]
-            case events.TurnEager(at=at, words=words, confidence=confidence):
-                self._open, self._heard = words, max(self._heard, at)
+            case events.TurnEager(at=at, confidence=confidence):
+                self._open, self._before, self._heard = event.words, event.before, max(self._heard, at)
                 frame = self._turn_info("EagerEndOfTurn", confidence)
                 self._eager = self._transcript()
                 return [frame]
@@ -185,6 +188,7 @@ class FluxDialect(Unresumable):
     def _end_turn(self, event: events.TurnEnded) -> Sequence[Frame]:
         frames = []
         self._heard = max(self._heard, event.at)
+        self._complete(self._seams.release(), ())
         changed = self._eager is not None and self._eager != self._transcript()
         if changed and event.trigger is not Trigger.CLIENT:
             frames.append(self._turn_info("TurnResumed", 0.0))
@@ -210,7 +214,15 @@ class FluxDialect(Unresumable):
     def _words(self) -> Sequence[Word]:
         if not self._in_turn:
             return ()
-        return formatted([*self._said, *self._open], self._now.formatting, open_ended=False)
+        mark, following = self._seams.peek(self._open, self._before)
+        said = [*self._said[:-1], marked(self._said[-1], mark)] if self._said else []
+        return formatted([*said, *following], self._now.formatting, open_ended=False)
+
+    def _complete(self, mark: str, words: Sequence[Word]) -> None:
+        """Complete the turn's words with this mark, and add words."""
+        if self._said:
+            self._said[-1] = marked(self._said[-1], mark)
+        self._said += words
 
     def _transcript(self) -> str:
         return text_of(self._words(), punctuated=True)

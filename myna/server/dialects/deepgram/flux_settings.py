@@ -8,8 +8,9 @@ from typing import Any
 
 from myna.runtime.errors import Refusal
 from myna.server.dialects.deepgram.flux_request import ENGLISH, MULTILINGUAL, FluxRequest, texts_of, thresholds_of
-from myna.server.dialects.deepgram.listen_request import checked_keyterms, options_of, spoken
+from myna.server.dialects.deepgram.listen_request import checked_keyterms, options_of
 from myna.server.dialects.parameters import refused
+from myna.server.dialects.spoken_formatting import spoken
 from myna.streaming.policy import MULTIPLE, Options, TurnPolicy
 from myna.streaming.session.jobs import EngineInfo
 from myna.streaming.text.formatting import Formatting

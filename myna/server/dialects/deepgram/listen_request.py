@@ -21,7 +21,6 @@ from myna.streaming.session.decode_window import fitted
 from myna.streaming.session.jobs import EngineInfo
 from myna.streaming.speakers.labelling import SpeakerLimits
 from myna.streaming.text.formatting import Formatting
-from myna.streaming.text.numerals import LANGUAGES as NUMBER_LANGUAGES
 from myna.streaming.text.redaction import Redaction
 from myna.wire.quoting import quoted, shortened
 
@@ -249,26 +248,6 @@ def _redactions(given: Parameters) -> frozenset[Redaction]:
                 f"redact={shortened(kind)} is not supported. Supported values: {known}.", "unsupported_feature"
             )
     return frozenset(_REDACTIONS[kind] for kind in kinds)
-
-
-def spoken(formatting: Formatting, language: str | None, engine: EngineInfo) -> Formatting:
-    """Return the formatting for the spoken language: the client's, or the engine's if it has only one.
-
-    The language stays unknown if the engine finds it in each decode. Fillers stay unless the language is known to be English:
-    "um" is a word in German and Portuguese. Raises `Refusal` if numbers are to be redacted and the language is unknown, or is
-    one whose spoken numbers are not recognised.
-    """
-    certain = engine.languages[0] if language is None and len(engine.languages) == 1 else language
-    code = None if certain in (None, MULTIPLE) else primary(certain)
-    if formatting.redactions and code not in NUMBER_LANGUAGES:
-        spoken_in = f"in {quoted(code)}" if code else f"by {engine.name} unless one language is named"
-        raise refused(
-            f"redact is not supported {spoken_in}: spoken numbers are only recognised in {', '.join(NUMBER_LANGUAGES)}.",
-            "unsupported_feature",
-        )
-    found = code is None and engine.detects_language
-    fillers = formatting.fillers or not (found or code == "en")
-    return replace(formatting, language="" if found else code or formatting.language, fillers=fillers)
 
 
 def keyterms_of(given: Parameters) -> tuple[str, ...]:

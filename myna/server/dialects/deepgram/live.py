@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
@@ -28,9 +29,10 @@ from myna.server.dialects.base import (
     json_frame,
 )
 from myna.server.dialects.deepgram.errors import refused_stream
-from myna.server.dialects.deepgram.listen_request import ListenRequest, checked_keyterms, parse, spoken
+from myna.server.dialects.deepgram.listen_request import ListenRequest, checked_keyterms, parse
 from myna.server.dialects.deepgram.models import PUBLIC_MODELS, model_metadata, models_used
 from myna.server.dialects.deepgram.results import confidence_of, now, search_results, word_of
+from myna.server.dialects.spoken_formatting import spoken
 from myna.server.serving import ModelWanted
 from myna.server.settings import Settings
 from myna.streaming import events
@@ -40,6 +42,7 @@ from myna.streaming.policy import MULTIPLE
 from myna.streaming.session.jobs import EngineInfo
 from myna.streaming.text.formatting import formatted, text_of
 from myna.streaming.text.languages import languages_of
+from myna.streaming.text.seams import MarksAtOnce
 from myna.wire import strictjson
 from myna.wire.quoting import quoted
 
@@ -134,6 +137,7 @@ class DeepgramDialect(Unresumable):
         self._opened = False
         self._finalized: set[int] = set()  # channels whose open flush has produced a final already
         self._ends: dict[int, float] = {}  # channel → where its last final ended
+        self._seams = defaultdict[int, MarksAtOnce](lambda: MarksAtOnce(self._formatting.language))
         self._model = model_metadata(model, engine)
         self._diarizer = diarizer
         self._metadata = {"request_id": request_id, **self._model}
@@ -182,12 +186,14 @@ class DeepgramDialect(Unresumable):
                 self._channels, self._opened = channels, True
             case events.SpeechStarted(at=at, channel=channel) if self._request.vad_events:
                 return [json_frame({"type": "SpeechStarted", "channel": [channel], "timestamp": _seconds(at)})]
-            case events.Interim(channel=channel, span=span, words=words):
+            case events.Interim(channel=channel, span=span):
+                words = self._seams[channel].peek(event.words, event.before)
                 return [self._results(channel, span, words, is_final=False)]
-            case events.Final(channel=channel, span=span, words=words, cause=cause):
+            case events.Final(channel=channel, span=span, cause=cause):
                 self._ends[channel] = _seconds(span.end)
                 if cause is events.Cause.FLUSH:
                     self._finalized.add(channel)
+                words = self._seams[channel].take(event)
                 return [self._results(channel, span, words, is_final=True, cause=cause)]
             case events.UtteranceEnd(channel=channel, last_word_end=end) if self._request.utterance_end_ms:
                 index = [channel, self._channels]

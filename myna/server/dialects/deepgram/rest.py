@@ -21,11 +21,11 @@ from myna.server.dialects.deepgram.listen_request import (
     options_of,
     searches_of,
     speakers_of,
-    spoken,
 )
 from myna.server.dialects.deepgram.models import PUBLIC_MODELS, model_metadata, models_used
 from myna.server.dialects.deepgram.results import confidence_of, now, search_results, word_of
 from myna.server.dialects.parameters import Parameters, decimal, refused
+from myna.server.dialects.spoken_formatting import spoken
 from myna.server.serving import ModelWanted
 from myna.streaming.audio.raw import Coded, RawFormat
 from myna.streaming.events import SpokenLanguage, Word
@@ -121,7 +121,7 @@ def answer(
     """Return the response's body. Iterators in it are written as lists."""
     formatting = spoken(request.formatting, request.named_language, engine)
     punctuated = formatting.punctuated
-    channels = [channel.written(lambda words: formatted(words, formatting)) for channel in transcript.channels]
+    channels = transcript.written(lambda words: formatted(words, formatting)).channels
     metadata: dict[str, Any] = {
         "transaction_key": "deprecated",
         "request_id": request_id,

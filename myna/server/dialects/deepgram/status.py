@@ -8,13 +8,11 @@ from aiohttp import web
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
-from myna.batch.transcriber import Transcriber
-from myna.inference.models import Models
+from myna.inference.port import ModelSource
 from myna.server.dialects.deepgram import flux
 from myna.server.http.json_answer import compact_answer
-from myna.server.operations.admission import Admission
-from myna.server.operations.gauges import Gauges
-from myna.server.services import Services
+from myna.server.operations.front_admission import FrontAdmission
+from myna.server.operations.overview import Overview
 
 
 @with_config(ConfigDict(title="Status"))
@@ -37,14 +35,10 @@ class EngineStatusAnswer(TypedDict):
 class StatusHandlers:
     """Handlers of one server."""
 
-    def __init__(
-        self, services: Services, models: Models, transcriber: Transcriber, admission: Admission, gauges: Gauges
-    ) -> None:
-        self._services = services
+    def __init__(self, overview: Overview, models: ModelSource, admission: FrontAdmission) -> None:
+        self._overview = overview
         self._models = models
-        self._transcriber = transcriber
         self._admission = admission
-        self._gauges = gauges
 
     def add_to(self, app: web.Application) -> None:
         """Add the routes."""
@@ -53,13 +47,14 @@ class StatusHandlers:
 
     async def status(self, _request: web.Request) -> web.Response:
         """Return the server's state and how many requests are active."""
-        turn_taking = sum(stream.path == flux.PATH for stream in self._services.streams.values())
+        streams = await self._overview.streams()
+        turn_taking = streams.get(flux.PATH, 0)
         body: StatusAnswer = {
             "system_health": (
-                "Critical" if self._admission.draining else "Degraded" if self._gauges.failing else "Healthy"
+                "Critical" if self._admission.draining else "Degraded" if await self._overview.failing() else "Healthy"
             ),
-            "active_batch_requests": self._transcriber.active,
-            "active_stream_requests": len(self._services.streams) - turn_taking,
+            "active_batch_requests": await self._overview.files(),
+            "active_stream_requests": sum(streams.values()) - turn_taking,
             "active_listen_v2_stream_requests": turn_taking,
         }
         return compact_answer(body)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Literal, cast
 
 from myna.inference.engines.kind import Model
@@ -27,8 +28,10 @@ from myna.server.dialects.base import (
 )
 from myna.server.dialects.defaults import SOFT_SHARE, default_policy
 from myna.server.dialects.native.entries import rounded, speakers_message, word_entries
+from myna.server.dialects.native.text import WATCH_S, ChannelTexts
 from myna.server.dialects.parameters import Parameters, whole
 from myna.server.dialects.speaker_limits import limits_of
+from myna.server.dialects.spoken_formatting import asked, spoken
 from myna.server.language_tags import spoken_language, unknown_language
 from myna.server.serving import ModelWanted
 from myna.server.settings import Settings
@@ -40,6 +43,7 @@ from myna.streaming.session.decode_window import fitted
 from myna.streaming.session.jobs import EngineInfo
 from myna.streaming.speakers.history import SpeakersRevised
 from myna.streaming.speakers.labelling import SpeakerLimits
+from myna.streaming.text.formatting import Formatting
 from myna.streaming.text.joining import written_text
 from myna.streaming.text.languages import main_language
 from myna.wire import messages as wire
@@ -54,8 +58,9 @@ _CLOSE_CODES = {**CLOSE_CODES, "invalid_message": 1007, "undecodable_audio": 100
 class NativeEntry(PlainEntry):
     """The entry at `wire.PATH`."""
 
-    def __init__(self, name: str, settings: Settings) -> None:
+    def __init__(self, name: str, settings: Settings, resume_prefix: str = "") -> None:
         self.name = name
+        self._resume_prefix = resume_prefix
         self._settings = settings
         self._form = wire.Format.JSON
         self._resume: Resume | None = None
@@ -86,7 +91,7 @@ class NativeEntry(PlainEntry):
     def dialect(self, model: Model, engine: EngineInfo, diarizer: str = "") -> NativeDialect:
         """Return the translator. Options that the model lacks are refused at the `start` message."""
         del model, diarizer
-        return NativeDialect(self._form, self._settings, engine, self._speakers)
+        return NativeDialect(self._form, self._settings, engine, self._speakers, self._resume_prefix)
 
     @property
     def speakers(self) -> bool:
@@ -107,8 +112,14 @@ class NativeDialect:
     """One connection's translator."""
 
     def __init__(
-        self, form: wire.Format, settings: Settings, engine: EngineInfo, speakers: SpeakerLimits | None = None
+        self,
+        form: wire.Format,
+        settings: Settings,
+        engine: EngineInfo,
+        speakers: SpeakerLimits | None = None,
+        resume_prefix: str = "",
     ) -> None:
+        self._resume_prefix = resume_prefix
         self.idle_timeout_s = settings.idle_timeout_s
         self.resume_token: str | None = None
         self._resume_s = settings.resume_s
@@ -122,6 +133,7 @@ class NativeDialect:
         self._engine = engine
         self._policy: Policy | None = None
         self._language = engine.languages[0] if len(engine.languages) == 1 else "und"
+        self._texts = ChannelTexts(Formatting(fillers=True), held=False)
         self._flushes: dict[str, str | None] = {}
         self._flush_count = 0
 
@@ -131,14 +143,12 @@ class NativeDialect:
 
     def receive(self, frame: str | bytes) -> Sequence[Command]:
         """Return the commands in a client's frame. Raises `DialectError`."""
-        try:
-            message = wire.decode_client(frame, self._form)
-        except wire.TooLargeError as error:
-            raise DialectError("message_too_big", str(error)) from error
-        except wire.WireError as error:
-            raise DialectError("invalid_message", str(error)) from error
+        commands: Sequence[Command]
+        if self._policy is not None and self._form is wire.Format.JSON and isinstance(frame, bytes):
+            commands = (Audio(frame),)  # the usual frame, which needs no message
+        else:
+            commands = self._commands(self._message(frame))
         self._received += 1
-        commands = self._commands(message)
         self._unacknowledged_bytes += len(frame)
         far = (
             self._received - self._acknowledged >= _MESSAGES_UNACKNOWLEDGED
@@ -147,6 +157,14 @@ class NativeDialect:
         if far and self.resume_token is not None:
             return [*commands, Reply(tuple(self._frames(wire.ProgressMessage(), replaces="progress")))]
         return commands
+
+    def _message(self, frame: str | bytes) -> wire.AnyClientMessage:
+        try:
+            return wire.decode_client(frame, self._form)
+        except wire.TooLargeError as error:
+            raise DialectError("message_too_big", str(error)) from error
+        except wire.WireError as error:
+            raise DialectError("invalid_message", str(error)) from error
 
     def _commands(self, message: wire.AnyClientMessage) -> Sequence[Command]:
         if self._policy is None:
@@ -197,10 +215,15 @@ class NativeDialect:
 
     def emit(self, event: events.Event) -> Sequence[Frame]:
         """Return the frames to send for an event."""
+        told = [self._mark(channel, mark) for channel, mark in self._texts.settled(event)]
+        return [*chain.from_iterable(told), *self._emit(event)]
+
+    def _emit(self, event: events.Event) -> Sequence[Frame]:
         match event:
             case events.SpeechStarted(at=at, channel=channel):
                 return self._frames(wire.SpeechStartedMessage(channel=channel, time=rounded(seconds(at))))
-            case events.Interim(channel=channel, span=span, words=words, stable=stable):
+            case events.Interim(channel=channel, span=span):
+                words, stable = self._texts.partial(event)
                 partial = wire.PartialMessage(
                     channel=channel,
                     start=rounded(seconds(span.start)),
@@ -210,7 +233,8 @@ class NativeDialect:
                     stable=stable,
                 )
                 return self._frames(partial, replaces=f"partial {channel}")
-            case events.Final(channel=channel, span=span, words=words, cause=cause):
+            case events.Final(channel=channel, span=span, cause=cause):
+                mark, words = self._texts.final(event)
                 final = wire.FinalMessage(
                     channel=channel,
                     start=rounded(seconds(span.start)),
@@ -222,7 +246,7 @@ class NativeDialect:
                         "Literal['endpoint', 'length', 'finalize', 'close']", cause.value
                     ),  # all its policies have
                 )
-                return self._frames(final)
+                return [*self._mark(channel, mark), *self._frames(final)]
             case events.UtteranceEnd(channel=channel, last_word_end=end):
                 return self._frames(wire.UtteranceEndMessage(channel=channel, last_word_end=rounded(end)))
             case events.Flushed(token=token, everywhere=True):
@@ -255,6 +279,9 @@ class NativeDialect:
         number = None if isinstance(message, wire.ReadyMessage) else self._number
         return [Frame(wire.encode(message, self._form, account), replaces, number)]
 
+    def _mark(self, channel: int, mark: str) -> Sequence[Frame]:
+        return self._frames(wire.MarkMessage(channel=channel, mark=mark)) if mark else ()
+
     def _open(self, start: wire.StartMessage) -> Open:
         known = self._engine.languages
         language = spoken_language(start.language)
@@ -282,10 +309,30 @@ class NativeDialect:
             policy = replace(policy, hard_s=start.max_utterance_s, soft_s=start.max_utterance_s * SOFT_SHARE)
         if not start.interim:
             policy = replace(policy, interim_every_s=None)
+        formatting = _formatting(start, language, self._engine)
+        self._texts = ChannelTexts(formatting, held=start.marks == "held")
+        if start.marks == "held":
+            policy = replace(policy, progress_s=WATCH_S)
+        if formatting.rewrites:
+            policy = replace(policy, speakers_revised=False)  # its words are those of the engine
         self._policy = fitted(policy, self._engine)
         if start.resume and self._resume_s:
-            self.resume_token = secrets.token_urlsafe(18)
+            self.resume_token = self._resume_prefix + secrets.token_urlsafe(18)
         return Open(_audio(start), not start.multichannel, self._policy, Options(language, start.keyterms))
+
+
+def _formatting(start: wire.StartMessage, language: str | None, engine: EngineInfo) -> Formatting:
+    """Return how words are written. Raises `DialectError`."""
+    formatting = asked(
+        smart_format=start.smart_format,
+        numerals=start.numerals,
+        profanity_filter=start.profanity_filter,
+        redact=start.redact,
+    )
+    try:
+        return spoken(formatting, language, engine)
+    except Refusal as refusal:
+        raise DialectError("unsupported_redact", refusal.message) from refusal
 
 
 def _audio(start: wire.StartMessage) -> RawFormat | Coded:

@@ -17,6 +17,7 @@ from myna.server.dialects.openai.known_speakers import MOST_KNOWN
 from myna.server.dialects.openai.rest import FORMATS, GRANULARITIES
 from myna.server.dialects.openai.transcriptions import PATH
 from myna.server.dialects.speaker_limits import LIMITS, SPEAKER_COUNT
+from myna.server.dialects.spoken_formatting import FLAGS
 from myna.server.http.openapi import (
     TEXT,
     RouteDescriptions,
@@ -27,7 +28,9 @@ from myna.server.http.openapi import (
     reference,
     schema_of,
 )
+from myna.streaming.text.redaction import Redaction
 
+REDACT: Schema = {"type": "array", "items": {"enum": list(Redaction)}}
 _FILE: Schema = {"type": "string", "format": "binary"}
 OPENAI_ERROR = reference(OpenAIError)
 
@@ -70,6 +73,8 @@ def transcriptions(summary: str = "Transcribe the file, or the files, of a form.
         batch={"type": "boolean"},
         diarize={"type": "boolean"},
         **dict.fromkeys(LIMITS, SPEAKER_COUNT),
+        **{name: {"type": "boolean"} for name in FLAGS},
+        redact=REDACT,
         **{
             "timestamp_granularities[]": {"type": "array", "items": {"enum": list(GRANULARITIES)}},
             "include[]": {"type": "array", "items": {"enum": ["logprobs"]}},

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from myna.server.dialects.openai.errors import error_body
 from myna.server.http.answers import Answers, abort
 from myna.server.http.file_work import Done
 from myna.streaming.events import Final
+from myna.streaming.session.jobs import EngineInfo
 
 log = structlog.get_logger()
 
@@ -35,9 +37,9 @@ _HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X
 
 Heard = asyncio.Queue[Final | None]
 """The finals of a file in order; None after the last."""
-Work = Callable[[Listener, Callable[[], None]], Awaitable[Done]]
-"""Transcribes the file. Calls the listener with each final, and before that the other function when the request is accepted.
-Raises `Refusal`."""
+Work = Callable[[Listener, Callable[[EngineInfo], None]], Awaitable[Done]]
+"""Transcribes the file. Calls the listener with each final, and before that the other function, with the engine, when the
+request is accepted. Raises `Refusal`."""
 
 
 async def stream(
@@ -45,8 +47,15 @@ async def stream(
 ) -> web.StreamResponse:
     """Answer with the events of one file. Raises `Refusal` if the file is refused before the first event."""
     heard, accepted, begun = Heard(), asyncio.Event(), asyncio.Event()
+    engines: list[EngineInfo] = []
+
+    def accept(engine: EngineInfo) -> None:
+        engines.append(engine)
+        accepted.set()
 
     def put(final: Final | None) -> None:
+        if final is not None:
+            final = replace(final, words=asked.written(final.words, engines[0]))
         heard.put_nowait(final)
         begun.set()
 
@@ -54,7 +63,7 @@ async def stream(
         put(None)
         accepted.set()
 
-    working = asyncio.ensure_future(work(put, accepted.set))
+    working = asyncio.ensure_future(work(put, accept))
     working.add_done_callback(end)
     try:
         await accepted.wait()
@@ -123,7 +132,8 @@ async def _send_events(
 async def _last(working: asyncio.Future[Done], asked: rest.TranscriptionRequest) -> Iterable[dict[str, Any]]:
     """Return the last events: the speakers' segments, if wanted, and the whole text; or the error."""
     try:
-        transcript = (await working).transcript
+        transcribed = await working
+        transcript = transcribed.transcript.written(lambda words: asked.written(words, transcribed.engine))
         segments = rest.speaker_segments(transcript, asked) if asked.speakers else ()
         return itertools.chain(segments, [rest.done(transcript, asked)])
     except Refusal as refusal:

@@ -42,6 +42,8 @@ from myna.streaming import events
 from myna.streaming.audio.raw import Encoding
 from myna.streaming.events import Cause, Word, seconds
 from myna.streaming.session.jobs import EngineInfo
+from myna.streaming.text.formatting import formatted
+from myna.streaming.text.seams import MarksAtOnce
 from myna.wire.quoting import quoted
 
 SHORTEST_COMMIT_MS = 100
@@ -75,6 +77,8 @@ class RealtimeDialect(Unresumable):
         self._appended_ms = 0.0
         self._committed_ms = 0.0  # or cleared
         self._items = ItemQueue()
+        self._formatting = session.formatting(engine)
+        self._seams = MarksAtOnce(self._formatting.language)
         self._speaking: Item | None = None  # not committed yet
         self._started_at = 0
         self._ended_by_client: Item | None = None  # its last words are not decoded yet
@@ -124,8 +128,8 @@ class RealtimeDialect(Unresumable):
                 return () if self._session.manual or self._speaking or self._ended_by_client else self._start()
             case events.SpeechStopped(at=at) if not (self._session.manual or self._ended_by_client):
                 return self._stop(at)
-            case events.Final(words=words, cause=cause):
-                self._items.hear(words)
+            case events.Final(cause=cause):
+                self._items.hear(formatted(self._seams.take(event), self._formatting))
                 first, frames = self._items.first, self._deltas()
                 if cause is Cause.ENDPOINT and first is not None and first.token is None and first.committed:
                     frames += self._complete()
@@ -147,12 +151,12 @@ class RealtimeDialect(Unresumable):
     def _update(self, patch: object, kind: str) -> Sequence[Command]:
         beta = kind != "session" or (isinstance(patch, dict) and any(name.startswith(_BETA_FIELDS) for name in patch))
         session = self._session.patched(patch, beta=beta, models=self._names)
-        options = session.options(self._engine)
+        options, formatting = session.options(self._engine), session.formatting(self._engine)
         commands: list[Command] = []
         if session.audio != self._session.audio:
             commands.append(Reformat(session.audio))
         commands.append(Configure(options, session.policy(self._settings, self._engine)))
-        self._session = session
+        self._session, self._formatting = session, formatting
         self._beta = beta
         return [*commands, Reply((self._session_frame(f"{kind}.updated"),))]
 

@@ -52,6 +52,10 @@ class _Transcription(_StrictModel):
     delay: str | None = None
     languages: _Texts | None = None
     keywords: _Texts | None = None
+    smart_format: bool | None = None
+    numerals: bool | None = None
+    profanity_filter: bool | None = None
+    redact: list[Literal["numbers", "aggressive_numbers", "pci", "ssn"]] | None = None
 
 
 class _TurnDetection(_StrictModel):

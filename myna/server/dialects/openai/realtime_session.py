@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,12 +11,14 @@ from myna.server.dialects.defaults import default_policy
 from myna.server.dialects.openai import realtime_parts as parts
 from myna.server.dialects.openai.errors import refused
 from myna.server.dialects.openai.models import PUBLIC_MODELS
+from myna.server.dialects.spoken_formatting import asked, spoken
 from myna.server.language_tags import primary, spoken_language, unknown_language
 from myna.server.settings import Settings
 from myna.streaming.audio.raw import Encoding, RawFormat
 from myna.streaming.policy import Options, Policy, TurnPolicy
 from myna.streaming.session.decode_window import fitted
 from myna.streaming.session.jobs import EngineInfo
+from myna.streaming.text.formatting import Formatting
 from myna.wire.quoting import quoted
 
 LOGPROBS = "item.input_audio_transcription.logprobs"
@@ -85,17 +87,36 @@ class RealtimeSession:
     def options(self, engine: EngineInfo) -> Options:
         """Return the engine's options. Raises `Refusal` if the engine does not support the language."""
         given = self.transcription or {}
-        languages = [given["language"]] if given.get("language") else list(given.get("languages") or ())
-        if unknown := unknown_language(engine, languages):
+        if unknown := unknown_language(engine, self._languages):
             known = ", ".join(engine.languages)
             raise refused(
                 f"The model {engine.name!r} does not support the language {quoted(unknown)}; it supports: {known}.",
                 "session.audio.input.transcription.language",
             )
         keywords = tuple(given.get("keywords") or ()) if engine.keyterms else ()
-        language = spoken_language(languages[0]) if len(languages) == 1 else None
         prompt = (given.get("prompt") or "") if engine.prompts else ""
-        return Options(language, keywords, tuple(map(primary, languages)), prompt=prompt)
+        return Options(self._language, keywords, tuple(map(primary, self._languages)), prompt=prompt)
+
+    def formatting(self, engine: EngineInfo) -> Formatting:
+        """Return how words are written, an extension. Raises `Refusal` if the redactions are not possible."""
+        given = self.transcription or {}
+        wanted = asked(
+            smart_format=bool(given.get("smart_format")),
+            numerals=bool(given.get("numerals")),
+            profanity_filter=bool(given.get("profanity_filter")),
+            redact=given.get("redact") or (),
+        )
+        return spoken(wanted, self._language, engine)
+
+    @property
+    def _languages(self) -> Sequence[str]:
+        given = self.transcription or {}
+        return [given["language"]] if given.get("language") else list(given.get("languages") or ())
+
+    @property
+    def _language(self) -> str | None:
+        """The language that is spoken, if the client names only one."""
+        return spoken_language(self._languages[0]) if len(self._languages) == 1 else None
 
     def described(self, session_id: str, *, beta: bool) -> dict[str, Any]:
         """Return the session as the client is sent it."""

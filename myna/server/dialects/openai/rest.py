@@ -18,14 +18,17 @@ from myna.server.dialects.openai.models import PUBLIC_MODELS
 from myna.server.dialects.options import LONGEST_KEYTERM, MOST_KEYTERMS
 from myna.server.dialects.parameters import Parameters
 from myna.server.dialects.speaker_limits import limits_of
+from myna.server.dialects.spoken_formatting import AS_HEARD, asked, spoken
 from myna.server.language_tags import primary, spoken_language, unknown_language
 from myna.server.serving import ModelWanted
 from myna.streaming.events import Word
 from myna.streaming.policy import Options
 from myna.streaming.session.jobs import EngineInfo
 from myna.streaming.speakers.labelling import SpeakerLimits
+from myna.streaming.text.formatting import Formatting, formatted
 from myna.streaming.text.joining import separator, written_text
 from myna.streaming.text.languages import languages_of, main_language
+from myna.streaming.text.redaction import Redaction
 from myna.wire.quoting import quoted
 
 DIARIZED = "diarized_json"
@@ -61,6 +64,16 @@ class TranscriptionRequest:
     """The names of the speakers of whose voices there are clips."""
     speakers: SpeakerLimits | None = None
     """How many speakers to tell apart; None: none."""
+    formatting: Formatting = AS_HEARD
+    """An extension: how words are written."""
+
+    def written(self, words: Sequence[Word], engine: EngineInfo) -> tuple[Word, ...]:
+        """Return words of the transcript as they are written."""
+        return formatted(words, self._spoken(engine))
+
+    def _spoken(self, engine: EngineInfo) -> Formatting:
+        only = self.languages[0] if len(self.languages) == 1 else None
+        return spoken(self.formatting, self.language or only, engine)
 
     def options(self, engine: EngineInfo) -> Options:
         """Return the engine's options. Raises `Refusal` for options that the engine lacks."""
@@ -78,6 +91,7 @@ class TranscriptionRequest:
             )
         if self.keywords and not engine.keyterms:
             raise refused(f"The model {engine.name!r} does not support keywords.", "keywords")
+        self._spoken(engine)  # raises if the request's redactions are not possible
         prompt = self.prompt if engine.prompts else ""
         hints = tuple(map(primary, self.languages))
         return Options(spoken_language(self.language), self.keywords, hints, translate=self.translate, prompt=prompt)
@@ -116,6 +130,19 @@ def parse(fields: Collection[tuple[str, str]], *, translate: bool = False) -> Tr
             wanted=diarize or response_format == DIARIZED,
             asking=f"response_format={DIARIZED} or diarize=true",
         ),
+        formatting=_formatting(given),
+    )
+
+
+def _formatting(given: Parameters) -> Formatting:
+    redactions = [kind for kind in given.texts("redact") if kind != "false"]
+    if unknown := set(redactions) - set(Redaction):
+        raise refused(f"redact must be one of {', '.join(Redaction)}, not {quoted(min(unknown))}.", "redact")
+    return asked(
+        smart_format=given.flag("smart_format"),
+        numerals=given.flag("numerals"),
+        profanity_filter=given.flag("profanity_filter"),
+        redact=redactions,
     )
 
 
@@ -123,6 +150,7 @@ def answer(
     transcript: FileTranscript, request: TranscriptionRequest, engine: EngineInfo, filename: str
 ) -> dict[str, Any] | str:
     """Return the response: a text, or an object whose iterators are written as lists."""
+    transcript = transcript.written(lambda words: request.written(words, engine))
     words = transcript.words
     match request.response_format:
         case "text":
@@ -183,7 +211,7 @@ def delta(words: Sequence[Word], before: str) -> dict[str, object]:
 
 
 def done(transcript: FileTranscript, request: TranscriptionRequest) -> dict[str, object]:
-    """Return the last event of a streamed response. Iterators in it are written as lists."""
+    """Return the last event of a streamed response, of a written transcript. Iterators in it are written as lists."""
     event: dict[str, object] = {
         "type": "transcript.text.done",
         "text": transcript.text,

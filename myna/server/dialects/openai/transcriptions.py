@@ -21,6 +21,7 @@ from myna.server.http.file_requests import FileRequests, temporary_folder, unles
 from myna.server.http.file_work import ClipRefusal, Done, FileWork
 from myna.server.http.uploads import Form
 from myna.streaming.audio.raw import Coded
+from myna.streaming.session.jobs import EngineInfo
 
 PATH = "/v1/audio/transcriptions"
 
@@ -88,7 +89,7 @@ class Transcriptions:
         asked: rest.TranscriptionRequest,
         share: str,
         listener: Listener = lambda _: None,
-        accepted: Callable[[], None] = lambda: None,
+        accepted: Callable[[EngineInfo], None] = lambda _: None,
     ) -> Done:
         """Return the transcript of one file; call `accepted` when nothing but the file can be the reason for a refusal."""
         try:

@@ -6,6 +6,7 @@ from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
+from myna.server.dialects.openai.description import REDACT
 from myna.server.dialects.openai.transcriptions import PATH
 from myna.server.dialects.reflector.diarize import PATH as DIARIZE
 from myna.server.dialects.reflector.errors import ReflectorError
@@ -15,6 +16,7 @@ from myna.server.dialects.reflector.pad import LONGEST_PAD_S
 from myna.server.dialects.reflector.pad import PATH as PAD
 from myna.server.dialects.reflector.requests import PREFIX
 from myna.server.dialects.speaker_limits import LIMITS, SPEAKER_COUNT
+from myna.server.dialects.spoken_formatting import FLAGS
 from myna.server.http.openapi import (
     TEXT,
     RouteDescriptions,
@@ -30,9 +32,11 @@ _ERROR = reference(ReflectorError)
 _ERRORS = dict.fromkeys(("400", "404", "408", "413", "415", "422", "500", "503", "507"), _ERROR)
 _FILE: Schema = {"type": "string", "format": "binary"}
 _ADDRESS: Schema = {"type": "string", "format": "uri"}
-_SPEAKERS: dict[str, Schema] = {
+_EXTENSIONS: dict[str, Schema] = {
     "diarize": {"type": "boolean", "default": False},
     **dict.fromkeys(LIMITS, SPEAKER_COUNT),
+    **{name: {"type": "boolean", "default": False} for name in FLAGS},
+    "redact": REDACT,
 }
 
 
@@ -109,7 +113,7 @@ def _transcriptions() -> Schema:
         model=TEXT,
         language=TEXT | {"default": "en"},
         batch={"type": "boolean", "default": False},
-        **_SPEAKERS,
+        **_EXTENSIONS,
     )
 
 
@@ -131,7 +135,7 @@ def _from_url() -> Schema:
         model=TEXT,
         language=TEXT | {"default": "en"},
         timestamp_offset={"type": "number", "default": 0},
-        **_SPEAKERS,
+        **_EXTENSIONS,
     )
     return operation(
         "Transcribe the file at an address, as Reflector does.",

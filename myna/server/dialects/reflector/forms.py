@@ -10,6 +10,7 @@ from aiohttp import web
 
 from myna.batch.disk import Upload
 from myna.batch.json_pieces import json_pieces
+from myna.server.dialects.openai.rest import TranscriptionRequest
 from myna.server.dialects.openai.transcriptions import PATH
 from myna.server.dialects.reflector.errors import reflector_response, refused, validated
 from myna.server.dialects.reflector.requests import (
@@ -19,13 +20,11 @@ from myna.server.dialects.reflector.requests import (
     extensions,
     without_empty,
 )
-from myna.server.dialects.reflector.words import answer, older_answer, transcribed
-from myna.server.dialects.speaker_limits import limits_if_asked
+from myna.server.dialects.reflector.words import answer, older_answer, parsed, transcribed
 from myna.server.http.answers import Answer
 from myna.server.http.file_requests import Admitted, FileRequests, temporary_folder, unless_gone
 from myna.server.http.file_work import FileWork
 from myna.server.http.uploads import Form
-from myna.streaming.speakers.labelling import SpeakerLimits
 
 TRANSCRIBE = "/transcribe"
 
@@ -57,30 +56,19 @@ class ReflectorForms:
             fields = without_empty(form.fields)
             asked = validated(FormFields, fields, "body")
             uploads = _uploads_of(form, batch=asked.batch)
-            speakers = limits_if_asked(extensions(fields))
-            work = self._answer(uploads, asked, speakers, folder, admitted.share)
+            wanted = parsed(asked.model, asked.language, extensions(fields))
+            work = self._answer(uploads, wanted, folder, admitted.share)
             return await (await unless_gone(request, work)).send(request)
 
-    async def _answer(
-        self, uploads: list[Upload], asked: FormFields, speakers: SpeakerLimits | None, folder: Path, share: str
-    ) -> Answer:
+    async def _answer(self, uploads: list[Upload], asked: TranscriptionRequest, folder: Path, share: str) -> Answer:
         try:
             async with asyncio.TaskGroup() as group:  # one that fails cancels the others
-                tasks = [
-                    group.create_task(
-                        transcribed(
-                            self._work, upload.path, model=asked.model, language=asked.language, share=share,
-                            speakers=speakers,
-                        )
-                    )
-                    for upload in uploads
-                ]  # fmt: skip
+                tasks = [group.create_task(transcribed(self._work, each.path, asked, share)) for each in uploads]
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
-        dones = [task.result() for task in tasks]
 
         def pieces() -> Iterable[bytes]:
-            answers = [answer(done.transcript, upload.name) for upload, done in zip(uploads, dones, strict=True)]
+            answers = [answer(task.result(), upload.name) for upload, task in zip(uploads, tasks, strict=True)]
             return json_pieces({"results": answers} if len(answers) > 1 else answers[0])
 
         return await self._work.answers.made(pieces, folder)
@@ -92,13 +80,15 @@ class ReflectorForms:
             uploads = [upload for name, upload in form.files if name == "file"]
             if len(uploads) != 1:
                 raise refused(f"The form must have one 'file', not {len(uploads)}.")
-            language = asked.language or asked.source_language
-            work = self._older(uploads[0], language, asked.timestamp, folder, admitted.share)
+            wanted = parsed("", asked.language or asked.source_language)
+            work = self._older(uploads[0], wanted, asked.timestamp, folder, admitted.share)
             return await (await unless_gone(request, work)).send(request)
 
-    async def _older(self, upload: Upload, language: str, offset_s: float, folder: Path, share: str) -> Answer:
-        done = await transcribed(self._work, upload.path, model="", language=language, share=share)
-        return await self._work.answers.made(lambda: json_pieces(older_answer(done.transcript, offset_s)), folder)
+    async def _older(
+        self, upload: Upload, asked: TranscriptionRequest, offset_s: float, folder: Path, share: str
+    ) -> Answer:
+        transcript = await transcribed(self._work, upload.path, asked, share)
+        return await self._work.answers.made(lambda: json_pieces(older_answer(transcript, offset_s)), folder)
 
     async def _form(self, request: web.Request, folder: Path, admitted: Admitted) -> Form:
         """Return the request's form. A form without files may be encoded like a query, and is empty here."""

@@ -7,16 +7,15 @@ from pathlib import Path
 from aiohttp import web
 
 from myna.batch.json_pieces import json_pieces
+from myna.server.dialects.openai.rest import TranscriptionRequest
 from myna.server.dialects.openai.transcriptions import PATH
 from myna.server.dialects.reflector.errors import reflector_response, validated
 from myna.server.dialects.reflector.requests import PREFIX, FromUrlBody, extensions
-from myna.server.dialects.reflector.words import answer, transcribed
-from myna.server.dialects.speaker_limits import limits_if_asked
+from myna.server.dialects.reflector.words import answer, parsed, transcribed
 from myna.server.http.answers import Answer
 from myna.server.http.file_requests import LONGEST_JSON, Admitted, FileRequests, temporary_folder, unless_gone
 from myna.server.http.file_work import FileWork
 from myna.server.http.json_body import json_object
-from myna.streaming.speakers.labelling import SpeakerLimits
 
 FROM_URL = f"{PATH}-from-url"
 
@@ -42,17 +41,14 @@ class FromUrl:
             receiver = self._requests.receiver(request, folder, admitted)
             body = json_object(await receiver.text(LONGEST_JSON))
             asked = validated(FromUrlBody, body, "body")
-            work = self._answer(asked, limits_if_asked(extensions(body)), folder, admitted)
-            return await (await unless_gone(request, work)).send(request)
+            wanted = parsed(asked.model, asked.language, extensions(body))
+            return await (await unless_gone(request, self._answer(asked, wanted, folder, admitted))).send(request)
 
     async def _answer(
-        self, asked: FromUrlBody, speakers: SpeakerLimits | None, folder: Path, admitted: Admitted
+        self, asked: FromUrlBody, wanted: TranscriptionRequest, folder: Path, admitted: Admitted
     ) -> Answer:
         fetched = await self._work.fetched(asked.audio_file_url, folder / "fetched", admitted.grow, admitted.share)
-        done = await transcribed(
-            self._work, fetched.path, model=asked.model, language=asked.language, share=admitted.share,
-            speakers=speakers,
-        )  # fmt: skip
+        transcript = await transcribed(self._work, fetched.path, wanted, admitted.share)
         return await self._work.answers.made(
-            lambda: json_pieces(answer(done.transcript, None, asked.timestamp_offset)), folder
+            lambda: json_pieces(answer(transcript, None, asked.timestamp_offset)), folder
         )

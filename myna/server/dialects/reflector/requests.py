@@ -16,6 +16,7 @@ from typing import Annotated
 from pydantic import BaseModel, Field
 
 from myna.server.dialects.speaker_limits import LIMITS
+from myna.server.dialects.spoken_formatting import FLAGS
 
 PREFIX = "/reflector"
 """Begins the addresses that are Reflector's alone. `TRANSCRIPT_URL` may end in it, since its clients append to it."""
@@ -84,5 +85,8 @@ def without_empty(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def extensions(given: Mapping[str, object]) -> list[tuple[str, str]]:
-    """Return the fields that this server understands beyond Reflector's: what concerns speakers."""
-    return [(name, str(given[name]).lower()) for name in ("diarize", *LIMITS) if given.get(name) is not None]
+    """Return the fields that this server understands beyond Reflector's: what concerns speakers and formatting."""
+    names = ("diarize", *LIMITS, *FLAGS)
+    fields = [(name, str(given[name]).lower()) for name in names if given.get(name) is not None]
+    redactions = given.get("redact") or []
+    return fields + [("redact", str(kind)) for kind in (redactions if isinstance(redactions, list) else [redactions])]

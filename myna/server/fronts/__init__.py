@@ -1,0 +1,1 @@
+"""Several front processes on one host, and the engine process that they share."""
