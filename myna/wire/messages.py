@@ -12,6 +12,8 @@ import msgpack
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from myna.wire import strictjson
+from myna.wire.entries import TurnEntry as TurnEntry
+from myna.wire.entries import WordEntry as WordEntry
 from myna.wire.quoting import quoted, shortened
 
 PATH = "/v1/stream"
@@ -118,20 +120,6 @@ class CloseMessage(_ClientMessage):
 AnyClientMessage = StartMessage | AudioMessage | FinalizeMessage | KeepAliveMessage | CloseMessage
 
 
-class WordEntry(BaseModel):
-    """A word in lower case without punctuation, the same word as written, its times and a confidence between 0 and 1."""
-
-    model_config = ConfigDict(frozen=True)
-
-    word: str
-    punctuated_word: str
-    start: float
-    end: float
-    confidence: float
-    speaker: int | None = None
-    """The number of the speaker, from 0 as they first speak; None: not known, or not wanted."""
-
-
 class ReadyMessage(_ServerMessage):
     """The stream is open with these settings."""
 
@@ -208,17 +196,6 @@ class ProgressMessage(_ServerMessage):
     """The server has received messages and has no results to send; only in streams that can be resumed."""
 
     type: Literal["progress"] = "progress"
-
-
-class TurnEntry(BaseModel):
-    """A stretch of one speaker, its times, and the probability that it is this one."""
-
-    model_config = ConfigDict(frozen=True)
-
-    start: float
-    end: float
-    speaker: int
-    confidence: float
 
 
 class SpeakersMessage(_ServerMessage):
