@@ -172,7 +172,7 @@ async def test_a_folder_that_cannot_be_written_gives_an_error_in_each_format(tmp
         assert (status, body["error"]["code"]) == (503, "storage_failed")
         elsewhere.mkdir()
         assert (await post(server, RAW))[0] == 200
-        assert not list(elsewhere.iterdir())
+        await eventually(lambda: not list(elsewhere.iterdir()))
 
 
 async def test_a_body_that_arrives_too_slowly_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

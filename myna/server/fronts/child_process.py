@@ -109,6 +109,13 @@ class ChildProcess:
             self._socket.close()
             self._socket = None
 
+    def wait_killed(self) -> None:
+        """Wait, without the event loop, until the process has ended that `kill` ends."""
+        if self.runs:
+            assert self._process is not None
+            with contextlib.suppress(ChildProcessError):  # the event loop's watcher was first
+                os.waitpid(self._process.pid, 0)
+
     async def _until_ended(self) -> None:
         watch = [asyncio.create_task(self._listen()), asyncio.create_task(self._watch())]
         try:

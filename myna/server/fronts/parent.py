@@ -93,6 +93,8 @@ class _Stop:
             log.warning("stopping at once: a second signal was received")
             for child in self.children:
                 child.kill()
+            for child in self.children:
+                child.wait_killed()
             os._exit(_STOPPED_AT_ONCE)
         self._event.set()
 
