@@ -370,7 +370,7 @@ async def test_twenty_clients_in_a_row_leave_no_stream(strict_server: Server) ->
 async def test_words_are_formatted_as_requested(server: Server, beckett: np.ndarray) -> None:
     query = f"{RAW}&smart_format=true&replace=tried:attempted&replace=matter&search=fail%20again&endpointing=500"
     peer = await transcript(server, query, beckett.tobytes())
-    assert peer.said == "Ever attempted ever failed. No try again. Fail again fail better."
+    assert peer.said == "Ever attempted. Ever failed. No Try again. Fail again. Fail better."
     hits = [hit for final in peer.finals for hit in final["channel"]["search"][0]["hits"]]
     assert max(hit["confidence"] for hit in hits) == 1.0
     plain = await transcript(server, f"{RAW}&endpointing=500", beckett.tobytes())

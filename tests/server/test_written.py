@@ -17,7 +17,8 @@ from myna.server.dialects.native.dialect import NativeDialect
 from myna.server.dialects.openai import rest
 from myna.server.dialects.openai.realtime import RealtimeDialect
 from myna.server.dialects.openai.realtime_session import RealtimeSession
-from myna.server.dialects.reflector.requests import parse
+from myna.server.dialects.reflector.requests import extensions
+from myna.server.dialects.reflector.words import parsed
 from myna.server.dialects.spoken_formatting import AS_HEARD
 from myna.server.settings import Settings
 from myna.streaming import events
@@ -74,10 +75,10 @@ def test_deepgrams_finals_begin_in_upper_case_after_a_told_full_stop() -> None:
 
 def test_deepgrams_finals_end_without_a_full_stop_where_the_sentence_may_go_on() -> None:
     told = sent(
-        dialect_at(f"?{RAW}&punctuate=true", FakeEngine()), final("But his."), final("he feels", 1.1, before="")
+        dialect_at(f"?{RAW}&punctuate=true", FakeEngine()), final("But their."), final("he feels", 1.1, before="")
     )
     texts = [message["channel"]["alternatives"][0]["transcript"] for message in told]
-    assert texts == ["But his", "he feels"]
+    assert texts == ["But their", "he feels"]
 
 
 def test_deepgrams_interims_begin_as_the_final_will() -> None:
@@ -192,10 +193,11 @@ def test_the_native_protocol_and_openais_apis_write_numbers_as_asked(asked: dict
 
 
 def test_reflectors_requests_take_the_parameters_of_formatting() -> None:
-    asked, _, _ = parse({"audio_file_url": "http://a/b.wav", "numerals": True, "redact": ["pci"]})
-    assert asked.formatting == replace(AS_HEARD, numerals=True, redactions=frozenset({Redaction.PCI}))
-    with pytest.raises(Refusal, match="redact must be a list of texts"):
-        parse({"audio_file_url": "http://a/b.wav", "redact": "pci"})
+    for redact in (["pci"], "pci"):
+        asked = parsed("", "en", extensions({"audio_file_url": "http://a/b.wav", "numerals": True, "redact": redact}))
+        assert asked.formatting == replace(AS_HEARD, numerals=True, redactions=frozenset({Redaction.PCI}))
+    with pytest.raises(Refusal, match="redact must be one of"):
+        parsed("", "en", extensions({"redact": ["names"]}))
 
 
 def test_a_partial_counts_its_stable_words_as_they_are_written() -> None:

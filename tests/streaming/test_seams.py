@@ -136,12 +136,12 @@ def test_finals_without_words_change_nothing() -> None:
     ]
 
 
-def test_a_sentence_mark_is_told_at_once_after_the_words_and_the_silence_of_an_end() -> None:
-    assert at_once(final("This is the whole story.")) == ["This is the whole story."]
-    assert at_once(final("This is the whole story.", silence_s=0.1)) == ["This is the whole story"]
-    assert at_once(final("But his.")) == ["But his"]
-    assert at_once(final("But his.", silence_s=3.0)) == ["But his."]
-    assert at_once(final("It was made of.", confidence=0.5)) == ["It was made of"]
+def test_a_sentence_mark_is_told_at_once_after_a_sure_word_or_a_long_silence() -> None:
+    assert at_once(final("This is the whole story.", silence_s=0.1)) == ["This is the whole story."]
+    assert at_once(final("This is the whole story.", silence_s=0.1, confidence=0.5)) == ["This is the whole story"]
+    assert at_once(final("This is the whole story.", silence_s=0.5, confidence=0.5)) == ["This is the whole story."]
+    assert at_once(final("It was made of.", silence_s=0.5)) == ["It was made of"]
+    assert at_once(final("It was made of.", silence_s=3.0)) == ["It was made of."]
 
 
 @pytest.mark.parametrize("cause", [Cause.FLUSH, Cause.END, Cause.LENGTH])

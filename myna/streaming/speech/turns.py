@@ -77,6 +77,11 @@ class Over:
 Verdict = Eager | Over
 
 
+def may_end(word: Word) -> bool:
+    """Return whether a sentence may end with this word: it is none of the English words that end none."""
+    return word.bare not in _DANGLING or not (word.language is None or word.language.code == "en")
+
+
 def confidence(silence: int, words: Sequence[Word], rest: int = 0, *, finished: bool = False) -> float:
     """Return the probability that a turn is over after these `words` and `silence` samples of silence.
 
@@ -86,7 +91,7 @@ def confidence(silence: int, words: Sequence[Word], rest: int = 0, *, finished: 
     if silence <= 0 or not words:
         return 0.0
     last = words[-1]
-    ends = last.bare not in _DANGLING or not (last.language is None or last.language.code == "en")
+    ends = may_end(last)
     said = 1
     for word in reversed(words[:-1]):
         if said == _WORDS or word.text[-1:] in _MARKS:

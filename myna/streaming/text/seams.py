@@ -12,23 +12,24 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from myna.streaming.events import Cause, Final, Word, samples
-from myna.streaming.speech.turns import confidence
+from myna.streaming.events import Cause, Final, Word, samples, seconds
+from myna.streaming.speech.turns import may_end
 from myna.streaming.text.marks import ends_sentence, parted
 
 REST_S = 1.2
 """After a pause of this length, in seconds, or before another speaker, the mark that the engine wrote first stands. After a
 shorter one it is that of the decode with the words on both sides. Any length from 0.9 to 1.3 is as good: docs/accuracy.md."""
-_SURE = 0.5
-"""The least end-of-turn confidence with which a sentence mark is told at once at an endpoint."""
+_SURE = 0.9
+"""The confidence of the last word from which a sentence mark is told at once after a short silence. Found with `_SETTLED_S`;
+see docs/accuracy.md."""
+_SETTLED_S = 0.45
+"""The silence, in seconds, from which a sentence mark is told at once whatever the last word is."""
 _OPEN = frozenset({Cause.ENDPOINT, Cause.GAP, Cause.SILENCE})
 """Causes of a final whose decode covers nothing of what the speaker says next."""
 _CAPITAL_NOUNS = frozenset({"de", "lb"})
 """Languages that write nouns in upper case: the first word of a segment keeps its case."""
 _MOST_NAMES = 1000
 """How many names a channel remembers; the one that was written longest ago is forgotten first."""
-_RECENT = 4
-"""Words before a final that matter to its end-of-turn confidence."""
 
 
 def mark_before(heard: Sequence[Word], words: Sequence[Word]) -> str | None:
@@ -95,13 +96,9 @@ class _Seam:
 class MarksAtOnce(_Seam):
     """One channel's finals as they are told at once.
 
-    A sentence mark at an endpoint is told if the words and the silence are those of an end. Otherwise the final ends without
-    one, since no later text can remove it.
+    A sentence mark at an endpoint is told if the engine is sure of the last word or the silence is long, unless the word is
+    one that ends no sentence. Otherwise the final ends without the mark, since no later text can remove it.
     """
-
-    def __init__(self, language: str = "") -> None:
-        super().__init__(language)
-        self._recent: list[Word] = []
 
     def take(self, final: Final) -> tuple[Word, ...]:
         """Return the words of the next final as they are told."""
@@ -109,12 +106,10 @@ class MarksAtOnce(_Seam):
         if not told:
             return ()
         stem, mark = parted(told[-1])
-        silence = max(0, final.span.end - samples(told[-1].end))
-        unsure = final.cause in _OPEN and confidence(silence, [*self._recent, *told]) < _SURE
-        if ends_sentence(mark) and unsure:
+        silence_s = seconds(final.span.end) - told[-1].end
+        if ends_sentence(mark) and final.cause in _OPEN and not _is_end(told[-1], silence_s):
             told[-1] = replace(told[-1], text=stem)
         self._note(told)
-        self._recent = [*self._recent, *told][-_RECENT:]
         return tuple(told)
 
     def peek(self, words: Sequence[Word], before: str | None = None) -> tuple[Word, ...]:
@@ -164,6 +159,11 @@ class HeldMarks(_Seam):
         """Return the held mark, which no later words change."""
         mark, self._told = self.held, True
         return mark
+
+
+def _is_end(word: Word, silence_s: float) -> bool:
+    """Return whether a sentence mark is told at once after this word and this silence."""
+    return silence_s >= REST_S or (may_end(word) and (silence_s >= _SETTLED_S or word.confidence >= _SURE))
 
 
 def _capitalised(word: Word) -> Word:
