@@ -117,8 +117,10 @@ async def served(app: web.Application, **how: Any) -> AsyncIterator[str]:
     await runner.setup()
     listener = socket.create_server(("127.0.0.1", 0))
     await web.SockSite(runner, listener).start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    await runner.cleanup()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        await runner.cleanup()
 
 
 PATIENCE_S, TURNS = 30.0, 1000

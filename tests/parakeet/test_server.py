@@ -92,8 +92,9 @@ async def test_finals_are_what_nemo_transcribes_of_the_same_utterance(
     ours = [spaced(said(await finals(server, sentence.pcm))) for sentence in sentences]
     utterances = [audio[-1] for audio in decoded.audio.values()]  # the last job gives the final that was sent
     theirs = [spaced(hypothesis.text) for hypothesis in reference.transcribe(utterances)]
-    same = sum(a == b for a, b in zip(ours, theirs, strict=True))
-    assert same >= 0.99 * len(sentences), [(a, b) for a, b in zip(ours, theirs, strict=True) if a != b]
+    # A mark at an endpoint is not always told.
+    pairs = [(a.rstrip(".?!"), b.rstrip(".?!")) for a, b in zip(ours, theirs, strict=True)]
+    assert sum(a == b for a, b in pairs) >= 0.99 * len(sentences), [(a, b) for a, b in pairs if a != b]
 
 
 async def test_words_start_where_nemos_timestamps_say(

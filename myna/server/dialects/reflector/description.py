@@ -6,7 +6,8 @@ from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
-from myna.server.dialects.openai.description import REDACT
+from myna.server.dialects.openai.description import REDACT, OpenAITranscript
+from myna.server.dialects.openai.rest import FORMATS
 from myna.server.dialects.openai.transcriptions import PATH
 from myna.server.dialects.reflector.diarize import PATH as DIARIZE
 from myna.server.dialects.reflector.errors import ReflectorError
@@ -26,6 +27,7 @@ from myna.server.http.openapi import (
     operation,
     query_parameter,
     reference,
+    schema_of,
 )
 
 _ERROR = reference(ReflectorError)
@@ -135,11 +137,19 @@ def _from_url() -> Schema:
         model=TEXT,
         language=TEXT | {"default": "en"},
         timestamp_offset={"type": "number", "default": 0},
+        response_format={"enum": list(FORMATS)},
         **_EXTENSIONS,
     )
+    answer = {
+        "description": "The transcript; with `response_format`, as OpenAI's API has it.",
+        "content": {
+            "application/json": {"schema": {"anyOf": [schema_of(ReflectorTranscript), schema_of(OpenAITranscript)]}},
+            "text/plain": {"schema": TEXT},
+        },
+    }
     return operation(
         "Transcribe the file at an address, as Reflector does.",
-        {"200": reference(ReflectorTranscript), **_ERRORS},
+        {"200": answer, **_ERRORS},
         error=_ERROR,
         body=json_body(asked, required=True),
         takes_files=True,

@@ -68,7 +68,7 @@ class ReflectorForms:
             raise failures.exceptions[0] from None
 
         def pieces() -> Iterable[bytes]:
-            answers = [answer(task.result(), upload.name) for upload, task in zip(uploads, tasks, strict=True)]
+            answers = [answer(task.result(), asked, upload.name) for upload, task in zip(uploads, tasks, strict=True)]
             return json_pieces({"results": answers} if len(answers) > 1 else answers[0])
 
         return await self._work.answers.made(pieces, folder)
@@ -87,8 +87,8 @@ class ReflectorForms:
     async def _older(
         self, upload: Upload, asked: TranscriptionRequest, offset_s: float, folder: Path, share: str
     ) -> Answer:
-        transcript = await transcribed(self._work, upload.path, asked, share)
-        return await self._work.answers.made(lambda: json_pieces(older_answer(transcript, offset_s)), folder)
+        done = await transcribed(self._work, upload.path, asked, share)
+        return await self._work.answers.made(lambda: json_pieces(older_answer(done, asked, offset_s)), folder)
 
     async def _form(self, request: web.Request, folder: Path, admitted: Admitted) -> Form:
         """Return the request's form. A form without files may be encoded like a query, and is empty here."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from aiohttp import web
 
 from myna.batch.json_pieces import json_pieces
-from myna.server.dialects.openai.rest import TranscriptionRequest
-from myna.server.dialects.openai.transcriptions import PATH
-from myna.server.dialects.reflector.errors import reflector_response, validated
+from myna.server.dialects.openai import rest
+from myna.server.dialects.openai.transcriptions import PATH, body_pieces, content_type
+from myna.server.dialects.reflector.errors import reflector_response, refused, validated
 from myna.server.dialects.reflector.requests import PREFIX, FromUrlBody, extensions
 from myna.server.dialects.reflector.words import answer, parsed, transcribed
 from myna.server.http.answers import Answer
@@ -17,6 +18,8 @@ from myna.server.http.file_requests import LONGEST_JSON, Admitted, FileRequests,
 from myna.server.http.file_work import FileWork
 from myna.server.http.json_body import json_object
 
+FORMAT = "response_format"
+"""An extension: the answer has one of OpenAI's formats."""
 FROM_URL = f"{PATH}-from-url"
 
 
@@ -41,14 +44,20 @@ class FromUrl:
             receiver = self._requests.receiver(request, folder, admitted)
             body = json_object(await receiver.text(LONGEST_JSON))
             asked = validated(FromUrlBody, body, "body")
-            wanted = parsed(asked.model, asked.language, extensions(body))
+            wanted = parsed(asked.model, asked.language, extensions(body, FORMAT))
+            if asked.timestamp_offset and wanted.response_format is not None:
+                raise refused(f"timestamp_offset must be 0 with {FORMAT}={wanted.response_format}.")
             return await (await unless_gone(request, self._answer(asked, wanted, folder, admitted))).send(request)
 
     async def _answer(
-        self, asked: FromUrlBody, wanted: TranscriptionRequest, folder: Path, admitted: Admitted
+        self, asked: FromUrlBody, wanted: rest.TranscriptionRequest, folder: Path, admitted: Admitted
     ) -> Answer:
         fetched = await self._work.fetched(asked.audio_file_url, folder / "fetched", admitted.grow, admitted.share)
-        transcript = await transcribed(self._work, fetched.path, wanted, admitted.share)
-        return await self._work.answers.made(
-            lambda: json_pieces(answer(transcript, None, asked.timestamp_offset)), folder
-        )
+        done = await transcribed(self._work, fetched.path, wanted, admitted.share)
+
+        def pieces() -> Iterable[bytes]:
+            if wanted.response_format is not None:
+                return body_pieces(rest.answer(done.transcript, wanted, done.engine, ""))
+            return json_pieces(answer(done, wanted, None, asked.timestamp_offset))
+
+        return await self._work.answers.made(pieces, folder, content_type(wanted))

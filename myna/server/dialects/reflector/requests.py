@@ -84,9 +84,9 @@ def without_empty(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
     return {name: value for name, value in fields if value}
 
 
-def extensions(given: Mapping[str, object]) -> list[tuple[str, str]]:
-    """Return the fields that this server understands beyond Reflector's: what concerns speakers and formatting."""
-    names = ("diarize", *LIMITS, *FLAGS)
+def extensions(given: Mapping[str, object], *more: str) -> list[tuple[str, str]]:
+    """Return the fields that this server understands beyond Reflector's: speakers, formatting, and `more`."""
+    names = ("diarize", *LIMITS, *FLAGS, *more)
     fields = [(name, str(given[name]).lower()) for name in names if given.get(name) is not None]
     redactions = given.get("redact") or []
     return fields + [("redact", str(kind)) for kind in (redactions if isinstance(redactions, list) else [redactions])]

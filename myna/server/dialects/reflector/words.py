@@ -11,7 +11,7 @@ from myna.batch.transcript import FileTranscript
 from myna.server.dialects.openai import rest
 from myna.server.dialects.openai.language_names import NAMES
 from myna.server.dialects.reflector.errors import refused
-from myna.server.http.file_work import FileWork
+from myna.server.http.file_work import Done, FileWork
 from myna.server.language_tags import unknown_language
 from myna.streaming.audio.raw import Coded
 from myna.streaming.policy import Options
@@ -27,23 +27,30 @@ def parsed(model: str, language: str, extensions: Collection[tuple[str, str]] = 
     return replace(asked, model=replace(asked.model, or_default=True))
 
 
-async def transcribed(work: FileWork, path: Path, asked: rest.TranscriptionRequest, share: str) -> FileTranscript:
+async def transcribed(work: FileWork, path: Path, asked: rest.TranscriptionRequest, share: str) -> Done:
     """Return the transcript of a file. Raises `Refusal`."""
-    done = await work.transcribe(
+    return await work.transcribe(
         path, asked.model, partial(_options, asked), Coded(), mix=True, share=share,
         speakers=asked.speakers, needs_speakers=True,
     )  # fmt: skip
-    return done.transcript.written(lambda words: asked.written(words, done.engine))
 
 
-def answer(transcript: FileTranscript, filename: str | None, offset_s: float = 0.0) -> dict[str, object]:
+def answer(
+    done: Done, asked: rest.TranscriptionRequest, filename: str | None, offset_s: float = 0.0
+) -> dict[str, object]:
     """Return the answer for one file. Each word carries the space behind it."""
+    transcript = _written(done, asked)
     return {"text": transcript.text, "words": rest.spaced_words(transcript.words, offset_s), "filename": filename}
 
 
-def older_answer(transcript: FileTranscript, offset_s: float) -> dict[str, object]:
+def older_answer(done: Done, asked: rest.TranscriptionRequest, offset_s: float) -> dict[str, object]:
     """Return the answer of `/transcribe`."""
+    transcript = _written(done, asked)
     return {"text": transcript.text, "words": _older_words(transcript, offset_s)}
+
+
+def _written(done: Done, asked: rest.TranscriptionRequest) -> FileTranscript:
+    return done.transcript.written(lambda words: asked.written(words, done.engine))
 
 
 def _older_words(transcript: FileTranscript, offset_s: float) -> Iterator[dict[str, object]]:
