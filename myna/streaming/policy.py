@@ -59,7 +59,9 @@ class Policy:
     """How one stream is segmented and reported. All durations are durations of audio, not of wall time."""
 
     live: bool = True
-    """Whether the stream is live: its finals have priority over files, and a pause is decoded before its endpoint."""
+    """Whether the stream is live: its finals have priority over files, and a pause is decoded before its endpoint.
+
+    Otherwise it is a file, and a cut by length waits for the hard length and then lies in the longest pause so far."""
     endpoint_ms: int | None = 500
     """The silence that ends an utterance; None: there are no endpoints, and only length, flush and end cut."""
     gap_ms: int | None = None
@@ -73,15 +75,17 @@ class Policy:
     onset: float = 0.5
     """The probability from which a voice-activity window is speech: Silero's own default threshold."""
     soft_s: float = 8.0
-    """From this length of speech on, the pause required for a cut shrinks."""
+    """From this length of speech on, the pause required for a cut shrinks; in a file it stays 1 s."""
     hard_s: float = 12.0
-    """At this length of speech the segment is cut where speech is least probable."""
+    """At this length of speech the segment is cut: where speech is least probable, in a file in the longest pause."""
     lead_s: float = 0.3
     """Audio decoded before the first speech window: quiet first consonants lie below the VAD's threshold."""
     context_s: float = 10.0
     """The longest context: audio before a segment that is decoded with it, and whose words are dropped."""
     context_gap_s: float = 2.0
     """A segment is decoded without context if the speech before it ended longer ago than this."""
+    enough_s: float = 10.0
+    """A decode of this much audio gains nothing from more context, beyond the 3 s that every segment has."""
     interim_every_s: float | None = 0.8
     """The interval of interim transcripts during speech; None: there are none."""
     interim_window_s: float = 6.0

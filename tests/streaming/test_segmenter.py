@@ -103,6 +103,60 @@ def test_speech_without_any_pause_is_cut_where_it_is_least_probable() -> None:
     assert closed.speech == Span(0, closed.span.end)
 
 
+FILE = Policy(live=False, endpoint_ms=None, soft_s=8, hard_s=10)
+
+
+def cuts(decisions: list[Decision]) -> list[ClosedSegment]:
+    return [decision for decision in decisions if isinstance(decision, ClosedSegment)]
+
+
+def test_a_file_is_cut_in_the_longest_pause_before_the_hard_length() -> None:
+    before, after = seconds(4), seconds(5)
+    decisions = feed(Segmenter(FILE), SPEECH * before + QUIET * 20 + SPEECH * after + QUIET * 9 + SPEECH * seconds(2))
+    (closed,) = cuts(decisions)
+    assert closed.speech == Span(0, before * WINDOW)
+    assert closed.span == Span(0, (before + 10) * WINDOW)
+    assert closed.cause is Cause.LENGTH
+
+
+def test_after_a_cut_in_a_past_pause_the_next_segment_has_all_speech_after_it() -> None:
+    segmenter = Segmenter(FILE)
+    before = seconds(4)
+    feed(segmenter, SPEECH * before + QUIET * 20 + SPEECH * seconds(6.5))
+    assert segmenter.open_start == (before + 10) * WINDOW
+    assert segmenter.speech_start == (before + 20) * WINDOW
+    ended = segmenter.close(segmenter.position, Cause.END)
+    assert ended.speech == Span((before + 20) * WINDOW, segmenter.position)
+
+
+def test_a_file_is_not_cut_in_a_pause_soon_after_the_last_cut() -> None:
+    decisions = feed(
+        Segmenter(FILE), SPEECH * seconds(2) + QUIET * 20 + SPEECH * seconds(4) + QUIET * 9 + SPEECH * seconds(5)
+    )
+    (closed,) = cuts(decisions)
+    assert closed.speech is not None
+    assert closed.speech.end == (seconds(2) + 20 + seconds(4)) * WINDOW
+
+
+def test_a_file_is_cut_before_the_hard_length_only_after_a_second_of_silence() -> None:
+    for silence, expected in ((seconds(0.9), 0), (seconds(1.1), 1)):
+        assert len(cuts(feed(Segmenter(FILE), SPEECH * seconds(8.5) + QUIET * silence))) == expected
+
+
+def test_the_silence_at_the_end_of_a_file_is_no_speech() -> None:
+    segmenter = Segmenter(FILE)
+    feed(segmenter, SPEECH * seconds(3) + QUIET * seconds(2))
+    ended = segmenter.close(segmenter.position, Cause.END)
+    assert ended.speech == Span(0, seconds(3) * WINDOW)
+    assert ended.span.end == segmenter.position
+
+
+def test_a_file_without_pauses_is_cut_where_speech_is_least_probable() -> None:
+    dip = seconds(7)
+    (closed,) = cuts(feed(Segmenter(FILE), SPEECH * dip + [0.6] * 3 + SPEECH * seconds(5)))
+    assert abs(closed.span.end - (dip + 1) * WINDOW) <= 2 * WINDOW
+
+
 def test_the_endpoint_follows_a_cut_by_length_too() -> None:
     segmenter = Segmenter(Policy(soft_s=8, hard_s=12))
     decisions = feed(segmenter, SPEECH * seconds(11.9) + QUIET * 40)
@@ -118,9 +172,9 @@ def test_voice_separates_speech_from_sound_that_is_barely_speech() -> None:
         assert (closed.voice > 0.85) is sure
 
 
-@given(st.lists(st.floats(0, 1), max_size=3000), st.sampled_from([None, 100, 500]))
-def test_segments_tile_the_timeline(probabilities: list[float], endpoint_ms: int | None) -> None:
-    segmenter = Segmenter(Policy(endpoint_ms=endpoint_ms, soft_s=2, hard_s=3))
+@given(st.lists(st.floats(0, 1), max_size=3000), st.sampled_from([None, 100, 500]), st.booleans())
+def test_segments_tile_the_timeline(probabilities: list[float], endpoint_ms: int | None, live: bool) -> None:
+    segmenter = Segmenter(Policy(live=live, endpoint_ms=endpoint_ms, soft_s=2, hard_s=3))
     closed = [d for d in feed(segmenter, probabilities) if isinstance(d, ClosedSegment)]
     closed.append(segmenter.close(segmenter.position, Cause.END))
     position = 0

@@ -242,6 +242,7 @@ def build(phrases: list[tuple[int, float]]) -> tuple[np.ndarray, list[str]]:
     st.integers(100, 1500) | st.none(),
     st.sampled_from([None, 300, 1200]),
     st.sampled_from([None, 1.2]),
+    st.booleans(),
 )
 def test_finals_tile_and_hold_every_word_once_for_any_chunks_delays_order_and_policy(
     phrases: list[tuple[int, float]],
@@ -250,9 +251,10 @@ def test_finals_tile_and_hold_every_word_once_for_any_chunks_delays_order_and_po
     endpoint_ms: int | None,
     gap_ms: int | None,
     silence_s: float | None,
+    live: bool,
 ) -> None:
     audio, expected = build(phrases)
-    d = drive(Policy(endpoint_ms=endpoint_ms, gap_ms=gap_ms, silence_s=silence_s), seed=seed)
+    d = drive(Policy(live=live, endpoint_ms=endpoint_ms, gap_ms=gap_ms, silence_s=silence_s), seed=seed)
     position, index = 0, 0
     while position < len(audio):
         size = chunks[index % len(chunks)]

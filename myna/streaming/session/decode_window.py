@@ -19,8 +19,8 @@ BEYOND = samples(1.0)
 """Audio decoded beyond a cut inside speech, so that the decode covers the whole last word before the cut."""
 SURE_CONTEXT = samples(3.0)
 """Context of a segment of any length: without it words at the seam are lost."""
-ENOUGH = samples(10.0)
-"""A decode of this much audio gains nothing from more: a short segment has more context than a long one."""
+_ECHO = samples(0.25)
+"""A decode without context begins at least this long after the speech before it, of which voice activity may miss the end."""
 LEAST_CONTEXT = samples(0.5)
 """Shorter context would only add part of a word."""
 INTERIM_CONTEXT = samples(2.0)
@@ -82,6 +82,7 @@ class DecodeWindow:
         self._lead = samples(policy.lead_s)
         self._context = samples(policy.context_s)
         self._context_gap = samples(policy.context_gap_s)
+        self._enough = samples(policy.enough_s)
         self._interim_window = samples(policy.interim_window_s)
 
     @property
@@ -169,7 +170,11 @@ class DecodeWindow:
 
     def _start(self, speech_start: int, end: int, context: int) -> int:
         earliest = self._earliest(end)
-        context = min(context, max(SURE_CONTEXT, ENOUGH - (end - speech_start)), speech_start - earliest)
-        if self._is_near(speech_start) and context >= LEAST_CONTEXT:
+        context = min(context, max(SURE_CONTEXT, self._enough - (end - speech_start)), speech_start - earliest)
+        near = self._is_near(speech_start)
+        if near and context >= LEAST_CONTEXT:
             return self._segmenter.quietest(speech_start - context, speech_start - context // 2)
-        return max(speech_start - self._lead, earliest)
+        start = max(speech_start - self._lead, earliest)
+        if self.last_speech_end is not None and not near:
+            start = max(start, min(self.last_speech_end + _ECHO, speech_start))
+        return start

@@ -43,6 +43,8 @@ _SMOOTHING = 2
 """Windows on either side over which a probability is averaged: 160 ms in all, about a syllable."""
 _EARLIEST_CUT = 0.4
 """A forced cut lies after this share of the hard length: shorter segments cost more words than they save."""
+_EARLIEST_PAUSE = 0.3
+"""A file may be cut in a pause after this share of the hard length."""
 _LATEST_CUT = 10 * WINDOW
 """A forced cut leaves at least 320 ms of audio after it, so that the decode covers the word at the cut."""
 _SILENCE_LEFT = SAMPLE_RATE
@@ -122,6 +124,7 @@ class Segmenter:
         self._endpoint = None if policy.endpoint_ms is None else policy.endpoint_ms * SAMPLE_RATE // 1000
         self._gap = self._endpoint if policy.gap_ms is None else policy.gap_ms * SAMPLE_RATE // 1000
         self._silence = None if policy.silence_s is None else round(policy.silence_s * SAMPLE_RATE)
+        self._whole = not policy.live
         self._soft = round(policy.soft_s * SAMPLE_RATE)
         self._hard = round(policy.hard_s * SAMPLE_RATE)
         self.pause = _TURN_PAUSE if policy.turns else LONGEST_PAUSE
@@ -152,7 +155,10 @@ class Segmenter:
             self.in_utterance = self._gap_ahead = False
         speech = None
         if self.speech_start is not None:
-            speech = Span(self.speech_start, max(at, self.speech_start))
+            ended = (
+                self._whole and self.silence >= PAUSE_WITHOUT_ENDPOINT
+            )  # a file may end in silence: it is not decoded
+            speech = Span(self.speech_start, self.speech_end if ended else max(at, self.speech_start))
         return self._close(max(at, self.open_start), speech, cause)
 
     def end_utterance(self) -> ClosedSegment:
@@ -247,12 +253,33 @@ class Segmenter:
         if self.speech_start is None:
             return None
         length = self.position - self.speech_start
+        if self._whole and length < self._hard:
+            length -= silence  # the soft length of a file is one of speech alone
+        elif self._whole and (longest := self._longest_pause()):
+            return self._part_at(longest)
         if length >= self._soft and silence >= self._sufficient_pause(length):
             return self._close(self.position, Span(self.speech_start, self.speech_end), Cause.LENGTH)
         if length >= self._hard:
             earliest = self.speech_start + round(self._hard * _EARLIEST_CUT)
             return self.part(self.quietest(earliest, self.position - _LATEST_CUT), Cause.LENGTH)
         return None
+
+    def _longest_pause(self) -> Span | None:
+        """Return the longest announced pause of the open segment, of several the last; None: there is none late enough."""
+        assert self.speech_start is not None
+        earliest = self.speech_start + round(self._hard * _EARLIEST_PAUSE)
+        late = [pause for pause in self.pauses if pause.start >= earliest]
+        return max(reversed(late), key=len, default=None)
+
+    def _part_at(self, pause: Span) -> ClosedSegment:
+        """Cut in the middle of this pause of the open segment, or here if it lasts."""
+        assert self.speech_start is not None
+        speech = Span(self.speech_start, pause.start)
+        if pause.end == self.position:
+            return self._close(self.position, speech, Cause.LENGTH)
+        closed = self._close((pause.start + pause.end) // 2, speech, Cause.LENGTH)
+        self.speech_start = pause.end
+        return closed
 
     def _due_gap(self) -> list[Decision]:
         if self._gap is None or not self._gap_ahead or self.silence < self._gap:
@@ -274,6 +301,8 @@ class Segmenter:
 
     def _sufficient_pause(self, length: int) -> int:
         longest = PAUSE_WITHOUT_ENDPOINT if self._endpoint is None else self._endpoint
+        if self._whole and length < self._hard:
+            return longest
         share = 1.0 if length >= self._hard else (length - self._soft) / (self._hard - self._soft)
         return round(longest + share * (min(SHORTEST_PAUSE, longest) - longest))
 
