@@ -336,5 +336,5 @@ async def test_an_invalid_offset_is_refused(tmp_path: Path, offset: str) -> None
         body = f'{{"audio_file_url": "http://127.0.0.1:9/x", "timestamp_offset": {offset}}}'
         headers = {"Content-Type": "application/json"}
         status, told, _ = await post(server, f"{FORM}-from-url", body.encode(), headers=headers)
-        assert status == 400
-        assert told["error"]["code"] in ("invalid_value", "invalid_json")
+        assert status in (400, 422)
+        assert told.keys() == {"detail"}

@@ -22,6 +22,7 @@ from peer import RAW, connected, eventually, listening
 from speakers import AmplitudeVad, Speaker, names, phrases, running_fake
 
 from myna.batch import job_runner as jobrunner
+from myna.inference import folder_watch
 from myna.inference.engines.fake.engine import EXIT
 from myna.inference.workers import vad_worker as voice
 from myna.runtime import memory
@@ -68,6 +69,14 @@ async def failing_loop_monitor(server: Server) -> AsyncIterator[None]:
 @contextlib.asynccontextmanager
 async def failing_memory(server: Server) -> AsyncIterator[None]:
     with failing_once(memory, "give_back") as failed:
+        await eventually(failed)
+        yield
+    await eventually(lambda: server.supervisor.restarts > 0)
+
+
+@contextlib.asynccontextmanager
+async def failing_model_files(server: Server) -> AsyncIterator[None]:
+    with failing_once(server.models, "follow") as failed:
         await eventually(failed)
         yield
     await eventually(lambda: server.supervisor.restarts > 0)
@@ -155,6 +164,7 @@ PARTS = {
     "task loop-monitor": failing_loop_monitor,
     "task memory": failing_memory,
     "task jobs": failing_jobs,
+    "task model files": failing_model_files,
     "task decoders": failing_decoders,  # its processes: test_decoders.py
     "task worker N of fake": failing_results,
     "task worker N of fake, at a death": failing_deaths,
@@ -173,6 +183,7 @@ async def test_a_stream_gets_its_words_when_a_part_fails_and_the_server_becomes_
 ) -> None:
     monkeypatch.setattr(memory, "TRIM_EVERY_S", 0.05)
     monkeypatch.setattr(jobrunner, "_TIDY_S", 0.05)
+    monkeypatch.setattr(folder_watch, "EVERY_S", 0.05)
     async with running_fake(vad=Vad) as server, Speaker(server) as speaker:
         await speaker.say(phrases([1, 2], pause_s=2.5))
         await eventually(lambda: speaker.words == names([1, 2]))

@@ -58,8 +58,8 @@ def seam_index(settled: Sequence[Word], heard: Sequence[Word], seam_s: float, fr
     a cost: how badly the words before it match `settled` (the edit distance, in which a similar spelling costs half) and how
     far words would lie on the wrong side of the seam. The index of lowest cost is returned.
     """
-    if not settled:
-        return sum(word.middle < seam_s for word in heard)
+    if not settled:  # a first word may take in the silence before it, so that most of it lies before the seam
+        return sum(word.end <= seam_s for word in heard)
     # previous[k]: cost of matching the settled words so far with heard[:k]
     previous = [float(k) for k in range(len(heard) + 1)]
     for known in settled:
