@@ -37,6 +37,11 @@ def test_without_settled_words_the_seam_decides_by_time() -> None:
     assert seam_index([], words("a b c d"), 0.0) == 0
 
 
+def test_without_settled_words_a_first_word_that_takes_in_the_silence_before_it_is_kept() -> None:
+    heard = [Word("Ever", 9.31, 10.52, 0.9), Word("tried,", 10.52, 11.89, 0.9)]
+    assert seam_index([], heard, 9.92) == 0
+
+
 def test_a_repeated_word_is_kept_every_time_it_was_said() -> None:
     assert seam_index(words("no no"), words("no no no no"), 0.6) == 2
 
