@@ -211,8 +211,7 @@ class Models:
         key = (model.name, model.uuid)
         while (loaded := self._loaded.get(key)) is None:  # once more if it is unloaded before its first stream
             older = self._newest().get(model.name)
-            reason, failed_at = self._failed.get(key, ("", 0.0))
-            if reason and asyncio.get_running_loop().time() - failed_at < FAILED_FOR_S:
+            if reason := self._failure(key):
                 if older is not None:
                     return older
                 raise EngineUnavailableError(reason)
@@ -239,6 +238,11 @@ class Models:
             task.add_done_callback(lambda task: self._on_loaded(key, task))
         return task
 
+    def _failure(self, key: tuple[str, str]) -> str:
+        """Return why the model could not be loaded, for `FAILED_FOR_S`; then, or if it was not tried, an empty text."""
+        reason, failed_at = self._failed.get(key, ("", 0.0))
+        return reason if asyncio.get_running_loop().time() - failed_at < FAILED_FOR_S else ""
+
     def _newest(self) -> dict[str, LoadedModel]:
         """Return the models in memory by name; of a model whose file was replaced, the one loaded last."""
         return {loaded.model.name: loaded for loaded in self._loaded.values()}
@@ -250,8 +254,7 @@ class Models:
             newer = usable.get(name)
             if newer is None or newer.uuid == loaded.model.uuid:
                 continue
-            reason, failed_at = self._failed.get((newer.name, newer.uuid), ("", 0.0))
-            if not reason or asyncio.get_running_loop().time() - failed_at >= FAILED_FOR_S:
+            if not self._failure((newer.name, newer.uuid)):
                 self._loading_task(newer)
         await self._retire_replaced()
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from myna.streaming.events import Span, Trigger, Word, samples, seconds
 from myna.streaming.policy import TurnPolicy
+from myna.streaming.text.marks import ends_sentence, may_end
 
 _PER_LOG_SECOND = 2.3
 """The weight of the logarithm of the silence in seconds: 2.1 to 2.3 in every fit to the reference recordings."""
@@ -39,13 +40,6 @@ after 0.3 s of silence. NVIDIA's parakeet_realtime_eou tells nine of ten ends wi
 _SUREST = 2.3
 """The value of -log(1 - confidence) from which a word counts as sure: a confidence of 0.9."""
 _WORDS = 4
-_MARKS = ".?!…。？！"
-_DANGLING = {
-    "a", "an", "the", "and", "or", "but", "nor", "because", "although", "if", "than", "of", "from", "with", "into", "my",
-    "your", "our", "their", "its", "i'm", "i'll", "i've", "we're", "we'll", "we've", "you're", "you'll", "you've", "they're",
-    "they'll", "they've", "um", "uh", "er", "erm",
-}  # fmt: skip
-"""English words that do not end a sentence, whatever mark a model writes after them."""
 WORDLESS_S = 0.5
 """Speech without a recognised word ends after this much silence, in seconds. It is no turn."""
 SHORTEST_REST = samples(0.44)
@@ -77,11 +71,6 @@ class Over:
 Verdict = Eager | Over
 
 
-def may_end(word: Word) -> bool:
-    """Return whether a sentence may end with this word: it is none of the English words that end none."""
-    return word.bare not in _DANGLING or not (word.language is None or word.language.code == "en")
-
-
 def confidence(silence: int, words: Sequence[Word], rest: int = 0, *, finished: bool = False) -> float:
     """Return the probability that a turn is over after these `words` and `silence` samples of silence.
 
@@ -94,11 +83,11 @@ def confidence(silence: int, words: Sequence[Word], rest: int = 0, *, finished: 
     ends = may_end(last)
     said = 1
     for word in reversed(words[:-1]):
-        if said == _WORDS or word.text[-1:] in _MARKS:
+        if said == _WORDS or ends_sentence(word.text):
             break
         said += 1
     sure = min(-math.log(max(1e-9, 1 - last.confidence)), _SUREST) / _SUREST
-    known = _BASE + _SURE * sure + _SENTENCE * said / _WORDS * ends + _MARK * (last.text[-1:] in _MARKS) * ends
+    known = _BASE + _SURE * sure + _SENTENCE * said / _WORDS * ends + _MARK * ends_sentence(last.text) * ends
     known = max(known, _FINISHED if finished else _LEAST if ends else _LEAST_UNFINISHED)
     if rest >= SHORTEST_REST:
         known = min(known, _HABIT - _PER_LOG_SECOND * math.log(seconds(rest)))

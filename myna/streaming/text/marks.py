@@ -12,10 +12,22 @@ _TITLES = frozenset({"mr", "mrs", "ms", "dr", "prof", "st"})
 _ABBREVIATIONS = _TITLES | {"jr", "sr", "vs", "etc", "e.g", "i.e", "no", "vol", "fig", "inc", "ltd", "co"}
 """English words whose full stop may be their own."""
 
+_DANGLING = {
+    "a", "an", "the", "and", "or", "but", "nor", "because", "although", "if", "than", "of", "from", "with", "into", "my",
+    "your", "our", "their", "its", "i'm", "i'll", "i've", "we're", "we'll", "we've", "you're", "you'll", "you've", "they're",
+    "they'll", "they've", "um", "uh", "er", "erm",
+}  # fmt: skip
+"""English words that do not end a sentence, whatever mark a model writes after them."""
+
 
 def ends_sentence(mark: str) -> bool:
     """Return whether these marks end a sentence; so does a text that ends with them."""
     return mark[-1:] in SENTENCE_MARKS if mark else False
+
+
+def may_end(word: Word) -> bool:
+    """Return whether a sentence may end with this word: it is none of the English words that end none."""
+    return word.bare not in _DANGLING or not (word.language is None or word.language.code == "en")
 
 
 def is_abbreviated(word: Word) -> bool:

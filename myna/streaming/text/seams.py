@@ -13,8 +13,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from myna.streaming.events import Cause, Final, Word, samples, seconds
-from myna.streaming.speech.turns import may_end
-from myna.streaming.text.marks import ends_sentence, parted
+from myna.streaming.text.marks import ends_sentence, may_end, parted
 
 REST_S = 1.2
 """After a pause of this length, in seconds, or before another speaker, the mark that the engine wrote first stands. After a
