@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ from aiohttp import web
 from myna.batch.disk import Upload
 from myna.batch.json_pieces import json_pieces
 from myna.batch.transcriber import Listener
+from myna.runtime.tasks import all_of
 from myna.server.dialects.openai import event_stream, rest
 from myna.server.dialects.openai.errors import openai_response, refused
 from myna.server.dialects.openai.known_speakers import LONGEST_REFERENCE, REFERENCES, clips_of, unusable
@@ -69,12 +69,7 @@ class Transcriptions:
         *,
         several: bool,
     ) -> Answer:
-        try:
-            async with asyncio.TaskGroup() as group:  # one that fails cancels the others
-                tasks = [group.create_task(self._transcript(upload, clips, asked, share)) for upload in uploads]
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from None
-        dones = [task.result() for task in tasks]
+        dones = await all_of(self._transcript(upload, clips, asked, share) for upload in uploads)
 
         def pieces() -> Iterable[bytes]:
             answers = [rest.answer(d.transcript, asked, d.engine, u.name) for u, d in zip(uploads, dones, strict=True)]

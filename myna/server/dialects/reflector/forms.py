@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from aiohttp import web
 
 from myna.batch.disk import Upload
 from myna.batch.json_pieces import json_pieces
+from myna.runtime.tasks import all_of
 from myna.server.dialects.openai.rest import TranscriptionRequest
 from myna.server.dialects.openai.transcriptions import PATH
 from myna.server.dialects.reflector.errors import reflector_response, refused, validated
@@ -61,14 +61,10 @@ class ReflectorForms:
             return await (await unless_gone(request, work)).send(request)
 
     async def _answer(self, uploads: list[Upload], asked: TranscriptionRequest, folder: Path, share: str) -> Answer:
-        try:
-            async with asyncio.TaskGroup() as group:  # one that fails cancels the others
-                tasks = [group.create_task(transcribed(self._work, each.path, asked, share)) for each in uploads]
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from None
+        dones = await all_of(transcribed(self._work, upload.path, asked, share) for upload in uploads)
 
         def pieces() -> Iterable[bytes]:
-            answers = [answer(task.result(), asked, upload.name) for upload, task in zip(uploads, tasks, strict=True)]
+            answers = [answer(done, asked, upload.name) for upload, done in zip(uploads, dones, strict=True)]
             return json_pieces({"results": answers} if len(answers) > 1 else answers[0])
 
         return await self._work.answers.made(pieces, folder)
